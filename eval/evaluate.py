@@ -1,0 +1,44 @@
+"""Scores one exchange on one number of parts.
+
+python -m eval.evaluate configs/X.py [--exchange segment_means:8] [--num-parts 4] [--checkpoint DIR] [--out DIR] [flags]
+    -> prints the row; DIR/results.json
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval import report
+from eval.scoring import Setting, load_task, score
+from prism_jax import checkpoint, config
+from prism_jax.command import run
+from prism_jax.partition import emulate_devices, on_mesh
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    experiment: config.Flat
+    checkpoint: str | None = None
+    """Folder of a train.finetune run, whose best checkpoint stands in for the config's head."""
+    out: str = "runs/evaluate"
+    """Folder for the results."""
+
+
+def main(argv: list[str]) -> None:
+    command = config.parse(Evaluate, __doc__, argv)
+    experiment, out = command.experiment, Path(command.out)
+    setting = Setting(experiment.exchange, experiment.num_parts)
+    setting.check(experiment.num_tokens)
+    emulate_devices(setting.num_parts)
+    runner = on_mesh(setting.num_parts)
+    params = checkpoint.restore_best_params(Path(command.checkpoint))[1] if command.checkpoint else None
+    task = load_task(experiment, params)
+    out.mkdir(parents=True, exist_ok=True)
+    row, _ = score(task, setting, runner)
+    print(report.line(report.COLUMNS), report.line(report.cells(row)), sep="\n")
+    report.write_json(out, report.results(task, [row]))
+    print(f"wrote {out}/results.json")
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])

@@ -1,0 +1,173 @@
+"""Scores one setting (an exchange on a number of parts) on real data, with its cost."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from prism_jax import cost, data, metrics, weights
+from prism_jax.config import Experiment
+from prism_jax.errors import InputError
+from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence, name_of, text_of
+from prism_jax.forward import Exchanges, lower
+from prism_jax.partition import Runner, part_length
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An exchange on a number of parts."""
+
+    exchange: Exchanges
+    num_parts: int
+
+    def __str__(self) -> str:
+        return f"{text_of(self.exchange)} on {self.num_parts}"
+
+    def check(self, num_tokens: int) -> None:
+        """Raises InputError if the exchange can't run on N tokens in so many parts."""
+        try:
+            if not 1 <= self.num_parts <= num_tokens:
+                raise InputError(
+                    f"{self.num_parts} parts asked for; choose 1 to {num_tokens}, the tokens of the sequence"
+                )
+            for one in self.exchange if isinstance(self.exchange, tuple) else (self.exchange,):
+                one.check(num_tokens, self.num_parts)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an experiment scores: a model with its weights, and tokenised examples with their labels."""
+
+    experiment: Experiment
+    pretrained: weights.Pretrained
+    dataset_name: str
+    arrays: dict[str, np.ndarray]
+    labels: np.ndarray
+
+    @property
+    def real_tokens(self) -> np.ndarray:
+        """Real tokens of each example."""
+        return self.arrays["mask"].sum(1)
+
+    def share_in_every_part(self, num_parts: int) -> float:
+        """Share of the examples with a real token in every part."""
+        part_len = part_length(self.experiment.num_tokens, num_parts)
+        mask = self.arrays["mask"]
+        mask = np.pad(mask, [(0, 0), (0, num_parts * part_len - mask.shape[1])])
+        return float(mask.reshape(len(mask), num_parts, part_len).any(2).all(1).mean())
+
+
+def load_task(experiment: Experiment, params: Any = None) -> Task:
+    """The model, its weights, and the test examples of an experiment.
+
+    Args:
+      params: parameters that stand in for those of the weights, by their path: a trained head.
+    """
+    if experiment.batch_size < 1:
+        raise InputError(f"batch_size is {experiment.batch_size}; choose 1 or more")
+    dataset = data.load(experiment.dataset, "test")
+    examples = data.subset(dataset, experiment.limit)
+    pretrained = weights.load(
+        experiment.model,
+        experiment.weights,
+        revision=experiment.revision,
+        head=experiment.head if params is None else None,
+        num_labels=len(dataset.label_names),
+        fresh=params or (),
+    )
+    if params is not None:
+        pretrained = weights.Pretrained(pretrained.model, pretrained.params | params, pretrained.folder)
+    pretrained.model.check(experiment.num_tokens)
+    tokenizer = data.load_tokenizer(pretrained.folder, pretrained.model.config.vocab_size)
+    arrays = data.tokenize(tokenizer, examples.texts, experiment.num_tokens)
+    return Task(experiment, pretrained, dataset.name, arrays, examples.labels)
+
+
+def score(task: Task, setting: Setting, run: Runner, reference: np.ndarray | None = None) -> tuple[dict, np.ndarray]:
+    """Scores one setting.
+
+    Args:
+      task: model and examples.
+      setting: the exchange and the number of parts.
+      run: where the parts run.
+      reference: bool [examples], which examples one device gets right, for the paired difference.
+
+    Returns:
+      A row of results.json, and which examples were right.
+    """
+    model, batch_size, num_tokens = task.pretrained.model, task.experiment.batch_size, task.experiment.num_tokens
+    started = time.perf_counter()
+    program = lower(model, setting.exchange, run, batch_size, num_tokens).compile()
+    params = run.replicate(task.pretrained.params)
+    correct = []
+    steps = -(-len(task.labels) // batch_size)
+    for batch, examples in tqdm(
+        data.batches(task.arrays, batch_size), str(setting), steps, leave=False, unit="batch", disable=None
+    ):
+        logits_BC = jax.device_get(program(params, run.split(batch)))
+        correct.append(logits_BC.argmax(-1)[:examples])
+    correct = np.concatenate(correct) == task.labels
+    row = setting_row(setting, num_tokens)
+    row |= accuracy_row(correct, reference)
+    row |= {
+        "real_tokens_median": float(np.median(task.real_tokens)),
+        "share_in_every_part": task.share_in_every_part(setting.num_parts),
+    }
+    row |= cost_row(model, setting, num_tokens, cost.compiled(program, batch_size))
+    return row | {"seconds": time.perf_counter() - started}, correct
+
+
+def setting_row(setting: Setting, num_tokens: int) -> dict:
+    """What was run."""
+    exchange, part_len = setting.exchange, part_length(num_tokens, setting.num_parts)
+    one = exchange if isinstance(exchange, Exchange) else None
+    sent = one.rows_sent(part_len) if one and setting.num_parts > 1 else 0
+    return {
+        "exchange": name_of(type(one)) if one else text_of(exchange),
+        "wire": "float32",
+        "num_parts": setting.num_parts,
+        "num_segments": one.num_segments if isinstance(one, SegmentMeans) else None,
+        "compression_rate": part_len / sent if sent else None,
+        "tokens": num_tokens,
+    }
+
+
+def accuracy_row(correct: np.ndarray, reference: np.ndarray | None) -> dict:
+    """The score, and its paired difference to one device, where that is another setting."""
+    value, interval = metrics.accuracy(correct)
+    difference, difference_interval = (
+        (None, None) if reference is None else metrics.paired_difference(correct, reference)
+    )
+    return {
+        "metric": "accuracy_percent",
+        "score": value,
+        "score_ci95": interval,
+        "difference_to_one_device": difference,
+        "difference_ci95": difference_interval,
+        "examples": len(correct),
+    }
+
+
+def cost_row(model: Any, setting: Setting, num_tokens: int, compiled: cost.Cost) -> dict:
+    """The cost of one example on one device, by formula and from the compiled program."""
+    stack, num_parts = model.config.stack, setting.num_parts
+    formula = cost.formula(stack, setting.exchange, num_parts, num_tokens)
+    one_device = cost.formula(stack, WholeSequence(), 1, num_tokens)
+    all_gather = cost.formula(stack, AllGather(), num_parts, num_tokens)
+    return {
+        "flops_per_device": formula.flops,
+        "flops_per_device_compiled": compiled.flops,
+        "flops_outside_products": compiled.flops_outside,
+        "bytes_sent_per_device": formula.bytes_sent,
+        "bytes_sent_per_device_compiled": compiled.bytes_sent,
+        "bytes_split_per_device": cost.split_bytes(model, num_parts, num_tokens),
+        "bytes_join_per_device": cost.join_bytes(model, num_parts, num_tokens),
+        "bytes_join_per_device_compiled": compiled.bytes_join,
+        "bytes_vs_all_gather": formula.bytes_sent / all_gather.bytes_sent if num_parts > 1 else None,
+        "flops_vs_one_device": formula.flops / one_device.flops,
+    }

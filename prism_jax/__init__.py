@@ -1,0 +1,45 @@
+"""prism_jax: one Transformer over several small devices (PRISM, arXiv 2507.12145).
+
+Arrays carry their dimensions as a suffix (`x_BTD`). The letters, for the whole package:
+
+    B  examples of a batch           H  attention heads
+    N  tokens of a sequence          F  features of a head
+    P  parts (devices)               M  width of the MLP
+    T  tokens of a part, ceil(N/P)   V  vocabulary
+    L  rows that a part sends        C  classes
+    K  rows that a part attends to   R  rows of a part that the head reads
+    D  features of a token           S  tokens of the longest segment
+
+`N` in the shape of a split array is `P*T`: the sequence with its padding.
+"""
+
+from prism_jax.exchange import (
+    AllGather,
+    Context,
+    Exchange,
+    IsolatedParts,
+    SegmentMeans,
+    WholeSequence,
+    share,
+)
+from prism_jax.forward import forward, init_params
+from prism_jax.partition import Layout, Parts, on_mesh, on_one_device, split
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AllGather",
+    "Context",
+    "Exchange",
+    "IsolatedParts",
+    "Layout",
+    "Parts",
+    "SegmentMeans",
+    "WholeSequence",
+    "forward",
+    "init_params",
+    "on_mesh",
+    "on_one_device",
+    "share",
+    "split",
+]

@@ -1,0 +1,166 @@
+"""Experiments: a frozen record, filled by a file in `configs/` and by flags."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import flax.linen as nn
+import tyro
+
+from prism_jax import exchange as exchanges
+from prism_jax.errors import InputError
+from prism_jax.exchange import Exchange
+
+
+def _exchange_text(value: Exchange | tuple[Exchange, ...]) -> list[str]:
+    return [",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+
+
+ExchangeFlag = Annotated[
+    Exchange | tuple[Exchange, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="EXCHANGE",
+        instance_from_str=lambda args: exchanges.parse(args[0]),
+        is_instance=lambda value: isinstance(value, Exchange | tuple),
+        str_from_instance=lambda value: [exchanges.text_of(value)],
+    ),
+]
+"""An exchange, as `all_gather` or `segment_means:8` on the command line; with commas between them, one for each block."""
+
+
+@dataclass(frozen=True)
+class HeadTraining:
+    """How `train.finetune` trains the head, on rows of the frozen encoder."""
+
+    trained: tuple[str, ...] = ("classifier",)
+    """First names of the parameters that are trained, from fresh ones."""
+    exchange: ExchangeFlag = exchanges.WholeSequence()
+    """What the parts exchange while the rows are computed."""
+    num_parts: int = 1
+    """P while the rows are computed; all parts lie on one device."""
+    epochs: int = 30
+    batch_size: int = 256
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    validation: float = 0.1
+    """Share of the training split that is held out, to choose the epoch."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment: a model, a data set, and how the model is distributed."""
+
+    model: tyro.conf.Suppress[type[nn.Module]]
+    """The model class."""
+    weights: str
+    """Folder in the hub's layout, hub id, or asset:NAME."""
+    dataset: str
+    """Data set by name."""
+    num_tokens: int
+    """N, to which a text is cut or padded."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    head: str | None = None
+    """Safetensors file with the trained head."""
+    exchange: ExchangeFlag = exchanges.SegmentMeans(8)
+    """What the parts exchange, where one setting is scored: such as all_gather, segment_means:8."""
+    num_parts: int = 2
+    """P, where one setting is scored."""
+    parts: tuple[int, ...] = (2, 4, 8)
+    """The P of a sweep."""
+    segments: tuple[int, ...] = (1, 4, 16)
+    """The L of a sweep's segment means."""
+    baselines: tyro.conf.Suppress[tuple[Exchange | tuple[Exchange, ...], ...]] = (
+        exchanges.IsolatedParts(),
+        exchanges.AllGather(),
+    )
+    """What a sweep runs beside segment means, at every P; own exchanges can stand here."""
+    limit: int = 256
+    """Examples to score, at even distances over the test split; 0 for all."""
+    batch_size: int = 32
+    """B, examples that run together."""
+    training: HeadTraining = HeadTraining()
+
+
+Flat = Annotated[Experiment, tyro.conf.arg(name="")]
+"""An experiment whose fields are flags without a prefix."""
+
+
+def load(path: str) -> Experiment:
+    """The `config` of a config file.
+
+    Raises:
+      InputError: if there is no such file, or it has no experiment named `config`.
+    """
+    file = Path(path)
+    if not file.is_file() or file.suffix != ".py":
+        raise InputError(f"no config file {path!r}; give a Python file such as configs/bert_newsgroups.py")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{path} can't be read: {type(error).__name__}: {error}") from error
+    if not isinstance(getattr(module, "config", None), Experiment):
+        raise InputError(f"{path} has no `config = Experiment(...)`")
+    return module.config
+
+
+def to_json(experiment: Experiment) -> dict:
+    """The experiment as plain values, for results and for telling two runs apart."""
+
+    def plain(value):
+        if isinstance(value, Exchange):
+            return str(value)
+        if isinstance(value, type):
+            return value.__name__
+        if dataclasses.is_dataclass(value):
+            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+    return plain(experiment)
+
+
+def parse(command: type, description: str, argv: list[str]) -> Any:
+    """An entry point's arguments: `CONFIG [flags]`, the flags over the values of the config file.
+
+    Args:
+      command: a dataclass with a field `experiment: Flat`, and fields of its own for the command's own flags.
+      description: for `--help`.
+      argv: without the name of the program.
+
+    Raises:
+      InputError: for a missing or wrong config, an unknown flag, a value that does not fit.
+      SystemExit: after `--help`.
+    """
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+        raise InputError(
+            "the first argument is a config file, such as configs/bert_newsgroups.py; --help after it lists the flags"
+        )
+    if argv[0] in ("-h", "--help"):
+        print(f"{description}\n\nusage: CONFIG [flags]; CONFIG --help lists the flags of a config.")
+        raise SystemExit(0)
+    default = command(experiment=load(argv[0]))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(command, default=default, args=argv[1:], prog=argv[0], description=description)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise InputError(_first_sentence(said.getvalue())) from stop
+
+
+def _first_sentence(box: str) -> str:
+    """The message of the box that tyro draws around an error."""
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip(" │") for line in box.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("╭")]
+    end = next((i for i, line in enumerate(lines) if line.startswith(("─", "╰"))), len(lines))
+    return " ".join(lines[:end]) + "; --help after the config lists the flags"

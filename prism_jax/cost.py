@@ -1,0 +1,117 @@
+"""What a device computes and sends, two ways: by formula, and read from the compiled program.
+
+Both are per example and per device. FLOPs are 2 for each multiply-add.
+"""
+
+from dataclasses import dataclass, field
+
+import flax.linen as nn
+import jax
+
+from prism_jax.compiled import Operation, read_program
+from prism_jax.exchange import IsolatedParts, per_block
+from prism_jax.forward import Exchanges, encode, lower, params_shapes, parts_shapes
+from prism_jax.partition import Runner, on_one_device, part_length
+from prism_jax.transformer import TransformerConfig
+
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one device does for one example.
+
+    Attributes:
+      flops: matrix products of the blocks.
+      bytes_sent: by the block exchanges, to all other parts together.
+      flops_outside: FLOPs of everything else that the compiled program does, by name; empty for the formula.
+      bytes_join: sent to join the rows that the head reads; None for the formula.
+    """
+
+    flops: float
+    bytes_sent: float
+    flops_outside: dict[str, float] = field(default_factory=dict)
+    bytes_join: float | None = None
+
+
+def formula(stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_tokens: int) -> Cost:
+    """The cost by formula: with K = T + (P-1) L rows attended to, a block takes
+
+        2 T D^2 (queries) + 4 K D^2 (keys, values) + 4 T K D (scores, sum of values) + 2 T D^2 (output) + 4 T D M (MLP)
+
+    which for M = 4 D is 20 T D^2 + 4 K D^2 + 4 T K D, as the PRISM paper's published GFLOPs have it; and sends (P-1) L D
+    numbers of 4 bytes.
+    """
+    T, D, M = part_length(num_tokens, num_parts), stack.features, stack.mlp_features
+    flops = sent = 0
+    for one in per_block(exchange, stack.num_layers):
+        others = (num_parts - 1) * one.rows_sent(T)
+        K = T + others
+        flops += 4 * T * D * D + 4 * K * D * D + 4 * T * K * D + 4 * T * D * M
+        sent += others * D * FLOAT32_BYTES
+    return Cost(flops, sent)
+
+
+def compiled(program: jax.stages.Compiled, batch_size: int) -> Cost:
+    """The cost that the compiled program of one device states, loops counted as often as they run."""
+    flops, outside, sent, join = 0.0, {}, 0.0, 0.0
+    for operation in read_program(program.as_text()):
+        place = _place(operation)
+        if place == PRODUCTS:
+            flops += operation.flops
+        elif operation.flops:
+            outside[place] = outside.get(place, 0.0) + operation.flops / batch_size
+        if place == "exchange":
+            sent += operation.bytes_sent
+        else:
+            join += operation.bytes_sent
+    return Cost(flops / batch_size, sent / batch_size, dict(sorted(outside.items())), join / batch_size)
+
+
+PRODUCTS = "products"
+
+_PLACES = {
+    "softmax": "softmax and masks",
+    "activation": "activation",
+    "norm": "layer norm",
+    "norm_1": "layer norm",
+    "norm_2": "layer norm",
+    "blocks": "biases and residuals",
+    "encoder": "embeddings",
+}
+"""What a name in the scope of an operation, neither product nor exchange, says of its place: the first that is there."""
+
+
+def _place(operation: Operation) -> str:
+    """Where in the model an operation belongs."""
+    scope = operation.scope
+    if "exchange" in scope:
+        return "exchange"
+    if operation.opcode == "dot" and "blocks" in scope:
+        return PRODUCTS
+    if any(name.endswith(".head") for name in scope):
+        return "head"
+    return next((place for name, place in _PLACES.items() if name in scope), "elsewhere")
+
+
+def lowered(model: nn.Module, exchange: Exchanges, run: Runner, num_tokens: int) -> Cost:
+    """The compiled cost of one example, without weights: compiles `forward` from shapes alone."""
+    return compiled(lower(model, exchange, run, 1, num_tokens).compile(), 1)
+
+
+def split_bytes(model: nn.Module, num_parts: int, num_tokens: int) -> int:
+    """Bytes that the terminal sends to one device for one example: its part of every array, and the mask of all tokens."""
+    if num_parts == 1:
+        return 0
+    part_len = part_length(num_tokens, num_parts)
+    tokens = sum(x.size // num_tokens * part_len * x.dtype.itemsize for x in model.batch_shapes(1, num_tokens).values())
+    return tokens + num_parts * part_len
+
+
+def join_bytes(model: nn.Module, num_parts: int, num_tokens: int) -> int:
+    """Bytes that one device sends for one example so that every device has the rows that the head reads."""
+    run, parts = on_one_device(num_parts), parts_shapes(model, num_parts, 1, num_tokens)
+    rows = jax.eval_shape(
+        lambda params, parts: encode(model, params, parts, IsolatedParts(), run), params_shapes(model), parts
+    )
+    return rows.size * rows.dtype.itemsize // num_parts * (num_parts - 1)

@@ -1,0 +1,111 @@
+"""Labelled texts, and the batches made of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from prism_jax import assets
+from prism_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class TextDataset:
+    """Texts with a class each.
+
+    Attributes:
+      name: of the data set and its split.
+      texts: one string an example.
+      labels: int [examples].
+      label_names: the classes, by label.
+    """
+
+    name: str
+    texts: list[str]
+    labels: np.ndarray
+    label_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def newsgroups(split: str) -> TextDataset:
+    """20 Newsgroups, "train" (11,293 documents) or "test" (7,528): topics of Usenet posts, lower case, letters only."""
+    folder = assets.fetch(assets.NEWSGROUPS)
+    return read_tab(folder / f"20newsgroups-{split}.tab", f"20 Newsgroups, {split}")
+
+
+DATASETS = {"newsgroups": newsgroups}
+"""Data sets by name: functions from the split to the data."""
+
+
+def load(name: str, split: str) -> TextDataset:
+    """A data set by name.
+
+    Raises:
+      InputError: if the name is unknown.
+      AssetError: if it can't be had.
+    """
+    if name not in DATASETS:
+        raise InputError(f"unknown dataset {name!r}; known are {', '.join(DATASETS)}")
+    return DATASETS[name](split)
+
+
+def read_tab(path: Path, name: str) -> TextDataset:
+    """Reads lines of `label<TAB>text` below three header lines; rows without a label are dropped. Classes in alphabetic order."""
+    rows = [
+        line.split("\t", 1) for line in path.read_text().split("\n")[3:] if "\t" in line and not line.startswith("\t")
+    ]
+    label_names = tuple(sorted({label for label, _ in rows}))
+    labels = np.array([label_names.index(label) for label, _ in rows])
+    return TextDataset(name, [text for _, text in rows], labels, label_names)
+
+
+def subset(dataset: TextDataset, limit: int) -> TextDataset:
+    """`limit` examples at even distances over the data set, so that one sorted by class keeps its mixture; all with 0."""
+    if limit < 0:
+        raise InputError(f"limit is {limit}; choose a number of examples, or 0 for all")
+    if limit == 0 or limit >= len(dataset):
+        return dataset
+    chosen = (np.arange(limit) * 2 + 1) * len(dataset) // (2 * limit)
+    return TextDataset(dataset.name, [dataset.texts[i] for i in chosen], dataset.labels[chosen], dataset.label_names)
+
+
+def load_tokenizer(folder: Path, vocab_size: int):
+    """The Hugging Face tokenizer in `folder`.
+
+    Raises:
+      InputError: if it knows more tokens than the model's table has rows.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if len(tokenizer) > vocab_size:
+        raise InputError(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, but the model's table {vocab_size} rows; they don't belong together"
+        )
+    return tokenizer
+
+
+def tokenize(tokenizer, texts: list[str], num_tokens: int, pairs: list[str] | None = None) -> dict[str, np.ndarray]:
+    """Texts, or pairs of them, as arrays [examples, N]: cut at N tokens, padded up to N on the tokenizer's side.
+
+    Returns:
+      `ids` and `types` int32, `mask` bool.
+    """
+    out = tokenizer(texts, pairs, truncation=True, padding="max_length", max_length=num_tokens, return_tensors="np")
+    types = out.get("token_type_ids", np.zeros_like(out["input_ids"]))
+    return {
+        "ids": out["input_ids"].astype(np.int32),
+        "types": types.astype(np.int32),
+        "mask": out["attention_mask"].astype(bool),
+    }
+
+
+def batches(arrays: dict[str, np.ndarray], batch_size: int) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+    """Consecutive batches of one shape, each with its number of examples; the last one is filled up with its last example."""
+    examples = len(next(iter(arrays.values())))
+    for start in range(0, examples, batch_size):
+        index = np.minimum(np.arange(start, start + batch_size), examples - 1)
+        yield {name: array[index] for name, array in arrays.items()}, min(batch_size, examples - start)

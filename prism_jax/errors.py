@@ -1,0 +1,9 @@
+"""What went wrong, for the user: one line that says what was wrong, what is allowed, and what to do."""
+
+
+class InputError(ValueError):
+    """A wrong argument, config, weight file or checkpoint: something that the user can mend."""
+
+
+class AssetError(RuntimeError):
+    """An asset can't be had: no network, a broken download, a full disk."""

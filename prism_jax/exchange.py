@@ -1,0 +1,217 @@
+"""The exchanges: what the parts tell each other before a block.
+
+An exchange is a frozen value, called as `exchange(x_BTD, layout) -> Context`. The context holds the rows that this part
+attends to and two numbers for each row, `count` and `last`, from which attention derives every mask it needs. Both are
+known on every part, so only features cross the mesh. This is the only file with collectives.
+"""
+
+import abc
+import re
+from dataclasses import dataclass, fields
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prism_jax.errors import InputError
+from prism_jax.partition import PARTS, Layout, part_length
+
+
+@flax.struct.dataclass
+class Context:
+    """The rows a part attends to.
+
+    Attributes:
+      x_BKD: features.
+      count_BK: float32, how many real tokens a row stands for; 0 hides the row.
+      last_K: int32, position in the whole sequence of the last token that a row stands for.
+    """
+
+    x_BKD: jax.Array
+    count_BK: jax.Array
+    last_K: jax.Array
+
+
+class Exchange(abc.ABC):
+    """What the parts exchange before a block. Subclasses are final, frozen dataclasses; see the README for an example."""
+
+    @abc.abstractmethod
+    def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
+        """The rows that this part attends to. Called on every part at once; may use collectives over `PARTS`."""
+
+    @abc.abstractmethod
+    def rows_sent(self, part_len: int) -> int:
+        """L, the rows that a part sends to each other part; a part then attends to T + (P-1) L rows."""
+
+    def check(self, num_tokens: int, num_parts: int) -> None:
+        """Raises ValueError, with the way out, if this exchange can't run on N tokens in P parts."""
+
+    def __str__(self) -> str:
+        return ":".join([name_of(type(self)), *(str(getattr(self, field.name)) for field in fields(self))])
+
+
+def share(x_BTD: jax.Array, z_BLD: jax.Array, count_BPL: jax.Array, last_PL: jax.Array, layout: Layout) -> Context:
+    """Sends `z` to every other part: own rows first, then the others' `z` in cyclic order. One all-gather.
+
+    Args:
+      x_BTD: this part's own rows.
+      z_BLD: what this part sends.
+      count_BPL: how many real tokens each row of every part's `z` stands for.
+      last_PL: position of the last token that each row of every part's `z` stands for.
+      layout: where this part stands.
+    """
+    P, (B, L, D) = layout.num_parts, z_BLD.shape
+    own = Context(x_BTD, layout.real_BT.astype(jnp.float32), layout.positions_T)
+    if P == 1 or L == 0:
+        return own
+    z_PBLD = jax.lax.all_gather(z_BLD, PARTS)
+
+    def others(y, axis):
+        """Drops this part from an axis of parts; the part after this one comes first."""
+        return jax.lax.slice_in_dim(jnp.roll(y, -1 - layout.part, axis), 0, P - 1, axis=axis)
+
+    z_BKD = jnp.moveaxis(others(z_PBLD, 0), 0, 1).reshape(B, (P - 1) * L, D)
+    return Context(
+        jnp.concatenate([x_BTD, z_BKD], axis=1),
+        jnp.concatenate([own.count_BK, others(count_BPL, 1).reshape(B, -1).astype(jnp.float32)], axis=1),
+        jnp.concatenate([own.last_K, others(last_PL, 0).reshape(-1)]),
+    )
+
+
+def _nothing(x_BTD: jax.Array, layout: Layout) -> Context:
+    """Own rows only."""
+    return share(x_BTD, x_BTD[:, :0], layout.real_BPT[:, :, :0], layout.positions_PT[:, :0], layout)
+
+
+@dataclass(frozen=True)
+class WholeSequence(Exchange):
+    """No parts: the whole sequence on one device. The reference."""
+
+    def __call__(self, x_BTD, layout):
+        self.check(layout.num_tokens, layout.num_parts)
+        return _nothing(x_BTD, layout)
+
+    def rows_sent(self, part_len):
+        return 0
+
+    def check(self, num_tokens, num_parts):
+        if num_parts != 1:
+            raise InputError(
+                f"the whole sequence lies on 1 device, but num_parts is {num_parts}; choose another exchange or 1"
+            )
+
+
+@dataclass(frozen=True)
+class IsolatedParts(Exchange):
+    """Nothing is sent: a part attends to itself only. The lower bound; a task where it does no harm tests no exchange."""
+
+    def __call__(self, x_BTD, layout):
+        return _nothing(x_BTD, layout)
+
+    def rows_sent(self, part_len):
+        return 0
+
+
+@dataclass(frozen=True)
+class AllGather(Exchange):
+    """Every row is sent: exact. Voltage (Hu & Li, ICDCS 2024)."""
+
+    def __call__(self, x_BTD, layout):
+        return share(x_BTD, x_BTD, layout.real_BPT, layout.positions_PT, layout)
+
+    def rows_sent(self, part_len):
+        return part_len
+
+
+@dataclass(frozen=True)
+class SegmentMeans(Exchange):
+    """A part sends the means of `num_segments` segments of its tokens. PRISM (arXiv 2507.12145).
+
+    Segments are cut at fixed places, in sizes that differ by at most one. A mean is over the real tokens of its segment,
+    and counts as many; a segment without any is hidden.
+    """
+
+    num_segments: int
+
+    def __post_init__(self):
+        if self.num_segments < 1:
+            raise InputError(
+                f"num_segments is {self.num_segments}; choose 1 or more, or isolated_parts to send nothing"
+            )
+
+    def __call__(self, x_BTD, layout):
+        T, L = layout.part_len, self.num_segments
+        self.check(layout.num_tokens, layout.num_parts)
+        index_LS, inside_LS = segment_table(T, L)
+        real_BLS = layout.real_BT[:, index_LS] & inside_LS[None]
+        total_BLD = jnp.where(real_BLS[..., None], x_BTD[:, index_LS], 0).sum(2)
+        z_BLD = total_BLD / jnp.maximum(real_BLS.sum(-1), 1)[..., None].astype(x_BTD.dtype)
+        count_BPL = (layout.real_BPT[:, :, index_LS] & inside_LS[None, None]).sum(-1)
+        last_PL = layout.positions_PT[:, index_LS[:, -1]]
+        return share(x_BTD, z_BLD, count_BPL, last_PL, layout)
+
+    def rows_sent(self, part_len):
+        return self.num_segments
+
+    def check(self, num_tokens, num_parts):
+        part_len = part_length(num_tokens, num_parts)
+        if self.num_segments > part_len:
+            raise InputError(
+                f"{self.num_segments} segments asked for, but a part has {part_len} tokens "
+                f"({num_tokens} tokens in {num_parts} parts); choose num_segments <= {part_len}"
+            )
+
+
+def segment_table(part_len: int, num_segments: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which tokens of a part belong to which segment.
+
+    Returns:
+      index_LS: int, the tokens of each segment; a short segment repeats its last one.
+      inside_LS: bool, False where a token is such a repetition.
+    """
+    start_L = -(-np.arange(num_segments + 1) * part_len // num_segments)
+    size_L = np.diff(start_L)
+    offset_S = np.arange(size_L.max())
+    index_LS = start_L[:-1, None] + np.minimum(offset_S, size_L[:, None] - 1)
+    return index_LS, offset_S < size_L[:, None]
+
+
+def per_block(exchange: Exchange | tuple[Exchange, ...], num_layers: int) -> tuple[Exchange, ...]:
+    """One exchange for each block, from one for all or a tuple with one for each."""
+    if isinstance(exchange, Exchange):
+        return (exchange,) * num_layers
+    if len(exchange) != num_layers:
+        raise InputError(f"{len(exchange)} exchanges given for {num_layers} blocks; give one, or {num_layers}")
+    return tuple(exchange)
+
+
+def name_of(kind: type[Exchange]) -> str:
+    """The name of an exchange on the command line and in results: `SegmentMeans` is `segment_means`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+
+
+def text_of(exchange: Exchange | tuple[Exchange, ...]) -> str:
+    """What `parse` reads."""
+    return ",".join(map(str, exchange)) if isinstance(exchange, tuple) else str(exchange)
+
+
+def parse(text: str) -> Exchange | tuple[Exchange, ...]:
+    """An exchange from its text: `all_gather`, `segment_means:8`; several with commas between them, one a block.
+
+    Every subclass of `Exchange` that has been imported is known, a user's own too.
+
+    Raises:
+      InputError: if the name is unknown or the numbers don't fit.
+    """
+    if "," in text:
+        return tuple(parse(one) for one in text.split(","))
+    kinds = {name_of(kind): kind for kind in Exchange.__subclasses__()}
+    name, *values = text.strip().split(":")
+    if name not in kinds:
+        raise InputError(f"unknown exchange {name!r}; known are {', '.join(sorted(kinds))}")
+    expected = [field.name for field in fields(kinds[name])]
+    if len(values) != len(expected) or not all(value.isdigit() for value in values):
+        form = ":".join([name, *expected])
+        raise InputError(f"exchange {text!r} does not fit the form {form!r}, with whole numbers for the names")
+    return kinds[name](*map(int, values))

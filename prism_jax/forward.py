@@ -1,0 +1,92 @@
+"""The one path that every model takes. Read this first.
+
+A model is a Linen module with three methods
+  `part(tokens, layout, exchange) -> rows_BRD`   embed, run the blocks, pick the rows that the head reads; on every part
+  `head(rows, real_BN)`                          from the joined rows [B, P*R, D] to the answer; on the terminal
+  `batch_shapes(batch_size, num_tokens)`         the arrays of a batch, as shapes
+and `check(num_tokens)`, which raises ValueError for sequences that it can't take.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from prism_jax.exchange import Exchange, WholeSequence
+from prism_jax.partition import Layout, Parts, Runner, split
+
+Exchanges = Exchange | tuple[Exchange, ...]
+"""One exchange for all blocks, or a tuple with one for each."""
+
+
+def forward(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> Any:
+    """Encodes every part on its own device, joins the rows that the head reads, and runs the head.
+
+    A pure function of `params` and `parts`: jit it, differentiate it. Split first: `parts = run.split(batch)`.
+
+    Args:
+      model: for instance `models.bert.BertForSequenceClassification(config)`.
+      params: the model's parameters.
+      parts: a batch, cut by `run.split`.
+      exchange: one exchange, or a tuple with one for each block.
+      run: `on_mesh(P)` or `on_one_device(P)`.
+
+    Returns:
+      What the model's head returns.
+
+    Raises:
+      InputError: if the exchange can't run on this many tokens and parts.
+    """
+    rows = encode(model, params, parts, exchange, run)
+    return head(model, params, rows, parts)
+
+
+def encode(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> jax.Array:
+    """The joined rows that the head reads, [B, P*R, D]."""
+    for one in (exchange,) if isinstance(exchange, Exchange) else exchange:
+        one.check(parts.num_tokens, run.num_parts)
+
+    def encode_part(params, tokens, layout):
+        return model.apply({"params": params}, tokens, layout, exchange, method="part")
+
+    return run(encode_part, params, parts)
+
+
+def head(model: nn.Module, params: Any, rows_BRD: jax.Array, parts: Parts) -> Any:
+    """The answer, from joined rows."""
+    return model.apply({"params": params}, rows_BRD, parts.real_BN[:, : parts.num_tokens], method="head")
+
+
+def init_params(model: nn.Module, key: jax.Array) -> Any:
+    """Fresh parameters for `model`."""
+    shapes = model.batch_shapes(1, 1)
+    tokens = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
+    num_tokens = next(iter(shapes.values())).shape[1]
+    layout = Layout(jnp.int32(0), jnp.ones((1, num_tokens), bool), None, num_parts=1, num_tokens=num_tokens)
+
+    def init(module):
+        return module.head(module.part(tokens, layout, WholeSequence()), layout.real_BN)
+
+    return nn.init(init, model)(key)["params"]
+
+
+def params_shapes(model: nn.Module) -> Any:
+    """The shapes of the parameters of `model`, without making them."""
+    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+
+
+def parts_shapes(model: nn.Module, num_parts: int, batch_size: int, num_tokens: int) -> Parts:
+    """The shapes of a split batch."""
+    shapes = model.batch_shapes(batch_size, num_tokens)
+    return jax.eval_shape(lambda: split({name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}, num_parts))
+
+
+def lower(model: nn.Module, exchange: Exchanges, run: Runner, batch_size: int, num_tokens: int) -> jax.stages.Lowered:
+    """`forward` lowered for batches of one shape: `.compile()` runs as `(params, parts)` and tells its cost. No weights."""
+
+    def program(params, parts):
+        return forward(model, params, parts, exchange, run)
+
+    parts = parts_shapes(model, run.num_parts, batch_size, num_tokens)
+    return jax.jit(program).lower(*run.shapes(params_shapes(model), parts))

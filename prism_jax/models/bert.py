@@ -1,0 +1,225 @@
+"""BERT (arXiv 1810.04805), equal to Hugging Face's `BertModel` and what stands on it.
+
+A batch holds `ids` int32 [B, N], and optionally `types` int32 [B, N] (which sentence of a pair a token belongs to;
+absent: 0) and `mask` [B, N] (1 = real). Padding may stand on either side; positions count from the left all the same,
+as in Hugging Face's model.
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from prism_jax.errors import InputError
+from prism_jax.exchange import Exchange
+from prism_jax.models.hugging_face import ANY, Entry, Table, linear, norm, refuse_unsupported
+from prism_jax.partition import Layout
+from prism_jax.transformer import ACTIVATIONS, Stack, TransformerConfig, dense, dropout, layer_norm
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """A BERT model.
+
+    Attributes:
+      stack: the blocks.
+      vocab_size: V.
+      num_positions: rows of the position table, the longest N.
+      num_types: rows of the token type table.
+      num_labels: C, classes of a classification head.
+    """
+
+    stack: TransformerConfig
+    vocab_size: int = 30522
+    num_positions: int = 512
+    num_types: int = 2
+    num_labels: int = 2
+
+
+BERT_BASE = BertConfig(TransformerConfig(12, 768, 12, 3072, norm_first=False, dropout=0.1, attention_dropout=0.1))
+"""`google-bert/bert-base-uncased`: 109,482,240 parameters with its pooler."""
+
+SUPPORTED = {
+    "model_type": {"bert"},
+    "vocab_size": ANY,
+    "hidden_size": ANY,
+    "num_hidden_layers": ANY,
+    "num_attention_heads": ANY,
+    "intermediate_size": ANY,
+    "hidden_act": set(ACTIVATIONS),
+    "hidden_dropout_prob": ANY,
+    "attention_probs_dropout_prob": ANY,
+    "max_position_embeddings": ANY,
+    "type_vocab_size": ANY,
+    "initializer_range": ANY,
+    "layer_norm_eps": ANY,
+    "position_embedding_type": {"absolute"},
+    "is_decoder": {False},
+    "add_cross_attention": {False},
+    "tie_word_embeddings": {True},
+    "chunk_size_feed_forward": ANY,
+    "classifier_dropout": ANY,
+    "directionality": {"bidi"},
+    "pruned_heads": {None, ()},
+}
+"""What each attribute of a Hugging Face BertConfig may be. `refuse_unsupported` names the rest."""
+
+
+def config_from_hf(hf_config: dict, num_labels: int | None = None) -> BertConfig:
+    """Our config from the attributes of a Hugging Face `BertConfig`.
+
+    Args:
+      hf_config: `BertConfig.to_dict()`.
+      num_labels: classes of the head, where it is not the checkpoint's own.
+
+    Raises:
+      InputError: if an attribute has a value that is not implemented; all of them are listed.
+    """
+    refuse_unsupported(hf_config, SUPPORTED)
+    return BertConfig(
+        TransformerConfig(
+            num_layers=hf_config["num_hidden_layers"],
+            features=hf_config["hidden_size"],
+            num_heads=hf_config["num_attention_heads"],
+            mlp_features=hf_config["intermediate_size"],
+            activation=hf_config["hidden_act"],
+            norm_eps=hf_config["layer_norm_eps"],
+            norm_first=False,
+            dropout=hf_config["hidden_dropout_prob"],
+            attention_dropout=hf_config["attention_probs_dropout_prob"],
+            init_scale=hf_config["initializer_range"],
+        ),
+        vocab_size=hf_config["vocab_size"],
+        num_positions=hf_config["max_position_embeddings"],
+        num_types=hf_config["type_vocab_size"],
+        num_labels=num_labels or len(hf_config["id2label"]),
+    )
+
+
+def check_length(config: BertConfig, num_tokens: int) -> None:
+    if num_tokens > config.num_positions:
+        raise InputError(
+            f"a sequence of {num_tokens} tokens, but the position table has {config.num_positions} rows; "
+            f"choose num_tokens <= {config.num_positions}"
+        )
+
+
+class BertEncoder(nn.Module):
+    """Embeddings and blocks."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(
+        self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchange | tuple[Exchange, ...]
+    ) -> jax.Array:
+        config, stack = self.config, self.config.stack
+        check_length(config, layout.num_tokens)
+
+        def table(rows, name):
+            return nn.Embed(rows, stack.features, embedding_init=nn.initializers.normal(stack.init_scale), name=name)
+
+        ids_BT = tokens["ids"]
+        types_BT = tokens.get("types", jnp.zeros_like(ids_BT))
+        position_T = jnp.minimum(layout.positions_T, config.num_positions - 1)  # P*T may pass N by up to P - 1
+        x_BTD = table(config.vocab_size, "token")(ids_BT) + table(config.num_types, "type")(types_BT)
+        x_BTD = x_BTD + table(config.num_positions, "position")(position_T)[None]
+        x_BTD = layer_norm(stack, "norm")(x_BTD)
+        x_BTD = dropout(x_BTD, stack.dropout, layout.replace(block=stack.num_layers), site=0)
+        return Stack(stack, name="blocks")(x_BTD, exchange, layout)
+
+
+class _Bert(nn.Module):
+    """What all heads share. Abstract: a head sets up its own layers, and has `read` and `head`."""
+
+    config: BertConfig
+
+    def part(self, tokens, layout, exchange):
+        return self.read(self.encoder(tokens, layout, exchange), layout)
+
+    def check(self, num_tokens: int) -> None:
+        check_length(self.config, num_tokens)
+
+    def batch_shapes(self, batch_size: int, num_tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
+        shape = jax.ShapeDtypeStruct((batch_size, num_tokens), jnp.int32)
+        return {"ids": shape, "types": shape}
+
+
+def class_row(rows_BRD: jax.Array) -> jax.Array:
+    """The first row of the first part: `[CLS]`."""
+    return rows_BRD[:, 0]
+
+
+class BertModel(_Bert):
+    """Every hidden state, and the pooler's output."""
+
+    def setup(self):
+        self.encoder = BertEncoder(self.config)
+        self.pooler = dense(self.config.stack.features, self.config.stack)
+
+    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        return x_BTD
+
+    def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Hidden states [B, N, D] and pooled [B, D]."""
+        return rows_BRD[:, : real_BN.shape[1]], jnp.tanh(self.pooler(class_row(rows_BRD)))
+
+
+class BertForSequenceClassification(_Bert):
+    """Logits from the class row: pooler, tanh, classifier."""
+
+    def setup(self):
+        self.encoder = BertEncoder(self.config)
+        self.pooler = dense(self.config.stack.features, self.config.stack)
+        self.classifier = dense(self.config.num_labels, self.config.stack)
+
+    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        return x_BTD[:, :1]
+
+    def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> jax.Array:
+        """Logits [B, C]."""
+        return self.classifier(jnp.tanh(self.pooler(class_row(rows_BRD))))
+
+
+class BertForSentenceEmbedding(_Bert):
+    """The mean of the hidden states of the real tokens, as sentence-transformers pools them. Not normalised."""
+
+    def setup(self):
+        self.encoder = BertEncoder(self.config)
+
+    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        return jnp.where(layout.real_BT[..., None], x_BTD, 0).sum(1, keepdims=True)
+
+    def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> jax.Array:
+        """Embeddings [B, D]."""
+        return rows_BRD.sum(1) / jnp.maximum(real_BN.sum(1, keepdims=True), 1)
+
+
+def table(config: BertConfig) -> Table:
+    """Hugging Face's names for our parameters."""
+    entries = [
+        Entry("embeddings.word_embeddings.weight", "encoder/token/embedding"),
+        Entry("embeddings.position_embeddings.weight", "encoder/position/embedding"),
+        Entry("embeddings.token_type_embeddings.weight", "encoder/type/embedding"),
+        *norm("embeddings.LayerNorm", "encoder/norm"),
+        *linear("pooler.dense", "pooler"),
+        *linear("classifier", "classifier"),
+    ]
+    for i in range(config.stack.num_layers):
+        theirs, ours = f"encoder.layer.{i}", f"encoder/blocks/block_{i}"
+        entries += [
+            *linear(f"{theirs}.attention.self.query", f"{ours}/attention/query"),
+            *linear(f"{theirs}.attention.self.key", f"{ours}/attention/key"),
+            *linear(f"{theirs}.attention.self.value", f"{ours}/attention/value"),
+            *linear(f"{theirs}.attention.output.dense", f"{ours}/attention/output"),
+            *norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/norm_1"),
+            *linear(f"{theirs}.intermediate.dense", f"{ours}/mlp/up"),
+            *linear(f"{theirs}.output.dense", f"{ours}/mlp/down"),
+            *norm(f"{theirs}.output.LayerNorm", f"{ours}/norm_2"),
+        ]
+    return Table(
+        entries=tuple(entries),
+        prefix="bert.",
+        unused=(r"embeddings\.position_ids", r"cls\..*", r"qa_outputs\..*"),
+    )

@@ -1,0 +1,69 @@
+"""Strict for every test: eight emulated devices, no silent rank promotion, full float32 products."""
+
+import functools
+
+import jax
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "float32")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+import prism_jax as pj  # noqa: E402
+from prism_jax.models.bert import BertConfig, BertModel  # noqa: E402
+from prism_jax.transformer import TransformerConfig  # noqa: E402
+
+
+def assert_close(ours, theirs, tolerance: float = 1e-5) -> None:
+    """max|a - b| <= tolerance max(1, max|b|)."""
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape, f"shapes {ours.shape} and {theirs.shape}"
+    bound, error = tolerance * max(1.0, np.abs(theirs).max(initial=0.0)), np.abs(ours - theirs).max(initial=0.0)
+    assert error <= bound, f"max|a - b| = {error:.3g}, allowed {bound:.3g}"
+
+
+def stack_config(*, norm_first: bool = False, causal: bool = False, dropout: float = 0.0) -> TransformerConfig:
+    """A tiny stack. Its weights are large enough for attention to be far from uniform."""
+    return TransformerConfig(
+        2, 32, 4, 64, norm_first=norm_first, causal=causal, dropout=dropout, attention_dropout=dropout, init_scale=0.3
+    )
+
+
+@functools.cache
+def tiny_bert(**kwargs) -> tuple[BertModel, dict]:
+    model = BertModel(BertConfig(stack_config(**kwargs), vocab_size=100, num_positions=64))
+    return model, pj.init_params(model, jax.random.key(0))
+
+
+def tiny_batch(num_tokens: int, *, padded: bool, batch_size: int = 3) -> dict:
+    """Random tokens; `padded`: 1 example of full length, 1 of half, 1 short and padded on the left."""
+    rng = np.random.default_rng(num_tokens)
+    mask = np.ones((batch_size, num_tokens), bool)
+    if padded:
+        mask[1, (num_tokens + 1) // 2 :] = False
+        mask[2, :-2] = False
+    return {
+        "ids": rng.integers(0, 100, (batch_size, num_tokens)).astype(np.int32),
+        "types": rng.integers(0, 2, (batch_size, num_tokens)).astype(np.int32),
+        "mask": mask,
+    }
+
+
+@functools.cache
+def _program(config, exchange, run):
+    """One compiled program for all batches of a shape."""
+    return jax.jit(lambda params, parts: pj.forward(BertModel(config), params, parts, exchange, run))
+
+
+def hidden_states(model, params, batch, exchange, run) -> np.ndarray:
+    """Hidden states [B, N, D] of the real tokens, 0 elsewhere."""
+    hidden, _ = _program(model.config, exchange, run)(run.replicate(params), run.split(batch))
+    return np.where(batch["mask"][..., None], hidden, 0)
+
+
+@pytest.fixture(params=[pj.on_one_device, pj.on_mesh], ids=["one_device", "mesh"])
+def runner(request):
+    return request.param

@@ -1,0 +1,158 @@
+"""The exchanges, one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import assert_close, hidden_states, tiny_batch, tiny_bert
+
+import prism_jax as pj
+from prism_jax.exchange import parse, per_block, segment_table, text_of
+
+EXCHANGES = [pj.IsolatedParts(), pj.AllGather(), pj.SegmentMeans(1), pj.SegmentMeans(2)]
+
+
+def contexts(exchange, x_BND, real_BN, num_parts):
+    """The context of every part, by running the exchange alone: x [B,P,K,D], count [B,P,K], last [P,K]."""
+    batch = {"x": x_BND, "mask": real_BN}
+    run = pj.on_one_device(num_parts)
+    parts = run.split(batch)
+
+    def packed(params, tokens, layout):
+        context = exchange(tokens["x"], layout)
+        last = jnp.broadcast_to(context.last_K[None, :, None], (*context.count_BK.shape, 1)).astype(jnp.float32)
+        return jnp.concatenate([context.x_BKD, context.count_BK[..., None], last], axis=-1)
+
+    out = np.asarray(run(packed, {}, parts)).reshape(len(x_BND), num_parts, -1, x_BND.shape[-1] + 2)
+    return out[..., :-2], out[..., -2], out[0, ..., -1].astype(int)
+
+
+@pytest.mark.parametrize("part_len", range(1, 14))
+def test_segments_differ_by_at_most_one_token_and_cover_a_part_once(part_len):
+    for num_segments in range(1, part_len + 1):
+        index, inside = segment_table(part_len, num_segments)
+        assert np.array_equal(index[inside], np.arange(part_len))
+        assert np.ptp(inside.sum(1)) <= 1
+        for segment in range(num_segments):
+            assert (index[segment][inside[segment]] * num_segments // part_len == segment).all()
+
+
+def test_segment_means_by_hand():
+    x = np.arange(1.0, 8.0, dtype=np.float32).reshape(1, 7, 1)
+    real = np.array([[1, 1, 1, 1, 1, 1, 0]], bool)
+    # Two parts of 4 (the last token of the second is padding to cut evenly), two segments each: (1 2)(3 4) and (5 6)(- -).
+    rows, count, last = contexts(pj.SegmentMeans(2), x, real, 2)
+    assert_close(rows[0, 0, :, 0], [1, 2, 3, 4, 5.5, 0])
+    assert_close(count[0, 0], [1, 1, 1, 1, 2, 0])
+    assert last[0].tolist() == [0, 1, 2, 3, 5, 7]
+    assert_close(rows[0, 1, [0, 1, 4, 5], 0], [5, 6, 1.5, 3.5])
+    assert_close(count[0, 1], [1, 1, 0, 0, 2, 2])
+    assert last[1].tolist() == [4, 5, 6, 7, 1, 3]
+
+
+def test_means_skip_padding_and_count_what_is_left():
+    rng = np.random.default_rng(0)
+    x, real = rng.normal(size=(5, 23, 3)).astype(np.float32), rng.random((5, 23)) < 0.6
+    rows, count, _ = contexts(pj.SegmentMeans(3), x, real, 4)
+    padded_x, padded_real = np.pad(x, [(0, 0), (0, 1), (0, 0)]), np.pad(real, [(0, 0), (0, 1)])
+    for b in range(5):
+        for part in range(4):
+            for i in range(9):
+                other, segment = (part + 1 + i // 3) % 4, i % 3
+                tokens = [other * 6 + t for t in range(6) if t * 3 // 6 == segment and padded_real[b, other * 6 + t]]
+                assert count[b, part, 6 + i] == len(tokens)
+                assert_close(rows[b, part, 6 + i], padded_x[b, tokens].mean(0) if tokens else np.zeros(3))
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=str)
+@pytest.mark.parametrize("num_parts", [1, 2, 3, 8])
+def test_a_part_attends_to_its_own_rows_and_those_sent_by_the_others(exchange, num_parts):
+    part_len = -(-17 // num_parts)
+    x = np.ones((2, 17, 4), np.float32)
+    rows, count, last = contexts(exchange, x, np.ones((2, 17), bool), num_parts)
+    assert rows.shape[2] == part_len + (num_parts - 1) * exchange.rows_sent(part_len)
+    assert (last < num_parts * part_len).all()
+    if not isinstance(exchange, pj.IsolatedParts):
+        assert (count.sum(-1) == 17).all()
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=str)
+@pytest.mark.parametrize(
+    ("num_parts", "norm_first"), [(1, True), (2, True), (3, True), (3, False), (4, True), (8, False)]
+)
+def test_no_token_sees_the_future(exchange, num_parts, norm_first):
+    """The gradient from any token to the embedding of any later one is exactly zero, and not zero to all earlier ones."""
+    num_tokens = 11
+    model, params = tiny_bert(norm_first=norm_first, causal=True)
+    run = pj.on_one_device(num_parts)
+    batch = tiny_batch(num_tokens, padded=False, batch_size=1)
+    batch["ids"] = np.arange(num_tokens, dtype=np.int32)[None]
+
+    def hidden(embedding):
+        encoder = params["encoder"] | {"token": {"embedding": embedding}}
+        return pj.forward(model, params | {"encoder": encoder}, run.split(batch), exchange, run)[0][0]
+
+    jacobian = jax.jit(jax.jacrev(hidden))(params["encoder"]["token"]["embedding"])[:, :, :num_tokens]
+    influence = np.abs(jacobian).max(axis=(1, 3))
+    assert (influence[np.triu_indices(num_tokens, 1)] == 0).all()
+    earlier = influence[np.tril_indices(num_tokens)]
+    assert (
+        (earlier > 0).all()
+        if not isinstance(exchange, pj.IsolatedParts) or num_parts == 1
+        else (earlier > 0).sum() >= num_tokens
+    )
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=str)
+@pytest.mark.parametrize("run", [pj.on_one_device(5), pj.on_mesh(2)], ids=["5_on_one_device", "2_on_mesh"])
+@pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
+def test_padded_places_and_batch_mates_never_change_an_answer(run, exchange, causal):
+    model, params = tiny_bert(causal=causal)
+    batch = tiny_batch(13, padded=True)
+    expected = hidden_states(model, params, batch, exchange, run)
+    rng = np.random.default_rng(1)
+    garbage = {
+        name: np.where(batch["mask"], batch[name], rng.integers(0, 2, (3, 13))).astype(np.int32)
+        for name in ("ids", "types")
+    }
+    np.testing.assert_array_equal(
+        hidden_states(model, params, garbage | {"mask": batch["mask"]}, exchange, run), expected
+    )
+    reordered = {name: array[[2, 0, 1]] for name, array in batch.items()}
+    others = {name: np.concatenate([array[1:2], array[:1] * 0 + 1, array[2:]]) for name, array in batch.items()}
+    assert_close(hidden_states(model, params, reordered, exchange, run), expected[[2, 0, 1]], 1e-6)
+    changed = hidden_states(model, params, others, exchange, run)
+    assert_close(changed[[0, 2]], expected[[1, 2]], 1e-6)
+
+
+def test_an_exchange_per_block():
+    assert per_block(pj.AllGather(), 3) == (pj.AllGather(),) * 3
+    with pytest.raises(ValueError, match="2 exchanges given for 3 blocks; give one, or 3"):
+        per_block((pj.AllGather(), pj.IsolatedParts()), 3)
+
+
+@pytest.mark.parametrize("exchange", [*EXCHANGES, pj.WholeSequence(), (pj.SegmentMeans(3), pj.AllGather())], ids=str)
+def test_the_text_of_an_exchange_is_read_back(exchange):
+    assert parse(text_of(exchange)) == exchange
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: parse("segment_mean:3"),
+            "unknown exchange 'segment_mean'; known are all_gather, isolated_parts, segment_means",
+        ),
+        (lambda: parse("segment_means"), "does not fit the form 'segment_means:num_segments'"),
+        (lambda: parse("segment_means:x"), "does not fit the form 'segment_means:num_segments'"),
+        (lambda: pj.SegmentMeans(0), "num_segments is 0; choose 1 or more"),
+        (
+            lambda: pj.SegmentMeans(120).check(197, 2),
+            "120 segments asked for, but a part has 99 tokens .* choose num_segments <= 99",
+        ),
+        (lambda: pj.WholeSequence().check(10, 2), "the whole sequence lies on 1 device, but num_parts is 2"),
+    ],
+)
+def test_wrong_exchanges_say_the_way_out(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

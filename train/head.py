@@ -1,0 +1,149 @@
+"""Trains a classification head on a frozen encoder: the rows that the head reads are computed once, then trained on."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import grain
+import jax
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from prism_jax import checkpoint, config, data, weights
+from prism_jax.config import Experiment
+from prism_jax.forward import encode, params_shapes
+from prism_jax.partition import on_one_device
+from train.optimizer import adamw
+from train.step import TrainState, init_state, make_step
+
+CHUNK = 1024
+"""Examples whose rows are kept in one file."""
+
+
+def train_head(experiment: Experiment, out: Path) -> dict:
+    """Trains, keeping in `out` what is needed to go on after an interruption.
+
+    Args:
+      experiment: its `training` says how.
+      out: folder for rows, checkpoints, metrics.jsonl, head.safetensors (the best epoch, float16) and head.json.
+
+    Returns:
+      The origin of the head, as head.json has it.
+    """
+    training = experiment.training
+    dataset = data.load(experiment.dataset, "train")
+    pretrained = weights.load(
+        experiment.model,
+        experiment.weights,
+        revision=experiment.revision,
+        num_labels=len(dataset.label_names),
+        fresh=training.trained,
+        seed=training.seed,
+    )
+    model = pretrained.model
+    model.check(experiment.num_tokens)
+    rows = frozen_rows(experiment, pretrained, dataset, out / "rows")
+
+    order = np.random.default_rng(training.seed).permutation(len(dataset))
+    held_out = round(training.validation * len(dataset))
+    validation, train = order[:held_out], order[held_out:]
+    batches = grain.MapDataset.source(train).seed(training.seed).shuffle().repeat().batch(training.batch_size)
+    steps_per_epoch = len(train) // training.batch_size
+    num_steps = training.epochs * steps_per_epoch
+
+    trained = {name: pretrained.params[name] for name in training.trained}
+    frozen = {name: value for name, value in pretrained.params.items() if name not in training.trained}
+
+    def logits(trained, frozen, rows):
+        return model.apply({"params": frozen | trained}, rows, np.ones((1, 1), bool), method="head")
+
+    def loss(trained, frozen, batch):
+        value = optax.softmax_cross_entropy_with_integer_labels(logits(trained, frozen, batch["rows"]), batch["labels"])
+        return value.mean(), {}
+
+    accuracy = jax.jit(
+        lambda trained: (logits(trained, frozen, rows[validation]).argmax(-1) == dataset.labels[validation]).mean()
+    )
+    step = make_step(loss, adamw(training.learning_rate, training.weight_decay, num_steps))
+    state = init_state(trained, adamw(training.learning_rate, training.weight_decay, num_steps))
+
+    with checkpoint.open_manager(out) as manager:
+        if manager.latest_step() is not None:
+            state = checkpoint.restore(manager, manager.latest_step(), state)
+        progress = tqdm(total=num_steps, initial=int(state.step), desc="training", unit="step", disable=None)
+        while int(state.step) < num_steps:
+            state, train_loss = _epoch(state, step, frozen, batches, rows, dataset.labels, steps_per_epoch, progress)
+            metrics = {"loss": train_loss, checkpoint.METRIC: 100 * float(accuracy(state.params))}
+            progress.set_postfix(metrics)
+            _log(out / "metrics.jsonl", {"step": int(state.step), **metrics, "time": time.time()})
+            checkpoint.save(manager, int(state.step), state, metrics)
+        progress.close()
+        manager.wait_until_finished()
+    best, params = checkpoint.restore_best_params(out)
+    family = weights.FAMILIES[weights.read_config(pretrained.folder)["model_type"]]
+    tensors = weights.export_tensors(params, family.table(model.config))
+    weights.write_file(out / "head.safetensors", {name: tensor.astype(np.float16) for name, tensor in tensors.items()})
+    origin = {
+        "weights": experiment.weights,
+        "revision": experiment.revision,
+        "dataset": dataset.name,
+        "training": config.to_json(experiment)["training"],
+        "num_tokens": experiment.num_tokens,
+        "examples": len(train),
+        "validation_examples": held_out,
+        "step": best,
+        checkpoint.METRIC: round(100 * float(accuracy(params)), 2),
+        "precision": "float16",
+    }
+    (out / "head.json").write_text(json.dumps(origin, indent=2) + "\n")
+    return origin
+
+
+def frozen_rows(
+    experiment: Experiment, pretrained: weights.Pretrained, dataset: data.TextDataset, folder: Path
+) -> np.ndarray:
+    """The rows that the head reads, [examples, P*R, D]; kept in `folder` chunk by chunk, so that nothing is computed twice."""
+    training, model = experiment.training, pretrained.model
+    run = on_one_device(training.num_parts)
+    tokenizer = data.load_tokenizer(pretrained.folder, model.config.vocab_size)
+    fresh = params_shapes(model)
+    params = {name: value for name, value in pretrained.params.items() if name in fresh}
+    program = jax.jit(lambda params, parts: encode(model, params, parts, training.exchange, run))
+    folder.mkdir(parents=True, exist_ok=True)
+    chunks = []
+    for start in tqdm(range(0, len(dataset), CHUNK), "rows of the frozen encoder", unit="chunk", disable=None):
+        path = folder / f"{start:07d}.npy"
+        if not path.exists():
+            arrays = data.tokenize(tokenizer, dataset.texts[start : start + CHUNK], experiment.num_tokens)
+            made = [
+                np.asarray(program(params, run.split(batch)))[:n]
+                for batch, n in data.batches(arrays, experiment.batch_size)
+            ]
+            partial = folder / f".{path.name}"
+            with partial.open("wb") as file:
+                np.save(file, np.concatenate(made))
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        chunks.append(np.load(path))
+    return np.concatenate(chunks)
+
+
+def _epoch(
+    state: TrainState, step, frozen, batches, rows, labels, num_steps: int, progress: tqdm
+) -> tuple[TrainState, float]:
+    """The steps of one epoch; which examples a step sees follows from its number alone. Returns the mean loss."""
+    losses, start = [], int(state.step)
+    for i in range(start, start + num_steps):
+        index = batches[i]
+        state, metrics = step(state, frozen, {"rows": rows[index], "labels": labels[index]})
+        losses.append(metrics["loss"])
+        progress.update()
+    return state, float(np.mean(jax.device_get(losses)))
+
+
+def _log(path: Path, values: dict) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(values) + "\n")
