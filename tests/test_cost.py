@@ -1,0 +1,120 @@
+"""Costs: the formula against published figures, and against the program that XLA compiled."""
+
+import jax
+import pytest
+from conftest import stack_config
+
+import prism_jax as pj
+from prism_jax import cost
+from prism_jax.forward import lower, params_shapes, parts_shapes
+from prism_jax.models.bert import BERT_BASE, BertConfig, BertForSequenceClassification, BertModel
+from prism_jax.transformer import TransformerConfig
+
+VIT_BASE = TransformerConfig(12, 768, 12, 3072)
+
+
+def saved(part: float, whole: float) -> float:
+    return 100 * (1 - part / whole)
+
+
+def test_the_bert_headline_by_formula():
+    """PRISM paper: BERT-base, N=256, P=2, CR=128."""
+    one = cost.formula(BERT_BASE.stack, pj.WholeSequence(), 1, 256)
+    prism = cost.formula(BERT_BASE.stack, pj.SegmentMeans(1), 2, 256)
+    voltage = cost.formula(BERT_BASE.stack, pj.AllGather(), 2, 256)
+    assert one.flops / 1e9 == pytest.approx(45.902, abs=5e-4)
+    assert prism.flops / 1e9 == pytest.approx(22.380, abs=5e-4)
+    assert saved(prism.flops, one.flops) == pytest.approx(51.24, abs=5e-3)
+    assert saved(prism.bytes_sent, voltage.bytes_sent) == pytest.approx(99.2, abs=0.05)
+    assert saved(prism.flops, voltage.flops) == pytest.approx(15.8, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("num_segments", "published_gflops", "communication_saved"), [(10, 17.54, 89.90), (20, 17.86, 79.80), (30, 18.18, 69.70)]
+)
+def test_the_vit_table_by_formula(num_segments, published_gflops, communication_saved):
+    """PRISM paper: ViT-B/16, N=197, P=2. The published GFLOPs hold 0.04 more than the blocks' products."""
+    prism = cost.formula(VIT_BASE, pj.SegmentMeans(num_segments), 2, 197)
+    voltage = cost.formula(VIT_BASE, pj.AllGather(), 2, 197)
+    assert prism.flops / 1e9 == pytest.approx(published_gflops - 0.04, abs=6e-3)
+    assert saved(prism.bytes_sent, voltage.bytes_sent) == pytest.approx(communication_saved, abs=5e-3)
+
+
+def test_the_bert_headline_compiled():
+    """The same figures, read from the compiled per-device program. No weights."""
+    model = BertForSequenceClassification(BERT_BASE)
+    one = cost.lowered(model, pj.WholeSequence(), pj.on_mesh(1), 256)
+    prism = cost.lowered(model, pj.SegmentMeans(1), pj.on_mesh(2), 256)
+    assert saved(prism.flops, one.flops) == pytest.approx(51.24, abs=5e-3)
+    voltage = cost.lowered(model, pj.AllGather(), pj.on_mesh(2), 256)
+    assert saved(prism.bytes_sent, voltage.bytes_sent) == pytest.approx(99.2, abs=0.05)
+    for compiled, exchange, num_parts in ((one, pj.WholeSequence(), 1), (prism, pj.SegmentMeans(1), 2), (voltage, pj.AllGather(), 2)):
+        formula = cost.formula(BERT_BASE.stack, exchange, num_parts, 256)
+        assert compiled.flops == pytest.approx(formula.flops, rel=1e-2)
+        assert compiled.bytes_sent == formula.bytes_sent
+        assert sum(compiled.flops_outside.values()) < 0.02 * compiled.flops
+
+
+@pytest.mark.parametrize("norm_first", [False, True], ids=["post_norm", "pre_norm"])
+@pytest.mark.parametrize(
+    ("exchange", "num_parts"),
+    [
+        (pj.IsolatedParts(), 3),
+        (pj.AllGather(), 8),
+        (pj.SegmentMeans(5), 3),
+        ((pj.SegmentMeans(1), pj.AllGather()), 2),
+        ((pj.IsolatedParts(), pj.SegmentMeans(2)), 4),
+    ],
+    ids=str,
+)
+def test_formula_and_compiled_program_agree(exchange, num_parts, norm_first):
+    model, num_tokens, batch_size = BertModel(BertConfig(stack_config(norm_first=norm_first))), 30, 3
+    program = lower(model, exchange, pj.on_mesh(num_parts), batch_size, num_tokens).compile()
+    compiled, formula = cost.compiled(program, batch_size), cost.formula(model.config.stack, exchange, num_parts, num_tokens)
+    assert compiled.bytes_sent == formula.bytes_sent
+    assert compiled.flops == pytest.approx(formula.flops, rel=1e-2)
+    assert compiled.bytes_join == cost.join_bytes(model, num_parts, num_tokens)
+    named = {"activation", "biases and residuals", "embeddings", "exchange", "head", "layer norm", "softmax and masks", "elsewhere"}
+    assert set(compiled.flops_outside) <= named
+    assert compiled.flops_outside.get("elsewhere", 0) < 1e-2 * compiled.flops
+    theirs = program.cost_analysis()
+    everything = compiled.flops + sum(compiled.flops_outside.values())
+    assert everything * batch_size == pytest.approx(theirs["flops"] + theirs["transcendentals"], rel=1e-2)
+
+
+def test_bytes_of_the_split():
+    model = BertModel(BertConfig(stack_config()))
+    assert cost.split_bytes(model, 1, 30) == 0
+    # 4 parts of 8 tokens: ids and types, 4 bytes each, and the mask of all 32 places.
+    assert cost.split_bytes(model, 4, 30) == 2 * 4 * 8 + 32
+
+
+def shapes_in(jaxpr):
+    """The operation and the shape of everything that a traced program makes, inner programs included."""
+    for equation in jaxpr.eqns:
+        for variable in equation.outvars:
+            yield equation.primitive.name, getattr(variable.aval, "shape", ())
+        for value in equation.params.values():
+            for inner in value if isinstance(value, list | tuple) else [value]:
+                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                    yield from shapes_in(getattr(inner, "jaxpr", inner))
+
+
+@pytest.mark.parametrize(("exchange", "num_parts"), [(pj.SegmentMeans(3), 4), (pj.IsolatedParts(), 5), (pj.AllGather(), 4)], ids=str)
+@pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
+def test_the_traced_program_computes_keys_and_values_for_its_context_only(exchange, num_parts, causal):
+    num_tokens, features, layers, heads = 57, 32, 2, 4
+    config = BertConfig(stack_config(causal=causal), vocab_size=20, num_positions=64)
+    model, run = BertModel(config), pj.on_mesh(num_parts)
+    program = jax.jit(lambda params, parts: pj.forward(model, params, parts, exchange, run))
+    traced = program.trace(*run.shapes(params_shapes(model), parts_shapes(model, num_parts, 1, num_tokens)))
+    part_len = -(-num_tokens // num_parts)
+    context = part_len + (num_parts - 1) * exchange.rows_sent(part_len)
+    made = list(shapes_in(traced.jaxpr))
+    products = [shape for name, shape in made if name == "dot_general"]
+    # Keys and values have K rows; queries, attention output and MLP output T rows, which is the same where nothing is sent.
+    others = 3 * layers
+    assert products.count((1, context, features)) == 2 * layers + (others if context == part_len else 0)
+    assert products.count((1, part_len, features)) == others + (2 * layers if context == part_len else 0)
+    assert products.count((1, heads, part_len, context)) == layers
+    assert not [shape for _, shape in made if len(shape) >= 2 and min(shape[-2:]) >= num_tokens]
