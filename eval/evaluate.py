@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval import report
-from eval.scoring import Setting, load_task, score
+from eval.scoring import Setting, check, load_task, score
 from prism_jax import checkpoint, config
 from prism_jax.command import run
-from prism_jax.partition import emulate_devices, on_mesh
+from prism_jax.runners import emulate_devices, on_mesh
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ def main(argv: list[str]) -> None:
     command = config.parse(Evaluate, __doc__, argv)
     experiment, out = command.experiment, Path(command.out)
     setting = Setting(experiment.exchange, experiment.num_parts)
-    setting.check(experiment.num_tokens)
+    check(setting, experiment.num_tokens)
     emulate_devices(setting.num_parts)
     runner = on_mesh(setting.num_parts)
     params = checkpoint.restore_best_params(Path(command.checkpoint))[1] if command.checkpoint else None
-    task = load_task(experiment, params)
+    task = load_task(experiment, [setting], params)
     out.mkdir(parents=True, exist_ok=True)
     row, _ = score(task, setting, runner)
     print(report.line(report.COLUMNS), report.line(report.cells(row)), sep="\n")

@@ -104,11 +104,17 @@ def cells(row: dict) -> list[str]:
         f"{row['compression_rate']:.1f}" if row["compression_rate"] else "-",
         f"{row['score']:.1f} [{low:.1f}, {high:.1f}]",
         difference,
-        f"{row['flops_per_device'] / 1e9:.3f} / {row['flops_per_device_compiled'] / 1e9:.3f}",
-        f"{row['bytes_sent_per_device'] / 1e3:.1f} / {row['bytes_sent_per_device_compiled'] / 1e3:.1f}",
+        two_ways(row, "flops_per_device", 1e9, 3),
+        two_ways(row, "bytes_sent_per_device", 1e3, 1),
         f"{100 * row['share_in_every_part']:.0f} %",
         f"{row['seconds']:.1f}",
     ]
+
+
+def two_ways(row: dict, name: str, unit: float, digits: int) -> str:
+    """A cost as formula / compiled."""
+    values = row[name], row[f"{name}_compiled"]
+    return " / ".join("-" if value is None else f"{value / unit:.{digits}f}" for value in values)
 
 
 def line(texts: list[str] | tuple[str, ...]) -> str:

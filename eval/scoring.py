@@ -11,9 +11,10 @@ from tqdm import tqdm
 from prism_jax import cost, data, metrics, weights
 from prism_jax.config import Experiment
 from prism_jax.errors import InputError
-from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence, name_of, text_of
+from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence, name_of, per_block, text_of
 from prism_jax.forward import Exchanges, lower
-from prism_jax.partition import Runner, part_length
+from prism_jax.partition import part_length
+from prism_jax.runners import Runner
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,6 @@ class Setting:
 
     def __str__(self) -> str:
         return f"{text_of(self.exchange)} on {self.num_parts}"
-
-    def check(self, num_tokens: int) -> None:
-        """Raises InputError if the exchange can't run on N tokens in so many parts."""
-        try:
-            if not 1 <= self.num_parts <= num_tokens:
-                raise InputError(
-                    f"{self.num_parts} parts asked for; choose 1 to {num_tokens}, the tokens of the sequence"
-                )
-            for one in self.exchange if isinstance(self.exchange, tuple) else (self.exchange,):
-                one.check(num_tokens, self.num_parts)
-        except ValueError as error:
-            raise InputError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -58,14 +47,25 @@ class Task:
         """Share of the examples with a real token in every part."""
         part_len = part_length(self.experiment.num_tokens, num_parts)
         mask = self.arrays["mask"]
-        mask = np.pad(mask, [(0, 0), (0, num_parts * part_len - mask.shape[1])])
-        return float(mask.reshape(len(mask), num_parts, part_len).any(2).all(1).mean())
+        padded = np.pad(mask, [(0, 0), (0, num_parts * part_len - mask.shape[1])])
+        real_in_part = padded.reshape(len(mask), num_parts, part_len).any(axis=2)
+        return float(np.mean(np.all(real_in_part, axis=1)))
 
 
-def load_task(experiment: Experiment, params: Any = None) -> Task:
+def check(setting: Setting, num_tokens: int) -> None:
+    """Raises InputError if the setting can't run on N tokens."""
+    if not 1 <= setting.num_parts <= num_tokens:
+        raise InputError(f"{setting.num_parts} parts asked for; choose 1 to {num_tokens}, the tokens of the sequence")
+    for one in setting.exchange if isinstance(setting.exchange, tuple) else (setting.exchange,):
+        one.check(num_tokens, setting.num_parts)
+
+
+def load_task(experiment: Experiment, settings: list[Setting], params: Any = None) -> Task:
     """The model, its weights, and the test examples of an experiment.
 
     Args:
+      experiment: what to score.
+      settings: all that will be scored; refused if one does not fit the model.
       params: parameters that stand in for those of the weights, by their path: a trained head.
     """
     if experiment.batch_size < 1:
@@ -78,11 +78,13 @@ def load_task(experiment: Experiment, params: Any = None) -> Task:
         revision=experiment.revision,
         head=experiment.head if params is None else None,
         num_labels=len(dataset.label_names),
+        num_tokens=experiment.num_tokens,
         fresh=params or (),
     )
     if params is not None:
         pretrained = weights.Pretrained(pretrained.model, pretrained.params | params, pretrained.folder)
-    pretrained.model.check(experiment.num_tokens)
+    for setting in settings:
+        per_block(setting.exchange, pretrained.model.config.stack.num_layers)
     tokenizer = data.load_tokenizer(pretrained.folder, pretrained.model.config.vocab_size)
     arrays = data.tokenize(tokenizer, examples.texts, experiment.num_tokens)
     return Task(experiment, pretrained, dataset.name, arrays, examples.labels)
@@ -118,7 +120,8 @@ def score(task: Task, setting: Setting, run: Runner, reference: np.ndarray | Non
         "real_tokens_median": float(np.median(task.real_tokens)),
         "share_in_every_part": task.share_in_every_part(setting.num_parts),
     }
-    row |= cost_row(model, setting, num_tokens, cost.compiled(program, batch_size))
+    compiled = cost.compiled(program, batch_size) if jax.default_backend() == "cpu" else None
+    row |= cost_row(model, setting, num_tokens, compiled)
     return row | {"seconds": time.perf_counter() - started}, correct
 
 
@@ -153,21 +156,21 @@ def accuracy_row(correct: np.ndarray, reference: np.ndarray | None) -> dict:
     }
 
 
-def cost_row(model: Any, setting: Setting, num_tokens: int, compiled: cost.Cost) -> dict:
-    """The cost of one example on one device, by formula and from the compiled program."""
+def cost_row(model: Any, setting: Setting, num_tokens: int, compiled: cost.Cost | None) -> dict:
+    """The cost of one example on one device, by formula and from the compiled program (read on CPU devices only)."""
     stack, num_parts = model.config.stack, setting.num_parts
     formula = cost.formula(stack, setting.exchange, num_parts, num_tokens)
     one_device = cost.formula(stack, WholeSequence(), 1, num_tokens)
     all_gather = cost.formula(stack, AllGather(), num_parts, num_tokens)
     return {
         "flops_per_device": formula.flops,
-        "flops_per_device_compiled": compiled.flops,
-        "flops_outside_products": compiled.flops_outside,
+        "flops_per_device_compiled": compiled and compiled.flops,
+        "flops_outside_products": compiled and compiled.flops_outside,
         "bytes_sent_per_device": formula.bytes_sent,
-        "bytes_sent_per_device_compiled": compiled.bytes_sent,
+        "bytes_sent_per_device_compiled": compiled and compiled.bytes_sent,
         "bytes_split_per_device": cost.split_bytes(model, num_parts, num_tokens),
         "bytes_join_per_device": cost.join_bytes(model, num_parts, num_tokens),
-        "bytes_join_per_device_compiled": compiled.bytes_join,
+        "bytes_join_per_device_compiled": compiled and compiled.bytes_join,
         "bytes_vs_all_gather": formula.bytes_sent / all_gather.bytes_sent if num_parts > 1 else None,
         "flops_vs_one_device": formula.flops / one_device.flops,
     }

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval import report
-from eval.scoring import Setting, load_task, score
+from eval.scoring import Setting, check, load_task, score
 from prism_jax import config
 from prism_jax.command import run
 from prism_jax.exchange import SegmentMeans, WholeSequence
-from prism_jax.partition import emulate_devices, on_mesh
+from prism_jax.runners import emulate_devices, on_mesh
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ def main(argv: list[str]) -> None:
     command = config.parse(Sweep, __doc__, argv)
     out, planned = Path(command.out), settings(command.experiment)
     for setting in planned:
-        setting.check(command.experiment.num_tokens)
+        check(setting, command.experiment.num_tokens)
     emulate_devices(max(setting.num_parts for setting in planned))
     runners = {setting.num_parts: on_mesh(setting.num_parts) for setting in planned}
-    task = load_task(command.experiment)
+    task = load_task(command.experiment, planned)
     out.mkdir(parents=True, exist_ok=True)
 
     rows, reference = [], None

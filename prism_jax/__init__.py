@@ -23,7 +23,8 @@ from prism_jax.exchange import (
     share,
 )
 from prism_jax.forward import forward, init_params
-from prism_jax.partition import Layout, Parts, on_mesh, on_one_device, split
+from prism_jax.partition import Layout, Parts, split
+from prism_jax.runners import emulate_devices, on_mesh, on_one_device
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "Parts",
     "SegmentMeans",
     "WholeSequence",
+    "emulate_devices",
     "forward",
     "init_params",
     "on_mesh",

@@ -111,9 +111,10 @@ class _Instruction:
     def bytes(self) -> float:
         return sum(ITEM_BYTES.get(dtype, 0) * math.prod(shape) for dtype, shape in self.shapes)
 
-    def attribute(self, pattern: str) -> str | None:
+    def attribute(self, pattern: str) -> str:
+        """The first group of `pattern` in the attributes; empty where it is not there."""
         found = re.search(pattern, self.attributes)
-        return found and found.group(1)
+        return found.group(1) if found else ""
 
 
 def read_program(text: str) -> list[Operation]:
@@ -194,13 +195,13 @@ def _balanced(text: str) -> tuple[str, str]:
     raise InputError(f"unbalanced parentheses in {text[:80]!r}")
 
 
-def _callees(instruction: _Instruction) -> list[tuple[str, float]]:
+def _callees(instruction: _Instruction) -> list[tuple[str, int]]:
     """The computations that an instruction runs, and how often. Reducers and comparators are counted by `_flops`."""
     if instruction.opcode in ("fusion", "call", "async-start"):
         return [(name, 1) for name in re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", instruction.attributes)]
     if instruction.opcode == "while":
         trips = instruction.attribute(r'"known_trip_count":\{"n":"(\d+)"')
-        if trips is None:
+        if not trips:
             raise InputError(
                 f"the loop {instruction.name} has no known trip count, so its cost can't be read; use a loop of fixed length"
             )
@@ -214,14 +215,14 @@ def _flops(instruction: _Instruction, operands: list[_Instruction]) -> float:
     if instruction.opcode == "dot":
         lhs = operands[0].shapes[0][1]
         contracted = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
-        return 2 * instruction.elements * math.prod(lhs[int(i)] for i in contracted.split(",") if i)
+        return 2 * instruction.elements * math.prod([lhs[int(i)] for i in contracted.split(",") if i])
     if instruction.opcode in ELEMENTWISE:
         return instruction.elements
     if instruction.opcode == "reduce":
         return sum(operand.elements for operand in operands[: len(operands) // 2]) - instruction.elements
     if instruction.opcode == "reduce-window":
         window = instruction.attribute(r"window=\{size=([\dx]+)")
-        return instruction.elements * (math.prod(map(int, window.split("x"))) - 1)
+        return instruction.elements * (math.prod([int(size) for size in window.split("x")]) - 1)
     if instruction.opcode == "convolution" or (
         instruction.opcode == "custom-call" and re.search("gemm|matmul|conv", instruction.attributes)
     ):

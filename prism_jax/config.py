@@ -103,6 +103,8 @@ def load(path: str) -> Experiment:
     if not file.is_file() or file.suffix != ".py":
         raise InputError(f"no config file {path!r}; give a Python file such as configs/bert_newsgroups.py")
     spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -11,7 +11,8 @@ import jax
 from prism_jax.compiled import Operation, read_program
 from prism_jax.exchange import IsolatedParts, per_block
 from prism_jax.forward import Exchanges, encode, lower, params_shapes, parts_shapes
-from prism_jax.partition import Runner, on_one_device, part_length
+from prism_jax.partition import part_length
+from prism_jax.runners import Runner, on_one_device
 from prism_jax.transformer import TransformerConfig
 
 FLOAT32_BYTES = 4
@@ -54,8 +55,9 @@ def formula(stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_t
 
 def compiled(program: jax.stages.Compiled, batch_size: int) -> Cost:
     """The cost that the compiled program of one device states, loops counted as often as they run."""
-    flops, outside, sent, join = 0.0, {}, 0.0, 0.0
-    for operation in read_program(program.as_text()):
+    flops, sent, join = 0.0, 0.0, 0.0
+    outside: dict[str, float] = {}
+    for operation in read_program(program.as_text() or ""):
         place = _place(operation)
         if place == PRODUCTS:
             flops += operation.flops

@@ -94,11 +94,11 @@ def tokenize(tokenizer, texts: list[str], num_tokens: int, pairs: list[str] | No
     Returns:
       `ids` and `types` int32, `mask` bool.
     """
-    out = tokenizer(texts, pairs, truncation=True, padding="max_length", max_length=num_tokens, return_tensors="np")
-    types = out.get("token_type_ids", np.zeros_like(out["input_ids"]))
+    asked = {"truncation": True, "padding": "max_length", "max_length": num_tokens, "return_tensors": "np"}
+    out = tokenizer(texts, pairs, return_token_type_ids=True, return_attention_mask=True, **asked)
     return {
         "ids": out["input_ids"].astype(np.int32),
-        "types": types.astype(np.int32),
+        "types": out["token_type_ids"].astype(np.int32),
         "mask": out["attention_mask"].astype(bool),
     }
 

@@ -8,6 +8,7 @@ known on every part, so only features cross the mesh. This is the only file with
 import abc
 import re
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import flax
 import jax
@@ -35,6 +36,8 @@ class Context:
 
 class Exchange(abc.ABC):
     """What the parts exchange before a block. Subclasses are final, frozen dataclasses; see the README for an example."""
+
+    __dataclass_fields__: ClassVar[dict]
 
     @abc.abstractmethod
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
@@ -204,8 +207,11 @@ def parse(text: str) -> Exchange | tuple[Exchange, ...]:
     Raises:
       InputError: if the name is unknown or the numbers don't fit.
     """
-    if "," in text:
-        return tuple(parse(one) for one in text.split(","))
+    several = tuple(_parse_one(one) for one in text.split(","))
+    return several[0] if len(several) == 1 else several
+
+
+def _parse_one(text: str) -> Exchange:
     kinds = {name_of(kind): kind for kind in Exchange.__subclasses__()}
     name, *values = text.strip().split(":")
     if name not in kinds:

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.exchange import Exchange, WholeSequence
-from prism_jax.partition import Layout, Parts, Runner, split
+from prism_jax.partition import Layout, Parts, split
+from prism_jax.runners import Runner
 
 Exchanges = Exchange | tuple[Exchange, ...]
 """One exchange for all blocks, or a tuple with one for each."""

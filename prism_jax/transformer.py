@@ -1,7 +1,7 @@
 """One Transformer block for all models and all exchanges."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import flax.linen as nn
@@ -133,7 +133,7 @@ class Block(nn.Module):
         with jax.named_scope("exchange"):
             context = exchange(x_BTD, layout)
         if self.config.norm_first:
-            context = context.replace(x_BKD=norm_1(context.x_BKD))
+            context = replace(context, x_BKD=norm_1(context.x_BKD))
             x_BTD = x_BTD + attention(norm_1(x_BTD), context, layout)
             return x_BTD + mlp(norm_2(x_BTD), layout)
         x_BTD = norm_1(x_BTD + attention(x_BTD, context, layout))
@@ -148,5 +148,5 @@ class Stack(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array, exchange: Exchange | tuple[Exchange, ...], layout: Layout) -> jax.Array:
         for i, one in enumerate(per_block(exchange, self.config.num_layers)):
-            x_BTD = Block(self.config, name=f"block_{i}")(x_BTD, one, layout.replace(block=i))
+            x_BTD = Block(self.config, name=f"block_{i}")(x_BTD, one, replace(layout, block=i))
         return x_BTD

@@ -90,6 +90,7 @@ def load(
     revision: str | None = None,
     head: str | Path | None = None,
     num_labels: int | None = None,
+    num_tokens: int | None = None,
     fresh: Iterable[str] = (),
     seed: int = 0,
 ) -> Pretrained:
@@ -101,6 +102,7 @@ def load(
       revision: branch, tag or commit of a hub id.
       head: a safetensors file whose tensors (Hugging Face names) stand in for those of the source.
       num_labels: classes of the head, where they are not those of the source's config.
+      num_tokens: N of the sequences to come, to refuse a model that can't take them before its weights are read.
       fresh: parts of the model (`"classifier"`) that are drawn at random instead of read.
       seed: for `fresh`.
 
@@ -115,6 +117,8 @@ def load(
         raise InputError(f"{source!r} holds a {hf_config['model_type']} model, which {kind.__name__} is not")
     config = family.config_from_hf(hf_config, num_labels)
     model = kind(config)
+    if num_tokens is not None:
+        model.check(num_tokens)
     tensors = read_tensors(folder)
     if head is not None:
         tensors = _normalise(tensors, family.table(config)) | read_file(Path(head))

@@ -67,3 +67,70 @@ def hidden_states(model, params, batch, exchange, run) -> np.ndarray:
 @pytest.fixture(params=[pj.on_one_device, pj.on_mesh], ids=["one_device", "mesh"])
 def runner(request):
     return request.param
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory):
+    """The tiny BERT with a tokenizer of 99 words, as a folder in the hub's layout."""
+    import shutil
+    from pathlib import Path
+
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    folder = Path(
+        shutil.copytree(Path(__file__).parent / "golden" / "bert_tiny", tmp_path_factory.mktemp("toy") / "model")
+    )
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(94))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    fast.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def toy_config(toy_folder, tmp_path):
+    """A config file of its own data set: which of three words occurs most often."""
+    path = tmp_path / "toy.py"
+    path.write_text(f"""
+import numpy as np
+
+from prism_jax import data
+from prism_jax.config import Experiment, HeadTraining
+from prism_jax.models.bert import BertForSequenceClassification
+
+
+def toy(split):
+    rng = np.random.default_rng(split == "test")
+    labels = rng.integers(0, 3, 60)
+    texts = [" ".join(f"w{{label if rng.random() < 0.7 else rng.integers(3, 90)}}" for _ in range(rng.integers(4, 20))) for label in labels]
+    return data.TextDataset(f"toy, {{split}}", texts, labels, ("zero", "one", "two"))
+
+
+data.DATASETS["toy"] = toy
+
+config = Experiment(
+    model=BertForSequenceClassification,
+    weights={str(toy_folder)!r},
+    dataset="toy",
+    num_tokens=18,
+    parts=(2, 3),
+    segments=(1, 3),
+    limit=40,
+    batch_size=16,
+    training=HeadTraining(trained=("classifier",), epochs=4, batch_size=16, learning_rate=0.05),
+)
+""")
+    return str(path)

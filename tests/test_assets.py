@@ -24,7 +24,9 @@ def index(tmp_path, monkeypatch):
         for name, text in CONTENT.items():
             wheel.writestr(name, text)
         wheel.writestr("tiny_asset-1.0.dist-info/METADATA", metadata)
-        wheel.writestr("tiny_asset-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            "tiny_asset-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr("tiny_asset-1.0.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
@@ -66,7 +68,9 @@ def test_an_altered_wheel_is_refused_and_not_kept(asset, index):
     (wheel,) = index.iterdir()
     with zipfile.ZipFile(wheel, "a") as archive:
         archive.writestr("tiny/more.txt", "altered")
-    with pytest.raises(AssetError, match=r"tiny_asset-1.0-py3-none-any.whl has SHA-256 \w{64}, not \w{64}: a broken or altered"):
+    with pytest.raises(
+        AssetError, match=r"tiny_asset-1.0-py3-none-any.whl has SHA-256 \w{64}, not \w{64}: a broken or altered"
+    ):
         assets.fetch(asset)
     nothing_is_kept()
 
@@ -81,7 +85,9 @@ def test_a_truncated_wheel_is_refused_and_not_kept(asset, index):
 
 def test_without_the_package_the_line_says_what_to_do(asset, index):
     shutil.rmtree(index)
-    with pytest.raises(AssetError, match="tiny-asset==1.0 could not be fetched: .*is there a network, or a package mirror") as error:
+    with pytest.raises(
+        AssetError, match="tiny-asset==1.0 could not be fetched: .*is there a network, or a package mirror"
+    ) as error:
         assets.fetch(asset)
     assert "\n" not in str(error.value)
     nothing_is_kept()

@@ -39,6 +39,7 @@ SHAPES = {
     },
 }
 NUM_TOKENS = 17
+WHOLE = pj.WholeSequence()
 
 
 def hf_config(shape: str, **kwargs):
@@ -86,8 +87,8 @@ def run_hf(model, batch: dict, **kwargs):
         return model(**{name: torch.from_numpy(value.astype(np.int64)) for name, value in inputs.items()}, **kwargs)
 
 
-def run_ours(kind, folder: Path, batch: dict, exchange=pj.WholeSequence(), num_parts: int = 1, **kwargs):
-    loaded = weights.load(kind, str(folder), **kwargs)
+def run_ours(kind, folder: Path, batch: dict, exchange: pj.Exchange = WHOLE, num_parts: int = 1):
+    loaded = weights.load(kind, str(folder))
     run = pj.on_one_device(num_parts)
     return jax.jit(lambda params, parts: pj.forward(loaded.model, params, parts, exchange, run))(
         loaded.params, run.split(batch)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from prism_jax.compiled import read_program
-from prism_jax.partition import PARTS, on_mesh
+from prism_jax.partition import PARTS
+from prism_jax.runners import on_mesh
 
 
 def compile_text(function, *args) -> str:

@@ -30,7 +30,8 @@ def test_the_bert_headline_by_formula():
 
 
 @pytest.mark.parametrize(
-    ("num_segments", "published_gflops", "communication_saved"), [(10, 17.54, 89.90), (20, 17.86, 79.80), (30, 18.18, 69.70)]
+    ("num_segments", "published_gflops", "communication_saved"),
+    [(10, 17.54, 89.90), (20, 17.86, 79.80), (30, 18.18, 69.70)],
 )
 def test_the_vit_table_by_formula(num_segments, published_gflops, communication_saved):
     """PRISM paper: ViT-B/16, N=197, P=2. The published GFLOPs hold 0.04 more than the blocks' products."""
@@ -48,7 +49,11 @@ def test_the_bert_headline_compiled():
     assert saved(prism.flops, one.flops) == pytest.approx(51.24, abs=5e-3)
     voltage = cost.lowered(model, pj.AllGather(), pj.on_mesh(2), 256)
     assert saved(prism.bytes_sent, voltage.bytes_sent) == pytest.approx(99.2, abs=0.05)
-    for compiled, exchange, num_parts in ((one, pj.WholeSequence(), 1), (prism, pj.SegmentMeans(1), 2), (voltage, pj.AllGather(), 2)):
+    for compiled, exchange, num_parts in (
+        (one, pj.WholeSequence(), 1),
+        (prism, pj.SegmentMeans(1), 2),
+        (voltage, pj.AllGather(), 2),
+    ):
         formula = cost.formula(BERT_BASE.stack, exchange, num_parts, 256)
         assert compiled.flops == pytest.approx(formula.flops, rel=1e-2)
         assert compiled.bytes_sent == formula.bytes_sent
@@ -70,11 +75,23 @@ def test_the_bert_headline_compiled():
 def test_formula_and_compiled_program_agree(exchange, num_parts, norm_first):
     model, num_tokens, batch_size = BertModel(BertConfig(stack_config(norm_first=norm_first))), 30, 3
     program = lower(model, exchange, pj.on_mesh(num_parts), batch_size, num_tokens).compile()
-    compiled, formula = cost.compiled(program, batch_size), cost.formula(model.config.stack, exchange, num_parts, num_tokens)
+    compiled, formula = (
+        cost.compiled(program, batch_size),
+        cost.formula(model.config.stack, exchange, num_parts, num_tokens),
+    )
     assert compiled.bytes_sent == formula.bytes_sent
     assert compiled.flops == pytest.approx(formula.flops, rel=1e-2)
     assert compiled.bytes_join == cost.join_bytes(model, num_parts, num_tokens)
-    named = {"activation", "biases and residuals", "embeddings", "exchange", "head", "layer norm", "softmax and masks", "elsewhere"}
+    named = {
+        "activation",
+        "biases and residuals",
+        "embeddings",
+        "exchange",
+        "head",
+        "layer norm",
+        "softmax and masks",
+        "elsewhere",
+    }
     assert set(compiled.flops_outside) <= named
     assert compiled.flops_outside.get("elsewhere", 0) < 1e-2 * compiled.flops
     theirs = program.cost_analysis()
@@ -100,7 +117,9 @@ def shapes_in(jaxpr):
                     yield from shapes_in(getattr(inner, "jaxpr", inner))
 
 
-@pytest.mark.parametrize(("exchange", "num_parts"), [(pj.SegmentMeans(3), 4), (pj.IsolatedParts(), 5), (pj.AllGather(), 4)], ids=str)
+@pytest.mark.parametrize(
+    ("exchange", "num_parts"), [(pj.SegmentMeans(3), 4), (pj.IsolatedParts(), 5), (pj.AllGather(), 4)], ids=str
+)
 @pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
 def test_the_traced_program_computes_keys_and_values_for_its_context_only(exchange, num_parts, causal):
     num_tokens, features, layers, heads = 57, 32, 2, 4

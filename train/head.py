@@ -14,7 +14,7 @@ from tqdm import tqdm
 from prism_jax import checkpoint, config, data, weights
 from prism_jax.config import Experiment
 from prism_jax.forward import encode, params_shapes
-from prism_jax.partition import on_one_device
+from prism_jax.runners import on_one_device
 from train.optimizer import adamw
 from train.step import TrainState, init_state, make_step
 
@@ -39,11 +39,11 @@ def train_head(experiment: Experiment, out: Path) -> dict:
         experiment.weights,
         revision=experiment.revision,
         num_labels=len(dataset.label_names),
+        num_tokens=experiment.num_tokens,
         fresh=training.trained,
         seed=training.seed,
     )
     model = pretrained.model
-    model.check(experiment.num_tokens)
     rows = frozen_rows(experiment, pretrained, dataset, out / "rows")
 
     order = np.random.default_rng(training.seed).permutation(len(dataset))

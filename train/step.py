@@ -44,7 +44,7 @@ def make_step(
         (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, frozen, batch)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": value, "gradient_norm": optax.global_norm(gradient), **metrics}
+        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient), **metrics}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return step

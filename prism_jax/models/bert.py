@@ -5,7 +5,7 @@ absent: 0) and `mask` [B, N] (1 = real). Padding may stand on either side; posit
 as in Hugging Face's model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import flax.linen as nn
 import jax
@@ -126,7 +126,7 @@ class BertEncoder(nn.Module):
         x_BTD = table(config.vocab_size, "token")(ids_BT) + table(config.num_types, "type")(types_BT)
         x_BTD = x_BTD + table(config.num_positions, "position")(position_T)[None]
         x_BTD = layer_norm(stack, "norm")(x_BTD)
-        x_BTD = dropout(x_BTD, stack.dropout, layout.replace(block=stack.num_layers), site=0)
+        x_BTD = dropout(x_BTD, stack.dropout, replace(layout, block=stack.num_layers), site=0)
         return Stack(stack, name="blocks")(x_BTD, exchange, layout)
 
 

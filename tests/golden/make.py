@@ -7,7 +7,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
+import torch  # noqa: E402
 from test_bert import hf_config, pair_batch, run_hf, save_hf_model  # noqa: E402
+from test_weights import SENTENCES, minilm  # noqa: E402
+from transformers import AutoModel, AutoTokenizer  # noqa: E402
 
 
 def main() -> None:
@@ -23,6 +26,14 @@ def main() -> None:
             }
         )
     (HERE / "bert.json").write_text(json.dumps(cases))
+
+    folder = minilm()
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    inputs = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden, mask = model(**inputs)[0], inputs["attention_mask"][..., None]
+    means = (hidden * mask).sum(1) / mask.sum(1)
+    (HERE / "minilm.json").write_text(json.dumps([[round(x, 7) for x in row] for row in means.tolist()]))
 
 
 if __name__ == "__main__":

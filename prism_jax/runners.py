@@ -1,0 +1,193 @@
+"""Run a function on every part.
+
+Two runners, one contract. `on_mesh` gives every part a device of its own (`jax.shard_map`); `on_one_device` keeps
+all parts inside one device (`jax.vmap`). The function sees the same arguments and the same collectives in both.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from prism_jax.errors import InputError
+from prism_jax.partition import PARTS, Layout, Parts, split
+
+DATA = "data"
+"""Name of the optional mesh axis over which a batch is cut."""
+
+PartFunction = Callable[[Any, dict[str, jax.Array], Layout], jax.Array]
+"""`(params, tokens of one part [B, T, ...], layout) -> rows_BRD`."""
+
+
+class Runner(Protocol):
+    """Runs a function on every part and joins the rows that the parts return."""
+
+    @property
+    def num_parts(self) -> int: ...
+
+    def split(self, batch: Mapping[str, Any], key: jax.Array | None = None) -> Parts:
+        """As `split`, with every array where this runner needs it."""
+
+    def shapes(self, params: Any, parts: Parts) -> tuple[Any, Parts]:
+        """Shapes and shardings of `(params, parts)`, to lower a program without weights."""
+
+    def replicate(self, tree: Any) -> Any:
+        """Puts a copy of `tree` (the weights) on every device."""
+
+    def __call__(self, function: PartFunction, params: Any, parts: Parts) -> jax.Array:
+        """Runs `function` on every part; returns the joined rows [B, P*R, ...], in the order of the parts."""
+
+
+def _run_part(function, params, tokens, real_BN, keys_B, *, num_parts, num_tokens):
+    """The body of both runners: one part, inside an axis named PARTS."""
+    part = jax.lax.axis_index(PARTS)
+    if keys_B is not None:
+        keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, part)
+    return function(params, tokens, Layout(part, real_BN, keys_B, num_parts, num_tokens))
+
+
+@dataclass(frozen=True)
+class OnOneDevice:
+    """All parts inside one device. Made by `on_one_device`."""
+
+    num_parts: int
+
+    def split(self, batch, key=None):
+        return split(batch, self.num_parts, key)
+
+    def shapes(self, params, parts):
+        return jax.eval_shape(lambda *args: args, params, parts)
+
+    def replicate(self, tree):
+        return jax.tree.map(jnp.asarray, tree)
+
+    def __call__(self, function, params, parts):
+        def one_part(tokens):
+            return _run_part(
+                function,
+                params,
+                tokens,
+                parts.real_BN,
+                parts.keys_B,
+                num_parts=self.num_parts,
+                num_tokens=parts.num_tokens,
+            )
+
+        def cut(x):
+            return x.reshape(x.shape[0], self.num_parts, -1, *x.shape[2:])
+
+        run = jax.vmap(one_part, in_axes=1, out_axes=1, axis_name=PARTS, axis_size=self.num_parts)
+        rows_BPRD = run(jax.tree.map(cut, parts.tokens))
+        return rows_BPRD.reshape(rows_BPRD.shape[0], -1, *rows_BPRD.shape[3:])
+
+
+@dataclass(frozen=True)
+class OnMesh:
+    """Every part on its own device. Made by `on_mesh`."""
+
+    mesh: jax.sharding.Mesh
+
+    @property
+    def num_parts(self) -> int:
+        return self.mesh.shape[PARTS]
+
+    def _specs(self) -> tuple[jax.P, jax.P]:
+        """How arrays lie that are cut into parts, and arrays that every part knows whole."""
+        batch = DATA if DATA in self.mesh.axis_names else None
+        return jax.P(batch, PARTS), jax.P(batch)
+
+    def _shardings(self, parts: Parts) -> Parts:
+        """How each array of `parts` lies, in the same structure."""
+        cut: Any
+        whole: Any
+        cut, whole = (jax.NamedSharding(self.mesh, spec) for spec in self._specs())
+        return Parts(
+            jax.tree.map(lambda _: cut, parts.tokens),
+            whole,
+            None if parts.keys_B is None else whole,
+            parts.num_tokens,
+        )
+
+    def split(self, batch, key=None):
+        parts = split(batch, self.num_parts, key)
+        return jax.device_put(parts, self._shardings(parts))
+
+    def shapes(self, params, parts):
+        def placed(tree, shardings):
+            return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+        everywhere = jax.tree.map(lambda _: jax.NamedSharding(self.mesh, jax.P()), params)
+        params, parts = jax.eval_shape(lambda *args: args, params, parts)
+        return placed(params, everywhere), placed(parts, self._shardings(parts))
+
+    def replicate(self, tree):
+        return jax.device_put(tree, jax.NamedSharding(self.mesh, jax.P()))
+
+    def __call__(self, function, params, parts):
+        def one_part(params, tokens, real_BN, keys_B):
+            return _run_part(
+                function,
+                params,
+                tokens,
+                real_BN,
+                keys_B,
+                num_parts=self.num_parts,
+                num_tokens=parts.num_tokens,
+            )
+
+        cut, whole = self._specs()
+        run = jax.shard_map(one_part, mesh=self.mesh, in_specs=(jax.P(), cut, whole, whole), out_specs=cut)
+        rows_BRD = run(params, parts.tokens, parts.real_BN, parts.keys_B)
+        with jax.named_scope("join"):
+            return jax.sharding.reshard(rows_BRD, jax.NamedSharding(self.mesh, whole))
+
+
+def on_one_device(num_parts: int) -> OnOneDevice:
+    """A runner that keeps `num_parts` parts inside one device: for fine-tuning and accuracy, no mesh needed."""
+    if num_parts < 1:
+        raise InputError(f"num_parts is {num_parts}; choose 1 or more")
+    return OnOneDevice(num_parts)
+
+
+def on_mesh(num_parts: int, *, data: int = 1) -> OnMesh:
+    """A runner that gives each of `num_parts` parts its own device.
+
+    Args:
+      num_parts: P, devices along the axis `parts`.
+      data: devices along the axis `data`, which cuts the batch.
+
+    Raises:
+      InputError: if there are fewer devices than needed.
+    """
+    needed, here = num_parts * data, jax.devices()
+    if num_parts < 1 or data < 1:
+        raise InputError(f"a mesh of {data} x {num_parts} devices asked for; choose 1 or more of each")
+    if needed > len(here):
+        raise InputError(
+            f"{needed} devices are needed ({num_parts} parts x {data}), but there are {len(here)} of kind "
+            f"{here[0].platform!r}; ask for fewer parts, use on_one_device, or emulate devices on the CPU: "
+            f"JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES={needed}, set before Python starts"
+        )
+    shape, names = ((num_parts,), (PARTS,)) if data == 1 else ((data, num_parts), (DATA, PARTS))
+    return OnMesh(jax.make_mesh(shape, names, devices=here[:needed]))
+
+
+def emulate_devices(count: int) -> None:
+    """Makes the CPU look like at least `count` devices. Call it before JAX does anything else.
+
+    Devices of another kind (GPUs) are left as they are.
+
+    Raises:
+      InputError: if JAX has started already, with fewer.
+    """
+    if jax.config.jax_num_cpu_devices >= count:  # type: ignore[attr-defined]
+        return
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError as error:
+        raise InputError(
+            f"{count} devices are needed, but JAX has started already; emulate them before it does anything else, "
+            f"or set JAX_NUM_CPU_DEVICES={count} before Python starts"
+        ) from error

@@ -1,0 +1,252 @@
+"""The entry points, run as a user runs them, on a tiny model and data set."""
+
+import csv
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prism_jax import checkpoint
+
+ROW = [
+    "exchange",
+    "wire",
+    "num_parts",
+    "num_segments",
+    "compression_rate",
+    "tokens",
+    "metric",
+    "score",
+    "score_ci95",
+    "examples",
+    "flops_per_device",
+    "flops_per_device_compiled",
+    "bytes_sent_per_device",
+    "bytes_sent_per_device_compiled",
+    "bytes_vs_all_gather",
+    "flops_vs_one_device",
+    "seconds",
+    "difference_to_one_device",
+    "difference_ci95",
+    "real_tokens_median",
+    "share_in_every_part",
+    "bytes_split_per_device",
+    "bytes_join_per_device",
+]
+
+
+def run(module: str, *argv: str, monkeypatch) -> int:
+    """Runs `python -m module argv` in this process; returns the exit status."""
+    monkeypatch.setattr(sys, "argv", [module, *map(str, argv)])
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=False)
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+@pytest.fixture
+def trained(toy_config, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    assert run("train.finetune", toy_config, "--out", out, monkeypatch=monkeypatch) == 0
+    return out
+
+
+def test_finetune_learns_and_writes_what_it_says(trained):
+    metrics = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == [3, 6, 9, 12]
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    origin = json.loads((trained / "head.json").read_text())
+    assert origin["validation_accuracy"] == pytest.approx(
+        max(line["validation_accuracy"] for line in metrics), abs=0.01
+    )
+    assert origin["examples"] + origin["validation_examples"] == 60
+    assert json.loads((trained / "config.json").read_text())["training"]["epochs"] == 4
+
+
+def test_the_head_that_was_written_scores_as_its_checkpoint(toy_config, trained, tmp_path, monkeypatch):
+    flags = [toy_config, "--exchange", "all_gather", "--num-parts", "3"]
+    assert run("eval.evaluate", *flags, "--checkpoint", trained, "--out", tmp_path / "a", monkeypatch=monkeypatch) == 0
+    assert (
+        run(
+            "eval.evaluate",
+            *flags,
+            "--head",
+            trained / "head.safetensors",
+            "--out",
+            tmp_path / "b",
+            monkeypatch=monkeypatch,
+        )
+        == 0
+    )
+    a, b = (json.loads((tmp_path / name / "results.json").read_text()) for name in "ab")
+    assert a["rows"][0]["score"] == b["rows"][0]["score"]
+    assert a["rows"][0]["score"] > 50  # chance is 33 %
+
+
+def test_training_goes_on_as_if_never_stopped(toy_config, trained, tmp_path, monkeypatch):
+    """Stopped after two epochs of four, and resumed: the same parameters to the last bit."""
+    from train import head
+
+    real, epochs = checkpoint.save, []
+
+    def stop_after_two(manager, step, state, metrics):
+        real(manager, step, state, metrics)
+        epochs.append(step)
+        if len(epochs) == 2:
+            manager.wait_until_finished()
+            raise KeyboardInterrupt
+
+    out = tmp_path / "stopped"
+    monkeypatch.setattr(checkpoint, "save", stop_after_two)
+    assert run("train.finetune", toy_config, "--out", out, monkeypatch=monkeypatch) == 1
+    monkeypatch.setattr(checkpoint, "save", real)
+    monkeypatch.setattr(head, "encode", lambda *args: pytest.fail("rows are not computed twice"))
+    assert run("train.finetune", toy_config, "--out", out, "--resume", monkeypatch=monkeypatch) == 0
+    assert (out / "head.safetensors").read_bytes() == (trained / "head.safetensors").read_bytes()
+
+
+def test_a_finished_run_is_not_overwritten(toy_config, trained, monkeypatch, capsys):
+    assert run("train.finetune", toy_config, "--out", trained, monkeypatch=monkeypatch) == 2
+    assert "holds a run already; add --resume to go on with it, or choose another --out" in capsys.readouterr().err
+    again = ["--out", trained, "--resume", "--num-tokens", "12"]
+    assert run("train.finetune", toy_config, *again, monkeypatch=monkeypatch) == 2
+    assert "was started with another num_tokens" in capsys.readouterr().err
+
+
+def test_sweep(toy_config, trained, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "sweep"
+    flags = ["--head", trained / "head.safetensors", "--out", out]
+    assert run("eval.sweep", toy_config, *flags, monkeypatch=monkeypatch) == 0
+    results = json.loads((out / "results.json").read_text())
+    rows = results["rows"]
+    assert results["schema"] == 1
+    assert results["environment"]["devices"].startswith("8 x")
+    assert [(row["exchange"], row["num_parts"], row["num_segments"]) for row in rows] == [
+        ("whole_sequence", 1, None),
+        *(
+            (name, p, n)
+            for p in (2, 3)
+            for name, n in (("isolated_parts", None), ("all_gather", None), ("segment_means", 1), ("segment_means", 3))
+        ),
+    ]
+    assert not set(ROW) - set(rows[0])
+    by_name = {(row["exchange"], row["num_parts"], row["num_segments"]): row for row in rows}
+    one, voltage, prism = (
+        by_name["whole_sequence", 1, None],
+        by_name["all_gather", 3, None],
+        by_name["segment_means", 3, 3],
+    )
+    assert voltage["score"] == one["score"]
+    assert voltage["difference_to_one_device"] == 0
+    assert one["difference_to_one_device"] is None
+    assert prism["compression_rate"] == 2
+    assert prism["bytes_vs_all_gather"] == 0.5
+    assert one["examples"] == 40
+    assert one["share_in_every_part"] == 1
+    for row in rows:
+        assert row["bytes_sent_per_device"] == row["bytes_sent_per_device_compiled"]
+        assert row["flops_per_device"] == pytest.approx(row["flops_per_device_compiled"], rel=1e-2)
+        assert row["score_ci95"][0] < row["score"] < row["score_ci95"][1]
+    with (out / "results.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
+    assert "python -m eval.sweep" in (out / "report.md").read_text()
+    assert (out / "accuracy_bytes.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert printed.count("segment_means") == 4
+
+
+def test_one_exchange_for_each_block(toy_config, trained, tmp_path, monkeypatch, capsys):
+    flags = ["--checkpoint", trained, "--num-parts", "2", "--out", tmp_path]
+    assert (
+        run(
+            "eval.evaluate", toy_config, *flags, "--exchange", "segment_means:2,isolated_parts", monkeypatch=monkeypatch
+        )
+        == 0
+    )
+    (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert row["exchange"] == "segment_means:2,isolated_parts"
+    assert row["bytes_sent_per_device"] == 2 * 32 * 4
+    three = ["--exchange", "all_gather,all_gather,all_gather"]
+    assert run("eval.evaluate", toy_config, *flags, *three, monkeypatch=monkeypatch) == 2
+    assert "3 exchanges given for 2 blocks; give one, or 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "message"),
+    [
+        (
+            "eval.sweep",
+            ["nothing.py"],
+            "no config file 'nothing.py'; give a Python file such as configs/bert_newsgroups.py",
+        ),
+        ("eval.sweep", [], "the first argument is a config file"),
+        ("eval.sweep", ["CONFIG", "--segments", "1", "12"], "12 segments asked for, but a part has 9 tokens"),
+        ("eval.sweep", ["CONFIG", "--parts", "19"], "19 parts asked for; choose 1 to 18"),
+        (
+            "eval.sweep",
+            ["CONFIG", "--parts", "9", "--segments", "1"],
+            "9 devices are needed, but JAX has started already",
+        ),
+        ("eval.sweep", ["CONFIG", "--num-tokens", "41"], "a sequence of 41 tokens, but the position table has 40 rows"),
+        ("eval.sweep", ["CONFIG", "--limit", "-3"], "limit is -3; choose a number of examples, or 0 for all"),
+        ("eval.sweep", ["CONFIG", "--limit", "many"], "--limit"),
+        ("eval.sweep", ["CONFIG", "--dataset", "imdb"], "unknown dataset 'imdb'; known are"),
+        ("eval.sweep", ["CONFIG", "--weights", "/nowhere/at/all"], "no folder '/nowhere/at/all'"),
+        ("eval.sweep", ["CONFIG", "--head", "nowhere.safetensors"], "no file nowhere.safetensors"),
+        ("eval.sweep", ["CONFIG", "--colour", "red"], "Unrecognized options: --colour"),
+        ("eval.evaluate", ["CONFIG", "--exchange", "telepathy"], "unknown exchange 'telepathy'; known are"),
+        (
+            "eval.evaluate",
+            ["CONFIG", "--checkpoint", "nowhere"],
+            "no checkpoints in nowhere; give the --out folder of a train.finetune run",
+        ),
+        ("eval.evaluate", ["CONFIG", "--batch-size", "0"], "batch_size is 0; choose 1 or more"),
+        ("train.finetune", ["CONFIG", "--training.epochs", "x"], "--training.epochs"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(module, flags, message, toy_config, tmp_path, monkeypatch, capsys):
+    flags = [toy_config if flag == "CONFIG" else flag for flag in flags]
+    assert run(module, *flags, *(["--out", tmp_path / "out"] if flags else []), monkeypatch=monkeypatch) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert message in lines[-1]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+
+
+def test_a_config_file_without_a_config_or_with_an_error(tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty.py").write_text("x = 1")
+    assert run("eval.sweep", tmp_path / "empty.py", monkeypatch=monkeypatch) == 2
+    assert "has no `config = Experiment(...)`" in capsys.readouterr().err
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name")
+    assert run("eval.sweep", tmp_path / "broken.py", monkeypatch=monkeypatch) == 2
+    assert "can't be read: ModuleNotFoundError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["eval.sweep", "eval.evaluate", "train.finetune"])
+def test_help(module, toy_config, monkeypatch, capsys):
+    assert run(module, "--help", monkeypatch=monkeypatch) == 0
+    assert "usage: CONFIG [flags]" in capsys.readouterr().out
+    assert run(module, toy_config, "--help", monkeypatch=monkeypatch) == 0
+    assert "--num-tokens" in capsys.readouterr().out
+
+
+def test_the_shipped_head_fits_its_config():
+    from prism_jax import config, weights
+
+    experiment = config.load("configs/bert_newsgroups.py")
+    tensors = weights.read_file(Path(experiment.head))
+    assert {name: tensor.shape for name, tensor in tensors.items()} == {
+        "pooler.dense.weight": (384, 384),
+        "pooler.dense.bias": (384,),
+        "classifier.weight": (20, 384),
+        "classifier.bias": (20,),
+    }
+    assert all(np.isfinite(tensor).all() for tensor in tensors.values())
+    assert Path(experiment.head).stat().st_size < 400_000
+    assert json.loads(Path(experiment.head).with_suffix(".json").read_text())["command"].startswith(
+        "python -m train.finetune"
+    )

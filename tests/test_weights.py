@@ -1,0 +1,228 @@
+"""Weights in Hugging Face's layout: what is read, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import assert_close
+from safetensors.numpy import load_file, save_file
+
+from prism_jax import assets, weights
+from prism_jax.errors import AssetError
+from prism_jax.models import bert
+from prism_jax.models.bert import BertForSentenceEmbedding, BertForSequenceClassification, BertModel
+
+TINY = Path(__file__).parent / "golden" / "bert_tiny"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the tiny BERT classifier, to spoil."""
+    return Path(shutil.copytree(TINY, tmp_path / "model"))
+
+
+def rewrite(folder: Path, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file(change(dict(tensors)), folder / "model.safetensors")
+
+
+def same(a, b) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_every_parameter_is_read_and_written_back(folder):
+    loaded = weights.load(BertForSequenceClassification, str(folder))
+    written = weights.export_tensors(loaded.params, bert.table(loaded.model.config))
+    original = {name.removeprefix("bert."): tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    assert written.keys() == original.keys()
+    same(written, original)
+
+
+def test_old_names_buffers_and_heads_that_we_lack_are_understood(folder):
+    expected = weights.load(BertForSequenceClassification, str(folder)).params
+
+    def old(tensors):
+        names = {
+            name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            for name in tensors
+        }
+        extra = {"bert.embeddings.position_ids": np.arange(40)[None], "cls.predictions.bias": np.zeros(3, np.float32)}
+        return {names[name]: tensor for name, tensor in tensors.items()} | extra
+
+    rewrite(folder, old)
+    same(weights.load(BertForSequenceClassification, str(folder)).params, expected)
+
+
+def test_a_base_model_without_prefix_and_a_model_without_the_head(folder):
+    expected = weights.load(BertModel, str(folder)).params
+    rewrite(
+        folder,
+        lambda tensors: {name.removeprefix("bert."): x for name, x in tensors.items() if "classifier" not in name},
+    )
+    same(weights.load(BertModel, str(folder)).params, expected)
+    assert "pooler" not in weights.load(BertForSentenceEmbedding, str(folder)).params
+
+
+def test_sharded_weights(folder):
+    expected = weights.load(BertModel, str(folder)).params
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    index = {}
+    for i, chosen in enumerate((names[::2], names[1::2])):
+        file = f"model-{i + 1:05d}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in chosen}, folder / file)
+        index |= dict.fromkeys(chosen, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    same(weights.load(BertModel, str(folder)).params, expected)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(ValueError, match="no file .*model-00002-of-00002.safetensors"):
+        weights.load(BertModel, str(folder))
+
+
+def test_half_precision_is_read_as_float32(folder):
+    rewrite(folder, lambda tensors: {name: x.astype(np.float16) for name, x in tensors.items()})
+    assert {x.dtype for x in jax.tree.leaves(weights.load(BertModel, str(folder)).params)} == {np.dtype("float32")}
+
+
+def test_a_trained_head_stands_in_for_that_of_the_source(folder, tmp_path):
+    head = {"classifier.weight": np.full((7, 32), 0.5, np.float16), "classifier.bias": np.arange(7, dtype=np.float16)}
+    save_file(head, tmp_path / "head.safetensors")
+    loaded = weights.load(BertForSequenceClassification, str(folder), head=tmp_path / "head.safetensors", num_labels=7)
+    assert_close(loaded.params["classifier"]["bias"], np.arange(7))
+    same(loaded.params["encoder"], weights.load(BertModel, str(folder)).params["encoder"])
+
+
+def test_a_fresh_head_is_drawn_and_the_rest_is_read(folder):
+    loaded = weights.load(BertForSequenceClassification, str(folder), num_labels=7, fresh=["classifier"], seed=1)
+    other = weights.load(BertForSequenceClassification, str(folder), num_labels=7, fresh=["classifier"], seed=2)
+    assert loaded.params["classifier"]["kernel"].shape == (32, 7)
+    assert np.abs(loaded.params["classifier"]["kernel"] - other.params["classifier"]["kernel"]).max() > 0
+    same(loaded.params["encoder"], other.params["encoder"])
+
+
+def test_every_wrong_tensor_is_named(folder):
+    def spoil(tensors):
+        del tensors["bert.embeddings.LayerNorm.bias"]
+        tensors["bert.encoder.layer.0.output.dense.weight"] = np.zeros((3, 4), np.float32)
+        return tensors | {"bert.encoder.layer.9.output.dense.bias": np.zeros(2, np.float32)}
+
+    rewrite(folder, spoil)
+    with pytest.raises(ValueError, match="the weights don't fit the model") as error:
+        weights.load(BertModel, str(folder))
+    for part in (
+        "embeddings.LayerNorm.bias is missing",
+        "encoder.layer.0.output.dense.weight has shape (3, 4), not (32, 64)",
+        "encoder.layer.9.output.dense.bias is unknown",
+    ):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def spoil_config(folder, text):
+    (folder / "config.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (shutil.rmtree, "no folder '/.*/model'; give a folder in the hub's layout, a hub id"),
+        (lambda folder: (folder / "config.json").unlink(), "no config.json in .*give a folder in the hub's layout"),
+        (lambda folder: spoil_config(folder, "{"), "config.json is not JSON"),
+        (
+            lambda folder: spoil_config(folder, '{"model_type": "llama"}'),
+            "says model_type 'llama'; implemented are bert",
+        ),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors in"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+            "pytorch_model.bin is a pickle, which is not opened: save it as safetensors first",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(
+                (folder / "model.safetensors").read_bytes()[:5000]
+            ),
+            "model.safetensors is not a whole safetensors file",
+        ),
+    ],
+)
+def test_broken_folders_are_refused(folder, spoil, message):
+    spoil(folder)
+    with pytest.raises(ValueError, match=message):
+        weights.load(BertModel, str(folder))
+
+
+def test_unknown_sources_are_refused(monkeypatch):
+    import huggingface_hub
+
+    with pytest.raises(ValueError, match="unknown asset 'maxilm'; known are minilm, newsgroups"):
+        weights.load(BertModel, "asset:maxilm")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        ValueError, match="'nobody/nothing' is no folder here, and the hub did not give it at revision 'v1'"
+    ) as error:
+        weights.load(BertModel, "nobody/nothing", revision="v1")
+    assert "\n" not in str(error.value)
+
+
+def test_a_hub_id_with_a_revision(tmp_path, monkeypatch):
+    """From the hub's own cache layout, as `huggingface_hub` leaves it after a download."""
+    import huggingface_hub
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "models--somebody--tiny-bert"
+    shutil.copytree(TINY, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "v2").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    loaded = weights.load(BertModel, "somebody/tiny-bert", revision="v2")
+    assert loaded.folder.name == commit
+    same(loaded.params, weights.load(BertModel, str(TINY)).params)
+
+
+def minilm() -> Path:
+    try:
+        return assets.fetch(assets.MINILM)
+    except AssetError as error:
+        pytest.skip(str(error))
+
+
+SENTENCES = [
+    "Segment means stand for many tokens.",
+    "A mesh of small devices.",
+    "The weather in Turin was mild, wet and grey all week.",
+]
+
+
+def embed_minilm(folder: Path) -> tuple[np.ndarray, dict]:
+    import prism_jax as pj
+    from prism_jax import data
+
+    loaded = weights.load(BertForSentenceEmbedding, str(folder))
+    batch = data.tokenize(data.load_tokenizer(folder, loaded.model.config.vocab_size), SENTENCES, 24)
+    run = pj.on_one_device(1)
+    return np.asarray(pj.forward(loaded.model, loaded.params, run.split(batch), pj.WholeSequence(), run)), batch
+
+
+def test_the_real_minilm_equals_hugging_face():
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModel
+
+    ours, batch = embed_minilm(folder := minilm())
+    inputs = {"input_ids": batch["ids"], "token_type_ids": batch["types"], "attention_mask": batch["mask"]}
+    with torch.no_grad():
+        hidden = AutoModel.from_pretrained(folder)(
+            **{k: torch.from_numpy(v.astype(np.int64)) for k, v in inputs.items()}
+        )[0].numpy()
+    mask = batch["mask"][..., None]
+    assert_close(ours, (hidden * mask).sum(1) / mask.sum(1))
+
+
+def test_the_real_minilm_equals_its_golden_embeddings():
+    """The golden file was written from PyTorch by tests/golden/make.py."""
+    golden = TINY.parent / "minilm.json"
+    assert_close(embed_minilm(minilm())[0], np.array(json.loads(golden.read_text()), np.float32))
