@@ -1,0 +1,66 @@
+"""The README's code runs as it stands."""
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+from test_commands import run
+
+import prism_jax as pj
+from prism_jax import weights
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = {re.search(r"(?:(LastTokens)|(cost\.lowered)|(BertForSentenceEmbedding)|(encode_part))", block)[0]: block
+          for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)}  # fmt: skip
+
+
+def test_the_cost_example_prints_what_it_says(capsys):
+    exec(BLOCKS["cost.lowered"], {})
+    printed = capsys.readouterr().out.splitlines()
+    for said in re.findall(r"# (\d.*)", BLOCKS["cost.lowered"]):
+        assert said in printed
+
+
+def test_the_python_example(toy_folder):
+    names = {}
+    exec(BLOCKS["BertForSentenceEmbedding"].replace("asset:minilm", str(toy_folder)), names)
+    assert names["vectors"].shape == (2, 32)
+    elsewhere = pj.on_one_device(4)
+    bert, batch = names["bert"], names["batch"]
+    again = pj.forward(bert.model, bert.params, elsewhere.split(batch), pj.SegmentMeans(4), elsewhere)
+    assert abs(jax.device_get(names["vectors"]) - jax.device_get(again)).max() < 1e-5
+
+
+def test_the_exchange_of_ones_own(toy_config, tmp_path, monkeypatch, capsys):
+    block = BLOCKS["LastTokens"]
+    assert len(block.splitlines()) < 30
+    (tmp_path / "last_tokens.py").write_text(block.replace("configs/bert_newsgroups.py", toy_config))
+    monkeypatch.setattr(weights, "load", with_fresh_head(weights.load))
+    flags = ["--segments", "1", "--parts", "2", "3", "--out", tmp_path / "out"]
+    assert run("eval.sweep", tmp_path / "last_tokens.py", *flags, monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out.count("last_tokens") == 4
+    one = ["--exchange", "last_tokens:6", "--num-parts", "3", "--out", tmp_path / "one"]
+    assert run("eval.evaluate", tmp_path / "last_tokens.py", *one, monkeypatch=monkeypatch) == 0
+
+
+def with_fresh_head(load):
+    """The toy data set has no trained head."""
+    return lambda *args, **kwargs: load(*args, **kwargs | {"fresh": ("classifier",)})
+
+
+def test_sending_all_last_tokens_is_an_all_gather():
+    """The example exchange is right: with every token sent it is exact."""
+    names = {}
+    exec(BLOCKS["LastTokens"].split("config = ")[0], names)
+    from conftest import assert_close, hidden_states, tiny_batch, tiny_bert
+
+    model, params = tiny_bert(causal=True)
+    batch = tiny_batch(12, padded=True)
+    expected = hidden_states(model, params, batch, pj.WholeSequence(), pj.on_one_device(1))
+    assert_close(hidden_states(model, params, batch, names["LastTokens"](4), pj.on_mesh(3)), expected)
+
+
+@pytest.mark.parametrize("command", re.findall(r"python -m ((?:eval|train)\.\w+) ", README))
+def test_every_command_of_the_readme_is_an_entry_point(command):
+    assert (Path(__file__).parents[1] / command.replace(".", "/")).with_suffix(".py").is_file()
