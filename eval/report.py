@@ -85,10 +85,11 @@ COLUMNS = (
     "to one device [95 %]",
     "GFLOPs",
     "kB sent",
+    "real tokens",
     "in every part",
     "s",
 )
-WIDTHS = (5, 14, 3, 5, 19, 20, 15, 17, 13, 6)
+WIDTHS = (5, 14, 3, 5, 19, 20, 15, 17, 11, 13, 6)
 
 
 def cells(row: dict) -> list[str]:
@@ -106,6 +107,7 @@ def cells(row: dict) -> list[str]:
         difference,
         two_ways(row, "flops_per_device", 1e9, 3),
         two_ways(row, "bytes_sent_per_device", 1e3, 1),
+        f"{row['real_tokens_median']:.0f}",
         f"{100 * row['share_in_every_part']:.0f} %",
         f"{row['seconds']:.1f}",
     ]
@@ -146,7 +148,8 @@ def markdown(content: dict, command: str) -> str:
   difference on the same examples, in points, with its 95 % interval (Agresti and Min).
 - *GFLOPs* are the matrix products of the blocks, *kB sent* what the block exchanges send; both per device and example, by the formula / in
   the compiled program. results.json lists by name what else the program computes, and the bytes of the split and the join.
-- *In every part* is the share of the examples with real tokens in every part: the others test the exchange less, or not at all.
+- *Real tokens* is the median over the examples, padding left out. *In every part* is the share of the examples with real tokens in every part:
+  the others test the exchange less, or not at all.
 - *s* is wall time, compilation included. Emulated devices share the cores, so it says nothing about real ones.
 
 ![accuracy against bytes](accuracy_bytes.png)

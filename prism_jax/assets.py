@@ -100,7 +100,7 @@ def fetch(asset: Asset) -> Path:
         if _is_whole(final):
             return final
         final.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(final.with_suffix(".lock")):
+        with FileLock(final.with_name(f"{final.name}.lock")):
             if not _is_whole(final):
                 _install(asset, final)
     except OSError as error:

@@ -54,8 +54,13 @@ class Exchange(abc.ABC):
         return ":".join([name_of(type(self)), *(str(getattr(self, field.name)) for field in fields(self))])
 
 
+def own_rows(x_BTD: jax.Array, layout: Layout) -> Context:
+    """The context of a part that attends to itself only."""
+    return Context(x_BTD, layout.real_BT.astype(jnp.float32), layout.positions_T)
+
+
 def share(x_BTD: jax.Array, z_BLD: jax.Array, count_BPL: jax.Array, last_PL: jax.Array, layout: Layout) -> Context:
-    """Sends `z` to every other part: own rows first, then the others' `z` in cyclic order. One all-gather.
+    """Sends `z` to every other part. The context: own rows first, then the others' `z` in cyclic order. One all-gather.
 
     Args:
       x_BTD: this part's own rows.
@@ -64,27 +69,22 @@ def share(x_BTD: jax.Array, z_BLD: jax.Array, count_BPL: jax.Array, last_PL: jax
       last_PL: position of the last token that each row of every part's `z` stands for.
       layout: where this part stands.
     """
-    P, (B, L, D) = layout.num_parts, z_BLD.shape
-    own = Context(x_BTD, layout.real_BT.astype(jnp.float32), layout.positions_T)
-    if P == 1 or L == 0:
+    own, others = own_rows(x_BTD, layout), layout.num_parts - 1
+    if others == 0:
         return own
-    z_PBLD = jax.lax.all_gather(z_BLD, PARTS)
+    part_after_part = (layout.part + 1 + jnp.arange(others)) % layout.num_parts
 
-    def others(y, axis):
-        """Drops this part from an axis of parts; the part after this one comes first."""
-        return jax.lax.slice_in_dim(jnp.roll(y, -1 - layout.part, axis), 0, P - 1, axis=axis)
+    def from_others(y, axis):
+        """Keeps the other parts of an axis of parts, and joins it with the axis of rows behind it."""
+        y = jnp.take(y, part_after_part, axis, mode="clip")
+        return y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :])
 
-    z_BKD = jnp.moveaxis(others(z_PBLD, 0), 0, 1).reshape(B, (P - 1) * L, D)
+    z_BPLD = jax.lax.all_gather(z_BLD, PARTS, axis=1)
     return Context(
-        jnp.concatenate([x_BTD, z_BKD], axis=1),
-        jnp.concatenate([own.count_BK, others(count_BPL, 1).reshape(B, -1).astype(jnp.float32)], axis=1),
-        jnp.concatenate([own.last_K, others(last_PL, 0).reshape(-1)]),
+        jnp.concatenate([x_BTD, from_others(z_BPLD, 1)], axis=1),
+        jnp.concatenate([own.count_BK, from_others(count_BPL, 1).astype(jnp.float32)], axis=1),
+        jnp.concatenate([own.last_K, from_others(last_PL, 0)]),
     )
-
-
-def _nothing(x_BTD: jax.Array, layout: Layout) -> Context:
-    """Own rows only."""
-    return share(x_BTD, x_BTD[:, :0], layout.real_BPT[:, :, :0], layout.positions_PT[:, :0], layout)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class WholeSequence(Exchange):
 
     def __call__(self, x_BTD, layout):
         self.check(layout.num_tokens, layout.num_parts)
-        return _nothing(x_BTD, layout)
+        return own_rows(x_BTD, layout)
 
     def rows_sent(self, part_len):
         return 0
@@ -110,7 +110,7 @@ class IsolatedParts(Exchange):
     """Nothing is sent: a part attends to itself only. The lower bound; a task where it does no harm tests no exchange."""
 
     def __call__(self, x_BTD, layout):
-        return _nothing(x_BTD, layout)
+        return own_rows(x_BTD, layout)
 
     def rows_sent(self, part_len):
         return 0
