@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval import report
-from eval.scoring import Setting, check, load_task, score
+from eval.scoring import Setting, load_task, score
 from prism_jax import checkpoint, config
 from prism_jax.command import run
+from prism_jax.exchange import check
 from prism_jax.runners import emulate_devices, on_mesh
 
 
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> None:
     command = config.parse(Evaluate, __doc__, argv)
     experiment, out = command.experiment, Path(command.out)
     setting = Setting(experiment.exchange, experiment.num_parts)
-    check(setting, experiment.num_tokens)
+    check(setting.exchange, experiment.num_tokens, setting.num_parts)
     emulate_devices(setting.num_parts)
     runner = on_mesh(setting.num_parts)
     params = checkpoint.restore_best_params(Path(command.checkpoint))[1] if command.checkpoint else None

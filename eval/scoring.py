@@ -52,14 +52,6 @@ class Task:
         return float(np.mean(np.all(real_in_part, axis=1)))
 
 
-def check(setting: Setting, num_tokens: int) -> None:
-    """Raises InputError if the setting can't run on N tokens."""
-    if not 1 <= setting.num_parts <= num_tokens:
-        raise InputError(f"{setting.num_parts} parts asked for; choose 1 to {num_tokens}, the tokens of the sequence")
-    for one in setting.exchange if isinstance(setting.exchange, tuple) else (setting.exchange,):
-        one.check(num_tokens, setting.num_parts)
-
-
 def load_task(experiment: Experiment, settings: list[Setting], params: Any = None) -> Task:
     """The model, its weights, and the test examples of an experiment.
 

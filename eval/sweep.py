@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval import report
-from eval.scoring import Setting, check, load_task, score
+from eval.scoring import Setting, load_task, score
 from prism_jax import config
 from prism_jax.command import run
-from prism_jax.exchange import SegmentMeans, WholeSequence
+from prism_jax.exchange import SegmentMeans, WholeSequence, check
 from prism_jax.runners import emulate_devices, on_mesh
 
 
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     command = config.parse(Sweep, __doc__, argv)
     out, planned = Path(command.out), settings(command.experiment)
     for setting in planned:
-        check(setting, command.experiment.num_tokens)
+        check(setting.exchange, command.experiment.num_tokens, setting.num_parts)
     emulate_devices(max(setting.num_parts for setting in planned))
     runners = {setting.num_parts: on_mesh(setting.num_parts) for setting in planned}
     task = load_task(command.experiment, planned)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prism_jax.errors import InputError
-from prism_jax.partition import PARTS, Layout, part_length
+from prism_jax.partition import PARTS, Layout, check_parts, part_length
 
 
 @flax.struct.dataclass
@@ -48,7 +48,7 @@ class Exchange(abc.ABC):
         """L, the rows that a part sends to each other part; a part then attends to T + (P-1) L rows."""
 
     def check(self, num_tokens: int, num_parts: int) -> None:
-        """Raises ValueError, with the way out, if this exchange can't run on N tokens in P parts."""
+        """Raises InputError, with the way out, if this exchange can't run on N tokens in P parts."""
 
     def __str__(self) -> str:
         return ":".join([name_of(type(self)), *(str(getattr(self, field.name)) for field in fields(self))])
@@ -178,6 +178,13 @@ def segment_table(part_len: int, num_segments: int) -> tuple[np.ndarray, np.ndar
     offset_S = np.arange(size_L.max())
     index_LS = start_L[:-1, None] + np.minimum(offset_S, size_L[:, None] - 1)
     return index_LS, offset_S < size_L[:, None]
+
+
+def check(exchange: Exchange | tuple[Exchange, ...], num_tokens: int, num_parts: int) -> None:
+    """Raises InputError if an exchange, or one of several, can't run on N tokens in P parts."""
+    check_parts(num_parts, num_tokens)
+    for one in (exchange,) if isinstance(exchange, Exchange) else exchange:
+        one.check(num_tokens, num_parts)
 
 
 def per_block(exchange: Exchange | tuple[Exchange, ...], num_layers: int) -> tuple[Exchange, ...]:

@@ -4,7 +4,7 @@ A model is a Linen module with three methods
   `part(tokens, layout, exchange) -> rows_BRD`   embed, run the blocks, pick the rows that the head reads; on every part
   `head(rows, real_BN)`                          from the joined rows [B, P*R, D] to the answer; on the terminal
   `batch_shapes(batch_size, num_tokens)`         the arrays of a batch, as shapes
-and `check(num_tokens)`, which raises ValueError for sequences that it can't take.
+and `check(num_tokens)`, which raises InputError for sequences that it can't take.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prism_jax.exchange import Exchange, WholeSequence
+from prism_jax.exchange import Exchange, WholeSequence, check
 from prism_jax.partition import Layout, Parts, split
 from prism_jax.runners import Runner
 
@@ -45,8 +45,7 @@ def forward(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, ru
 
 def encode(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> jax.Array:
     """The joined rows that the head reads, [B, P*R, D]."""
-    for one in (exchange,) if isinstance(exchange, Exchange) else exchange:
-        one.check(parts.num_tokens, run.num_parts)
+    check(exchange, parts.num_tokens, run.num_parts)
 
     def encode_part(params, tokens, layout):
         return model.apply({"params": params}, tokens, layout, exchange, method="part")

@@ -81,6 +81,14 @@ def part_length(num_tokens: int, num_parts: int) -> int:
     return -(-num_tokens // num_parts)
 
 
+def check_parts(num_parts: int, num_tokens: int) -> None:
+    """Raises InputError if N tokens don't cut into P parts."""
+    if not 1 <= num_parts <= num_tokens:
+        raise InputError(
+            f"{num_parts} parts asked for, but the sequence has {num_tokens} tokens; choose 1 to {num_tokens}"
+        )
+
+
 def split(batch: Mapping[str, Any], num_parts: int, key: jax.Array | None = None) -> Parts:
     """Pads a batch from N to P*T tokens, T = ceil(N/P); cutting axis 1 into P equal pieces then gives the parts.
 
@@ -97,10 +105,7 @@ def split(batch: Mapping[str, Any], num_parts: int, key: jax.Array | None = None
     if len(set(shapes.values())) != 1:
         raise InputError(f"every array of a batch is [B, N, ...] with the same B and N, but these are {shapes}")
     batch_size, num_tokens = next(iter(shapes.values()))
-    if not 1 <= num_parts <= num_tokens:
-        raise InputError(
-            f"{num_parts} parts asked for, but the sequence has {num_tokens} tokens; choose 1 to {num_tokens}"
-        )
+    check_parts(num_parts, num_tokens)
     pad = num_parts * part_length(num_tokens, num_parts) - num_tokens
     xp = np if all(isinstance(value, np.ndarray) for value in batch.values()) else jnp
 

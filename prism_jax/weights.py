@@ -107,8 +107,9 @@ def load(
       seed: for `fresh`.
 
     Raises:
-      InputError: if files or tensors are missing, unknown or of another shape; all are listed.
-      InputError: if the config has a value that is not implemented.
+      InputError: if files or tensors are missing, unknown or of another shape, or the config has values that are not
+        implemented; all are listed.
+      AssetError: if an asset can't be had.
     """
     folder = resolve(source, revision)
     hf_config = read_config(folder)
@@ -119,10 +120,13 @@ def load(
     model = kind(config)
     if num_tokens is not None:
         model.check(num_tokens)
+    shapes, fresh = params_shapes(model), tuple(fresh)
+    if unknown := set(fresh) - set(shapes):
+        raise InputError(f"{kind.__name__} has no parameters {', '.join(sorted(unknown))}; it has {', '.join(shapes)}")
     tensors = read_tensors(folder)
     if head is not None:
         tensors = _normalise(tensors, family.table(config)) | read_file(Path(head))
-    params = import_params(tensors, family.table(config), params_shapes(model), fresh=tuple(fresh))
+    params = import_params(tensors, family.table(config), shapes, fresh=fresh)
     if fresh:
         drawn = flax.traverse_util.flatten_dict(init_params(model, jax.random.key(seed)))
         params = flax.traverse_util.unflatten_dict(drawn | flax.traverse_util.flatten_dict(params))

@@ -8,6 +8,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "float32")
+jax.devices()  # JAX starts here, with these eight
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

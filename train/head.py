@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 from prism_jax import checkpoint, config, data, weights
 from prism_jax.config import Experiment
-from prism_jax.forward import encode, params_shapes
+from prism_jax.errors import InputError
+from prism_jax.exchange import check
+from prism_jax.forward import encode
 from prism_jax.runners import on_one_device
 from train.optimizer import adamw
 from train.step import TrainState, init_state, make_step
@@ -33,7 +35,17 @@ def train_head(experiment: Experiment, out: Path) -> dict:
       The origin of the head, as head.json has it.
     """
     training = experiment.training
+    check_training(training, experiment.num_tokens)
     dataset = data.load(experiment.dataset, "train")
+    order = np.random.default_rng(training.seed).permutation(len(dataset))
+    held_out = round(training.validation * len(dataset))
+    validation, train = order[:held_out], order[held_out:]
+    steps_per_epoch = len(train) // training.batch_size
+    if not held_out or not steps_per_epoch:
+        raise InputError(
+            f"{len(dataset)} examples give {held_out} to validate on and {steps_per_epoch} batches of {training.batch_size} "
+            "to train on; choose another training.validation or training.batch_size"
+        )
     pretrained = weights.load(
         experiment.model,
         experiment.weights,
@@ -46,11 +58,7 @@ def train_head(experiment: Experiment, out: Path) -> dict:
     model = pretrained.model
     rows = frozen_rows(experiment, pretrained, dataset, out / "rows")
 
-    order = np.random.default_rng(training.seed).permutation(len(dataset))
-    held_out = round(training.validation * len(dataset))
-    validation, train = order[:held_out], order[held_out:]
     batches = grain.MapDataset.source(train).seed(training.seed).shuffle().repeat().batch(training.batch_size)
-    steps_per_epoch = len(train) // training.batch_size
     num_steps = training.epochs * steps_per_epoch
 
     trained = {name: pretrained.params[name] for name in training.trained}
@@ -66,18 +74,19 @@ def train_head(experiment: Experiment, out: Path) -> dict:
     accuracy = jax.jit(
         lambda trained: (logits(trained, frozen, rows[validation]).argmax(-1) == dataset.labels[validation]).mean()
     )
-    step = make_step(loss, adamw(training.learning_rate, training.weight_decay, num_steps))
-    state = init_state(trained, adamw(training.learning_rate, training.weight_decay, num_steps))
+    optimizer = adamw(training.learning_rate, training.weight_decay, num_steps)
+    step, state = make_step(loss, optimizer), init_state(trained, optimizer)
 
     with checkpoint.open_manager(out) as manager:
         if manager.latest_step() is not None:
             state = checkpoint.restore(manager, manager.latest_step(), state)
+        log = MetricsLog(out / "metrics.jsonl", int(state.step))
         progress = tqdm(total=num_steps, initial=int(state.step), desc="training", unit="step", disable=None)
         while int(state.step) < num_steps:
             state, train_loss = _epoch(state, step, frozen, batches, rows, dataset.labels, steps_per_epoch, progress)
             metrics = {"loss": train_loss, checkpoint.METRIC: 100 * float(accuracy(state.params))}
             progress.set_postfix(metrics)
-            _log(out / "metrics.jsonl", {"step": int(state.step), **metrics, "time": time.time()})
+            log.write({"step": int(state.step), **metrics, "time": time.time()})
             checkpoint.save(manager, int(state.step), state, metrics)
         progress.close()
         manager.wait_until_finished()
@@ -101,6 +110,16 @@ def train_head(experiment: Experiment, out: Path) -> dict:
     return origin
 
 
+def check_training(training: config.HeadTraining, num_tokens: int) -> None:
+    """Raises InputError if a value is out of its range."""
+    if not 0 < training.validation < 1:
+        raise InputError(f"training.validation is {training.validation}; choose a share between 0 and 1")
+    for name in ("epochs", "batch_size"):
+        if getattr(training, name) < 1:
+            raise InputError(f"training.{name} is {getattr(training, name)}; choose 1 or more")
+    check(training.exchange, num_tokens, training.num_parts)
+
+
 def frozen_rows(
     experiment: Experiment, pretrained: weights.Pretrained, dataset: data.TextDataset, folder: Path
 ) -> np.ndarray:
@@ -108,8 +127,6 @@ def frozen_rows(
     training, model = experiment.training, pretrained.model
     run = on_one_device(training.num_parts)
     tokenizer = data.load_tokenizer(pretrained.folder, model.config.vocab_size)
-    fresh = params_shapes(model)
-    params = {name: value for name, value in pretrained.params.items() if name in fresh}
     program = jax.jit(lambda params, parts: encode(model, params, parts, training.exchange, run))
     folder.mkdir(parents=True, exist_ok=True)
     chunks = []
@@ -118,7 +135,7 @@ def frozen_rows(
         if not path.exists():
             arrays = data.tokenize(tokenizer, dataset.texts[start : start + CHUNK], experiment.num_tokens)
             made = [
-                np.asarray(program(params, run.split(batch)))[:n]
+                np.asarray(program(pretrained.params, run.split(batch)))[:n]
                 for batch, n in data.batches(arrays, experiment.batch_size)
             ]
             partial = folder / f".{path.name}"
@@ -144,6 +161,15 @@ def _epoch(
     return state, float(np.mean(jax.device_get(losses)))
 
 
-def _log(path: Path, values: dict) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(values) + "\n")
+class MetricsLog:
+    """A line of JSON for each epoch; lines after the step that training goes on from are dropped."""
+
+    def __init__(self, path: Path, step: int):
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        path.write_text("".join(f"{line}\n" for line in kept))
+        self._path = path
+
+    def write(self, values: dict) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(values) + "\n")
