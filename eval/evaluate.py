@@ -11,7 +11,7 @@ from pathlib import Path
 from eval import report
 from eval.scoring import Setting, load_task, score
 from prism_jax import checkpoint, config
-from prism_jax.command import run
+from prism_jax.command import output_folder, run
 from prism_jax.exchange import check
 from prism_jax.runners import emulate_devices, on_mesh
 
@@ -27,14 +27,13 @@ class Evaluate:
 
 def main(argv: list[str]) -> None:
     command = config.parse(Evaluate, __doc__, argv)
-    experiment, out = command.experiment, Path(command.out)
+    experiment, out = command.experiment, output_folder(command.out)
     setting = Setting(experiment.exchange, experiment.num_parts)
     check(setting.exchange, experiment.num_tokens, setting.num_parts)
     emulate_devices(setting.num_parts)
     runner = on_mesh(setting.num_parts)
-    params = checkpoint.restore_best_params(Path(command.checkpoint))[1] if command.checkpoint else None
-    task = load_task(experiment, [setting], params)
-    out.mkdir(parents=True, exist_ok=True)
+    trained = checkpoint.load_best(Path(command.checkpoint), experiment) if command.checkpoint else None
+    task = load_task(experiment, [setting], trained)
     row, _ = score(task, setting, runner)
     print(report.line(report.COLUMNS), report.line(report.cells(row)), sep="\n")
     report.write_json(out, report.results(task, [row]))

@@ -28,9 +28,6 @@ def environment() -> dict:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
     return {
         "jax": jax.__version__,
         "python": platform.python_version(),
@@ -39,8 +36,18 @@ def environment() -> dict:
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load": os.getloadavg()[0],
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(),
     }
+
+
+def commit() -> str | None:
+    """The commit of this checkout; None where git does not know."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
 
 
 def results(task: Task, rows: list[dict]) -> dict:
@@ -49,6 +56,7 @@ def results(task: Task, rows: list[dict]) -> dict:
         "schema": SCHEMA,
         "config": config.to_json(task.experiment),
         "model": f"{type(task.pretrained.model).__name__}, {task.experiment.weights}",
+        "checkpoint": task.trained and {"run": str(task.trained.run), "step": task.trained.step},
         "dataset": task.dataset_name,
         "environment": environment(),
         "rows": rows,

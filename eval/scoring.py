@@ -1,17 +1,17 @@
 """Scores one setting (an exchange on a number of parts) on real data, with its cost."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from prism_jax import cost, data, metrics, weights
+from prism_jax import checkpoint, cost, data, metrics, weights
 from prism_jax.config import Experiment
 from prism_jax.errors import InputError
-from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence, name_of, per_block, text_of
+from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence, per_block, text_of
 from prism_jax.forward import Exchanges, lower
 from prism_jax.partition import part_length
 from prism_jax.runners import Runner
@@ -37,6 +37,7 @@ class Task:
     dataset_name: str
     arrays: dict[str, np.ndarray]
     labels: np.ndarray
+    trained: checkpoint.Trained | None = None
 
     @property
     def real_tokens(self) -> np.ndarray:
@@ -52,34 +53,38 @@ class Task:
         return float(np.mean(np.all(real_in_part, axis=1)))
 
 
-def load_task(experiment: Experiment, settings: list[Setting], params: Any = None) -> Task:
+def load_task(experiment: Experiment, settings: list[Setting], trained: checkpoint.Trained | None = None) -> Task:
     """The model, its weights, and the test examples of an experiment.
 
     Args:
       experiment: what to score.
       settings: all that will be scored; refused if one does not fit the model.
-      params: parameters that stand in for those of the weights, by their path: a trained head.
+      trained: a checkpoint whose parameters stand in for those of the weights.
     """
-    if experiment.batch_size < 1:
-        raise InputError(f"batch_size is {experiment.batch_size}; choose 1 or more")
+    weights.check_source(experiment.weights)
     dataset = data.load(experiment.dataset, "test")
     examples = data.subset(dataset, experiment.limit)
     pretrained = weights.load(
         experiment.model,
         experiment.weights,
         revision=experiment.revision,
-        head=experiment.head if params is None else None,
+        head=None if trained else experiment.head,
         num_labels=len(dataset.label_names),
         num_tokens=experiment.num_tokens,
-        fresh=params or (),
+        fresh=trained.params if trained else (),
     )
-    if params is not None:
-        pretrained = weights.Pretrained(pretrained.model, pretrained.params | params, pretrained.folder)
+    if trained:
+        own = {name: pretrained.params[name] for name in trained.params}
+        if jax.tree.map(np.shape, own) != jax.tree.map(np.shape, trained.params):
+            raise InputError(
+                f"the checkpoint in {trained.run} is of another model; give one that was trained with this config"
+            )
+        pretrained = replace(pretrained, params=pretrained.params | trained.params)
     for setting in settings:
         per_block(setting.exchange, pretrained.model.config.stack.num_layers)
     tokenizer = data.load_tokenizer(pretrained.folder, pretrained.model.config.vocab_size)
     arrays = data.tokenize(tokenizer, examples.texts, experiment.num_tokens)
-    return Task(experiment, pretrained, dataset.name, arrays, examples.labels)
+    return Task(experiment, pretrained, dataset.name, arrays, examples.labels, trained)
 
 
 def score(task: Task, setting: Setting, run: Runner, reference: np.ndarray | None = None) -> tuple[dict, np.ndarray]:
@@ -123,7 +128,7 @@ def setting_row(setting: Setting, num_tokens: int) -> dict:
     one = exchange if isinstance(exchange, Exchange) else None
     sent = one.rows_sent(part_len) if one and setting.num_parts > 1 else 0
     return {
-        "exchange": name_of(type(one)) if one else text_of(exchange),
+        "exchange": "segment_means" if isinstance(one, SegmentMeans) else text_of(exchange),
         "wire": "float32",
         "num_parts": setting.num_parts,
         "num_segments": one.num_segments if isinstance(one, SegmentMeans) else None,

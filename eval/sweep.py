@@ -7,12 +7,11 @@ python -m eval.sweep configs/X.py [--parts 1 2 4] [--segments 1 4 16] [--limit N
 import shlex
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from eval import report
 from eval.scoring import Setting, load_task, score
 from prism_jax import config
-from prism_jax.command import run
+from prism_jax.command import output_folder, run
 from prism_jax.exchange import SegmentMeans, WholeSequence, check
 from prism_jax.runners import emulate_devices, on_mesh
 
@@ -26,8 +25,8 @@ class Sweep:
 
 def settings(experiment: config.Experiment) -> list[Setting]:
     """One device first, as the reference; then every exchange on every number of parts."""
-    exchanges = [*experiment.baselines, *map(SegmentMeans, experiment.segments)]
-    parts = [num_parts for num_parts in experiment.parts if num_parts != 1]
+    exchanges = list(dict.fromkeys([*experiment.baselines, *map(SegmentMeans, experiment.segments)]))
+    parts = [num_parts for num_parts in dict.fromkeys(experiment.parts) if num_parts != 1]
     return [
         Setting(WholeSequence(), 1),
         *(Setting(exchange, num_parts) for num_parts in parts for exchange in exchanges),
@@ -36,13 +35,12 @@ def settings(experiment: config.Experiment) -> list[Setting]:
 
 def main(argv: list[str]) -> None:
     command = config.parse(Sweep, __doc__, argv)
-    out, planned = Path(command.out), settings(command.experiment)
+    out, planned = output_folder(command.out), settings(command.experiment)
     for setting in planned:
         check(setting.exchange, command.experiment.num_tokens, setting.num_parts)
     emulate_devices(max(setting.num_parts for setting in planned))
     runners = {setting.num_parts: on_mesh(setting.num_parts) for setting in planned}
     task = load_task(command.experiment, planned)
-    out.mkdir(parents=True, exist_ok=True)
 
     rows, reference = [], None
     print(report.line(report.COLUMNS), flush=True)

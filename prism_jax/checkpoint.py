@@ -1,12 +1,15 @@
 """Checkpoints of a run, with Orbax."""
 
+import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from prism_jax import config
 from prism_jax.errors import InputError
 
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -34,28 +37,59 @@ def restore(manager: ocp.CheckpointManager, step: int, like: Any) -> Any:
     """The state of a step, in the structure and shapes of `like`.
 
     Raises:
-      InputError: if it does not fit.
+      InputError: if it is damaged or does not fit.
     """
-    try:
-        return manager.restore(step, args=ocp.args.StandardRestore(jax.eval_shape(lambda: like)))
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"checkpoint {step} in {manager.directory} does not fit this config: {reason}; train into a new folder"
-        ) from error
+    return _guarded(manager, step, ocp.args.StandardRestore(jax.eval_shape(lambda: like)))
 
 
-def restore_best_params(run: Path) -> tuple[int, Any]:
-    """The step and the trained parameters of the best checkpoint of a run, as numpy arrays.
+@dataclass(frozen=True)
+class Trained:
+    """Trained parameters of a run.
+
+    Attributes:
+      run: folder of the run.
+      step: at which they were saved.
+      params: as numpy arrays.
+    """
+
+    run: Path
+    step: int
+    params: dict[str, Any]
+
+
+def load_best(run: Path, experiment: config.Experiment) -> Trained:
+    """The best checkpoint of a run.
 
     Raises:
-      InputError: if there is none.
+      InputError: if there is none, it is damaged, or the run trained another model than the experiment's.
     """
     if not (run / "checkpoints").is_dir():
         raise InputError(f"no checkpoints in {run}; give the --out folder of a train.finetune run")
+    if differing := differences(run, experiment, ("model", "weights", "revision", "dataset", "num_tokens")):
+        raise InputError(f"the run in {run} was trained with another {', '.join(differing)}; use the same values")
     with open_manager(run) as manager:
         step = manager.best_step()
         if step is None:
-            raise InputError(f"no whole checkpoint in {run}; run train.finetune with --resume")
-        state = manager.restore(step, args=ocp.args.StandardRestore())
-    return step, jax.device_get(state["params"])
+            raise InputError(f"no whole checkpoint in {run}; go on with train.finetune --resume")
+        state = _guarded(manager, step, ocp.args.StandardRestore())
+    return Trained(run, step, jax.device_get(state["params"]))
+
+
+def differences(run: Path, experiment: config.Experiment, fields: tuple[str, ...]) -> list[str]:
+    """The fields in which the experiment of a run differs from `experiment`."""
+    asked = config.to_json(experiment)
+    try:
+        before = json.loads((run / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run}/config.json can't be read: {error}; train into a new folder") from error
+    return [name for name in fields if asked[name] != before.get(name)]
+
+
+def _guarded(manager: ocp.CheckpointManager, step: int, args: ocp.args.CheckpointArgs) -> Any:
+    try:
+        return manager.restore(step, args=args)
+    except Exception as error:  # whatever Orbax and TensorStore make of a damaged file
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"checkpoint {step} in {manager.directory} is damaged or of another model: {reason} ...; train into a new folder"
+        ) from error

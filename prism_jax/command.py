@@ -1,9 +1,11 @@
 """How every entry point ends: 0 after success, 2 for what the user can mend, 1 for a failed run."""
 
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
-from prism_jax.errors import AssetError, InputError
+from prism_jax.errors import InputError, RunError
 
 
 def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
@@ -12,10 +14,25 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
         main(argv)
     except InputError as error:
         _stop(str(error), 2)
-    except AssetError as error:
+    except RunError as error:
         _stop(str(error), 1)
     except KeyboardInterrupt:
-        _stop("interrupted; what was finished is on disk", 1)
+        _stop("interrupted", 1)
+
+
+def output_folder(path: str) -> Path:
+    """The folder for results, made if need be.
+
+    Raises:
+      InputError: if nothing can be written there.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(f"can't write to {path!r}: {error.strerror}; choose another --out") from error
 
 
 def _stop(message: str, status: int) -> None:

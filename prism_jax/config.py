@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import io
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,11 +16,6 @@ import tyro
 from prism_jax import exchange as exchanges
 from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange
-
-
-def _exchange_text(value: Exchange | tuple[Exchange, ...]) -> list[str]:
-    return [",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
-
 
 ExchangeFlag = Annotated[
     Exchange | tuple[Exchange, ...],
@@ -88,6 +84,15 @@ class Experiment:
     """B, examples that run together."""
     training: HeadTraining = HeadTraining()
 
+    def check(self) -> None:
+        """Raises InputError for what can be seen to be wrong without loading anything."""
+        if self.limit < 0:
+            raise InputError(f"limit is {self.limit}; choose a number of examples, or 0 for all")
+        if self.batch_size < 1:
+            raise InputError(f"batch_size is {self.batch_size}; choose 1 or more")
+        if self.head is not None and not Path(self.head).is_file():
+            raise InputError(f"no file {self.head}; give the head.safetensors that train.finetune wrote")
+
 
 Flat = Annotated[Experiment, tyro.conf.arg(name="")]
 """An experiment whose fields are flags without a prefix."""
@@ -102,10 +107,11 @@ def load(path: str) -> Experiment:
     file = Path(path)
     if not file.is_file() or file.suffix != ".py":
         raise InputError(f"no config file {path!r}; give a Python file such as configs/bert_newsgroups.py")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location(f"config_file_{file.stem}", file)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[f"config_file_{file.stem}"] = module  # dataclasses in it look their own module up
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -153,11 +159,13 @@ def parse(command: type, description: str, argv: list[str]) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(command, default=default, args=argv[1:], prog=argv[0], description=description)
+            parsed = tyro.cli(command, default=default, args=argv[1:], prog=argv[0], description=description)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise InputError(_first_sentence(said.getvalue())) from stop
+    parsed.experiment.check()
+    return parsed
 
 
 def _first_sentence(box: str) -> str:

@@ -55,7 +55,9 @@ def load(name: str, split: str) -> TextDataset:
 def read_tab(path: Path, name: str) -> TextDataset:
     """Reads lines of `label<TAB>text` below three header lines; rows without a label are dropped. Classes in alphabetic order."""
     rows = [
-        line.split("\t", 1) for line in path.read_text().split("\n")[3:] if "\t" in line and not line.startswith("\t")
+        line.split("\t", 1)
+        for line in path.read_text(encoding="utf-8").split("\n")[3:]
+        if "\t" in line and not line.startswith("\t")
     ]
     label_names = tuple(sorted({label for label, _ in rows}))
     labels = np.array([label_names.index(label) for label, _ in rows])
@@ -72,12 +74,18 @@ def subset(dataset: TextDataset, limit: int) -> TextDataset:
     return TextDataset(dataset.name, [dataset.texts[i] for i in chosen], dataset.labels[chosen], dataset.label_names)
 
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+"""What a folder with a tokenizer holds; without them transformers makes up one that knows no word."""
+
+
 def load_tokenizer(folder: Path, vocab_size: int):
     """The Hugging Face tokenizer in `folder`.
 
     Raises:
-      InputError: if it knows more tokens than the model's table has rows.
+      InputError: if there is none, or it knows more tokens than the model's table has rows.
     """
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(f"no tokenizer in {folder}; one of {', '.join(TOKENIZER_FILES)} must lie beside the weights")
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -93,7 +101,13 @@ def tokenize(tokenizer, texts: list[str], num_tokens: int, pairs: list[str] | No
 
     Returns:
       `ids` and `types` int32, `mask` bool.
+
+    Raises:
+      InputError: if N tokens are too few for the special ones and a word.
     """
+    special = tokenizer.num_special_tokens_to_add(pair=pairs is not None)
+    if num_tokens <= special:
+        raise InputError(f"num_tokens is {num_tokens}, but {special} of them are special; choose {special + 1} or more")
     asked = {"truncation": True, "padding": "max_length", "max_length": num_tokens, "return_tensors": "np"}
     out = tokenizer(texts, pairs, return_token_type_ids=True, return_attention_mask=True, **asked)
     return {

@@ -5,5 +5,9 @@ class InputError(ValueError):
     """A wrong argument, config, weight file or checkpoint: something that the user can mend."""
 
 
-class AssetError(RuntimeError):
+class RunError(RuntimeError):
+    """A run that failed although its input was right."""
+
+
+class AssetError(RunError):
     """An asset can't be had: no network, a broken download, a full disk."""

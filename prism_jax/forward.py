@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange, WholeSequence, check
 from prism_jax.partition import Layout, Parts, split
 from prism_jax.runners import Runner
@@ -45,6 +46,10 @@ def forward(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, ru
 
 def encode(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> jax.Array:
     """The joined rows that the head reads, [B, P*R, D]."""
+    if parts.num_parts != run.num_parts:
+        raise InputError(
+            f"the batch was split for {parts.num_parts} parts, but the runner has {run.num_parts}; use run.split(batch)"
+        )
     check(exchange, parts.num_tokens, run.num_parts)
 
     def encode_part(params, tokens, layout):

@@ -23,12 +23,14 @@ class Parts:
       real_BN: bool, which tokens are real. Every part knows all of it: masks need no communication.
       keys_B: one random key an example, for dropout; None when nothing is random.
       num_tokens: N, before padding to P*T.
+      num_parts: P, for which it was split.
     """
 
     tokens: dict[str, jax.Array]
     real_BN: jax.Array
     keys_B: jax.Array | None
     num_tokens: int = flax.struct.field(pytree_node=False)
+    num_parts: int = flax.struct.field(pytree_node=False)
 
 
 @flax.struct.dataclass
@@ -102,7 +104,7 @@ def split(batch: Mapping[str, Any], num_parts: int, key: jax.Array | None = None
     """
     tokens = {name: value for name, value in batch.items() if name != "mask"}
     shapes = {name: value.shape[:2] for name, value in batch.items()}
-    if len(set(shapes.values())) != 1:
+    if len(set(shapes.values())) != 1 or any(len(shape) != 2 for shape in shapes.values()):
         raise InputError(f"every array of a batch is [B, N, ...] with the same B and N, but these are {shapes}")
     batch_size, num_tokens = next(iter(shapes.values()))
     check_parts(num_parts, num_tokens)
@@ -118,4 +120,5 @@ def split(batch: Mapping[str, Any], num_parts: int, key: jax.Array | None = None
         real_BN=padded(mask).astype(bool),
         keys_B=None if key is None else jax.random.split(key, batch_size),
         num_tokens=num_tokens,
+        num_parts=num_parts,
     )

@@ -108,10 +108,15 @@ class OnMesh:
             whole,
             None if parts.keys_B is None else whole,
             parts.num_tokens,
+            parts.num_parts,
         )
 
     def split(self, batch, key=None):
-        parts = split(batch, self.num_parts, key)
+        parts, data = split(batch, self.num_parts, key), self.mesh.shape.get(DATA, 1)
+        if len(parts.real_BN) % data:
+            raise InputError(
+                f"a batch of {len(parts.real_BN)} does not cut into {data} on the data axis; choose a multiple of {data}"
+            )
         return jax.device_put(parts, self._shardings(parts))
 
     def shapes(self, params, parts):
@@ -187,6 +192,8 @@ def emulate_devices(count: int) -> None:
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:
+        if jax.default_backend() != "cpu" or len(jax.devices()) >= count:
+            return
         raise InputError(
             f"{count} devices are needed, but JAX has started already; emulate them before it does anything else, "
             f"or set JAX_NUM_CPU_DEVICES={count} before Python starts"

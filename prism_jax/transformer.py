@@ -53,7 +53,7 @@ class TransformerConfig:
     init_scale: float = 0.02
 
     def __post_init__(self):
-        if self.features % self.num_heads:
+        if self.num_heads < 1 or self.features % self.num_heads:
             raise InputError(
                 f"{self.features} features don't divide into {self.num_heads} heads; choose num_heads that divides it"
             )
@@ -132,6 +132,12 @@ class Block(nn.Module):
         norm_1, norm_2 = layer_norm(self.config, "norm_1"), layer_norm(self.config, "norm_2")
         with jax.named_scope("exchange"):
             context = exchange(x_BTD, layout)
+        expected = x_BTD.shape[1] + (layout.num_parts - 1) * exchange.rows_sent(layout.part_len)
+        if context.x_BKD.shape[1] != expected:
+            raise InputError(
+                f"{exchange} gave a context of {context.x_BKD.shape[1]} rows, but by its rows_sent it should be {expected}; "
+                "it sends another number of rows than it says, or a part has too few tokens for it"
+            )
         if self.config.norm_first:
             context = replace(context, x_BKD=norm_1(context.x_BKD))
             x_BTD = x_BTD + attention(norm_1(x_BTD), context, layout)

@@ -28,6 +28,8 @@ FAMILIES = {"bert": bert}
 """Modules of the families, by Hugging Face's `model_type`."""
 
 WEIGHTS = "model.safetensors"
+HUB_ID = r"[\w.-]+(/[\w.-]+)?"
+HEAD_HINT = " (give a trained head with --head, or train one with train.finetune)"
 HUB_FILES = [
     "config.json",
     "*.safetensors",
@@ -54,6 +56,17 @@ class Pretrained:
     folder: Path
 
 
+def check_source(source: str) -> None:
+    """Raises InputError if a source can be seen to be wrong without fetching anything."""
+    if source.startswith("asset:"):
+        if (name := source.removeprefix("asset:")) not in assets.ASSETS:
+            raise InputError(f"unknown asset {name!r}; known are {', '.join(assets.ASSETS)}")
+    elif not Path(source).expanduser().is_dir() and (source.startswith(".") or not re.fullmatch(HUB_ID, source)):
+        raise InputError(
+            f"no folder {source!r}; give a folder in the hub's layout, a hub id such as 'org/name', or 'asset:minilm'"
+        )
+
+
 def resolve(source: str, revision: str | None = None) -> Path:
     """The folder for a source: a local folder, `asset:NAME`, or a hub id (downloaded into Hugging Face's cache).
 
@@ -61,18 +74,12 @@ def resolve(source: str, revision: str | None = None) -> Path:
       InputError: if there is no such folder and it can't be a hub id, or the hub has no such model.
       AssetError: if an asset can't be had.
     """
+    check_source(source)
     if source.startswith("asset:"):
-        name = source.removeprefix("asset:")
-        if name not in assets.ASSETS:
-            raise InputError(f"unknown asset {name!r}; known are {', '.join(assets.ASSETS)}")
-        return assets.fetch(assets.ASSETS[name])
+        return assets.fetch(assets.ASSETS[source.removeprefix("asset:")])
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or source.startswith("."):
-        raise InputError(
-            f"no folder {source!r}; give a folder in the hub's layout, a hub id such as 'org/name', or 'asset:minilm'"
-        )
     import huggingface_hub
 
     try:
@@ -125,7 +132,7 @@ def load(
         raise InputError(f"{kind.__name__} has no parameters {', '.join(sorted(unknown))}; it has {', '.join(shapes)}")
     tensors = read_tensors(folder)
     if head is not None:
-        tensors = _normalise(tensors, family.table(config)) | read_file(Path(head))
+        tensors = _normalise(tensors, family.table(config)) | read_head(Path(head))
     params = import_params(tensors, family.table(config), shapes, fresh=fresh)
     if fresh:
         drawn = flax.traverse_util.flatten_dict(init_params(model, jax.random.key(seed)))
@@ -138,22 +145,37 @@ def read_config(folder: Path) -> dict:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"no config.json in {folder}; give a folder in the hub's layout")
-    try:
-        model_type = json.loads(path.read_text()).get("model_type")
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
+    model_type = read_json(path).get("model_type")
     if model_type not in FAMILIES:
         raise InputError(f"{path} says model_type {model_type!r}; implemented are {', '.join(FAMILIES)}")
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder).to_dict()
+    try:
+        return AutoConfig.from_pretrained(folder).to_dict()
+    except Exception as error:  # whatever transformers makes of a wrong value
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} has a value that transformers refuses: {reason}") from error
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file that holds an object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}; download it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object; download it again")
+    return content
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     """All tensors of a folder, from one safetensors file or several with an index."""
     index = folder / f"{WEIGHTS}.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise InputError(f"{index} has no weight_map; download it again")
+        names = sorted(set(weight_map.values()))
     elif (folder / WEIGHTS).is_file():
         names = [WEIGHTS]
     else:
@@ -175,6 +197,18 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"{path} is not a whole safetensors file: {error}; download it again") from error
+
+
+def read_head(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a trained head: whole layers, so that none is half the source's."""
+    tensors = read_file(path)
+    layers = {name.rpartition(".")[0] for name in tensors}
+    missing = [
+        f"{layer}.{part}" for layer in sorted(layers) for part in ("weight", "bias") if f"{layer}.{part}" not in tensors
+    ]
+    if missing:
+        raise InputError(f"the head {path} lacks {', '.join(missing)}; train it again with train.finetune")
+    return tensors
 
 
 def _normalise(tensors: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
@@ -206,7 +240,7 @@ def import_params(tensors: Mapping[str, np.ndarray], table: Table, shapes: Any, 
         if entry.ours not in wanted or entry.ours.split("/")[0] in fresh:
             continue
         if entry.theirs not in tensors:
-            wrong.append(f"{entry.theirs} is missing")
+            wrong.append(f"{entry.theirs} is missing" + HEAD_HINT * (entry.ours.split("/")[0] == "classifier"))
             continue
         value = _transposed(entry, tensors[entry.theirs]).astype(np.float32)
         if value.shape != wanted[entry.ours].shape:

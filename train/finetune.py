@@ -7,11 +7,9 @@ python -m train.finetune configs/X.py [--out DIR] [--resume] [flags]
 import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from prism_jax import config
-from prism_jax.command import run
-from prism_jax.errors import InputError
+from prism_jax.command import output_folder, run
 from train.head import train_head
 
 
@@ -26,20 +24,8 @@ class Finetune:
 
 def main(argv: list[str]) -> None:
     command = config.parse(Finetune, __doc__, argv)
-    out, asked = Path(command.out), config.to_json(command.experiment)
-    started = out / "config.json"
-    if started.exists():
-        if not command.resume:
-            raise InputError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
-        before = json.loads(started.read_text())
-        differing = [name for name in asked if asked[name] != before.get(name)]
-        if differing:
-            raise InputError(
-                f"{out} was started with another {', '.join(differing)}; choose another --out, or the same values"
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    started.write_text(json.dumps(asked, indent=2))
-    origin = train_head(command.experiment, out)
+    out = output_folder(command.out)
+    origin = train_head(command.experiment, out, resume=command.resume)
     print(json.dumps(origin, indent=2))
     print(f"wrote {out}/head.safetensors; score it with: python -m eval.evaluate {argv[0]} --checkpoint {out}")
 

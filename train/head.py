@@ -1,6 +1,7 @@
 """Trains a classification head on a frozen encoder: the rows that the head reads are computed once, then trained on."""
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from prism_jax import checkpoint, config, data, weights
 from prism_jax.config import Experiment
-from prism_jax.errors import InputError
+from prism_jax.errors import InputError, RunError
 from prism_jax.exchange import check
 from prism_jax.forward import encode
 from prism_jax.runners import on_one_device
@@ -24,18 +25,31 @@ CHUNK = 1024
 """Examples whose rows are kept in one file."""
 
 
-def train_head(experiment: Experiment, out: Path) -> dict:
+TRAINED_WITH = ("model", "weights", "revision", "dataset", "num_tokens", "training")
+"""The fields of an experiment that training depends on."""
+
+
+def train_head(experiment: Experiment, out: Path, *, resume: bool = False) -> dict:
     """Trains, keeping in `out` what is needed to go on after an interruption.
 
     Args:
       experiment: its `training` says how.
-      out: folder for rows, checkpoints, metrics.jsonl, head.safetensors (the best epoch, float16) and head.json.
+      out: folder for config.json, rows, checkpoints, metrics.jsonl, head.safetensors (the best epoch, float16), head.json.
+      resume: go on with the run in `out`.
 
     Returns:
       The origin of the head, as head.json has it.
     """
     training = experiment.training
     check_training(training, experiment.num_tokens)
+    if (out / "config.json").exists():
+        if not resume:
+            raise InputError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
+        if differing := checkpoint.differences(out, experiment, TRAINED_WITH):
+            raise InputError(
+                f"{out} was started with another {', '.join(differing)}; choose another --out, or the same values"
+            )
+    weights.check_source(experiment.weights)
     dataset = data.load(experiment.dataset, "train")
     order = np.random.default_rng(training.seed).permutation(len(dataset))
     held_out = round(training.validation * len(dataset))
@@ -56,6 +70,7 @@ def train_head(experiment: Experiment, out: Path) -> dict:
         seed=training.seed,
     )
     model = pretrained.model
+    (out / "config.json").write_text(json.dumps(config.to_json(experiment), indent=2))
     rows = frozen_rows(experiment, pretrained, dataset, out / "rows")
 
     batches = grain.MapDataset.source(train).seed(training.seed).shuffle().repeat().batch(training.batch_size)
@@ -84,15 +99,19 @@ def train_head(experiment: Experiment, out: Path) -> dict:
         progress = tqdm(total=num_steps, initial=int(state.step), desc="training", unit="step", disable=None)
         while int(state.step) < num_steps:
             state, train_loss = _epoch(state, step, frozen, batches, rows, dataset.labels, steps_per_epoch, progress)
+            if not math.isfinite(train_loss):
+                raise RunError(
+                    f"the loss is {train_loss} after step {int(state.step)}; the last checkpoint is kept; lower training.learning_rate"
+                )
             metrics = {"loss": train_loss, checkpoint.METRIC: 100 * float(accuracy(state.params))}
             progress.set_postfix(metrics)
             log.write({"step": int(state.step), **metrics, "time": time.time()})
             checkpoint.save(manager, int(state.step), state, metrics)
         progress.close()
         manager.wait_until_finished()
-    best, params = checkpoint.restore_best_params(out)
+    best = checkpoint.load_best(out, experiment)
     family = weights.FAMILIES[weights.read_config(pretrained.folder)["model_type"]]
-    tensors = weights.export_tensors(params, family.table(model.config))
+    tensors = weights.export_tensors(best.params, family.table(model.config))
     weights.write_file(out / "head.safetensors", {name: tensor.astype(np.float16) for name, tensor in tensors.items()})
     origin = {
         "weights": experiment.weights,
@@ -102,8 +121,8 @@ def train_head(experiment: Experiment, out: Path) -> dict:
         "num_tokens": experiment.num_tokens,
         "examples": len(train),
         "validation_examples": held_out,
-        "step": best,
-        checkpoint.METRIC: round(100 * float(accuracy(params)), 2),
+        "step": best.step,
+        checkpoint.METRIC: round(100 * float(accuracy(best.params)), 2),
         "precision": "float16",
     }
     (out / "head.json").write_text(json.dumps(origin, indent=2) + "\n")
@@ -114,6 +133,10 @@ def check_training(training: config.HeadTraining, num_tokens: int) -> None:
     """Raises InputError if a value is out of its range."""
     if not 0 < training.validation < 1:
         raise InputError(f"training.validation is {training.validation}; choose a share between 0 and 1")
+    if not training.trained or "encoder" in training.trained:
+        raise InputError(
+            "training.trained names the head's parameters, such as pooler classifier; the encoder stays as it is"
+        )
     for name in ("epochs", "batch_size"):
         if getattr(training, name) < 1:
             raise InputError(f"training.{name} is {getattr(training, name)}; choose 1 or more")

@@ -58,8 +58,9 @@ SUPPORTED = {
     "is_decoder": {False},
     "add_cross_attention": {False},
     "tie_word_embeddings": {True},
-    "chunk_size_feed_forward": ANY,
-    "classifier_dropout": ANY,
+    "chunk_size_feed_forward": {0},
+    "is_encoder_decoder": {False},
+    "classifier_dropout": ANY,  # no head is run with dropout
     "directionality": {"bidi"},
     "pruned_heads": {None, ()},
 }
