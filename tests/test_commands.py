@@ -210,6 +210,7 @@ def test_one_exchange_for_each_block(toy_config, trained, tmp_path, monkeypatch,
         ),
         ("eval.evaluate", ["CONFIG", "--batch-size", "0"], "batch_size is 0; choose 1 or more"),
         ("eval.sweep", ["CONFIG", "--parts", "0"], "0 parts asked for"),
+        ("eval.sweep", ["CONFIG", "--out", __file__], "can't write to"),
         ("eval.sweep", ["CONFIG", "--segments", "0"], "num_segments is 0; choose 1 or more"),
         ("train.finetune", ["CONFIG", "--training.epochs", "x"], "--training.epochs"),
         ("train.finetune", ["CONFIG", "--training.epochs", "0"], "training.epochs is 0; choose 1 or more"),
@@ -228,11 +229,54 @@ def test_one_exchange_for_each_block(toy_config, trained, tmp_path, monkeypatch,
 )
 def test_wrong_input_is_one_line_and_status_2(module, flags, message, toy_config, tmp_path, monkeypatch, capsys):
     flags = [toy_config if flag == "CONFIG" else flag for flag in flags]
-    assert run(module, *flags, *(["--out", tmp_path / "out"] if flags else []), monkeypatch=monkeypatch) == 2
+    assert (
+        run(
+            module,
+            *flags,
+            *(["--out", tmp_path / "out"] if flags and "--out" not in flags else []),
+            monkeypatch=monkeypatch,
+        )
+        == 2
+    )
     lines = capsys.readouterr().err.strip().splitlines()
     assert message in lines[-1]
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
+
+
+def test_the_share_of_examples_with_tokens_in_every_part():
+    from eval.scoring import Task
+
+    mask = np.arange(8)[None] < np.array([[8], [7], [6], [4], [1]])
+    task = Task(type("Experiment", (), {"num_tokens": 8}), None, "", {"mask": mask}, np.zeros(5))
+    # Parts of 8; 4 and 4; 3, 3 and 2; 2 each.
+    assert [task.share_in_every_part(p) for p in (1, 2, 3, 4)] == [1.0, 0.6, 0.4, 0.4]
+    assert np.median(task.real_tokens) == 6
+
+
+def test_a_diverging_run_stops_and_keeps_the_last_checkpoint(toy_config, tmp_path, monkeypatch, capsys):
+    flags = ["--out", tmp_path, "--training.learning-rate", "nan"]
+    assert run("train.finetune", toy_config, *flags, monkeypatch=monkeypatch) == 1
+    assert "the loss is nan after step 3; the last checkpoint is kept" in capsys.readouterr().err
+
+
+def test_a_refused_run_leaves_its_folder_free(toy_config, tmp_path, monkeypatch):
+    assert (
+        run("train.finetune", toy_config, "--out", tmp_path / "a", "--weights", "/nowhere", monkeypatch=monkeypatch)
+        == 2
+    )
+    assert run("train.finetune", toy_config, "--out", tmp_path / "a", monkeypatch=monkeypatch) == 0
+
+
+def test_a_checkpoint_of_another_run_or_a_damaged_one(toy_config, trained, tmp_path, monkeypatch, capsys):
+    flags = ["--checkpoint", trained, "--num-parts", "2", "--exchange", "isolated_parts", "--out", tmp_path / "out"]
+    assert run("eval.evaluate", toy_config, *flags, "--num-tokens", "12", monkeypatch=monkeypatch) == 2
+    assert "was trained with another num_tokens; use the same values" in capsys.readouterr().err
+    for path in trained.glob("checkpoints/*/default/**/*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert run("eval.evaluate", toy_config, *flags, monkeypatch=monkeypatch) == 2
+    assert "is damaged or of another model" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_a_config_file_without_a_config_or_with_an_error(tmp_path, monkeypatch, capsys):

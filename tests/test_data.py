@@ -1,5 +1,7 @@
 """Texts, tokens and batches."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,16 @@ def test_pairs_have_types(toy_folder):
 def test_a_tokenizer_of_another_model_is_refused(toy_folder):
     with pytest.raises(ValueError, match="has 99 tokens, but the model's table 50 rows; they don't belong together"):
         data.load_tokenizer(toy_folder, 50)
+
+
+def test_a_folder_without_a_tokenizer_is_refused():
+    with pytest.raises(ValueError, match="no tokenizer in .*bert_tiny; one of tokenizer.json"):
+        data.load_tokenizer(Path(__file__).parent / "golden" / "bert_tiny", 99)
+
+
+def test_too_few_tokens_for_a_word_are_refused(toy_folder):
+    with pytest.raises(ValueError, match="num_tokens is 2, but 2 of them are special; choose 3 or more"):
+        data.tokenize(data.load_tokenizer(toy_folder, 99), ["w0"], 2)
 
 
 def test_batches_have_one_shape_and_count_every_example_once():

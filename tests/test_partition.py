@@ -54,6 +54,15 @@ def test_a_device_holds_its_own_tokens_only():
             "4 parts asked for, but the sequence has 3 tokens; choose 1 to 3",
         ),
         (lambda: pj.split({"ids": np.zeros((1, 3)), "mask": np.ones((1, 4))}, 2), "every array of a batch is"),
+        (lambda: pj.split({"ids": np.zeros(3)}, 1), "every array of a batch is"),
+        (
+            lambda: pj.on_mesh(2, data=2).split({"ids": np.zeros((3, 4))}),
+            "a batch of 3 does not cut into 2 on the data axis",
+        ),
+        (
+            lambda: pj.forward(None, {}, pj.split({"ids": np.zeros((1, 8))}, 4), pj.AllGather(), pj.on_one_device(2)),
+            "the batch was split for 4 parts, but the runner has 2; use run.split",
+        ),
         (lambda: pj.on_mesh(9), "9 devices are needed .* there are 8 of kind 'cpu'.*JAX_NUM_CPU_DEVICES=9"),
         (lambda: pj.on_mesh(0), "choose 1 or more"),
         (lambda: pj.on_one_device(0), "num_parts is 0; choose 1 or more"),

@@ -1,6 +1,8 @@
 """The README's code runs as it stands."""
 
+import inspect
 import re
+import textwrap
 from pathlib import Path
 
 import jax
@@ -9,6 +11,7 @@ from test_commands import run
 
 import prism_jax as pj
 from prism_jax import weights
+from prism_jax.forward import encode
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = {re.search(r"(?:(LastTokens)|(cost\.lowered)|(BertForSentenceEmbedding)|(encode_part))", block)[0]: block
@@ -47,6 +50,12 @@ def test_the_exchange_of_ones_own(toy_config, tmp_path, monkeypatch, capsys):
 def with_fresh_head(load):
     """The toy data set has no trained head."""
     return lambda *args, **kwargs: load(*args, **kwargs | {"fresh": ("classifier",)})
+
+
+def test_the_quoted_lines_are_those_of_the_source():
+    # The formatter has its own idea of blank lines.
+    source = textwrap.dedent(inspect.getsource(encode).split('"""')[2])
+    assert BLOCKS["encode_part"].replace("\n\n", "\n").replace("\n\n", "\n").strip() in source.replace("\n\n", "\n")
 
 
 def test_sending_all_last_tokens_is_an_all_gather():

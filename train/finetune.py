@@ -5,6 +5,7 @@ python -m train.finetune configs/X.py [--out DIR] [--resume] [flags]
 """
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass
 
@@ -25,7 +26,10 @@ class Finetune:
 def main(argv: list[str]) -> None:
     command = config.parse(Finetune, __doc__, argv)
     out = output_folder(command.out)
-    origin = train_head(command.experiment, out, resume=command.resume)
+    origin = {"command": f"python -m train.finetune {shlex.join(argv)}"} | train_head(
+        command.experiment, out, command.resume
+    )
+    (out / "head.json").write_text(json.dumps(origin, indent=2) + "\n")
     print(json.dumps(origin, indent=2))
     print(f"wrote {out}/head.safetensors; score it with: python -m eval.evaluate {argv[0]} --checkpoint {out}")
 

@@ -29,16 +29,16 @@ TRAINED_WITH = ("model", "weights", "revision", "dataset", "num_tokens", "traini
 """The fields of an experiment that training depends on."""
 
 
-def train_head(experiment: Experiment, out: Path, *, resume: bool = False) -> dict:
+def train_head(experiment: Experiment, out: Path, resume: bool = False) -> dict:
     """Trains, keeping in `out` what is needed to go on after an interruption.
 
     Args:
       experiment: its `training` says how.
-      out: folder for config.json, rows, checkpoints, metrics.jsonl, head.safetensors (the best epoch, float16), head.json.
+      out: folder for config.json, rows, checkpoints, metrics.jsonl, head.safetensors (the best epoch, float16).
       resume: go on with the run in `out`.
 
     Returns:
-      The origin of the head, as head.json has it.
+      The origin of the head.
     """
     training = experiment.training
     check_training(training, experiment.num_tokens)
@@ -111,9 +111,10 @@ def train_head(experiment: Experiment, out: Path, *, resume: bool = False) -> di
         manager.wait_until_finished()
     best = checkpoint.load_best(out, experiment)
     family = weights.FAMILIES[weights.read_config(pretrained.folder)["model_type"]]
-    tensors = weights.export_tensors(best.params, family.table(model.config))
-    weights.write_file(out / "head.safetensors", {name: tensor.astype(np.float16) for name, tensor in tensors.items()})
-    origin = {
+    kept = jax.tree.map(lambda x: x.astype(np.float16), best.params)
+    tensors = weights.export_tensors(kept, family.table(model.config))
+    weights.write_file(out / "head.safetensors", tensors)
+    return {
         "weights": experiment.weights,
         "revision": experiment.revision,
         "dataset": dataset.name,
@@ -122,11 +123,11 @@ def train_head(experiment: Experiment, out: Path, *, resume: bool = False) -> di
         "examples": len(train),
         "validation_examples": held_out,
         "step": best.step,
-        checkpoint.METRIC: round(100 * float(accuracy(best.params)), 2),
+        checkpoint.METRIC: round(100 * float(accuracy(jax.tree.map(np.float32, kept))), 2),
         "precision": "float16",
+        "label_names": dataset.label_names,
+        "jax": jax.__version__,
     }
-    (out / "head.json").write_text(json.dumps(origin, indent=2) + "\n")
-    return origin
 
 
 def check_training(training: config.HeadTraining, num_tokens: int) -> None:

@@ -1,0 +1,49 @@
+"""Dropout, and what a config refuses. The block itself is tested against Hugging Face's models."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import prism_jax as pj
+from prism_jax.transformer import TransformerConfig, dropout, keep_factors
+
+
+def layout(*, block: int = 0, part: int = 0, key: int | None = 0) -> pj.Layout:
+    keys = (
+        None if key is None else jax.vmap(jax.random.fold_in, (0, None))(jax.random.split(jax.random.key(key), 2), part)
+    )
+    return pj.Layout(jnp.int32(part), jnp.ones((2, 8), bool), keys, num_parts=2, num_tokens=8, block=block)
+
+
+def test_dropout_keeps_the_share_it_says_and_the_expectation():
+    keep = np.asarray(keep_factors((2, 500, 200), 0.3, layout(), site=0))
+    assert np.unique(keep).tolist() == pytest.approx([0, 1 / 0.7])
+    assert keep.mean() == pytest.approx(1, abs=0.01)
+    assert np.abs(keep[0] - keep[1]).max() > 0
+
+
+def test_every_block_part_site_and_key_drops_something_else():
+    masks = [keep_factors((2, 4, 8), 0.5, layout(block=b, part=p, key=k), site=s)
+             for b, p, s, k in [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]]  # fmt: skip
+    assert len({np.asarray(mask).tobytes() for mask in masks}) == 5
+    again = keep_factors((2, 4, 8), 0.5, layout(), site=0)
+    np.testing.assert_array_equal(again, masks[0])
+
+
+def test_without_keys_nothing_is_dropped():
+    x = jnp.ones((2, 4, 8))
+    assert dropout(x, 0.5, layout(key=None), site=0) is x
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_heads": 3}, "32 features don't divide into 3 heads"),
+        ({"num_heads": 0}, "32 features don't divide into 0 heads"),
+        ({"activation": "mish"}, "unknown activation 'mish'; known are gelu, gelu_new"),
+    ],
+)
+def test_wrong_configs_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        TransformerConfig(**{"num_layers": 1, "features": 32, "num_heads": 4, "mlp_features": 64} | values)
