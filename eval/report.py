@@ -175,7 +175,7 @@ def plot(path: Path, content: dict) -> None:
     parts = sorted({row["num_parts"] for row in rows} - {1})
     sent = [row["bytes_sent_per_device"] / 1e3 for row in rows if row["bytes_sent_per_device"]]
     edge = min(sent, default=1) / 4
-    figure, axes = plt.subplots(figsize=(7, 4.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
     for row in one_device:
         axes.axhline(row["score"], color="black", linewidth=1, linestyle="--", label="one device")
     for i, num_parts in enumerate(parts):
@@ -206,6 +206,6 @@ def plot(path: Path, content: dict) -> None:
         f"{content['model']}\n{content['dataset']}, n = {rows[0]['examples']}, N = {rows[0]['tokens']}", fontsize=9
     )
     axes.grid(alpha=0.25)
-    figure.legend(loc="outside lower center", fontsize=8, ncols=7)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=4)
     figure.savefig(path, dpi=150)
     plt.close(figure)
