@@ -18,6 +18,8 @@ from eval.scoring import Task
 from prism_jax import config
 
 SCHEMA = 1
+AT_THE_END = ("results.csv", "report.md", "accuracy_bytes.png")
+"""What is written when all rows are there; results.json grows row by row."""
 COLOURS = {2: "#0072B2", 4: "#E69F00", 8: "#009E73"}  # Okabe and Ito, safe for colour-blind readers
 MARKERS = {"isolated_parts": "v", "all_gather": "s", "segment_means": "o"}
 

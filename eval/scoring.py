@@ -11,8 +11,8 @@ from tqdm import tqdm
 from prism_jax import checkpoint, cost, data, metrics, weights
 from prism_jax.config import Experiment
 from prism_jax.errors import InputError
-from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence, per_block, text_of
-from prism_jax.forward import Exchanges, lower
+from prism_jax.exchange import AllGather, Exchange, Exchanges, SegmentMeans, WholeSequence, per_block, text_of
+from prism_jax.forward import lower
 from prism_jax.partition import part_length
 from prism_jax.runners import Runner
 

@@ -42,6 +42,8 @@ def main(argv: list[str]) -> None:
     runners = {setting.num_parts: on_mesh(setting.num_parts) for setting in planned}
     task = load_task(command.experiment, planned)
 
+    for name in report.AT_THE_END:
+        (out / name).unlink(missing_ok=True)
     rows, reference = [], None
     print(report.line(report.COLUMNS), flush=True)
     for setting in planned:

@@ -1,7 +1,6 @@
 """Checkpoints of a run, with Orbax."""
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,6 @@ import orbax.checkpoint as ocp
 
 from prism_jax import config
 from prism_jax.errors import InputError
-
-logging.getLogger("absl").setLevel(logging.ERROR)
-
 
 METRIC = "validation_accuracy"
 """The metric of which the highest is the best."""

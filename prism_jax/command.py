@@ -1,5 +1,6 @@
 """How every entry point ends: 0 after success, 2 for what the user can mend, 1 for a failed run."""
 
+import logging
 import sys
 import tempfile
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from prism_jax.errors import InputError, RunError
 
 def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
     """Runs an entry point and exits with its status. What the user can mend is one line, without a traceback."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every file
     try:
         main(argv)
     except InputError as error:

@@ -85,14 +85,12 @@ class Operation:
       scope: the names of the modules and scopes around it.
       flops: 2 for a multiply-add.
       bytes_sent: by this device to all others together.
-      dtype: element type of the result.
     """
 
     opcode: str
     scope: tuple[str, ...]
     flops: float
     bytes_sent: float
-    dtype: str
 
 
 @dataclass(frozen=True)
@@ -143,9 +141,7 @@ def read_program(text: str) -> list[Operation]:
                 follow(callee, times * trips, scope)
             flops, sent = times * _flops(instruction, operands), times * _bytes_sent(instruction, operands)
             if flops or sent:
-                operations.append(
-                    Operation(instruction.opcode.removesuffix("-start"), scope, flops, sent, instruction.shapes[0][0])
-                )
+                operations.append(Operation(instruction.opcode.removesuffix("-start"), scope, flops, sent))
 
     follow(entry, 1, ())
     return operations

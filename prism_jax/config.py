@@ -15,10 +15,10 @@ import tyro
 
 from prism_jax import exchange as exchanges
 from prism_jax.errors import InputError
-from prism_jax.exchange import Exchange
+from prism_jax.exchange import Exchange, Exchanges
 
 ExchangeFlag = Annotated[
-    Exchange | tuple[Exchange, ...],
+    Exchanges,
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="EXCHANGE",
@@ -73,7 +73,7 @@ class Experiment:
     """The P of a sweep."""
     segments: tuple[int, ...] = (1, 4, 16)
     """The L of a sweep's segment means."""
-    baselines: tyro.conf.Suppress[tuple[Exchange | tuple[Exchange, ...], ...]] = (
+    baselines: tyro.conf.Suppress[tuple[Exchanges, ...]] = (
         exchanges.IsolatedParts(),
         exchanges.AllGather(),
     )

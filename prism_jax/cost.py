@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 
 from prism_jax.compiled import Operation, read_program
-from prism_jax.exchange import IsolatedParts, per_block
-from prism_jax.forward import Exchanges, encode, lower, params_shapes, parts_shapes
+from prism_jax.exchange import Exchanges, IsolatedParts, per_block
+from prism_jax.forward import encode, lower, params_shapes, parts_shapes
 from prism_jax.partition import part_length
 from prism_jax.runners import Runner, on_one_device
 from prism_jax.transformer import TransformerConfig

@@ -180,14 +180,18 @@ def segment_table(part_len: int, num_segments: int) -> tuple[np.ndarray, np.ndar
     return index_LS, offset_S < size_L[:, None]
 
 
-def check(exchange: Exchange | tuple[Exchange, ...], num_tokens: int, num_parts: int) -> None:
+Exchanges = Exchange | tuple[Exchange, ...]
+"""One exchange for all blocks, or a tuple with one for each."""
+
+
+def check(exchange: Exchanges, num_tokens: int, num_parts: int) -> None:
     """Raises InputError if an exchange, or one of several, can't run on N tokens in P parts."""
     check_parts(num_parts, num_tokens)
     for one in (exchange,) if isinstance(exchange, Exchange) else exchange:
         one.check(num_tokens, num_parts)
 
 
-def per_block(exchange: Exchange | tuple[Exchange, ...], num_layers: int) -> tuple[Exchange, ...]:
+def per_block(exchange: Exchanges, num_layers: int) -> tuple[Exchange, ...]:
     """One exchange for each block, from one for all or a tuple with one for each."""
     if isinstance(exchange, Exchange):
         return (exchange,) * num_layers
@@ -201,12 +205,12 @@ def name_of(kind: type[Exchange]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
-def text_of(exchange: Exchange | tuple[Exchange, ...]) -> str:
+def text_of(exchange: Exchanges) -> str:
     """What `parse` reads."""
     return ",".join(map(str, exchange)) if isinstance(exchange, tuple) else str(exchange)
 
 
-def parse(text: str) -> Exchange | tuple[Exchange, ...]:
+def parse(text: str) -> Exchanges:
     """An exchange from its text: `all_gather`, `segment_means:8`; several with commas between them, one a block.
 
     Every subclass of `Exchange` that has been imported is known, a user's own too.

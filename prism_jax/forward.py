@@ -14,12 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.errors import InputError
-from prism_jax.exchange import Exchange, WholeSequence, check
+from prism_jax.exchange import Exchanges, WholeSequence, check
 from prism_jax.partition import Layout, Parts, split
 from prism_jax.runners import Runner
-
-Exchanges = Exchange | tuple[Exchange, ...]
-"""One exchange for all blocks, or a tuple with one for each."""
 
 
 def forward(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> Any:

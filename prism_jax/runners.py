@@ -6,6 +6,7 @@ all parts inside one device (`jax.vmap`). The function sees the same arguments a
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -40,7 +41,7 @@ class Runner(Protocol):
         """Runs `function` on every part; returns the joined rows [B, P*R, ...], in the order of the parts."""
 
 
-def _run_part(function, params, tokens, real_BN, keys_B, *, num_parts, num_tokens):
+def _run_part(function, num_parts, num_tokens, params, tokens, real_BN, keys_B):
     """The body of both runners: one part, inside an axis named PARTS."""
     part = jax.lax.axis_index(PARTS)
     if keys_B is not None:
@@ -64,19 +65,11 @@ class OnOneDevice:
         return jax.tree.map(jnp.asarray, tree)
 
     def __call__(self, function, params, parts):
-        def one_part(tokens):
-            return _run_part(
-                function,
-                params,
-                tokens,
-                parts.real_BN,
-                parts.keys_B,
-                num_parts=self.num_parts,
-                num_tokens=parts.num_tokens,
-            )
-
         def cut(x):
             return x.reshape(x.shape[0], self.num_parts, -1, *x.shape[2:])
+
+        def one_part(tokens):
+            return _run_part(function, parts.num_parts, parts.num_tokens, params, tokens, parts.real_BN, parts.keys_B)
 
         run = jax.vmap(one_part, in_axes=1, out_axes=1, axis_name=PARTS, axis_size=self.num_parts)
         rows_BPRD = run(jax.tree.map(cut, parts.tokens))
@@ -131,17 +124,7 @@ class OnMesh:
         return jax.device_put(tree, jax.NamedSharding(self.mesh, jax.P()))
 
     def __call__(self, function, params, parts):
-        def one_part(params, tokens, real_BN, keys_B):
-            return _run_part(
-                function,
-                params,
-                tokens,
-                real_BN,
-                keys_B,
-                num_parts=self.num_parts,
-                num_tokens=parts.num_tokens,
-            )
-
+        one_part = partial(_run_part, function, parts.num_parts, parts.num_tokens)
         cut, whole = self._specs()
         run = jax.shard_map(one_part, mesh=self.mesh, in_specs=(jax.P(), cut, whole, whole), out_specs=cut)
         rows_BRD = run(params, parts.tokens, parts.real_BN, parts.keys_B)

@@ -9,7 +9,7 @@ import jax
 
 from prism_jax.attention import attend, attention_bias
 from prism_jax.errors import InputError
-from prism_jax.exchange import Context, Exchange, per_block
+from prism_jax.exchange import Context, Exchange, Exchanges, per_block
 from prism_jax.partition import Layout
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -152,7 +152,7 @@ class Stack(nn.Module):
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, exchange: Exchange | tuple[Exchange, ...], layout: Layout) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, exchange: Exchanges, layout: Layout) -> jax.Array:
         for i, one in enumerate(per_block(exchange, self.config.num_layers)):
             x_BTD = Block(self.config, name=f"block_{i}")(x_BTD, one, replace(layout, block=i))
         return x_BTD

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.errors import InputError
-from prism_jax.exchange import Exchange
+from prism_jax.exchange import Exchanges
 from prism_jax.models.hugging_face import ANY, Entry, Table, linear, norm, refuse_unsupported
 from prism_jax.partition import Layout
 from prism_jax.transformer import ACTIVATIONS, Stack, TransformerConfig, dense, dropout, layer_norm
@@ -112,9 +112,7 @@ class BertEncoder(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(
-        self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchange | tuple[Exchange, ...]
-    ) -> jax.Array:
+    def __call__(self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges) -> jax.Array:
         config, stack = self.config, self.config.stack
         check_length(config, layout.num_tokens)
 
