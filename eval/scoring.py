@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from prism_jax import checkpoint, cost, data, metrics, weights
+from prism_jax import checkpoint, cost, data, hub, metrics, weights
 from prism_jax.config import Experiment
 from prism_jax.errors import InputError
 from prism_jax.exchange import AllGather, Exchange, Exchanges, SegmentMeans, WholeSequence, per_block, text_of
@@ -61,7 +61,7 @@ def load_task(experiment: Experiment, settings: list[Setting], trained: checkpoi
       settings: all that will be scored; refused if one does not fit the model.
       trained: a checkpoint whose parameters stand in for those of the weights.
     """
-    weights.check_source(experiment.weights)
+    hub.check_source(experiment.weights)
     dataset = data.load(experiment.dataset, "test")
     examples = data.subset(dataset, experiment.limit)
     pretrained = weights.load(

@@ -1,10 +1,48 @@
 """Attention with one additive bias, which is the scaling-aware softmax, the padding mask and the causal mask at once."""
 
+import flax
 import jax
 import jax.numpy as jnp
 
 HIDDEN = -1e9
 """Added to the logit of a hidden row. Finite: -inf would make NaN in rows that see nothing."""
+
+
+@flax.struct.dataclass
+class Memory:
+    """What the queries of a block attend to: the keys and values of its context. Generation keeps it, as its cache.
+
+    Attributes:
+      k_BHKF: keys.
+      v_BHKF: values.
+      count_BK: float32, how many real tokens a row stands for; 0 hides the row.
+    """
+
+    k_BHKF: jax.Array
+    v_BHKF: jax.Array
+    count_BK: jax.Array
+
+    def grow(self, rows: int) -> "Memory":
+        """With room for more rows at the end, hidden until they are written."""
+
+        def padded(x, axis):
+            return jnp.pad(x, [(0, rows * (i == axis)) for i in range(x.ndim)])
+
+        return Memory(padded(self.k_BHKF, 2), padded(self.v_BHKF, 2), padded(self.count_BK, 1))
+
+    def write(self, rows: "Memory", slot: jax.Array) -> "Memory":
+        """With `rows` in place of those from `slot` on."""
+        put = jax.lax.dynamic_update_slice_in_dim
+        return Memory(
+            put(self.k_BHKF, rows.k_BHKF, slot, axis=2),
+            put(self.v_BHKF, rows.v_BHKF, slot, axis=2),
+            put(self.count_BK, rows.count_BK, slot, axis=1),
+        )
+
+
+def count_bias(count_BK: jax.Array) -> jax.Array:
+    """`log(count)`, and HIDDEN where the count is 0: [B, 1, 1, K], float32."""
+    return jnp.where(count_BK > 0, jnp.log(jnp.maximum(count_BK, 1)), HIDDEN)[:, None, None, :]
 
 
 def attention_bias(count_BK: jax.Array, last_K: jax.Array, positions_T: jax.Array, *, causal: bool) -> jax.Array:
@@ -24,8 +62,7 @@ def attention_bias(count_BK: jax.Array, last_K: jax.Array, positions_T: jax.Arra
     Returns:
       [B, 1, 1, K], or with `causal` [B, 1, T, K], float32.
     """
-    bias_BK = jnp.where(count_BK > 0, jnp.log(jnp.maximum(count_BK, 1)), HIDDEN)
-    bias_B11K = bias_BK[:, None, None, :]
+    bias_B11K = count_bias(count_BK)
     if not causal:
         return bias_B11K
     seen_TK = last_K[None, :] <= positions_T[:, None]

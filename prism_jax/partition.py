@@ -54,6 +54,11 @@ class Layout:
     block: int = flax.struct.field(pytree_node=False, default=0)
 
     @property
+    def block_keys_B(self) -> jax.Array | None:
+        """This block's random keys, one an example; None when nothing is random."""
+        return None if self.keys_B is None else jax.vmap(jax.random.fold_in, (0, None))(self.keys_B, self.block)
+
+    @property
     def part_len(self) -> int:
         """T, the tokens of a part."""
         return self.real_BN.shape[1] // self.num_parts

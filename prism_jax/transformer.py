@@ -6,10 +6,11 @@ from functools import partial
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-from prism_jax.attention import attend, attention_bias
+from prism_jax.attention import Memory, attend, attention_bias, count_bias
 from prism_jax.errors import InputError
-from prism_jax.exchange import Context, Exchange, Exchanges, per_block
+from prism_jax.exchange import Exchange, Exchanges, per_block
 from prism_jax.partition import Layout
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -20,6 +21,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
 }
 """Activations by their Hugging Face name."""
+
+COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class TransformerConfig:
       norm_eps: epsilon of every layer norm.
       norm_first: True for pre-norm (ViT, GPT-2), False for post-norm (BERT).
       causal: whether a token sees only itself and earlier ones.
+      qkv_bias: whether queries, keys and values have a bias.
+      compute_dtype: "float32" or "bfloat16", of the inputs of the matrix products. Weights, the residual stream, norms and
+        softmax stay float32, and so does what the parts exchange.
       dropout: rate on the outputs of attention and MLP, and on the embeddings. Active only where keys are given.
       attention_dropout: rate on the attention weights.
       init_scale: standard deviation of fresh weights.
@@ -48,6 +54,8 @@ class TransformerConfig:
     norm_eps: float = 1e-12
     norm_first: bool = True
     causal: bool = False
+    qkv_bias: bool = True
+    compute_dtype: str = "float32"
     dropout: float = 0.0
     attention_dropout: float = 0.0
     init_scale: float = 0.02
@@ -59,33 +67,54 @@ class TransformerConfig:
             )
         if self.activation not in ACTIVATIONS:
             raise InputError(f"unknown activation {self.activation!r}; known are {', '.join(ACTIVATIONS)}")
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            raise InputError(f"compute_dtype is {self.compute_dtype!r}; choose one of {', '.join(COMPUTE_DTYPES)}")
 
 
-def keep_factors(shape: tuple[int, ...], rate: float, layout: Layout, site: int) -> jax.Array | None:
-    """Dropout as factors, 0 or 1 / (1 - rate), with a key for each example, part, block and `site` within the block.
+def keep_factors(shape: tuple[int, ...], rate: float, keys_B: jax.Array | None, site: int) -> jax.Array | None:
+    """Dropout as factors, 0 or 1 / (1 - rate), with a key for each example and `site` within the block.
 
     None where nothing is dropped. Keys belong to examples, so that cutting the batch over a mesh changes nothing.
     """
-    if layout.keys_B is None or rate == 0.0:
+    if keys_B is None or rate == 0.0:
         return None
-    fold = jax.vmap(jax.random.fold_in, (0, None))
-    keys_B = fold(fold(layout.keys_B, layout.block), site)
+    keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, site)
     kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape[1:]))(keys_B)
     return kept / (1 - rate)
 
 
-def dropout(x: jax.Array, rate: float, layout: Layout, site: int) -> jax.Array:
+def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None, site: int) -> jax.Array:
     """`x` with dropout, see `keep_factors`."""
-    keep = keep_factors(x.shape, rate, layout, site)
+    keep = keep_factors(x.shape, rate, keys_B, site)
     return x if keep is None else x * keep.astype(x.dtype)
 
 
-def dense(features: int, config: TransformerConfig, name: str | None = None) -> nn.Dense:
-    return nn.Dense(features, kernel_init=nn.initializers.normal(config.init_scale), name=name)
+def dense(features: int, config: TransformerConfig, *, use_bias: bool = True) -> nn.Dense:
+    init = nn.initializers.normal(config.init_scale)
+    return nn.Dense(features, use_bias=use_bias, kernel_init=init, dtype=config.compute_dtype)
 
 
-def layer_norm(config: TransformerConfig, name: str | None = None) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=config.norm_eps, use_fast_variance=False, name=name)
+def embedding(rows: int, config: TransformerConfig) -> nn.Embed:
+    return nn.Embed(rows, config.features, embedding_init=nn.initializers.normal(config.init_scale))
+
+
+def vocabulary_logits(x_BND: jax.Array, token: nn.Embed, config: TransformerConfig) -> jax.Array:
+    """Logits [B, N, V] from the token table itself: the tied head of language models. float32."""
+    table_VD, dtype = token.embedding, config.compute_dtype
+    return jnp.einsum("BND,VD->BNV", x_BND.astype(dtype), table_VD.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def layer_norm(config: TransformerConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=config.norm_eps, use_fast_variance=False)
+
+
+def check_length(num_positions: int, num_tokens: int) -> None:
+    """Raises InputError if a sequence is longer than the position table."""
+    if num_tokens > num_positions:
+        raise InputError(
+            f"a sequence of {num_tokens} tokens, but the position table has {num_positions} rows; "
+            f"choose num_tokens <= {num_positions}"
+        )
 
 
 class Attention(nn.Module):
@@ -93,32 +122,40 @@ class Attention(nn.Module):
 
     config: TransformerConfig
 
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, context: Context, layout: Layout) -> jax.Array:
-        D, H = self.config.features, self.config.num_heads
+    def setup(self):
+        D, bias = self.config.features, self.config.qkv_bias
+        self.query, self.key, self.value = (dense(D, self.config, use_bias=bias) for _ in range(3))
+        self.output = dense(D, self.config)
 
-        def heads(name, y):
-            y = dense(D, self.config, name)(y)
-            return y.reshape(*y.shape[:2], H, D // H).swapaxes(1, 2)
+    def memory(self, x_BKD: jax.Array, count_BK: jax.Array) -> Memory:
+        """Keys and values of the rows to attend to."""
+        return Memory(self._heads(self.key(x_BKD)), self._heads(self.value(x_BKD)), count_BK)
 
-        q_BHTF, k_BHKF, v_BHKF = heads("query", x_BTD), heads("key", context.x_BKD), heads("value", context.x_BKD)
+    def __call__(self, x_BTD: jax.Array, memory: Memory, bias_BHTK: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+        q_BHTF = self._heads(self.query(x_BTD))
         with jax.named_scope("softmax"):
-            bias = attention_bias(context.count_BK, context.last_K, layout.positions_T, causal=self.config.causal)
-            keep = keep_factors((*q_BHTF.shape[:3], k_BHKF.shape[2]), self.config.attention_dropout, layout, site=0)
-            out_BHTF = attend(q_BHTF, k_BHKF, v_BHKF, bias, keep)
+            shape = (*q_BHTF.shape[:3], memory.k_BHKF.shape[2])
+            keep_BHTK = keep_factors(shape, self.config.attention_dropout, keys_B, site=0)
+            out_BHTF = attend(q_BHTF, memory.k_BHKF, memory.v_BHKF, bias_BHTK, keep_BHTK)
         out_BTD = out_BHTF.swapaxes(1, 2).reshape(x_BTD.shape)
-        return dropout(dense(D, self.config, "output")(out_BTD), self.config.dropout, layout, site=1)
+        return dropout(self.output(out_BTD), self.config.dropout, keys_B, site=1)
+
+    def _heads(self, y_BTD: jax.Array) -> jax.Array:
+        return y_BTD.reshape(*y_BTD.shape[:2], self.config.num_heads, -1).swapaxes(1, 2)
 
 
 class Mlp(nn.Module):
     config: TransformerConfig
 
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        h_BTM = dense(self.config.mlp_features, self.config, "up")(x_BTD)
+    def setup(self):
+        self.up = dense(self.config.mlp_features, self.config)
+        self.down = dense(self.config.features, self.config)
+
+    def __call__(self, x_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+        h_BTM = self.up(x_BTD)
         with jax.named_scope("activation"):
             h_BTM = ACTIVATIONS[self.config.activation](h_BTM)
-        return dropout(dense(self.config.features, self.config, "down")(h_BTM), self.config.dropout, layout, site=2)
+        return dropout(self.down(h_BTM), self.config.dropout, keys_B, site=2)
 
 
 class Block(nn.Module):
@@ -126,10 +163,12 @@ class Block(nn.Module):
 
     config: TransformerConfig
 
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, exchange: Exchange, layout: Layout) -> jax.Array:
-        attention, mlp = Attention(self.config, name="attention"), Mlp(self.config, name="mlp")
-        norm_1, norm_2 = layer_norm(self.config, "norm_1"), layer_norm(self.config, "norm_2")
+    def setup(self):
+        self.attention, self.mlp = Attention(self.config), Mlp(self.config)
+        self.norm_1, self.norm_2 = layer_norm(self.config), layer_norm(self.config)
+
+    def __call__(self, x_BTD: jax.Array, exchange: Exchange, layout: Layout) -> tuple[jax.Array, Memory]:
+        """The rows after this block, and what they attended to."""
         with jax.named_scope("exchange"):
             context = exchange(x_BTD, layout)
         expected = x_BTD.shape[1] + (layout.num_parts - 1) * exchange.rows_sent(layout.part_len)
@@ -138,12 +177,30 @@ class Block(nn.Module):
                 f"{exchange} gave a context of {context.x_BKD.shape[1]} rows, but by its rows_sent it should be {expected}; "
                 "it sends another number of rows than it says, or a part has too few tokens for it"
             )
+        memory = self._memory(context.x_BKD, context.count_BK)
+        with jax.named_scope("softmax"):
+            bias = attention_bias(context.count_BK, context.last_K, layout.positions_T, causal=self.config.causal)
+        return self._update(x_BTD, memory, bias, layout.block_keys_B), memory
+
+    def extend(self, x_B1D: jax.Array, memory: Memory, slot: jax.Array) -> tuple[jax.Array, Memory]:
+        """One more row, which attends to `memory` and to itself: its keys and values are written at `slot`.
+
+        Needs no other part, and no mask: whatever stands in the memory of a causal model came earlier.
+        """
+        memory = memory.write(self._memory(x_B1D, jnp.ones(x_B1D.shape[:2])), slot)
+        with jax.named_scope("softmax"):
+            bias = count_bias(memory.count_BK)
+        return self._update(x_B1D, memory, bias, None), memory
+
+    def _memory(self, x_BKD, count_BK):
+        return self.attention.memory(self.norm_1(x_BKD) if self.config.norm_first else x_BKD, count_BK)
+
+    def _update(self, x_BTD, memory, bias, keys_B):
         if self.config.norm_first:
-            context = replace(context, x_BKD=norm_1(context.x_BKD))
-            x_BTD = x_BTD + attention(norm_1(x_BTD), context, layout)
-            return x_BTD + mlp(norm_2(x_BTD), layout)
-        x_BTD = norm_1(x_BTD + attention(x_BTD, context, layout))
-        return norm_2(x_BTD + mlp(x_BTD, layout))
+            x_BTD = x_BTD + self.attention(self.norm_1(x_BTD), memory, bias, keys_B)
+            return x_BTD + self.mlp(self.norm_2(x_BTD), keys_B)
+        x_BTD = self.norm_1(x_BTD + self.attention(x_BTD, memory, bias, keys_B))
+        return self.norm_2(x_BTD + self.mlp(x_BTD, keys_B))
 
 
 class Stack(nn.Module):
@@ -151,8 +208,23 @@ class Stack(nn.Module):
 
     config: TransformerConfig
 
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, exchange: Exchanges, layout: Layout) -> jax.Array:
+    def setup(self):
+        self.blocks = [Block(self.config, name=f"block_{i}") for i in range(self.config.num_layers)]
+
+    def __call__(self, x_BTD: jax.Array, exchange: Exchanges, layout: Layout) -> tuple[jax.Array, tuple[Memory, ...]]:
+        """The rows after the last block, and what every block attended to."""
+        memories = []
         for i, one in enumerate(per_block(exchange, self.config.num_layers)):
-            x_BTD = Block(self.config, name=f"block_{i}")(x_BTD, one, replace(layout, block=i))
-        return x_BTD
+            x_BTD, memory = self.blocks[i](x_BTD, one, replace(layout, block=i))
+            memories.append(memory)
+        return x_BTD, tuple(memories)
+
+    def extend(
+        self, x_B1D: jax.Array, memories: tuple[Memory, ...], slot: jax.Array
+    ) -> tuple[jax.Array, tuple[Memory, ...]]:
+        """One more row through all blocks, see `Block.extend`."""
+        extended = []
+        for block, memory in zip(self.blocks, memories, strict=True):
+            x_B1D, memory = block.extend(x_B1D, memory, slot)
+            extended.append(memory)
+        return x_B1D, tuple(extended)

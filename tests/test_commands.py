@@ -297,10 +297,10 @@ def test_help(module, toy_config, monkeypatch, capsys):
 
 
 def test_the_shipped_head_fits_its_config():
-    from prism_jax import config, weights
+    from prism_jax import config, hub
 
     experiment = config.load("configs/bert_newsgroups.py")
-    tensors = weights.read_file(Path(experiment.head))
+    tensors = hub.read_file(Path(experiment.head))
     assert {name: tensor.shape for name, tensor in tensors.items()} == {
         "pooler.dense.weight": (384, 384),
         "pooler.dense.bias": (384,),

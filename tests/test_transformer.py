@@ -17,23 +17,23 @@ def layout(*, block: int = 0, part: int = 0, key: int | None = 0) -> pj.Layout:
 
 
 def test_dropout_keeps_the_share_it_says_and_the_expectation():
-    keep = np.asarray(keep_factors((2, 500, 200), 0.3, layout(), site=0))
+    keep = np.asarray(keep_factors((2, 500, 200), 0.3, layout().block_keys_B, site=0))
     assert np.unique(keep).tolist() == pytest.approx([0, 1 / 0.7])
     assert keep.mean() == pytest.approx(1, abs=0.01)
     assert np.abs(keep[0] - keep[1]).max() > 0
 
 
 def test_every_block_part_site_and_key_drops_something_else():
-    masks = [keep_factors((2, 4, 8), 0.5, layout(block=b, part=p, key=k), site=s)
+    masks = [keep_factors((2, 4, 8), 0.5, layout(block=b, part=p, key=k).block_keys_B, site=s)
              for b, p, s, k in [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]]  # fmt: skip
     assert len({np.asarray(mask).tobytes() for mask in masks}) == 5
-    again = keep_factors((2, 4, 8), 0.5, layout(), site=0)
+    again = keep_factors((2, 4, 8), 0.5, layout().block_keys_B, site=0)
     np.testing.assert_array_equal(again, masks[0])
 
 
 def test_without_keys_nothing_is_dropped():
     x = jnp.ones((2, 4, 8))
-    assert dropout(x, 0.5, layout(key=None), site=0) is x
+    assert dropout(x, 0.5, layout(key=None).block_keys_B, site=0) is x
 
 
 @pytest.mark.parametrize(

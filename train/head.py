@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from prism_jax import checkpoint, config, data, weights
+from prism_jax import checkpoint, config, data, hub, weights
 from prism_jax.config import Experiment
 from prism_jax.errors import InputError, RunError
 from prism_jax.exchange import check
@@ -49,7 +49,7 @@ def train_head(experiment: Experiment, out: Path, resume: bool = False) -> dict:
             raise InputError(
                 f"{out} was started with another {', '.join(differing)}; choose another --out, or the same values"
             )
-    weights.check_source(experiment.weights)
+    hub.check_source(experiment.weights)
     dataset = data.load(experiment.dataset, "train")
     order = np.random.default_rng(training.seed).permutation(len(dataset))
     held_out = round(training.validation * len(dataset))
@@ -110,10 +110,10 @@ def train_head(experiment: Experiment, out: Path, resume: bool = False) -> dict:
         progress.close()
         manager.wait_until_finished()
     best = checkpoint.load_best(out, experiment)
-    family = weights.FAMILIES[weights.read_config(pretrained.folder)["model_type"]]
+    family = weights.family_of(experiment.model)
     kept = jax.tree.map(lambda x: x.astype(np.float16), best.params)
     tensors = weights.export_tensors(kept, family.table(model.config))
-    weights.write_file(out / "head.safetensors", tensors)
+    hub.write_file(out / "head.safetensors", tensors)
     return {
         "weights": experiment.weights,
         "revision": experiment.revision,

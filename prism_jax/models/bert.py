@@ -6,16 +6,26 @@ as in Hugging Face's model.
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prism_jax.errors import InputError
 from prism_jax.exchange import Exchanges
 from prism_jax.models.hugging_face import ANY, Entry, Table, linear, norm, refuse_unsupported
 from prism_jax.partition import Layout
-from prism_jax.transformer import ACTIVATIONS, Stack, TransformerConfig, dense, dropout, layer_norm
+from prism_jax.transformer import (
+    ACTIVATIONS,
+    Stack,
+    TransformerConfig,
+    check_length,
+    dense,
+    dropout,
+    embedding,
+    layer_norm,
+    vocabulary_logits,
+)
 
 
 @dataclass(frozen=True)
@@ -98,12 +108,24 @@ def config_from_hf(hf_config: dict, num_labels: int | None = None) -> BertConfig
     )
 
 
-def check_length(config: BertConfig, num_tokens: int) -> None:
-    if num_tokens > config.num_positions:
-        raise InputError(
-            f"a sequence of {num_tokens} tokens, but the position table has {config.num_positions} rows; "
-            f"choose num_tokens <= {config.num_positions}"
-        )
+def config_to_hf(config: BertConfig) -> dict:
+    """The attributes of the Hugging Face `BertConfig` of a config of ours."""
+    stack = config.stack
+    return {
+        "model_type": "bert",
+        "num_hidden_layers": stack.num_layers,
+        "hidden_size": stack.features,
+        "num_attention_heads": stack.num_heads,
+        "intermediate_size": stack.mlp_features,
+        "hidden_act": stack.activation,
+        "layer_norm_eps": stack.norm_eps,
+        "hidden_dropout_prob": stack.dropout,
+        "attention_probs_dropout_prob": stack.attention_dropout,
+        "initializer_range": stack.init_scale,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.num_positions,
+        "type_vocab_size": config.num_types,
+    }
 
 
 class BertEncoder(nn.Module):
@@ -111,22 +133,23 @@ class BertEncoder(nn.Module):
 
     config: BertConfig
 
-    @nn.compact
+    def setup(self):
+        config, stack = self.config, self.config.stack
+        self.token = embedding(config.vocab_size, stack)
+        self.type = embedding(config.num_types, stack)
+        self.position = embedding(config.num_positions, stack)
+        self.norm = layer_norm(stack)
+        self.blocks = Stack(stack)
+
     def __call__(self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges) -> jax.Array:
         config, stack = self.config, self.config.stack
-        check_length(config, layout.num_tokens)
-
-        def table(rows, name):
-            return nn.Embed(rows, stack.features, embedding_init=nn.initializers.normal(stack.init_scale), name=name)
-
+        check_length(config.num_positions, layout.num_tokens)
         ids_BT = tokens["ids"]
         types_BT = tokens.get("types", jnp.zeros_like(ids_BT))
         position_T = jnp.minimum(layout.positions_T, config.num_positions - 1)  # P*T may pass N by up to P - 1
-        x_BTD = table(config.vocab_size, "token")(ids_BT) + table(config.num_types, "type")(types_BT)
-        x_BTD = x_BTD + table(config.num_positions, "position")(position_T)[None]
-        x_BTD = layer_norm(stack, "norm")(x_BTD)
-        x_BTD = dropout(x_BTD, stack.dropout, replace(layout, block=stack.num_layers), site=0)
-        return Stack(stack, name="blocks")(x_BTD, exchange, layout)
+        x_BTD = self.norm(self.token(ids_BT) + self.type(types_BT) + self.position(position_T)[None])
+        x_BTD = dropout(x_BTD, stack.dropout, replace(layout, block=stack.num_layers).block_keys_B, site=0)
+        return self.blocks(x_BTD, exchange, layout)[0]
 
 
 class _Bert(nn.Module):
@@ -138,7 +161,7 @@ class _Bert(nn.Module):
         return self.read(self.encoder(tokens, layout, exchange), layout)
 
     def check(self, num_tokens: int) -> None:
-        check_length(self.config, num_tokens)
+        check_length(self.config.num_positions, num_tokens)
 
     def batch_shapes(self, batch_size: int, num_tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
         shape = jax.ShapeDtypeStruct((batch_size, num_tokens), jnp.int32)
@@ -181,8 +204,44 @@ class BertForSequenceClassification(_Bert):
         return self.classifier(jnp.tanh(self.pooler(class_row(rows_BRD))))
 
 
+class BertForTokenClassification(_Bert):
+    """Logits for every token, as for named entities."""
+
+    def setup(self):
+        self.encoder = BertEncoder(self.config)
+        self.classifier = dense(self.config.num_labels, self.config.stack)
+
+    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        return x_BTD
+
+    def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> jax.Array:
+        """Logits [B, N, C]."""
+        return self.classifier(rows_BRD[:, : real_BN.shape[1]])
+
+
+class BertForMaskedLM(_Bert):
+    """Logits of the vocabulary for every token: a dense layer, a norm, and the token table once more."""
+
+    def setup(self):
+        self.encoder = BertEncoder(self.config)
+        self.transform = dense(self.config.stack.features, self.config.stack)
+        self.norm = layer_norm(self.config.stack)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
+
+    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        return x_BTD
+
+    def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> jax.Array:
+        """Logits [B, N, V]."""
+        stack = self.config.stack
+        h_BND = ACTIVATIONS[stack.activation](self.transform(rows_BRD[:, : real_BN.shape[1]]))
+        return vocabulary_logits(self.norm(h_BND), self.encoder.token, stack) + self.bias[None, None]
+
+
 class BertForSentenceEmbedding(_Bert):
     """The mean of the hidden states of the real tokens, as sentence-transformers pools them. Not normalised."""
+
+    architecture: ClassVar[str] = "BertModel"
 
     def setup(self):
         self.encoder = BertEncoder(self.config)
@@ -204,6 +263,9 @@ def table(config: BertConfig) -> Table:
         *norm("embeddings.LayerNorm", "encoder/norm"),
         *linear("pooler.dense", "pooler"),
         *linear("classifier", "classifier"),
+        *linear("cls.predictions.transform.dense", "transform"),
+        *norm("cls.predictions.transform.LayerNorm", "norm"),
+        Entry("cls.predictions.bias", "bias"),
     ]
     for i in range(config.stack.num_layers):
         theirs, ours = f"encoder.layer.{i}", f"encoder/blocks/block_{i}"
@@ -219,6 +281,13 @@ def table(config: BertConfig) -> Table:
         ]
     return Table(
         entries=tuple(entries),
+        base="BertModel",
         prefix="bert.",
-        unused=(r"embeddings\.position_ids", r"cls\..*", r"qa_outputs\..*"),
+        heads=("classifier.", "cls."),
+        unused=(
+            r"embeddings\.position_ids",
+            r"cls\.predictions\.decoder\..*",
+            r"cls\.seq_relationship\..*",
+            r"qa_outputs\..*",
+        ),
     )

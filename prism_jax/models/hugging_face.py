@@ -1,7 +1,9 @@
 """What the families say of Hugging Face: which config values they implement, and the names of their weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from prism_jax.errors import InputError
 
@@ -39,11 +41,42 @@ def refuse_unsupported(hf_config: Mapping, supported: Mapping) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor: its Hugging Face name, the path of our parameter, and whether one is the transpose of the other."""
+    """One of our parameters, and where Hugging Face keeps it.
+
+    Attributes:
+      theirs: name of their tensor.
+      ours: path of our parameter.
+      transpose: whether one is the transpose of the other.
+      column: `(i, n)`: ours is the i-th of n equal pieces of the last axis of theirs.
+      shape: of their tensor, where it has more axes than ours.
+    """
 
     theirs: str
     ours: str
     transpose: bool = False
+    column: tuple[int, int] = (0, 1)
+    shape: tuple[int, ...] | None = None
+
+    def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of their tensor, from that of our parameter."""
+        flat = self._flat(shape)
+        return self.shape or (*flat[:-1], flat[-1] * self.column[1])
+
+    def take(self, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Our parameter, of shape `shape`, from their tensor."""
+        flat, (i, n) = self._flat(shape), self.column
+        piece = np.split(tensor.reshape(*flat[:-1], flat[-1] * n), n, axis=-1)[i]
+        return piece.T if self.transpose else piece
+
+    def _flat(self, shape):
+        return shape[::-1] if self.transpose else shape
+
+
+def give(entries: Sequence[Entry], params: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Their tensor, from all of its entries and our parameters."""
+    pieces = [params[entry.ours].T if entry.transpose else params[entry.ours] for entry in entries]
+    tensor = np.concatenate(pieces, axis=-1)
+    return np.ascontiguousarray(tensor.reshape(entries[0].shape or tensor.shape))
 
 
 @dataclass(frozen=True)
@@ -51,19 +84,24 @@ class Table:
     """The tensors of a family.
 
     Attributes:
-      entries: the tensors of every head of this family that we implement.
+      entries: the tensors of every head of this family that we implement; the pieces of one tensor in their order.
+      base: Hugging Face's class without a head.
       prefix: what models with a head put before the names of the base model.
-      unused: patterns of known tensors that no model of ours has: buffers, heads that we lack.
+      heads: how the names of heads begin, which have no prefix.
+      unused: patterns of known tensors that no model of ours has: buffers, tied copies, heads that we lack.
     """
 
     entries: tuple[Entry, ...]
+    base: str
     prefix: str
+    heads: tuple[str, ...]
     unused: tuple[str, ...]
 
 
-def linear(theirs: str, ours: str) -> tuple[Entry, Entry]:
+def linear(theirs: str, ours: str, *, bias: bool = True) -> tuple[Entry, ...]:
     """`torch.nn.Linear` keeps its weight as (out, in), Flax its kernel as (in, out)."""
-    return Entry(f"{theirs}.weight", f"{ours}/kernel", transpose=True), Entry(f"{theirs}.bias", f"{ours}/bias")
+    kernel = Entry(f"{theirs}.weight", f"{ours}/kernel", transpose=True)
+    return (kernel, Entry(f"{theirs}.bias", f"{ours}/bias")) if bias else (kernel,)
 
 
 def norm(theirs: str, ours: str) -> tuple[Entry, Entry]:
