@@ -78,13 +78,13 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 """What a folder with a tokenizer holds; without them transformers makes up one that knows no word."""
 
 
-def load_tokenizer(folder: Path, vocab_size: int):
+def load_tokenizer(folder: Path | None, vocab_size: int):
     """The Hugging Face tokenizer in `folder`.
 
     Raises:
       InputError: if there is none, or it knows more tokens than the model's table has rows.
     """
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if folder is None or not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"no tokenizer in {folder}; one of {', '.join(TOKENIZER_FILES)} must lie beside the weights")
     from transformers import AutoTokenizer
 
