@@ -23,6 +23,7 @@ from prism_jax.exchange import (
     share,
 )
 from prism_jax.forward import forward, init_params
+from prism_jax.generation import Generator, Sampling
 from prism_jax.partition import Layout, Parts, split
 from prism_jax.runners import emulate_devices, on_mesh, on_one_device
 
@@ -32,9 +33,11 @@ __all__ = [
     "AllGather",
     "Context",
     "Exchange",
+    "Generator",
     "IsolatedParts",
     "Layout",
     "Parts",
+    "Sampling",
     "SegmentMeans",
     "WholeSequence",
     "emulate_devices",

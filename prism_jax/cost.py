@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from prism_jax.compiled import Operation, read_program
 from prism_jax.exchange import Exchanges, IsolatedParts, per_block
@@ -51,6 +52,18 @@ def formula(stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_t
         flops += 4 * T * D * D + 4 * K * D * D + 4 * T * K * D + 4 * T * D * M
         sent += others * D * FLOAT32_BYTES
     return Cost(flops, sent)
+
+
+def cache_bytes(
+    stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_tokens: int, max_new_tokens: int
+) -> int:
+    """Bytes of keys and values that generation keeps for one example on the device of the last part.
+
+    Two for each of T + (P-1) L + new rows and each block, D numbers wide; N + new rows on one device.
+    """
+    T, item = part_length(num_tokens, num_parts), jnp.dtype(stack.compute_dtype).itemsize
+    rows = sum(T + (num_parts - 1) * one.rows_sent(T) + max_new_tokens for one in per_block(exchange, stack.num_layers))
+    return 2 * rows * stack.features * item
 
 
 def compiled(program: jax.stages.Compiled, batch_size: int) -> Cost:

@@ -73,6 +73,13 @@ class Layout:
         return jax.lax.dynamic_index_in_dim(self.real_BPT, self.part, axis=1, keepdims=False)
 
     @property
+    def real_before_BT(self) -> jax.Array:
+        """How many real tokens of the whole sequence stand before each of this part's own tokens."""
+        before_BN = jnp.cumsum(self.real_BN, axis=1) - self.real_BN
+        before_BPT = before_BN.reshape(self.real_BPT.shape)
+        return jax.lax.dynamic_index_in_dim(before_BPT, self.part, axis=1, keepdims=False)
+
+    @property
     def positions_PT(self) -> jax.Array:
         """Position of every token in the whole sequence."""
         return jnp.arange(self.real_BN.shape[1]).reshape(self.num_parts, self.part_len)

@@ -18,8 +18,8 @@ from prism_jax.partition import PARTS, Layout, Parts, split
 DATA = "data"
 """Name of the optional mesh axis over which a batch is cut."""
 
-PartFunction = Callable[[Any, dict[str, jax.Array], Layout], jax.Array]
-"""`(params, tokens of one part [B, T, ...], layout) -> rows_BRD`."""
+PartFunction = Callable[[Any, dict[str, jax.Array], Layout], Any]
+"""`(params, tokens of one part [B, T, ...], layout) -> rows_BRD`, or a tree of arrays with the batch in front."""
 
 
 class Runner(Protocol):
@@ -39,6 +39,15 @@ class Runner(Protocol):
 
     def __call__(self, function: PartFunction, params: Any, parts: Parts) -> jax.Array:
         """Runs `function` on every part; returns the joined rows [B, P*R, ...], in the order of the parts."""
+
+    def each(self, function: PartFunction, params: Any, parts: Parts) -> Any:
+        """As a call, but every part keeps what it returns: arrays [B, P*R, ...] cut along axis 1, for `last_part`."""
+
+    def last_part(self, tree: Any) -> Any:
+        """What the last part returned, on its device, of what `each` gave. Outside of jit."""
+
+    def last_copy(self, tree: Any) -> Any:
+        """The last device's copy of what `replicate` gave. Outside of jit."""
 
 
 def _run_part(function, num_parts, num_tokens, params, tokens, real_BN, keys_B):
@@ -65,6 +74,9 @@ class OnOneDevice:
         return jax.tree.map(jnp.asarray, tree)
 
     def __call__(self, function, params, parts):
+        return self.each(function, params, parts)
+
+    def each(self, function, params, parts):
         def cut(x):
             return x.reshape(x.shape[0], self.num_parts, -1, *x.shape[2:])
 
@@ -72,8 +84,14 @@ class OnOneDevice:
             return _run_part(function, parts.num_parts, parts.num_tokens, params, tokens, parts.real_BN, parts.keys_B)
 
         run = jax.vmap(one_part, in_axes=1, out_axes=1, axis_name=PARTS, axis_size=self.num_parts)
-        rows_BPRD = run(jax.tree.map(cut, parts.tokens))
-        return rows_BPRD.reshape(rows_BPRD.shape[0], -1, *rows_BPRD.shape[3:])
+        stacked = run(jax.tree.map(cut, parts.tokens))
+        return jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:]), stacked)
+
+    def last_part(self, tree):
+        return jax.tree.map(lambda x: x[:, -(x.shape[1] // self.num_parts) :], tree)
+
+    def last_copy(self, tree):
+        return tree
 
 
 @dataclass(frozen=True)
@@ -124,12 +142,28 @@ class OnMesh:
         return jax.device_put(tree, jax.NamedSharding(self.mesh, jax.P()))
 
     def __call__(self, function, params, parts):
+        rows_BRD = self.each(function, params, parts)
+        with jax.named_scope("join"):
+            return jax.sharding.reshard(rows_BRD, jax.NamedSharding(self.mesh, self._specs()[1]))
+
+    def each(self, function, params, parts):
         one_part = partial(_run_part, function, parts.num_parts, parts.num_tokens)
         cut, whole = self._specs()
         run = jax.shard_map(one_part, mesh=self.mesh, in_specs=(jax.P(), cut, whole, whole), out_specs=cut)
-        rows_BRD = run(params, parts.tokens, parts.real_BN, parts.keys_B)
-        with jax.named_scope("join"):
-            return jax.sharding.reshard(rows_BRD, jax.NamedSharding(self.mesh, whole))
+        return run(params, parts.tokens, parts.real_BN, parts.keys_B)
+
+    def last_part(self, tree):
+        return self.last_copy(tree)
+
+    def last_copy(self, tree):
+        if self.mesh.shape.get(DATA, 1) > 1:
+            raise InputError("the last part lies on several devices of the data axis; choose on_mesh(P) without one")
+        last = self.mesh.devices.flat[-1]
+
+        def local(x):
+            return next(shard.data for shard in x.addressable_shards if shard.device == last)
+
+        return jax.tree.map(local, tree)
 
 
 def on_one_device(num_parts: int) -> OnOneDevice:

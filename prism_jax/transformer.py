@@ -182,12 +182,12 @@ class Block(nn.Module):
             bias = attention_bias(context.count_BK, context.last_K, layout.positions_T, causal=self.config.causal)
         return self._update(x_BTD, memory, bias, layout.block_keys_B), memory
 
-    def extend(self, x_B1D: jax.Array, memory: Memory, slot: jax.Array) -> tuple[jax.Array, Memory]:
-        """One more row, which attends to `memory` and to itself: its keys and values are written at `slot`.
+    def extend(self, x_B1D: jax.Array, memory: Memory, room: jax.Array) -> tuple[jax.Array, Memory]:
+        """One more row, which attends to `memory` and to itself. Its keys and values take the first of the `room` free rows.
 
         Needs no other part, and no mask: whatever stands in the memory of a causal model came earlier.
         """
-        memory = memory.write(self._memory(x_B1D, jnp.ones(x_B1D.shape[:2])), slot)
+        memory = memory.write(self._memory(x_B1D, jnp.ones(x_B1D.shape[:2])), memory.count_BK.shape[1] - room)
         with jax.named_scope("softmax"):
             bias = count_bias(memory.count_BK)
         return self._update(x_B1D, memory, bias, None), memory
@@ -220,11 +220,11 @@ class Stack(nn.Module):
         return x_BTD, tuple(memories)
 
     def extend(
-        self, x_B1D: jax.Array, memories: tuple[Memory, ...], slot: jax.Array
+        self, x_B1D: jax.Array, memories: tuple[Memory, ...], room: jax.Array
     ) -> tuple[jax.Array, tuple[Memory, ...]]:
         """One more row through all blocks, see `Block.extend`."""
         extended = []
         for block, memory in zip(self.blocks, memories, strict=True):
-            x_B1D, memory = block.extend(x_B1D, memory, slot)
+            x_B1D, memory = block.extend(x_B1D, memory, room)
             extended.append(memory)
         return x_B1D, tuple(extended)

@@ -17,10 +17,10 @@ import numpy as np
 from prism_jax import hub
 from prism_jax.errors import InputError
 from prism_jax.forward import init_params, params_shapes
-from prism_jax.models import bert
+from prism_jax.models import bert, gpt2
 from prism_jax.models.hugging_face import Entry, Table, give
 
-FAMILIES = {"bert": bert}
+FAMILIES = {"bert": bert, "gpt2": gpt2}
 """Modules of the families, by Hugging Face's `model_type`."""
 
 HEAD_HINT = " (give a trained head with --head, or train one with train.finetune)"

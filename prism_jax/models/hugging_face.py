@@ -14,7 +14,7 @@ HARMLESS = {
     "architectures", "bos_token_id", "dtype", "eos_token_id", "finetuning_task", "gradient_checkpointing", "id2label",
     "label2id", "output_attentions", "output_hidden_states", "output_past", "pad_token_id",
     "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type",
-    "problem_type", "return_dict", "sep_token_id", "torch_dtype", "transformers_version", "use_cache", "_name_or_path",
+    "problem_type", "return_dict", "sep_token_id", "task_specific_params", "torch_dtype", "transformers_version", "use_cache", "_name_or_path",
     "_attn_implementation_autoset", "_commit_hash", "attn_implementation", "_attn_implementation", "tokenizer_class",
 }  # fmt: skip
 """Attributes that don't change what an encoder computes."""

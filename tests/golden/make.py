@@ -7,6 +7,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
+import test_gpt2  # noqa: E402
 import torch  # noqa: E402
 from test_bert import hf_config, pair_batch, run_hf, save_hf_model  # noqa: E402
 from test_weights import SENTENCES, minilm  # noqa: E402
@@ -26,6 +27,21 @@ def main() -> None:
             }
         )
     (HERE / "bert.json").write_text(json.dumps(cases))
+
+    cases = []
+    model = save_hf_model("GPT2LMHeadModel", test_gpt2.hf_config("plain", n_layer=2), HERE / "gpt2_tiny")
+    for padding in ("right", "left"):
+        batch = test_gpt2.token_batch(padding)
+        logits = test_gpt2.run_hf(model, batch).logits[torch.from_numpy(batch["mask"])]
+        cases.append(
+            {
+                "folder": "gpt2_tiny",
+                "ids": batch["ids"].tolist(),
+                "mask": batch["mask"].tolist(),
+                "logits": [[round(x, 7) for x in row] for row in logits.tolist()],
+            }
+        )
+    (HERE / "gpt2.json").write_text(json.dumps(cases))
 
     folder = minilm()
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)

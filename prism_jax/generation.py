@@ -1,0 +1,231 @@
+"""Text generation: the prompt runs over the parts, then the device of the last part goes on alone.
+
+Part boundaries are fixed by the prompt; only the last part grows. For each block its device keeps the keys and values of
+what it attended to: its own rows, and what the earlier parts sent (means under PRISM, every row under Voltage). A new
+token comes after all of it, so it attends to all of it: no mask, no traffic, one row more in the cache.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prism_jax.attention import HIDDEN
+from prism_jax.errors import InputError
+from prism_jax.exchange import Exchanges, check
+from prism_jax.partition import part_length
+from prism_jax.runners import Runner
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+      temperature: divides the logits; 0 takes the most likely token.
+      top_k: only the k most likely tokens; 0 for all.
+      top_p: only the most likely tokens that together reach this probability (nucleus sampling, arXiv 1904.09751).
+      seed: the same seed, prompt number and weights give the same text.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.temperature < 0:
+            raise InputError(f"temperature is {self.temperature}; choose 0 for the most likely token, or more")
+        if self.top_k < 0:
+            raise InputError(f"top_k is {self.top_k}; choose a number of tokens, or 0 for all")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p is {self.top_p}; choose more than 0, up to 1")
+        if self.temperature == 0 and (self.top_k or self.top_p < 1):
+            raise InputError("top_k and top_p choose among tokens, but temperature 0 always takes the most likely one")
+
+    def filter(self, logits_BV: jax.Array) -> jax.Array:
+        """Logits at this temperature, HIDDEN outside of top k, then outside of top p."""
+        logits_BV = logits_BV / self.temperature
+        if 0 < self.top_k < logits_BV.shape[-1]:
+            kth_B1 = jax.lax.top_k(logits_BV, self.top_k)[0][:, -1:]
+            logits_BV = jnp.where(logits_BV < kth_B1, HIDDEN, logits_BV)
+        if self.top_p < 1:
+            falling_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+            before_BV = jnp.cumsum(jax.nn.softmax(falling_BV), axis=-1) - jax.nn.softmax(falling_BV)
+            least_B1 = jnp.where(before_BV < self.top_p, falling_BV, jnp.inf).min(-1, keepdims=True)
+            logits_BV = jnp.where(logits_BV < least_B1, HIDDEN, logits_BV)
+        return logits_BV
+
+    def choose(self, logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
+        """The next token of each example, int32 [B]."""
+        if self.temperature == 0:
+            return logits_BV.argmax(-1).astype(jnp.int32)
+        return jax.vmap(jax.random.categorical)(keys_B, self.filter(logits_BV)).astype(jnp.int32)
+
+
+class Step(NamedTuple):
+    """One new token for each of some prompts.
+
+    Attributes:
+      prompts: int [examples], the numbers of the prompts.
+      tokens: int [examples].
+      finished: bool [examples], whether it is the prompt's last one.
+    """
+
+    prompts: np.ndarray
+    tokens: np.ndarray
+    finished: np.ndarray
+
+
+class Generator:
+    """A language model that goes on with prompts. Its programs are compiled once for each shape, not for each prompt."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Any,
+        exchange: Exchanges,
+        run: Runner,
+        *,
+        sampling: Sampling = Sampling(),
+        bucket: int = 64,
+    ):
+        """
+        Args:
+          model: for instance `models.gpt2.GPT2LMHeadModel(config)`.
+          params: its parameters.
+          exchange: what the parts exchange while the prompt runs.
+          run: where the parts run.
+          sampling: how a token is chosen.
+          bucket: a prompt is padded on the left to the next multiple of this many tokens. Its part boundaries follow from
+            that length alone, and prompts of one length share compiled programs.
+        """
+        if bucket < 1:
+            raise InputError(f"bucket is {bucket}; choose 1 token or more")
+        self.model, self.exchange, self.run, self.sampling, self.bucket = model, exchange, run, sampling, bucket
+        self._params = run.replicate(params)
+        self._last_params = run.last_copy(self._params)
+
+        def prefill(params, parts):
+            def one_part(params, tokens, layout):
+                return model.apply({"params": params}, tokens, layout, exchange, method="prefill")
+
+            return run.each(one_part, params, parts)
+
+        @partial(jax.jit, static_argnums=(3, 4))
+        def first(params, rows_BTD, memories, index, max_new_tokens):
+            row_B1D = rows_BTD[:, index : index + 1]
+            logits_B1V = model.apply({"params": params}, row_B1D, jnp.ones((1, 1), bool), method="head")
+            return logits_B1V[:, 0], tuple(memory.grow(max_new_tokens) for memory in memories)
+
+        @partial(jax.jit, donate_argnums=3)
+        def extend(params, ids_B, position_B, memories, room):
+            return model.apply({"params": params}, ids_B, position_B, memories, room, method="extend")
+
+        @jax.jit
+        def choose(logits_BV, keys_B, i):
+            return sampling.choose(logits_BV, jax.vmap(jax.random.fold_in, (0, None))(keys_B, i))
+
+        self._prefill, self._first, self._extend, self._choose = jax.jit(prefill), first, extend, choose
+
+    def __call__(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_token: int | None = None
+    ) -> list[list[int]]:
+        """The new tokens of each prompt; the stop token, where it comes, is the last of them."""
+        new: list[list[int]] = [[] for _ in prompts]
+        for step in self.stream(prompts, max_new_tokens, stop_token):
+            for prompt, token in zip(step.prompts, step.tokens, strict=True):
+                new[prompt].append(int(token))
+        return new
+
+    def stream(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_token: int | None = None
+    ) -> Iterator[Step]:
+        """New tokens as they are made. Prompts that are padded to one length run together, the others after them.
+
+        Args:
+          prompts: token ids; of any lengths.
+          max_new_tokens: for each prompt.
+          stop_token: ends a prompt's text.
+
+        Raises:
+          InputError: for an empty prompt, an unknown token, more tokens than the model has positions, or an exchange
+            that can't run on a prompt.
+        """
+        groups: dict[int, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            groups.setdefault(self._padded_length(i, prompt, max_new_tokens), []).append(i)
+        for num_tokens, numbers in sorted(groups.items()):
+            yield from self._stream_group(num_tokens, numbers, prompts, max_new_tokens, stop_token)
+
+    def logits(self, prompts: Sequence[Sequence[int]], continuation_BN: np.ndarray) -> np.ndarray:
+        """The logits [B, 1 + N, V] from which each token of given continuations, and the one after, would be chosen.
+
+        For tests and for scoring with the cache; the prompts must be padded to one length.
+        """
+        lengths = {self._padded_length(i, prompt, continuation_BN.shape[1]) for i, prompt in enumerate(prompts)}
+        if len(lengths) != 1:
+            raise InputError(f"the prompts are padded to several lengths, {sorted(lengths)}; give those of one length")
+        new = continuation_BN.shape[1]
+        logits_BV, memories = self._start(prompts, lengths.pop(), new)
+        position_B = np.array([len(prompt) for prompt in prompts])
+        every = [logits_BV]
+        for i, ids_B in enumerate(continuation_BN.T):
+            logits_BV, memories = self._extend(self._last_params, ids_B, position_B + i, memories, new - i)
+            every.append(logits_BV)
+        return np.stack(jax.device_get(every), axis=1)
+
+    def _padded_length(self, i: int, prompt: Sequence[int], max_new_tokens: int) -> int:
+        config = self.model.config
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {max_new_tokens}; choose 1 or more")
+        if not len(prompt):
+            raise InputError(f"prompt {i} is empty; give at least one token")
+        if not (0 <= min(prompt) and max(prompt) < config.vocab_size):
+            raise InputError(
+                f"prompt {i} holds tokens outside of 0 to {config.vocab_size - 1}; use the model's tokenizer"
+            )
+        if len(prompt) + max_new_tokens > config.num_positions:
+            raise InputError(
+                f"prompt {i} has {len(prompt)} tokens, and with {max_new_tokens} new ones passes the {config.num_positions} "
+                "positions of the model; choose a shorter prompt or fewer new tokens"
+            )
+        num_tokens, num_parts = (
+            min(-(-len(prompt) // self.bucket) * self.bucket, config.num_positions),
+            self.run.num_parts,
+        )
+        check(self.exchange, num_tokens, num_parts)
+        if (num_parts - 1) * part_length(num_tokens, num_parts) >= num_tokens:
+            raise InputError(f"{num_tokens} tokens leave none for the last of {num_parts} parts; choose fewer parts")
+        return num_tokens
+
+    def _start(self, prompts, num_tokens, max_new_tokens):
+        """Runs the prompts over the parts: logits of the next token, and what the last part attended to, with room."""
+        run = self.run
+        lengths = np.array([len(prompt) for prompt in prompts])
+        mask = np.arange(num_tokens)[None] >= num_tokens - lengths[:, None]
+        ids = np.zeros(mask.shape, np.int32)
+        ids[mask] = np.concatenate([np.asarray(prompt, np.int32) for prompt in prompts])
+        rows_BTD, memories = run.last_part(self._prefill(self._params, run.split({"ids": ids, "mask": mask})))
+        index = num_tokens - 1 - (run.num_parts - 1) * part_length(num_tokens, run.num_parts)
+        return self._first(self._last_params, rows_BTD, memories, index, max_new_tokens)
+
+    def _stream_group(self, num_tokens, numbers, prompts, max_new_tokens, stop_token):
+        numbers = np.array(numbers)
+        position_B = np.array([len(prompts[i]) for i in numbers])
+        logits_BV, memories = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
+        keys_B = jax.vmap(partial(jax.random.fold_in, jax.random.key(self.sampling.seed)))(numbers)
+        running_B = np.ones(len(numbers), bool)
+        for i in range(max_new_tokens):
+            ids_B = np.asarray(self._choose(logits_BV, keys_B, i))
+            finished_B = (ids_B == stop_token) if i + 1 < max_new_tokens else running_B
+            yield Step(numbers[running_B], ids_B[running_B], finished_B[running_B])
+            running_B = running_B & ~finished_B
+            if not running_B.any():
+                return
+            logits_BV, memories = self._extend(self._last_params, ids_B, position_B + i, memories, max_new_tokens - i)

@@ -1,0 +1,89 @@
+"""What a language model says of given text: log-likelihoods, and the figures made of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prism_jax.errors import InputError
+from prism_jax.exchange import Exchanges
+from prism_jax.forward import encode
+from prism_jax.partition import Parts
+from prism_jax.runners import Runner
+
+
+def log_likelihoods(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> jax.Array:
+    """The log-likelihood of each token, given those before it, in nats.
+
+    The logits of one example at a time are held, never those of a batch.
+
+    Args:
+      model: for instance `models.gpt2.GPT2LMHeadModel(config)`.
+      params: its parameters.
+      parts: a batch, cut by `run.split`.
+      exchange: what the parts exchange.
+      run: where they run.
+
+    Returns:
+      [B, N - 1]: at i that of token i + 1; 0 where either of them is padding.
+    """
+    num_tokens = parts.num_tokens
+    rows_BRD = encode(model, params, parts, exchange, run)
+    ids_BN = run(lambda params, tokens, layout: tokens["ids"], params, parts)[:, :num_tokens]
+
+    def one(example):
+        rows_RD, ids_N = example
+        logits_1NV = model.apply({"params": params}, rows_RD[None], jnp.ones((1, num_tokens), bool), method="head")
+        log_p_NV = jax.nn.log_softmax(logits_1NV[0, :-1].astype(jnp.float32))
+        return jnp.take_along_axis(log_p_NV, ids_N[1:, None], axis=1)[:, 0]
+
+    real_BN = parts.real_BN[:, :num_tokens]
+    log_p_BN = jax.lax.map(one, (rows_BRD, ids_BN))
+    return jnp.where(real_BN[:, 1:] & real_BN[:, :-1], log_p_BN, 0)
+
+
+def continuations(
+    contexts: Sequence[Sequence[int]], endings: Sequence[Sequence[int]], num_tokens: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """A batch of contexts with an ending each, padded on the right, to score the endings.
+
+    `(log_likelihoods(...) * scored).sum(1)` is then the log-likelihood of each ending, given its context.
+
+    Args:
+      contexts: token ids; at least one each.
+      endings: token ids; at least one each.
+      num_tokens: N. A context that is too long loses its first tokens.
+
+    Returns:
+      The batch, and `scored` bool [B, N - 1], as `log_likelihoods` counts.
+
+    Raises:
+      InputError: if a context or an ending is empty, or an ending does not fit.
+    """
+    ids = np.zeros((len(contexts), num_tokens), np.int32)
+    mask, scored = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool)
+    for i, (context, ending) in enumerate(zip(contexts, endings, strict=True)):
+        if not len(context) or not 0 < len(ending) < num_tokens:
+            raise InputError(
+                f"context {i} has {len(context)} tokens and its ending {len(ending)}; "
+                f"give at least 1 each, and endings of at most {num_tokens - 1}"
+            )
+        kept = [*context[-(num_tokens - len(ending)) :], *ending]
+        ids[i, : len(kept)], mask[i, : len(kept)] = kept, True
+        scored[i, len(kept) - len(ending) : len(kept)] = True
+    return {"ids": ids, "mask": mask}, scored[:, 1:]
+
+
+def summary(log_likelihood: float, num_tokens: int, num_bytes: int) -> dict[str, float]:
+    """Loss in nats per token, perplexity per token, and bits per byte of the text (UTF-8).
+
+    Args:
+      log_likelihood: of all scored tokens together, in nats.
+      num_tokens: how many were scored.
+      num_bytes: of the text that they stand for.
+    """
+    loss = -log_likelihood / num_tokens
+    return {"loss": loss, "perplexity": float(np.exp(loss)), "bits_per_byte": -log_likelihood / np.log(2) / num_bytes}

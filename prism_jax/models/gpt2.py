@@ -1,0 +1,247 @@
+"""GPT-2 (Radford et al., 2019), equal to Hugging Face's `GPT2Model` and `GPT2LMHeadModel`.
+
+A batch holds `ids` int32 [B, N] and optionally `mask` [B, N] (1 = real). Positions count the real tokens before a token,
+as in Hugging Face's `generate`, so that padding on either side changes nothing.
+"""
+
+from dataclasses import dataclass, replace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from prism_jax.attention import Memory
+from prism_jax.exchange import Exchanges
+from prism_jax.models.hugging_face import ANY, Entry, Table, norm, refuse_unsupported
+from prism_jax.partition import Layout
+from prism_jax.transformer import (
+    ACTIVATIONS,
+    Stack,
+    TransformerConfig,
+    check_length,
+    dropout,
+    embedding,
+    layer_norm,
+    vocabulary_logits,
+)
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """A GPT-2 model.
+
+    Attributes:
+      stack: the blocks.
+      vocab_size: V.
+      num_positions: rows of the position table, the longest N.
+      embedding_dropout: rate on the embeddings.
+    """
+
+    stack: TransformerConfig
+    vocab_size: int = 50257
+    num_positions: int = 1024
+    embedding_dropout: float = 0.1
+
+
+def _preset(num_layers: int, features: int, num_heads: int) -> GPT2Config:
+    rates = {"dropout": 0.1, "attention_dropout": 0.1}
+    return GPT2Config(
+        TransformerConfig(
+            num_layers, features, num_heads, 4 * features, "gelu_new", norm_eps=1e-5, causal=True, **rates
+        )
+    )
+
+
+GPT2 = _preset(12, 768, 12)
+"""`openai-community/gpt2`: 124,439,808 parameters."""
+GPT2_MEDIUM = _preset(24, 1024, 16)
+GPT2_LARGE = _preset(36, 1280, 20)
+GPT2_XL = _preset(48, 1600, 25)
+
+SUPPORTED = {
+    "model_type": {"gpt2"},
+    "vocab_size": ANY,
+    "n_embd": ANY,
+    "n_layer": ANY,
+    "n_head": ANY,
+    "n_inner": ANY,
+    "n_positions": ANY,
+    "n_ctx": ANY,  # of old configs; n_positions stands for it
+    "activation_function": set(ACTIVATIONS),
+    "resid_pdrop": ANY,
+    "embd_pdrop": ANY,
+    "attn_pdrop": ANY,
+    "layer_norm_epsilon": ANY,
+    "initializer_range": ANY,
+    "scale_attn_weights": {True},
+    "scale_attn_by_inverse_layer_idx": {False},
+    "reorder_and_upcast_attn": {False},
+    "add_cross_attention": {False},
+    "is_decoder": {False, True},
+    "tie_word_embeddings": {True},
+    "chunk_size_feed_forward": {0},
+    "is_encoder_decoder": {False},
+    "pruned_heads": {None, ()},
+    "summary_type": ANY,  # of a head that we lack
+    "summary_use_proj": ANY,
+    "summary_activation": ANY,
+    "summary_proj_to_labels": ANY,
+    "summary_first_dropout": ANY,
+}
+"""What each attribute of a Hugging Face GPT2Config may be. `refuse_unsupported` names the rest."""
+
+
+def config_from_hf(hf_config: dict, num_labels: int | None = None) -> GPT2Config:
+    """Our config from `GPT2Config.to_dict()`; no head of ours has labels.
+
+    Raises:
+      InputError: if an attribute has a value that is not implemented; all of them are listed.
+    """
+    refuse_unsupported(hf_config, SUPPORTED)
+    return GPT2Config(
+        TransformerConfig(
+            num_layers=hf_config["n_layer"],
+            features=hf_config["n_embd"],
+            num_heads=hf_config["n_head"],
+            mlp_features=hf_config["n_inner"] or 4 * hf_config["n_embd"],
+            activation=hf_config["activation_function"],
+            norm_eps=hf_config["layer_norm_epsilon"],
+            causal=True,
+            dropout=hf_config["resid_pdrop"],
+            attention_dropout=hf_config["attn_pdrop"],
+            init_scale=hf_config["initializer_range"],
+        ),
+        vocab_size=hf_config["vocab_size"],
+        num_positions=hf_config["n_positions"],
+        embedding_dropout=hf_config["embd_pdrop"],
+    )
+
+
+def config_to_hf(config: GPT2Config) -> dict:
+    """The attributes of the Hugging Face `GPT2Config` of a config of ours."""
+    stack = config.stack
+    return {
+        "model_type": "gpt2",
+        "n_layer": stack.num_layers,
+        "n_embd": stack.features,
+        "n_head": stack.num_heads,
+        "n_inner": stack.mlp_features,
+        "activation_function": stack.activation,
+        "layer_norm_epsilon": stack.norm_eps,
+        "resid_pdrop": stack.dropout,
+        "attn_pdrop": stack.attention_dropout,
+        "embd_pdrop": config.embedding_dropout,
+        "initializer_range": stack.init_scale,
+        "vocab_size": config.vocab_size,
+        "n_positions": config.num_positions,
+    }
+
+
+class GPT2Encoder(nn.Module):
+    """Embeddings, blocks and the last norm."""
+
+    config: GPT2Config
+
+    def setup(self):
+        config, stack = self.config, self.config.stack
+        self.token = embedding(config.vocab_size, stack)
+        self.position = embedding(config.num_positions, stack)
+        self.blocks = Stack(stack)
+        self.norm = layer_norm(stack)
+
+    def __call__(
+        self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges
+    ) -> tuple[jax.Array, tuple[Memory, ...]]:
+        """The rows of this part [B, T, D], and what every block attended to."""
+        check_length(self.config.num_positions, layout.num_tokens)
+        x_BTD = self.token(tokens["ids"]) + self.position(layout.real_before_BT)
+        keys_B = replace(layout, block=self.config.stack.num_layers).block_keys_B
+        x_BTD = dropout(x_BTD, self.config.embedding_dropout, keys_B, site=0)
+        x_BTD, memories = self.blocks(x_BTD, exchange, layout)
+        return self.norm(x_BTD), memories
+
+    def extend(
+        self, ids_B: jax.Array, position_B: jax.Array, memories: tuple[Memory, ...], room: jax.Array
+    ) -> tuple[jax.Array, tuple[Memory, ...]]:
+        """The row [B, 1, D] of one more token, and the memories with it, see `Block.extend`."""
+        x_B1D = self.token(ids_B[:, None]) + self.position(position_B[:, None])
+        x_B1D, memories = self.blocks.extend(x_B1D, memories, room)
+        return self.norm(x_B1D), memories
+
+
+class GPT2Model(nn.Module):
+    """Every hidden state."""
+
+    config: GPT2Config
+
+    def setup(self):
+        self.encoder = GPT2Encoder(self.config)
+
+    def part(self, tokens, layout, exchange):
+        return self.encoder(tokens, layout, exchange)[0]
+
+    def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> jax.Array:
+        """Hidden states [B, N, D]."""
+        return rows_BRD[:, : real_BN.shape[1]]
+
+    def check(self, num_tokens: int) -> None:
+        check_length(self.config.num_positions, num_tokens)
+
+    def batch_shapes(self, batch_size: int, num_tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return {"ids": jax.ShapeDtypeStruct((batch_size, num_tokens), jnp.int32)}
+
+
+class GPT2LMHeadModel(GPT2Model):
+    """Logits of the next token for every token, from the token table itself."""
+
+    def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> jax.Array:
+        """Logits [B, N, V]."""
+        return vocabulary_logits(rows_BRD[:, : real_BN.shape[1]], self.encoder.token, self.config.stack)
+
+    def prefill(self, tokens, layout, exchange) -> tuple[jax.Array, tuple[Memory, ...]]:
+        """As `part`, and what every block attended to: where generation starts from."""
+        return self.encoder(tokens, layout, exchange)
+
+    def extend(
+        self, ids_B: jax.Array, position_B: jax.Array, memories: tuple[Memory, ...], room: jax.Array
+    ) -> tuple[jax.Array, tuple[Memory, ...]]:
+        """Logits [B, V] after one more token, and the memories with it, see `Block.extend`."""
+        row_B1D, memories = self.encoder.extend(ids_B, position_B, memories, room)
+        return vocabulary_logits(row_B1D, self.encoder.token, self.config.stack)[:, 0], memories
+
+
+def table(config: GPT2Config) -> Table:
+    """Hugging Face's names for our parameters. Its dense layers (`Conv1D`) keep weights as (in, out), as Flax does."""
+    entries = [
+        Entry("wte.weight", "encoder/token/embedding"),
+        Entry("wpe.weight", "encoder/position/embedding"),
+        *norm("ln_f", "encoder/norm"),
+    ]
+    for i in range(config.stack.num_layers):
+        theirs, ours = f"h.{i}", f"encoder/blocks/block_{i}"
+        for column, name in enumerate(("query", "key", "value")):
+            entries += _conv1d(f"{theirs}.attn.c_attn", f"{ours}/attention/{name}", (column, 3))
+        entries += [
+            *_conv1d(f"{theirs}.attn.c_proj", f"{ours}/attention/output"),
+            *_conv1d(f"{theirs}.mlp.c_fc", f"{ours}/mlp/up"),
+            *_conv1d(f"{theirs}.mlp.c_proj", f"{ours}/mlp/down"),
+            *norm(f"{theirs}.ln_1", f"{ours}/norm_1"),
+            *norm(f"{theirs}.ln_2", f"{ours}/norm_2"),
+        ]
+    return Table(
+        entries=tuple(entries),
+        base="GPT2Model",
+        prefix="transformer.",
+        heads=("lm_head.", "score.", "multiple_choice_head."),
+        unused=(
+            r"h\.\d+\.attn\.(masked_)?bias",
+            r"lm_head\.weight",  # tied: a copy of wte.weight
+            r"score\.weight",
+            r"multiple_choice_head\..*",
+        ),
+    )
+
+
+def _conv1d(theirs: str, ours: str, column: tuple[int, int] = (0, 1)) -> tuple[Entry, Entry]:
+    kernel = Entry(f"{theirs}.weight", f"{ours}/kernel", column=column)
+    return kernel, Entry(f"{theirs}.bias", f"{ours}/bias", column=column)

@@ -1,0 +1,62 @@
+"""Scores of text against Hugging Face's loss, and against sums by hand."""
+
+import numpy as np
+import pytest
+from conftest import assert_close
+from test_bert import save_hf_model
+from test_gpt2 import hf_config, run_hf, token_batch
+
+import prism_jax as pj
+from prism_jax import language, weights
+from prism_jax.models import gpt2
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_loss_equals_hugging_face(padding, runner, tmp_path):
+    import torch
+
+    batch = token_batch(padding)
+    model = save_hf_model("GPT2LMHeadModel", hf_config("plain"), tmp_path)
+    labels = torch.from_numpy(np.where(batch["mask"], batch["ids"], -100).astype(np.int64))
+    if padding == "left":
+        labels[np.arange(4), batch["mask"].argmax(1)] = -100  # the first real token stands after padding
+    theirs = run_hf(model, batch, labels=labels).loss.item()
+    ours = weights.load(gpt2.GPT2LMHeadModel, str(tmp_path))
+    run = runner(3)
+    parts = run.split(batch)
+    scores = np.asarray(language.log_likelihoods(ours.model, run.replicate(ours.params), parts, pj.AllGather(), run))
+    scored = batch["mask"][:, 1:] & batch["mask"][:, :-1]
+    assert (scores[~scored] == 0).all()
+    assert_close(-scores.sum() / scored.sum(), theirs)
+
+
+def test_the_likelihood_of_a_continuation(tmp_path):
+    """Against the log-softmax of Hugging Face's logits, one pair at a time without padding."""
+    torch = pytest.importorskip("torch")
+    model = save_hf_model("GPT2LMHeadModel", hf_config("plain"), tmp_path)
+    ours = weights.load(gpt2.GPT2LMHeadModel, str(tmp_path))
+    rng = np.random.default_rng(0)
+    contexts = [rng.integers(0, 98, n).tolist() for n in (3, 9, 30)]
+    endings = [rng.integers(0, 98, n).tolist() for n in (2, 1, 5)]
+    batch, scored = language.continuations(contexts, endings, 16)
+    run = pj.on_one_device(2)
+    scores = language.log_likelihoods(ours.model, ours.params, run.split(batch), pj.AllGather(), run)
+    for got, context, ending in zip((np.asarray(scores) * scored).sum(1), contexts, endings, strict=True):
+        ids = torch.tensor([[*context[-(16 - len(ending)) :], *ending]])
+        with torch.no_grad():
+            log_p = model(ids).logits.log_softmax(-1)[0]
+        at = range(ids.shape[1] - len(ending) - 1, ids.shape[1] - 1)
+        assert_close(got, sum(log_p[i, ids[0, i + 1]].item() for i in at))
+
+
+def test_endings_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="context 0 has 1 tokens and its ending 5; .*endings of at most 4"):
+        language.continuations([[1]], [[1] * 5], 5)
+    with pytest.raises(ValueError, match="context 0 has 0 tokens"):
+        language.continuations([[]], [[1]], 5)
+
+
+def test_the_figures_of_a_uniform_guess():
+    """A uniform guess among 256 tokens of one byte: perplexity 256, 8 bits per byte."""
+    figures = language.summary(-100 * np.log(256), num_tokens=100, num_bytes=100)
+    assert figures == pytest.approx({"loss": np.log(256), "perplexity": 256, "bits_per_byte": 8})
