@@ -32,7 +32,10 @@ def main(argv: list[str]) -> None:
     check(setting.exchange, experiment.num_tokens, setting.num_parts)
     emulate_devices(setting.num_parts)
     runner = on_mesh(setting.num_parts)
-    trained = checkpoint.load_best(Path(command.checkpoint), experiment) if command.checkpoint else None
+    trained = None
+    if command.checkpoint:
+        trained = checkpoint.load_best(Path(command.checkpoint))
+        checkpoint.check_same_model(trained.run, experiment)
     task = load_task(experiment, [setting], trained)
     row, _ = score(task, setting, runner)
     print(report.line(report.COLUMNS), report.line(report.cells(row)), sep="\n")

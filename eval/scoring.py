@@ -72,6 +72,7 @@ def load_task(experiment: Experiment, settings: list[Setting], trained: checkpoi
         num_labels=len(dataset.label_names),
         num_tokens=experiment.num_tokens,
         fresh=trained.params if trained else (),
+        compute_dtype=experiment.compute_dtype,
     )
     if trained:
         own = {name: pretrained.params[name] for name in trained.params}

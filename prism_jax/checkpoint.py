@@ -44,41 +44,51 @@ class Trained:
 
     Attributes:
       run: folder of the run.
+      config: what its config.json says: the experiment, and the names of the labels.
       step: at which they were saved.
       params: as numpy arrays.
     """
 
     run: Path
+    config: dict[str, Any]
     step: int
     params: dict[str, Any]
 
 
-def load_best(run: Path, experiment: config.Experiment) -> Trained:
+def load_best(run: Path) -> Trained:
     """The best checkpoint of a run.
 
     Raises:
-      InputError: if there is none, it is damaged, or the run trained another model than the experiment's.
+      InputError: if there is none, or it is damaged.
     """
     if not (run / "checkpoints").is_dir():
         raise InputError(f"no checkpoints in {run}; give the --out folder of a train.finetune run")
-    if differing := differences(run, experiment, ("model", "weights", "revision", "dataset", "num_tokens")):
-        raise InputError(f"the run in {run} was trained with another {', '.join(differing)}; use the same values")
+    said = _read_config(run)
     with open_manager(run) as manager:
         step = manager.best_step()
         if step is None:
             raise InputError(f"no whole checkpoint in {run}; go on with train.finetune --resume")
         state = _guarded(manager, step, ocp.args.StandardRestore())
-    return Trained(run, step, jax.device_get(state["params"]))
+    return Trained(run, said, step, jax.device_get(state["params"]))
+
+
+def check_same_model(run: Path, experiment: config.Experiment) -> None:
+    """Raises InputError if a run trained another model than the experiment's, or on other data."""
+    if differing := differences(run, experiment, ("model", "weights", "revision", "dataset", "num_tokens")):
+        raise InputError(f"the run in {run} was trained with another {', '.join(differing)}; use the same values")
 
 
 def differences(run: Path, experiment: config.Experiment, fields: tuple[str, ...]) -> list[str]:
     """The fields in which the experiment of a run differs from `experiment`."""
-    asked = config.to_json(experiment)
+    asked, before = config.to_json(experiment), _read_config(run)
+    return [name for name in fields if asked[name] != before.get(name)]
+
+
+def _read_config(run: Path) -> dict:
     try:
-        before = json.loads((run / "config.json").read_text())
+        return json.loads((run / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{run}/config.json can't be read: {error}; train into a new folder") from error
-    return [name for name in fields if asked[name] != before.get(name)]
 
 
 def _guarded(manager: ocp.CheckpointManager, step: int, args: ocp.args.CheckpointArgs) -> Any:

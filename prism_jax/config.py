@@ -8,7 +8,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import tyro
@@ -16,6 +16,7 @@ import tyro
 from prism_jax import exchange as exchanges
 from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange, Exchanges
+from prism_jax.generation import Sampling
 
 ExchangeFlag = Annotated[
     Exchanges,
@@ -57,10 +58,10 @@ class Experiment:
     """The model class."""
     weights: str
     """Folder in the hub's layout, hub id, or asset:NAME."""
-    dataset: str
-    """Data set by name."""
     num_tokens: int
     """N, to which a text is cut or padded."""
+    dataset: str | None = None
+    """Data set by name; none where there is only text to generate."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     head: str | None = None
@@ -78,6 +79,8 @@ class Experiment:
         exchanges.AllGather(),
     )
     """What a sweep runs beside segment means, at every P; own exchanges can stand here."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the inputs of matrix products; all else stays float32."""
     limit: int = 256
     """Examples to score, at even distances over the test split; 0 for all."""
     batch_size: int = 32
@@ -96,6 +99,9 @@ class Experiment:
 
 Flat = Annotated[Experiment, tyro.conf.arg(name="")]
 """An experiment whose fields are flags without a prefix."""
+
+FlatSampling = Annotated[Sampling, tyro.conf.arg(name="")]
+"""How tokens are chosen, likewise."""
 
 
 def load(path: str) -> Experiment:
@@ -156,16 +162,30 @@ def parse(command: type, description: str, argv: list[str]) -> Any:
         print(f"{description}\n\nusage: CONFIG [flags]; CONFIG --help lists the flags of a config.")
         raise SystemExit(0)
     default = command(experiment=load(argv[0]))
+    parsed = _cli(command, argv[1:], default=default, prog=argv[0], description=description)
+    parsed.experiment.check()
+    return parsed
+
+
+def parse_flags(command: type, description: str, argv: list[str]) -> Any:
+    """The arguments of an entry point without a config file.
+
+    Raises:
+      InputError: for an unknown flag, a missing or wrong value.
+      SystemExit: after `--help`.
+    """
+    return _cli(command, argv, description=description)
+
+
+def _cli(command: type, argv: list[str], **how: Any) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            parsed = tyro.cli(command, default=default, args=argv[1:], prog=argv[0], description=description)
+            return tyro.cli(command, args=argv, **how)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise InputError(_first_sentence(said.getvalue())) from stop
-    parsed.experiment.check()
-    return parsed
 
 
 def _first_sentence(box: str) -> str:
@@ -173,4 +193,4 @@ def _first_sentence(box: str) -> str:
     lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip(" │") for line in box.splitlines()]
     lines = [line for line in lines if line and not line.startswith("╭")]
     end = next((i for i, line in enumerate(lines) if line.startswith(("─", "╰"))), len(lines))
-    return " ".join(lines[:end]) + "; --help after the config lists the flags"
+    return " ".join(lines[:end]) + "; --help lists the flags"

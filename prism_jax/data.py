@@ -40,13 +40,15 @@ DATASETS = {"newsgroups": newsgroups}
 """Data sets by name: functions from the split to the data."""
 
 
-def load(name: str, split: str) -> TextDataset:
+def load(name: str | None, split: str) -> TextDataset:
     """A data set by name.
 
     Raises:
       InputError: if the name is unknown.
       AssetError: if it can't be had.
     """
+    if name is None:
+        raise InputError(f"this config has no dataset; add --dataset, one of {', '.join(DATASETS)}")
     if name not in DATASETS:
         raise InputError(f"unknown dataset {name!r}; known are {', '.join(DATASETS)}")
     return DATASETS[name](split)

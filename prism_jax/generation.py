@@ -26,16 +26,15 @@ from prism_jax.runners import Runner
 class Sampling:
     """How the next token is chosen.
 
-    Attributes:
-      temperature: divides the logits; 0 takes the most likely token.
-      top_k: only the k most likely tokens; 0 for all.
-      top_p: only the most likely tokens that together reach this probability (nucleus sampling, arXiv 1904.09751).
-      seed: the same seed, prompt number and weights give the same text.
+    The same seed, prompt number and weights give the same text.
     """
 
     temperature: float = 0.0
+    """Divides the logits; 0 takes the most likely token."""
     top_k: int = 0
+    """Only the k most likely tokens; 0 for all."""
     top_p: float = 1.0
+    """Only the most likely tokens that together reach this probability (nucleus sampling, arXiv 1904.09751)."""
     seed: int = 0
 
     def __post_init__(self):
@@ -159,7 +158,7 @@ class Generator:
         """
         groups: dict[int, list[int]] = {}
         for i, prompt in enumerate(prompts):
-            groups.setdefault(self._padded_length(i, prompt, max_new_tokens), []).append(i)
+            groups.setdefault(self.padded_length(i, prompt, max_new_tokens), []).append(i)
         for num_tokens, numbers in sorted(groups.items()):
             yield from self._stream_group(num_tokens, numbers, prompts, max_new_tokens, stop_token)
 
@@ -168,7 +167,7 @@ class Generator:
 
         For tests and for scoring with the cache; the prompts must be padded to one length.
         """
-        lengths = {self._padded_length(i, prompt, continuation_BN.shape[1]) for i, prompt in enumerate(prompts)}
+        lengths = {self.padded_length(i, prompt, continuation_BN.shape[1]) for i, prompt in enumerate(prompts)}
         if len(lengths) != 1:
             raise InputError(f"the prompts are padded to several lengths, {sorted(lengths)}; give those of one length")
         new = continuation_BN.shape[1]
@@ -180,13 +179,18 @@ class Generator:
             every.append(logits_BV)
         return np.stack(jax.device_get(every), axis=1)
 
-    def _padded_length(self, i: int, prompt: Sequence[int], max_new_tokens: int) -> int:
+    def padded_length(self, i: int, prompt: Sequence[int], max_new_tokens: int) -> int:
+        """N, to which prompt number `i` is padded; part boundaries follow from it.
+
+        Raises:
+          InputError: if the prompt can't run.
+        """
         config = self.model.config
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {max_new_tokens}; choose 1 or more")
         if not len(prompt):
             raise InputError(f"prompt {i} is empty; give at least one token")
-        if not (0 <= min(prompt) and max(prompt) < config.vocab_size):
+        if not (min(prompt) >= 0 and max(prompt) < config.vocab_size):
             raise InputError(
                 f"prompt {i} holds tokens outside of 0 to {config.vocab_size - 1}; use the model's tokenizer"
             )

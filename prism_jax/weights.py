@@ -190,8 +190,8 @@ def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()
     content |= family.config_to_hf(model.config)
     content |= {"architectures": [architecture], "dtype": "float32"}
     content.pop("torch_dtype", None)  # older than dtype, and maybe not float32
-    num_labels = len(label_names) or getattr(model.config, "num_labels", 0)
-    if label_names or num_labels != len(content.get("id2label", (0, 1))):
+    num_labels = getattr(model.config, "num_labels", None)
+    if num_labels and (label_names or num_labels != len(content.get("id2label", ()))):
         names = label_names or [f"LABEL_{i}" for i in range(num_labels)]
         content |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     for path in hub.companions(source) if source else ():
@@ -206,6 +206,14 @@ def family_of(kind: type[nn.Module]) -> ModuleType:
         if getattr(family, kind.__name__, None) is kind:
             return family
     raise InputError(f"{kind.__name__} is no model of {', '.join(FAMILIES)}, so Hugging Face has no name for it")
+
+
+def class_named(name: str) -> type[nn.Module]:
+    """A model class of ours by its name."""
+    for family in FAMILIES.values():
+        if hasattr(family, name):
+            return getattr(family, name)
+    raise InputError(f"{name} is no model of {', '.join(FAMILIES)}")
 
 
 def architecture_of(kind: type[nn.Module]) -> str:

@@ -139,6 +139,16 @@ def test_sequence_classification_equals_hugging_face(padding, tmp_path):
     assert_close(exact, theirs.logits.numpy())
 
 
+@pytest.mark.parametrize("kind", ["BertForMaskedLM", "BertForTokenClassification"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_heads_on_every_token_equal_hugging_face(kind, shape, tmp_path):
+    batch = pair_batch("right")
+    theirs = run_hf(save_hf_model(kind, hf_config(shape), tmp_path), batch).logits.numpy()
+    for exchange, num_parts in ((WHOLE, 1), (pj.AllGather(), 3)):
+        ours = np.asarray(run_ours(getattr(bert, kind), tmp_path, batch, exchange, num_parts))
+        assert_close(ours[batch["mask"]], theirs[batch["mask"]])
+
+
 def test_sentence_embedding_is_the_masked_mean(tmp_path):
     theirs = run_hf(
         save_hf_model("BertModel", hf_config("plain"), tmp_path), batch := pair_batch("right")

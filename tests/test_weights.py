@@ -83,6 +83,34 @@ def test_sharded_weights(folder):
         weights.load(BertModel, str(folder))
 
 
+def test_a_pickle_is_opened_only_by_its_name(folder):
+    torch = pytest.importorskip("torch")
+    expected = weights.load(BertModel, str(folder)).params
+    tensors = load_file(folder / "model.safetensors")
+    torch.save({name: torch.from_numpy(tensor) for name, tensor in tensors.items()}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="opened only where it is the source: .*/model/pytorch_model.bin"):
+        weights.load(BertModel, str(folder))
+    same(weights.load(BertModel, str(folder / "pytorch_model.bin")).params, expected)
+
+    class Trap:
+        def __reduce__(self):
+            return (print, ("this must not run",))
+
+    torch.save({"x": Trap()}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="pytorch_model.bin holds no plain PyTorch weights"):
+        weights.load(BertModel, str(folder / "pytorch_model.bin"))
+    with pytest.raises(ValueError, match="no folder 'missing.bin'"):
+        weights.load(BertModel, "missing.bin")
+
+
+def test_bfloat16_is_read_as_float32(folder):
+    import ml_dtypes
+
+    rewrite(folder, lambda tensors: {name: x.astype(ml_dtypes.bfloat16) for name, x in tensors.items()})
+    assert {x.dtype for x in jax.tree.leaves(weights.load(BertModel, str(folder)).params)} == {np.dtype("float32")}
+
+
 def test_half_precision_is_read_as_float32(folder):
     rewrite(folder, lambda tensors: {name: x.astype(np.float16) for name, x in tensors.items()})
     assert {x.dtype for x in jax.tree.leaves(weights.load(BertModel, str(folder)).params)} == {np.dtype("float32")}

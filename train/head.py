@@ -25,7 +25,7 @@ CHUNK = 1024
 """Examples whose rows are kept in one file."""
 
 
-TRAINED_WITH = ("model", "weights", "revision", "dataset", "num_tokens", "training")
+TRAINED_WITH = ("model", "weights", "revision", "dataset", "num_tokens", "compute_dtype", "training")
 """The fields of an experiment that training depends on."""
 
 
@@ -68,9 +68,11 @@ def train_head(experiment: Experiment, out: Path, resume: bool = False) -> dict:
         num_tokens=experiment.num_tokens,
         fresh=training.trained,
         seed=training.seed,
+        compute_dtype=experiment.compute_dtype,
     )
     model = pretrained.model
-    (out / "config.json").write_text(json.dumps(config.to_json(experiment), indent=2))
+    said = config.to_json(experiment) | {"label_names": dataset.label_names}
+    (out / "config.json").write_text(json.dumps(said, indent=2))
     rows = frozen_rows(experiment, pretrained, dataset, out / "rows")
 
     batches = grain.MapDataset.source(train).seed(training.seed).shuffle().repeat().batch(training.batch_size)
@@ -109,7 +111,7 @@ def train_head(experiment: Experiment, out: Path, resume: bool = False) -> dict:
             checkpoint.save(manager, int(state.step), state, metrics)
         progress.close()
         manager.wait_until_finished()
-    best = checkpoint.load_best(out, experiment)
+    best = checkpoint.load_best(out)
     family = weights.family_of(experiment.model)
     kept = jax.tree.map(lambda x: x.astype(np.float16), best.params)
     tensors = weights.export_tensors(kept, family.table(model.config))

@@ -44,10 +44,17 @@ class GPT2Config:
 
 
 def _preset(num_layers: int, features: int, num_heads: int) -> GPT2Config:
-    rates = {"dropout": 0.1, "attention_dropout": 0.1}
     return GPT2Config(
         TransformerConfig(
-            num_layers, features, num_heads, 4 * features, "gelu_new", norm_eps=1e-5, causal=True, **rates
+            num_layers,
+            features,
+            num_heads,
+            4 * features,
+            "gelu_new",
+            norm_eps=1e-5,
+            causal=True,
+            dropout=0.1,
+            attention_dropout=0.1,
         )
     )
 

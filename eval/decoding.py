@@ -1,0 +1,120 @@
+"""Streams generated texts, and measures generation beside one device."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tokenizers.decoders import DecodeStream
+from tqdm import tqdm
+
+from prism_jax import cost
+from prism_jax.errors import InputError
+from prism_jax.exchange import text_of
+from prism_jax.generation import Generator
+
+ROUNDS = 3
+"""How often each arm is timed, in turn."""
+
+
+def stop_token(tokenizer: Any, text: str | None) -> int | None:
+    """The id of the token that ends a text: the tokenizer's own by default, None if it has none.
+
+    Raises:
+      InputError: if `text` is not one token.
+    """
+    if text is None:
+        return tokenizer.eos_token_id
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise InputError(f"--stop is one token, but the tokenizer cuts {text!r} into {len(ids)}; choose another")
+    return ids[0]
+
+
+def stream_texts(
+    generator: Generator,
+    tokenizer: Any,
+    texts: Sequence[str],
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    stop: int | None,
+) -> list[str]:
+    """Prints each text as it grows, the prompts in their order; returns what was added to each."""
+    streams = [DecodeStream(skip_special_tokens=True) for _ in prompts]
+    waiting, finished, added, shown = ["" for _ in prompts], set(), ["" for _ in prompts], 0
+    print(texts[0], end="", flush=True)
+    for step in generator.stream(prompts, max_new_tokens, stop):
+        for prompt, token, last in zip(step.prompts, step.tokens, step.finished, strict=True):
+            piece = streams[prompt].step(tokenizer.backend_tokenizer, int(token)) or ""
+            waiting[prompt] += piece
+            added[prompt] += piece
+            if last:
+                finished.add(prompt)
+        while shown < len(texts):
+            print(waiting[shown], end="", flush=True)
+            waiting[shown] = ""
+            if shown not in finished:
+                break
+            shown += 1
+            print("\n" + (f"\n{texts[shown]}" if shown < len(texts) else ""), end="", flush=True)
+    return added
+
+
+def compare(arms: Sequence[Generator], prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[dict]:
+    """Cache and speed of generators on the same prompts, the arms in turn, after a run that compiles. The first is the reference."""
+    seconds: list[list[tuple[float, float]]] = [[] for _ in arms]
+    for i in tqdm(range(ROUNDS + 1), "measuring", leave=False, unit="round", disable=None):
+        for arm, times in zip(arms, seconds, strict=True):
+            measured = _time(arm, prompts, max_new_tokens)
+            if i:
+                times.append(measured)
+    rows = []
+    for arm, times in zip(arms, seconds, strict=True):
+        config, num_parts = arm.model.config.stack, arm.run.num_parts
+        lengths = [arm.padded_length(i, prompt, max_new_tokens) for i, prompt in enumerate(prompts)]
+        prefill, decode = np.median(times, axis=0)
+        rows.append(
+            {
+                "exchange": text_of(arm.exchange),
+                "num_parts": num_parts,
+                "prompts": len(prompts),
+                "prompt_tokens": sum(map(len, prompts)),
+                "new_tokens": max_new_tokens * len(prompts),
+                "cache_bytes": sum(
+                    cost.cache_bytes(config, arm.exchange, num_parts, n, max_new_tokens) for n in lengths
+                ),
+                "seconds_prompts": float(prefill),
+                "tokens_per_second": (max_new_tokens - 1) * len(prompts) / float(decode) if decode else None,
+            }
+        )
+    return rows
+
+
+def _time(generator: Generator, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[float, float]:
+    """Seconds until the prompts' first tokens, and for all others."""
+    prefill = decode = 0.0
+    begun: set[int] = set()
+    before = time.perf_counter()
+    for step in generator.stream(prompts, max_new_tokens):
+        now = time.perf_counter()
+        if step.prompts[0] in begun:
+            decode += now - before
+        else:
+            prefill += now - before
+        begun |= set(step.prompts)
+        before = now
+    return prefill, decode
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as text, each beside the first."""
+    lines = [f"{'exchange':<20} {'parts':>5} {'cache MB':>10} {'to first':>9} {'tokens/s':>9} {'to first':>9}"]
+    one = rows[0]
+    for row in rows:
+        speed = row["tokens_per_second"]
+        lines.append(
+            f"{row['exchange']:<20} {row['num_parts']:>5} {row['cache_bytes'] / 1e6:>10.3f} "
+            f"{row['cache_bytes'] / one['cache_bytes']:>9.2f} "
+            + (f"{speed:>9.1f} {speed / one['tokens_per_second']:>9.2f}" if speed else f"{'-':>9} {'-':>9}")
+        )
+    return "\n".join(lines)

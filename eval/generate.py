@@ -1,0 +1,65 @@
+"""Goes on with prompts, with a cache on the device of the last part.
+
+python -m eval.generate configs/X.py --prompt "Once upon a time" ["A second one" ...] [--max-new-tokens 64]
+        [--temperature 0.8] [--top-k 50] [--top-p 0.95] [--seed 0] [--exchange segment_means:8] [--num-parts 4] [flags]
+    -> streams the texts, then prints cache bytes and tokens per second beside one device; DIR/results.json
+"""
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+
+from eval import report
+from eval.decoding import compare, stop_token, stream_texts, table
+from prism_jax import config, data, weights
+from prism_jax.command import output_folder, run
+from prism_jax.errors import InputError
+from prism_jax.exchange import WholeSequence
+from prism_jax.generation import Generator, Sampling
+from prism_jax.runners import emulate_devices, on_mesh, on_one_device
+
+
+@dataclass(frozen=True)
+class Generate:
+    experiment: config.Flat
+    prompt: tuple[str, ...] = ()
+    """One or more texts to go on with."""
+    max_new_tokens: int = 64
+    sampling: config.FlatSampling = Sampling()
+    stop: str | None = None
+    """The token that ends a text; the tokenizer's end of text by default."""
+    bucket: int = 64
+    """Prompts are padded on the left to a multiple of this many tokens; part boundaries follow from that length."""
+    compare: bool = True
+    """Measure cache and speed beside one device, after the texts."""
+    out: str = "runs/generate"
+    """Folder for the results."""
+
+
+def main(argv: list[str]) -> None:
+    command = config.parse(Generate, __doc__, argv)
+    experiment, new = command.experiment, command.max_new_tokens
+    if not hasattr(experiment.model, "prefill"):
+        raise InputError(f"{experiment.model.__name__} does not generate text; choose a config with GPT2LMHeadModel")
+    if not command.prompt:
+        raise InputError('nothing to go on with; give --prompt "Once upon a time", or several texts')
+    out = output_folder(command.out)
+    emulate_devices(experiment.num_parts)
+    loaded = weights.load(
+        experiment.model, experiment.weights, revision=experiment.revision, compute_dtype=experiment.compute_dtype
+    )
+    tokenizer = data.load_tokenizer(loaded.folder, loaded.model.config.vocab_size)
+    prompts, stop = [tokenizer(text)["input_ids"] for text in command.prompt], stop_token(tokenizer, command.stop)
+    make = partial(Generator, loaded.model, loaded.params, sampling=command.sampling, bucket=command.bucket)
+    parts = make(experiment.exchange, on_mesh(experiment.num_parts))
+    added = stream_texts(parts, tokenizer, command.prompt, prompts, new, stop)
+    rows = compare([make(WholeSequence(), on_one_device(1)), parts], prompts, new) if command.compare else []
+    print(table(rows))
+    content = {"schema": report.SCHEMA, "config": config.to_json(experiment), "environment": report.environment()}
+    content["texts"] = [{"prompt": text, "new": more} for text, more in zip(command.prompt, added, strict=True)]
+    report.write_json(out, content | {"rows": rows})
+    print(f"wrote {out}/results.json")
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])

@@ -1,0 +1,113 @@
+"""Models written in Hugging Face's layout, opened by transformers."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+import test_bert
+import test_gpt2
+from conftest import assert_close
+from test_bert import GOLDEN, run_ours, save_hf_model
+from test_commands import run, trained  # noqa: F401  (a fixture)
+
+import prism_jax as pj
+from prism_jax import data, weights
+from prism_jax.models import bert, gpt2
+
+BERT = {
+    "BertModel": bert.BertModel,
+    "BertForSequenceClassification": bert.BertForSequenceClassification,
+    "BertForMaskedLM": bert.BertForMaskedLM,
+    "BertForTokenClassification": bert.BertForTokenClassification,
+}
+
+
+def open_with_transformers(auto: str, folder):
+    """The model, if every tensor fitted."""
+    import transformers
+
+    model, info = getattr(transformers, auto).from_pretrained(folder, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", BERT)
+def test_bert_goes_out_as_it_came_in(name, tmp_path):
+    config = test_bert.hf_config("one_head", num_labels=3, id2label={0: "no", 1: "yes", 2: "maybe"})
+    first = save_hf_model(name, config, tmp_path / "in")
+    weights.export(weights.load(BERT[name], str(tmp_path / "in")), tmp_path / "out")
+    again = open_with_transformers(
+        name.replace("BertFor", "AutoModelFor").replace("BertModel", "AutoModel"), tmp_path / "out"
+    )
+    for key, value in first.config.to_dict().items():
+        assert key == "_name_or_path" or again.config.to_dict()[key] == value, key
+    batch = test_bert.pair_batch("right")
+    for ours, theirs in zip(test_bert.run_hf(again, batch), test_bert.run_hf(first, batch), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["GPT2Model", "GPT2LMHeadModel"])
+def test_gpt2_goes_out_as_it_came_in(name, tmp_path):
+    first = save_hf_model(name, test_gpt2.hf_config("one_head"), tmp_path / "in")
+    weights.export(weights.load(getattr(gpt2, name), str(tmp_path / "in")), tmp_path / "out")
+    again = open_with_transformers({"GPT2Model": "AutoModel"}.get(name, "AutoModelForCausalLM"), tmp_path / "out")
+    assert again.config.activation_function == "relu"
+    batch = test_gpt2.token_batch("left")
+    np.testing.assert_array_equal(test_gpt2.run_hf(again, batch)[0], test_gpt2.run_hf(first, batch)[0])
+
+
+def test_a_model_made_here_goes_out(tmp_path):
+    pytest.importorskip("torch")
+    stack = replace(
+        gpt2.GPT2.stack, num_layers=2, features=24, num_heads=2, mlp_features=40, init_scale=0.3, activation="silu"
+    )
+    model = gpt2.GPT2LMHeadModel(gpt2.GPT2Config(stack, vocab_size=99, num_positions=32))
+    params = pj.init_params(model, jax.random.key(0))
+    weights.export(weights.Pretrained(model, params), tmp_path)
+    theirs = open_with_transformers("AutoModelForCausalLM", tmp_path)
+    batch = test_gpt2.token_batch("right")
+    run = pj.on_one_device(1)
+    ours = pj.forward(model, params, run.split(batch), pj.WholeSequence(), run)
+    assert_close(np.asarray(ours)[batch["mask"]], test_gpt2.run_hf(theirs, batch).logits.numpy()[batch["mask"]])
+
+
+def test_half_precision_sources_go_out_as_float32(tmp_path):
+    """A config that says float16 would make transformers round what we wrote."""
+    import shutil
+
+    torch = pytest.importorskip("torch")
+    shutil.copytree(GOLDEN / "bert_tiny", tmp_path / "in")
+    config = json.loads((tmp_path / "in" / "config.json").read_text())
+    (tmp_path / "in" / "config.json").write_text(json.dumps(config | {"dtype": "float16", "torch_dtype": "float16"}))
+    weights.export(weights.load(bert.BertForSequenceClassification, str(tmp_path / "in")), tmp_path / "out")
+    again = open_with_transformers("AutoModelForSequenceClassification", tmp_path / "out")
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+
+
+def test_the_export_command(trained, toy_folder, tmp_path, monkeypatch, capsys):  # noqa: F811
+    pytest.importorskip("torch")
+    from transformers import AutoTokenizer
+
+    out = tmp_path / "exported"
+    assert run("train.export", trained, out, monkeypatch=monkeypatch) == 0
+    theirs = open_with_transformers("AutoModelForSequenceClassification", out)
+    assert theirs.config.id2label == {0: "zero", 1: "one", 2: "two"}
+    texts = ["w0 w1 w1 w5", "w2 w2 w9"]
+    batch = data.tokenize(AutoTokenizer.from_pretrained(out), texts, 18)
+    ours = run_ours(bert.BertForSequenceClassification, out, batch)
+    assert_close(ours, test_bert.run_hf(theirs, batch).logits.numpy())
+    # The head is the trained one, the encoder that of the source.
+    from prism_jax import checkpoint
+
+    best = checkpoint.load_best(trained)
+    assert_close(theirs.classifier.weight.detach().numpy().T, best.params["classifier"]["kernel"])
+
+    capsys.readouterr()
+    assert run("train.export", trained, out, monkeypatch=monkeypatch) == 2
+    assert "is not empty; choose another folder" in capsys.readouterr().err
+    assert run("train.export", tmp_path / "nothing", tmp_path / "other", monkeypatch=monkeypatch) == 2
+    assert "no checkpoints in" in capsys.readouterr().err
+    assert run("train.export", trained, monkeypatch=monkeypatch) == 2
+    assert "--help lists the flags" in capsys.readouterr().err
