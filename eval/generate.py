@@ -53,8 +53,10 @@ def main(argv: list[str]) -> None:
     make = partial(Generator, loaded.model, loaded.params, sampling=command.sampling, bucket=command.bucket)
     parts = make(experiment.exchange, on_mesh(experiment.num_parts))
     added = stream_texts(parts, tokenizer, command.prompt, prompts, new, stop)
-    rows = compare([make(WholeSequence(), on_one_device(1)), parts], prompts, new) if command.compare else []
-    print(table(rows))
+    rows = []
+    if command.compare:
+        rows = compare([make(WholeSequence(), on_one_device(1)), parts], prompts, new)
+        print(table(rows))
     content = {"schema": report.SCHEMA, "config": config.to_json(experiment), "environment": report.environment()}
     content["texts"] = [{"prompt": text, "new": more} for text, more in zip(command.prompt, added, strict=True)]
     report.write_json(out, content | {"rows": rows})

@@ -159,9 +159,10 @@ class OnMesh:
         if self.mesh.shape.get(DATA, 1) > 1:
             raise InputError("the last part lies on several devices of the data axis; choose on_mesh(P) without one")
         last = self.mesh.devices.flat[-1]
+        alone = jax.sharding.SingleDeviceSharding(last)
 
         def local(x):
-            return next(shard.data for shard in x.addressable_shards if shard.device == last)
+            return jax.device_put(next(shard.data for shard in x.addressable_shards if shard.device == last), alone)
 
         return jax.tree.map(local, tree)
 

@@ -1,6 +1,8 @@
 """Strict for every test: eight emulated devices, no silent rank promotion, full float32 products."""
 
 import functools
+import shutil
+from pathlib import Path
 
 import jax
 
@@ -70,18 +72,14 @@ def runner(request):
     return request.param
 
 
-@pytest.fixture(scope="session")
-def toy_folder(tmp_path_factory):
-    """The tiny BERT with a tokenizer of 99 words, as a folder in the hub's layout."""
-    import shutil
-    from pathlib import Path
+GOLDEN = Path(__file__).parent / "golden"
 
+
+def save_toy_tokenizer(folder: Path) -> None:
+    """A tokenizer of 99 words, as a folder in the hub's layout has it."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    folder = Path(
-        shutil.copytree(Path(__file__).parent / "golden" / "bert_tiny", tmp_path_factory.mktemp("toy") / "model")
-    )
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(94))]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -98,6 +96,13 @@ def toy_folder(tmp_path_factory):
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     fast.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     fast.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory):
+    """The tiny BERT with a tokenizer, as a folder in the hub's layout."""
+    folder = Path(shutil.copytree(GOLDEN / "bert_tiny", tmp_path_factory.mktemp("toy") / "model"))
+    save_toy_tokenizer(folder)
     return folder
 
 

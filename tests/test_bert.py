@@ -6,14 +6,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import assert_close
+from conftest import GOLDEN, assert_close
 
 import prism_jax as pj
 from prism_jax import weights
 from prism_jax.forward import params_shapes
 from prism_jax.models import bert
-
-GOLDEN = Path(__file__).parent / "golden"
 
 SHAPES = {
     "plain": {

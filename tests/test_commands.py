@@ -3,11 +3,13 @@
 import csv
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import GOLDEN, save_toy_tokenizer
 
 from prism_jax import checkpoint
 
@@ -312,3 +314,77 @@ def test_the_shipped_head_fits_its_config():
     assert json.loads(Path(experiment.head).with_suffix(".json").read_text())["command"].startswith(
         "python -m train.finetune"
     )
+
+
+@pytest.fixture
+def gpt2_config(tmp_path):
+    """The recipe for GPT-2 on a tiny model, whose tokenizer puts no special tokens around a text."""
+    folder = Path(shutil.copytree(GOLDEN / "gpt2_tiny", tmp_path / "gpt2"))
+    save_toy_tokenizer(folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))
+    return ["configs/gpt2.py", "--weights", folder, "--bucket", 16, "--out", tmp_path / "out"]
+
+
+def test_generate_streams_and_measures(gpt2_config, tmp_path, monkeypatch, capsys):
+    prompts = ["w1 w2 w3 w4 w5 w6 w7 w8 w9", "w5 w6"]
+    flags = ["--prompt", *prompts, "--max-new-tokens", 5, "--num-parts", 2, "--exchange", "segment_means:2"]
+    assert run("eval.generate", *gpt2_config, *flags, monkeypatch=monkeypatch) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [text["prompt"] for text in results["texts"]] == prompts
+    printed = capsys.readouterr().out
+    for text in results["texts"]:
+        assert len(text["new"].split()) == 5
+        assert text["prompt"] + text["new"] in printed
+    one, prism = results["rows"]
+    assert (one["exchange"], prism["exchange"], prism["num_parts"]) == ("whole_sequence", "segment_means:2", 2)
+    # 2 prompts, keys and values, 2 blocks, 32 features of 4 bytes; 16 tokens and 5 new ones, or 8, 2 means and 5
+    assert one["cache_bytes"] == 2 * 2 * 2 * 32 * 4 * (16 + 5)
+    assert prism["cache_bytes"] == 2 * 2 * 2 * 32 * 4 * (8 + 2 + 5)
+    assert prism["tokens_per_second"] > 0
+
+    exact = ["--exchange", "all_gather", "--no-compare"]
+    assert run("eval.generate", *gpt2_config, *flags, *exact, monkeypatch=monkeypatch) == 0
+    on_parts = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert on_parts["rows"] == []
+    whole = ["--num-parts", 1, "--exchange", "whole_sequence", "--no-compare"]
+    assert run("eval.generate", *gpt2_config, *flags, *whole, monkeypatch=monkeypatch) == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["texts"] == on_parts["texts"]
+
+
+def test_generate_stops_at_a_token_and_samples_by_seed(gpt2_config, tmp_path, monkeypatch):
+    def text(*flags):
+        flags = ["--prompt", "w1 w2", "--no-compare", "--num-parts", 1, "--exchange", "whole_sequence", *flags]
+        assert run("eval.generate", *gpt2_config, *flags, monkeypatch=monkeypatch) == 0
+        return json.loads((tmp_path / "out" / "results.json").read_text())["texts"][0]["new"].split()
+
+    assert text("--max-new-tokens", 8)[:2] == ["w77", "w77"]
+    assert text("--max-new-tokens", 8, "--stop", "w77") == ["w77"]
+    sampled = [text("--max-new-tokens", 8, "--temperature", 2, "--top-k", 20, "--seed", seed) for seed in (1, 1, 2)]
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "nothing to go on with; give --prompt"),
+        (["--prompt", "w1", "--top-k", "5"], "temperature 0 always takes the most likely one"),
+        (["--prompt", "w1", "--stop", "w1 w2"], "--stop is one token, but the tokenizer cuts 'w1 w2' into 2"),
+        (["--prompt", "w1", "--max-new-tokens", "500"], "prompt 0 has 1 tokens, and with 500 new ones passes the 128"),
+        (["--prompt", ""], "prompt 0 is empty"),
+        (["--prompt", "w1", "--exchange", "segment_means:9"], "9 segments asked for, but a part has 8 tokens"),
+        (["--prompt", "w1", "--compute-dtype", "float8"], "--help lists the flags"),
+    ],
+)
+def test_generate_refuses_wrong_input(gpt2_config, flags, message, monkeypatch, capsys):
+    assert run("eval.generate", *gpt2_config, *flags, monkeypatch=monkeypatch) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ")
+    assert message in said
+
+
+def test_generate_needs_a_language_model_and_scoring_a_dataset(toy_config, gpt2_config, tmp_path, monkeypatch, capsys):
+    assert run("eval.generate", toy_config, "--prompt", "w1", monkeypatch=monkeypatch) == 2
+    assert "BertForSequenceClassification does not generate text" in capsys.readouterr().err
+    assert run("eval.evaluate", "configs/gpt2.py", "--out", tmp_path, monkeypatch=monkeypatch) == 2
+    assert "this config has no dataset" in capsys.readouterr().err

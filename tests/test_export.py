@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import test_bert
 import test_gpt2
-from conftest import assert_close
-from test_bert import GOLDEN, run_ours, save_hf_model
+from conftest import GOLDEN, assert_close
+from test_bert import run_ours, save_hf_model
 from test_commands import run, trained  # noqa: F401  (a fixture)
 
 import prism_jax as pj

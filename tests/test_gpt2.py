@@ -6,8 +6,8 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from conftest import assert_close
-from test_bert import GOLDEN, WHOLE, run_ours, save_hf_model
+from conftest import GOLDEN, assert_close
+from test_bert import WHOLE, run_ours, save_hf_model
 
 import prism_jax as pj
 from prism_jax import weights

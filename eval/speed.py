@@ -1,0 +1,53 @@
+"""Times one device of ours beside the same Hugging Face PyTorch model, on the same threads, in turn.
+
+python -m eval.speed [--families vit bert gpt2] [--batch-sizes 1 8 32] [--steps inference training] [--threads 2]
+                     [--compute-dtype bfloat16] [--out DIR]
+    -> prints a line for each row as it finishes; DIR/results.json
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from prism_jax import config
+from prism_jax.command import output_folder, run
+from prism_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Speed:
+    families: tuple[Literal["vit", "bert", "gpt2"], ...] = ("vit", "bert", "gpt2")
+    """At base size, with random weights."""
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    steps: tuple[Literal["inference", "training"], ...] = ("inference", "training")
+    """A forward pass; forward, backward and AdamW, without dropout."""
+    num_tokens: int = 128
+    """N of the texts; an image has 197 tokens."""
+    threads: int = 0
+    """Cores that both may use; 0 for all that this process has."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of our matrix products; PyTorch stays at float32."""
+    rounds: int = 20
+    """How often each arm is timed at most, in turn."""
+    seconds: float = 30.0
+    """After this time a row ends, with three rounds at least."""
+    out: str = "runs/speed"
+    """Folder for the results."""
+
+
+def main(argv: list[str]) -> None:
+    command = config.parse_flags(Speed, __doc__, argv)
+    cores = sorted(os.sched_getaffinity(0))
+    if not 0 <= command.threads <= len(cores):
+        raise InputError(f"{command.threads} threads asked for, but this process has {len(cores)} cores; choose fewer")
+    out = output_folder(command.out)
+    os.sched_setaffinity(0, cores[: command.threads or len(cores)])  # before JAX and PyTorch start their threads
+    from eval import rivals
+
+    rivals.compare(command, out)
+    print(f"wrote {out}/results.json")
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])
