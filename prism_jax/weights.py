@@ -14,13 +14,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from prism_jax import hub
+from prism_jax import hub, images
 from prism_jax.errors import InputError
 from prism_jax.forward import init_params, params_shapes
-from prism_jax.models import bert
+from prism_jax.models import bert, vit
 from prism_jax.models.hugging_face import Entry, Table, give
 
-FAMILIES = {"bert": bert}
+FAMILIES = {"bert": bert, "vit": vit}
 """Modules of the families, by Hugging Face's `model_type`."""
 
 HEAD_HINT = " (give a trained head with --head, or train one with train.finetune)"
@@ -196,6 +196,8 @@ def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()
         content |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     for path in hub.companions(source) if source else ():
         shutil.copyfile(path, folder / path.name)
+    if (folder / images.SETTINGS).is_file() and hasattr(model.config, "image_size"):  # maybe not the source's
+        images.load_processor(folder, model.config.image_size).save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
     hub.write_file(folder / hub.WEIGHTS, tensors)
 
