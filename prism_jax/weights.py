@@ -23,7 +23,11 @@ from prism_jax.models.hugging_face import Entry, Table, give
 FAMILIES = {"bert": bert, "vit": vit}
 """Modules of the families, by Hugging Face's `model_type`."""
 
-HEAD_HINT = " (give a trained head with --head, or train one with train.finetune)"
+HINTS = {
+    "classifier": " (give a trained head with --head, or train one with train.finetune)",
+    "pooler": " (choose a model class without a pooler, or draw one with fresh=['pooler'])",
+}
+"""What to do where the source lacks a part of the model."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def import_params(tensors: Mapping[str, np.ndarray], table: Table, shapes: Any, 
             continue
         shape = wanted[entry.ours].shape
         if entry.theirs not in tensors:
-            hint = HEAD_HINT * (entry.ours.split("/")[0] == "classifier")
+            hint = HINTS.get(entry.ours.split("/")[0], "")
             wrong[entry.theirs] = f"{entry.theirs} is missing{hint}"
         elif tensors[entry.theirs].shape != entry.their_shape(shape):
             wrong[entry.theirs] = (

@@ -51,7 +51,6 @@ def test_without_onnx_the_line_says_what_to_install(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def loaded():
-    pytest.importorskip("onnx")
     try:
         return weights.load(ViTHiddenStates, "asset:dinov2")
     except AssetError as error:
