@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SETTINGS = "preprocessor_config.json"
 
-MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 """Pillow's modes with 8 bits a colour. Pillow converts the deeper ones by clipping them, which is hardly ever meant."""
 
 

@@ -78,6 +78,15 @@ def test_every_mode_is_seen_in_rgb(mode, folder):
     np.testing.assert_array_equal(patches, expected)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_mode_that_is_named_is_refused(channels, folder):
+    settings = SETTINGS | {"image_mean": [0.5] * channels, "image_std": [0.5] * channels}
+    (folder / images.SETTINGS).write_text(json.dumps(settings))
+    config = ViTConfig(STACK, image_size=(24, 32), patch_size=(24, 32), num_channels=channels)
+    pictures = [Image.new(mode, (5, 6)) for mode in images.MODES]
+    assert len(images.process(images.load_processor(folder), pictures, config)["patches"]) == len(pictures)
+
+
 def test_transparency_is_what_hugging_face_makes_of_it(folder):
     from transformers import ViTImageProcessorPil
 
