@@ -11,7 +11,7 @@ from tqdm import tqdm
 from prism_jax import cost
 from prism_jax.errors import InputError
 from prism_jax.exchange import text_of
-from prism_jax.generation import Generator
+from prism_jax.generation import Generator, Sampling
 
 ROUNDS = 3
 """How often each arm is timed, in turn."""
@@ -37,13 +37,14 @@ def stream_texts(
     texts: Sequence[str],
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
+    sampling: Sampling,
     stop: int | None,
 ) -> list[str]:
     """Prints each text as it grows, the prompts in their order; returns what was added to each."""
     streams = [DecodeStream(skip_special_tokens=True) for _ in prompts]
     waiting, finished, added, shown = ["" for _ in prompts], set(), ["" for _ in prompts], 0
     print(texts[0], end="", flush=True)
-    for step in generator.stream(prompts, max_new_tokens, stop):
+    for step in generator.stream(prompts, max_new_tokens, sampling=sampling, stop_token=stop):
         for prompt, token, last in zip(step.prompts, step.tokens, step.finished, strict=True):
             piece = streams[prompt].step(tokenizer.backend_tokenizer, int(token)) or ""
             waiting[prompt] += piece
@@ -60,12 +61,14 @@ def stream_texts(
     return added
 
 
-def compare(arms: Sequence[Generator], prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[dict]:
+def compare(
+    arms: Sequence[Generator], prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
+) -> list[dict]:
     """Cache and speed of generators on the same prompts, the arms in turn, after a run that compiles. The first is the reference."""
     seconds: list[list[tuple[float, float]]] = [[] for _ in arms]
     for i in tqdm(range(ROUNDS + 1), "measuring", leave=False, unit="round", disable=None):
         for arm, times in zip(arms, seconds, strict=True):
-            measured = _time(arm, prompts, max_new_tokens)
+            measured = _time(arm, prompts, max_new_tokens, sampling)
             if i:
                 times.append(measured)
     rows = []
@@ -90,12 +93,14 @@ def compare(arms: Sequence[Generator], prompts: Sequence[Sequence[int]], max_new
     return rows
 
 
-def _time(generator: Generator, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[float, float]:
+def _time(
+    generator: Generator, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
+) -> tuple[float, float]:
     """Seconds until the prompts' first tokens, and for all others."""
     prefill = decode = 0.0
     begun: set[int] = set()
     before = time.perf_counter()
-    for step in generator.stream(prompts, max_new_tokens):
+    for step in generator.stream(prompts, max_new_tokens, sampling=sampling):
         now = time.perf_counter()
         if step.prompts[0] in begun:
             decode += now - before

@@ -50,12 +50,12 @@ def main(argv: list[str]) -> None:
     )
     tokenizer = data.load_tokenizer(loaded.folder, loaded.model.config.vocab_size)
     prompts, stop = [tokenizer(text)["input_ids"] for text in command.prompt], stop_token(tokenizer, command.stop)
-    make = partial(Generator, loaded.model, loaded.params, sampling=command.sampling, bucket=command.bucket)
+    make = partial(Generator, loaded.model, loaded.params, bucket=command.bucket)
     parts = make(experiment.exchange, on_mesh(experiment.num_parts))
-    added = stream_texts(parts, tokenizer, command.prompt, prompts, new, stop)
+    added = stream_texts(parts, tokenizer, command.prompt, prompts, new, command.sampling, stop)
     rows = []
     if command.compare:
-        rows = compare([make(WholeSequence(), on_one_device(1)), parts], prompts, new)
+        rows = compare([make(WholeSequence(), on_one_device(1)), parts], prompts, new, command.sampling)
         print(table(rows))
     content = {"schema": report.SCHEMA, "config": config.to_json(experiment), "environment": report.environment()}
     content["texts"] = [{"prompt": text, "new": more} for text, more in zip(command.prompt, added, strict=True)]

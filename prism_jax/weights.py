@@ -14,16 +14,20 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from prism_jax import hub
+from prism_jax import hub, images
 from prism_jax.errors import InputError
 from prism_jax.forward import init_params, params_shapes
-from prism_jax.models import bert, gpt2
+from prism_jax.models import bert, gpt2, vit
 from prism_jax.models.hugging_face import Entry, Table, give
 
-FAMILIES = {"bert": bert, "gpt2": gpt2}
+FAMILIES = {"bert": bert, "gpt2": gpt2, "vit": vit}
 """Modules of the families, by Hugging Face's `model_type`."""
 
-HEAD_HINT = " (give a trained head with --head, or train one with train.finetune)"
+HINTS = {
+    "classifier": " (give a trained head with --head, or train one with train.finetune)",
+    "pooler": " (choose a model class without a pooler, or draw one with fresh=['pooler'])",
+}
+"""What to do where the source lacks a part of the model."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def import_params(tensors: Mapping[str, np.ndarray], table: Table, shapes: Any, 
             continue
         shape = wanted[entry.ours].shape
         if entry.theirs not in tensors:
-            hint = HEAD_HINT * (entry.ours.split("/")[0] == "classifier")
+            hint = HINTS.get(entry.ours.split("/")[0], "")
             wrong[entry.theirs] = f"{entry.theirs} is missing{hint}"
         elif tensors[entry.theirs].shape != entry.their_shape(shape):
             wrong[entry.theirs] = (
@@ -196,6 +200,8 @@ def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()
         content |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     for path in hub.companions(source) if source else ():
         shutil.copyfile(path, folder / path.name)
+    if (folder / images.SETTINGS).is_file() and hasattr(model.config, "image_size"):  # maybe not the source's
+        images.load_processor(folder, model.config.image_size).save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
     hub.write_file(folder / hub.WEIGHTS, tensors)
 

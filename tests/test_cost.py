@@ -8,9 +8,7 @@ import prism_jax as pj
 from prism_jax import cost
 from prism_jax.forward import lower, params_shapes, parts_shapes
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertForSequenceClassification, BertModel
-from prism_jax.transformer import TransformerConfig
-
-VIT_BASE = TransformerConfig(12, 768, 12, 3072)
+from prism_jax.models.vit import VIT_BASE, ViTConfig, ViTForImageClassification, ViTModel
 
 
 def saved(part: float, whole: float) -> float:
@@ -35,8 +33,8 @@ def test_the_bert_headline_by_formula():
 )
 def test_the_vit_table_by_formula(num_segments, published_gflops, communication_saved):
     """PRISM paper: ViT-B/16, N=197, P=2. The published GFLOPs hold 0.04 more than the blocks' products."""
-    prism = cost.formula(VIT_BASE, pj.SegmentMeans(num_segments), 2, 197)
-    voltage = cost.formula(VIT_BASE, pj.AllGather(), 2, 197)
+    prism = cost.formula(VIT_BASE.stack, pj.SegmentMeans(num_segments), 2, 197)
+    voltage = cost.formula(VIT_BASE.stack, pj.AllGather(), 2, 197)
     assert prism.flops / 1e9 == pytest.approx(published_gflops - 0.04, abs=6e-3)
     assert saved(prism.bytes_sent, voltage.bytes_sent) == pytest.approx(communication_saved, abs=5e-3)
 
@@ -104,6 +102,29 @@ def test_bytes_of_the_split():
     assert cost.split_bytes(model, 1, 30) == 0
     # 4 parts of 8 tokens: ids and types, 4 bytes each, and the mask of all 32 places.
     assert cost.split_bytes(model, 4, 30) == 2 * 4 * 8 + 32
+
+
+@pytest.mark.parametrize(("exchange", "num_parts"), [(pj.SegmentMeans(2), 3), (pj.AllGather(), 4)], ids=str)
+def test_formula_and_compiled_program_agree_for_images(exchange, num_parts):
+    config = ViTConfig(stack_config(norm_first=True), image_size=(20, 24), patch_size=(4, 4))
+    model, num_tokens = ViTModel(config), config.num_tokens
+    compiled = cost.lowered(model, exchange, pj.on_mesh(num_parts), num_tokens)
+    formula = cost.formula(config.stack, exchange, num_parts, num_tokens)
+    assert compiled.bytes_sent == formula.bytes_sent
+    assert compiled.flops == pytest.approx(formula.flops, rel=1e-2)
+    assert compiled.bytes_join == cost.join_bytes(model, num_parts, num_tokens)
+    assert compiled.flops_outside.get("elsewhere", 0) < 1e-2 * compiled.flops
+    part_len = -(-num_tokens // num_parts)
+    assert compiled.flops_outside["embeddings"] == pytest.approx(2 * part_len * 48 * 32, rel=0.1)
+    # Pixels of the patches of one part, 4 bytes each, and the mask of all places.
+    assert cost.split_bytes(model, num_parts, num_tokens) == part_len * 48 * 4 + num_parts * part_len
+
+
+def test_the_patch_embedding_of_vit_base_is_told_apart():
+    """197 patches of 768 numbers (the empty one of the class token too) to 768 features: 2 * 197 * 768^2 FLOPs."""
+    one = cost.lowered(ViTForImageClassification(VIT_BASE), pj.WholeSequence(), pj.on_mesh(1), 197)
+    assert one.flops_outside["embeddings"] / 1e9 == pytest.approx(0.2324, rel=5e-3)
+    assert one.flops == cost.formula(VIT_BASE.stack, pj.WholeSequence(), 1, 197).flops
 
 
 def shapes_in(jaxpr):

@@ -124,10 +124,10 @@ def test_padding_and_neighbours_change_nothing():
 def test_no_program_is_compiled_again_for_another_prompt_or_token():
     model, params = tiny_gpt2()
     generator = pj.Generator(model, params, pj.SegmentMeans(2), pj.on_mesh(2), bucket=16)
-    generator(prompts_of(5, 12), 8)
+    generator(prompts_of(5, 12), 8, sampling=pj.Sampling(0.5, seed=1))
     programs = (generator._prefill, generator._first, generator._extend, generator._choose)
     before = [program._cache_size() for program in programs]
-    generator(prompts_of(16, 1), 8)
+    generator(prompts_of(16, 1), 8, sampling=pj.Sampling(0.5, seed=2))
     assert [program._cache_size() for program in programs] == before == [1, 1, 1, 1]
 
 
@@ -178,11 +178,12 @@ def test_sampled_tokens_follow_the_probabilities_and_the_seed():
 
     model, params = tiny_gpt2()
 
-    def sampled(seed, *prompts):
-        run = pj.on_one_device(2)
-        return pj.Generator(model, params, pj.SegmentMeans(2), run, sampling=pj.Sampling(1.0, seed=seed))(prompts, 8)
+    generator = pj.Generator(model, params, pj.SegmentMeans(2), pj.on_one_device(2))
 
-    one, two = prompts_of(5, 80)
+    def sampled(seed, *prompts):
+        return generator(prompts, 8, sampling=pj.Sampling(1.0, seed=seed))
+
+    one, two = prompts_of(5, 7)
     assert sampled(1, one) == sampled(1, one)
     assert sampled(1, one, two)[0] == sampled(1, one)[0]
     assert sampled(1, one) != sampled(2, one)

@@ -1,5 +1,6 @@
 """Scores of text against Hugging Face's loss, and against sums by hand."""
 
+import jax
 import numpy as np
 import pytest
 from conftest import assert_close
@@ -24,7 +25,8 @@ def test_loss_equals_hugging_face(padding, runner, tmp_path):
     ours = weights.load(gpt2.GPT2LMHeadModel, str(tmp_path))
     run = runner(3)
     parts = run.split(batch)
-    scores = np.asarray(language.log_likelihoods(ours.model, run.replicate(ours.params), parts, pj.AllGather(), run))
+    score = jax.jit(lambda params, parts: language.log_likelihoods(ours.model, params, parts, pj.AllGather(), run))
+    scores = np.asarray(score(run.replicate(ours.params), parts))
     scored = batch["mask"][:, 1:] & batch["mask"][:, :-1]
     assert (scores[~scored] == 0).all()
     assert_close(-scores.sum() / scored.sum(), theirs)
@@ -40,7 +42,8 @@ def test_the_likelihood_of_a_continuation(tmp_path):
     endings = [rng.integers(0, 98, n).tolist() for n in (2, 1, 5)]
     batch, scored = language.continuations(contexts, endings, 16)
     run = pj.on_one_device(2)
-    scores = language.log_likelihoods(ours.model, ours.params, run.split(batch), pj.AllGather(), run)
+    score = jax.jit(lambda params, parts: language.log_likelihoods(ours.model, params, parts, pj.AllGather(), run))
+    scores = score(ours.params, run.split(batch))
     for got, context, ending in zip((np.asarray(scores) * scored).sum(1), contexts, endings, strict=True):
         ids = torch.tensor([[*context[-(16 - len(ending)) :], *ending]])
         with torch.no_grad():

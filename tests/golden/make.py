@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 import test_gpt2  # noqa: E402
+import test_vit  # noqa: E402
 import torch  # noqa: E402
 from test_bert import hf_config, pair_batch, run_hf, save_hf_model  # noqa: E402
 from test_weights import SENTENCES, minilm  # noqa: E402
@@ -42,6 +43,11 @@ def main() -> None:
             }
         )
     (HERE / "gpt2.json").write_text(json.dumps(cases))
+
+    model = save_hf_model("ViTForImageClassification", test_vit.hf_config("oblong"), HERE / "vit_tiny")
+    pixels = test_vit.random_pixels(model.config).round(4)
+    case = {"folder": "vit_tiny", "pixels": pixels.tolist(), "logits": test_vit.run_hf(model, pixels).logits.tolist()}
+    (HERE / "vit.json").write_text(json.dumps(case))
 
     folder = minilm()
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)

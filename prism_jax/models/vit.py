@@ -1,0 +1,366 @@
+"""ViT (arXiv 2010.11929), equal to Hugging Face's `ViTModel` and what stands on it.
+
+A batch holds `patches` float32 [B, N, pixels of a patch]: row 0 is empty, where the class token will stand, and the
+patches follow row by row of the image (`images.patchify`). So a device gets the pixels of its own patches only.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from prism_jax.errors import InputError
+from prism_jax.exchange import Exchanges
+from prism_jax.models.hugging_face import ANY, Entry, Table, linear, norm, refuse_unsupported
+from prism_jax.partition import Layout
+from prism_jax.transformer import ACTIVATIONS, Stack, TransformerConfig, dense, dropout, embedding, layer_norm
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """A ViT model. Sizes are (height, width) in pixels.
+
+    Attributes:
+      stack: the blocks.
+      image_size: of the images; what a patch doesn't fit in, right and below, is cut off.
+      patch_size: of a patch.
+      num_channels: colours.
+      num_labels: C, classes of a classification head.
+      pooler_features: width of the pooler's output; None for D.
+      pooler_activation: a key of ACTIVATIONS.
+    """
+
+    stack: TransformerConfig
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: tuple[int, int] = (16, 16)
+    num_channels: int = 3
+    num_labels: int = 2
+    pooler_features: int | None = None
+    pooler_activation: str = "tanh"
+
+    def __post_init__(self):
+        if min(self.patch_size) < 1 or min(self.grid) < 1:
+            raise InputError(
+                f"patches of {_by(self.patch_size)} don't fit in images of {_by(self.image_size)}; "
+                "choose patch_size <= image_size, and at least 1"
+            )
+        if self.pooler_activation not in ACTIVATIONS:
+            raise InputError(f"unknown activation {self.pooler_activation!r}; known are {', '.join(ACTIVATIONS)}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches in a column and in a row of the image."""
+        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+
+    @property
+    def num_tokens(self) -> int:
+        """N: the class token and the patches."""
+        return 1 + self.grid[0] * self.grid[1]
+
+    @property
+    def patch_pixels(self) -> int:
+        """Numbers in a patch, of all colours."""
+        return self.num_channels * self.patch_size[0] * self.patch_size[1]
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]} pixels"
+
+
+VIT_SMALL = ViTConfig(TransformerConfig(12, 384, 6, 1536))
+"""ViT-S/16: 21,813,504 parameters with its pooler."""
+
+VIT_BASE = ViTConfig(TransformerConfig(12, 768, 12, 3072))
+"""ViT-B/16, `google/vit-base-patch16-224-in21k`: 86,389,248 parameters with its pooler."""
+
+VIT_LARGE = ViTConfig(TransformerConfig(24, 1024, 16, 4096))
+"""ViT-L/16, `google/vit-large-patch16-224-in21k`: 304,351,232 parameters with its pooler."""
+
+SUPPORTED = {
+    "model_type": {"vit"},
+    "hidden_size": ANY,
+    "num_hidden_layers": ANY,
+    "num_attention_heads": ANY,
+    "intermediate_size": ANY,
+    "hidden_act": set(ACTIVATIONS),
+    "hidden_dropout_prob": ANY,
+    "attention_probs_dropout_prob": ANY,
+    "initializer_range": ANY,
+    "layer_norm_eps": ANY,
+    "image_size": ANY,
+    "patch_size": ANY,
+    "num_channels": ANY,
+    "qkv_bias": {True, False},
+    "encoder_stride": ANY,  # of the decoder for masked images
+    "pooler_output_size": ANY,
+    "pooler_act": set(ACTIVATIONS),
+    "chunk_size_feed_forward": {0},
+    "is_encoder_decoder": {False},
+    "pruned_heads": {None, ()},
+}
+"""What each attribute of a Hugging Face ViTConfig may be. `refuse_unsupported` names the rest."""
+
+
+def config_from_hf(hf_config: dict, num_labels: int | None = None) -> ViTConfig:
+    """Our config from the attributes of a Hugging Face `ViTConfig`.
+
+    Args:
+      hf_config: `ViTConfig.to_dict()`.
+      num_labels: classes of the head, where it is not the checkpoint's own.
+
+    Raises:
+      InputError: if an attribute has a value that is not implemented; all of them are listed.
+    """
+    refuse_unsupported(hf_config, SUPPORTED)
+
+    def pair(name):
+        value = hf_config[name]
+        size = (value, value) if isinstance(value, int) else tuple(value)
+        if len(size) != 2:
+            raise InputError(f"{name} is {value!r}; it must be a number, or two: height and width")
+        return size
+
+    return ViTConfig(
+        TransformerConfig(
+            num_layers=hf_config["num_hidden_layers"],
+            features=hf_config["hidden_size"],
+            num_heads=hf_config["num_attention_heads"],
+            mlp_features=hf_config["intermediate_size"],
+            activation=hf_config["hidden_act"],
+            norm_eps=hf_config["layer_norm_eps"],
+            qkv_bias=hf_config["qkv_bias"],
+            dropout=hf_config["hidden_dropout_prob"],
+            attention_dropout=hf_config["attention_probs_dropout_prob"],
+            init_scale=hf_config["initializer_range"],
+        ),
+        image_size=pair("image_size"),
+        patch_size=pair("patch_size"),
+        num_channels=hf_config["num_channels"],
+        num_labels=num_labels or len(hf_config["id2label"]),
+        pooler_features=hf_config["pooler_output_size"],
+        pooler_activation=hf_config["pooler_act"],
+    )
+
+
+def config_to_hf(config: ViTConfig) -> dict:
+    """The attributes of the Hugging Face `ViTConfig` of a config of ours."""
+    stack = config.stack
+
+    def number(size):  # some of Hugging Face's own code takes squares by one number only
+        return size[0] if size[0] == size[1] else list(size)
+
+    return {
+        "model_type": "vit",
+        "num_hidden_layers": stack.num_layers,
+        "hidden_size": stack.features,
+        "num_attention_heads": stack.num_heads,
+        "intermediate_size": stack.mlp_features,
+        "hidden_act": stack.activation,
+        "layer_norm_eps": stack.norm_eps,
+        "qkv_bias": stack.qkv_bias,
+        "hidden_dropout_prob": stack.dropout,
+        "attention_probs_dropout_prob": stack.attention_dropout,
+        "initializer_range": stack.init_scale,
+        "image_size": number(config.image_size),
+        "patch_size": number(config.patch_size),
+        "num_channels": config.num_channels,
+        "pooler_output_size": config.pooler_features or stack.features,
+        "pooler_act": config.pooler_activation,
+    }
+
+
+def check_tokens(config: ViTConfig, num_tokens: int) -> None:
+    """Raises InputError if this is not the number of tokens of an image."""
+    if num_tokens != config.num_tokens:
+        raise InputError(
+            f"a sequence of {num_tokens} tokens, but an image of {_by(config.image_size)} in patches of "
+            f"{_by(config.patch_size)} has {config.num_tokens}, its class token included; "
+            f"choose num_tokens = {config.num_tokens}, or another resolution by vit.with_image_size"
+        )
+
+
+class ViTEncoder(nn.Module):
+    """Embeddings, blocks and the last norm."""
+
+    config: ViTConfig
+
+    def setup(self):
+        config, stack = self.config, self.config.stack
+        self.patch = dense(stack.features, stack)
+        self.class_token = self.param("class_token", nn.initializers.normal(stack.init_scale), (stack.features,))
+        self.position = embedding(config.num_tokens, stack)
+        self.blocks = Stack(stack)
+        self.norm = layer_norm(stack)
+
+    def __call__(self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges) -> jax.Array:
+        config, stack = self.config, self.config.stack
+        if not self.is_initializing():  # fresh parameters are made from one token
+            check_tokens(config, layout.num_tokens)
+        patches = tokens["patches"]
+        if patches.shape[-1] != config.patch_pixels:
+            raise InputError(
+                f"patches of {patches.shape[-1]} numbers, but {config.num_channels} channels of {_by(config.patch_size)} "
+                f"are {config.patch_pixels}; make them with images.patchify and this model's config"
+            )
+        # Each part knows by itself whether it holds position 0, and puts the class token there.
+        first_BTD = (layout.positions_T == 0)[None, :, None]
+        x_BTD = jnp.where(first_BTD, self.class_token[None, None], self.patch(patches))
+        position_T = jnp.minimum(layout.positions_T, config.num_tokens - 1)  # P*T may pass N by up to P - 1
+        x_BTD = x_BTD + self.position(position_T)[None]
+        x_BTD = dropout(x_BTD, stack.dropout, replace(layout, block=stack.num_layers).block_keys_B, site=0)
+        return self.norm(self.blocks(x_BTD, exchange, layout)[0])
+
+
+class _ViT(nn.Module):
+    """What all heads share. Abstract: a head sets up its own layers, and has `read` and `head`."""
+
+    config: ViTConfig
+
+    def part(self, tokens, layout, exchange):
+        return self.read(self.encoder(tokens, layout, exchange), layout)
+
+    def check(self, num_tokens: int) -> None:
+        check_tokens(self.config, num_tokens)
+
+    def batch_shapes(self, batch_size: int, num_tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
+        shape = (batch_size, num_tokens, self.config.patch_pixels)
+        return {"patches": jax.ShapeDtypeStruct(shape, jnp.float32)}
+
+    def _new_pooler(self):
+        return dense(self.config.pooler_features or self.config.stack.features, self.config.stack)
+
+    def _pooled(self, rows_BRD):
+        return ACTIVATIONS[self.config.pooler_activation](self.pooler(rows_BRD[:, 0]))
+
+
+class ViTModel(_ViT):
+    """Every hidden state, and the pooler's output."""
+
+    def setup(self):
+        self.encoder, self.pooler = ViTEncoder(self.config), self._new_pooler()
+
+    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        return x_BTD
+
+    def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Hidden states [B, N, D] and pooled [B, pooler_features]."""
+        return rows_BRD[:, : real_BN.shape[1]], self._pooled(rows_BRD)
+
+
+class ViTHiddenStates(_ViT):
+    """Every hidden state, of checkpoints without a pooler: Hugging Face's `ViTModel(add_pooling_layer=False)`."""
+
+    architecture: ClassVar[str] = "ViTModel"
+
+    def setup(self):
+        self.encoder = ViTEncoder(self.config)
+
+    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        return x_BTD
+
+    def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> jax.Array:
+        """Hidden states [B, N, D]."""
+        return rows_BRD[:, : real_BN.shape[1]]
+
+
+class ViTForImageFeatures(_ViT):
+    """The class row, as features of the image."""
+
+    architecture: ClassVar[str] = "ViTModel"
+
+    def setup(self):
+        self.encoder = ViTEncoder(self.config)
+
+    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        return x_BTD[:, :1]
+
+    def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> jax.Array:
+        """Features [B, D]."""
+        return rows_BRD[:, 0]
+
+
+class ViTForPooledFeatures(_ViT):
+    """The pooler's output for the class row, as features of the image."""
+
+    architecture: ClassVar[str] = "ViTModel"
+
+    def setup(self):
+        self.encoder, self.pooler = ViTEncoder(self.config), self._new_pooler()
+
+    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        return x_BTD[:, :1]
+
+    def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> jax.Array:
+        """Features [B, pooler_features]."""
+        return self._pooled(rows_BRD)
+
+
+class ViTForImageClassification(_ViT):
+    """Logits from the class row."""
+
+    def setup(self):
+        self.encoder = ViTEncoder(self.config)
+        self.classifier = dense(self.config.num_labels, self.config.stack)
+
+    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        return x_BTD[:, :1]
+
+    def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> jax.Array:
+        """Logits [B, C]."""
+        return self.classifier(rows_BRD[:, 0])
+
+
+def with_image_size(model: nn.Module, params: Any, image_size: tuple[int, int]) -> tuple[nn.Module, Any]:
+    """The model for images of another (height, width), its position table resized.
+
+    Equal to Hugging Face's `interpolate_pos_encoding=True`: bicubic over the grid of patches, without antialiasing; the
+    class token keeps its row. Resizing twice is not the same as once: start from the weights as they were loaded.
+
+    Raises:
+      InputError: if not even one patch fits in.
+    """
+    config = replace(model.config, image_size=tuple(image_size))
+    table = params["encoder"]["position"]["embedding"]
+    if config.grid == model.config.grid:
+        return model.clone(config=config), params
+    patches = table[1:].reshape(*model.config.grid, -1)
+    resized = jax.image.resize(patches, (*config.grid, patches.shape[-1]), "cubic-pytorch", antialias=False)
+    table = jnp.concatenate([table[:1], resized.reshape(-1, patches.shape[-1])])
+    encoder = {**params["encoder"], "position": {"embedding": table}}
+    return model.clone(config=config), {**params, "encoder": encoder}
+
+
+def table(config: ViTConfig) -> Table:
+    """Hugging Face's names for our parameters."""
+    D, N, qkv_bias = config.stack.features, config.num_tokens, config.stack.qkv_bias
+    kernel = (D, config.num_channels, *config.patch_size)
+    entries = [
+        Entry("embeddings.cls_token", "encoder/class_token", shape=(1, 1, D)),
+        Entry("embeddings.position_embeddings", "encoder/position/embedding", shape=(1, N, D)),
+        Entry("embeddings.patch_embeddings.projection.weight", "encoder/patch/kernel", transpose=True, shape=kernel),
+        Entry("embeddings.patch_embeddings.projection.bias", "encoder/patch/bias"),
+        *norm("layernorm", "encoder/norm"),
+        *linear("pooler.dense", "pooler"),
+        *linear("classifier", "classifier"),
+    ]
+    for i in range(config.stack.num_layers):
+        theirs, ours = f"encoder.layer.{i}", f"encoder/blocks/block_{i}"
+        entries += [
+            *norm(f"{theirs}.layernorm_before", f"{ours}/norm_1"),
+            *linear(f"{theirs}.attention.attention.query", f"{ours}/attention/query", bias=qkv_bias),
+            *linear(f"{theirs}.attention.attention.key", f"{ours}/attention/key", bias=qkv_bias),
+            *linear(f"{theirs}.attention.attention.value", f"{ours}/attention/value", bias=qkv_bias),
+            *linear(f"{theirs}.attention.output.dense", f"{ours}/attention/output"),
+            *norm(f"{theirs}.layernorm_after", f"{ours}/norm_2"),
+            *linear(f"{theirs}.intermediate.dense", f"{ours}/mlp/up"),
+            *linear(f"{theirs}.output.dense", f"{ours}/mlp/down"),
+        ]
+    return Table(
+        entries=tuple(entries),
+        base="ViTModel",
+        prefix="vit.",
+        heads=("classifier.", "decoder."),
+        unused=(r"embeddings\.mask_token", r"decoder\..*"),  # of the model that predicts masked patches
+    )
