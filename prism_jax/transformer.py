@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.attention import Memory, attend, attention_bias, count_bias
+from prism_jax.dense import rows_dot_general
 from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange, Exchanges, per_block
 from prism_jax.partition import Layout
@@ -92,7 +93,9 @@ def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None, site: int) -> j
 
 def dense(features: int, config: TransformerConfig, *, use_bias: bool = True) -> nn.Dense:
     init = nn.initializers.normal(config.init_scale)
-    return nn.Dense(features, use_bias=use_bias, kernel_init=init, dtype=config.compute_dtype)
+    return nn.Dense(
+        features, use_bias=use_bias, kernel_init=init, dtype=config.compute_dtype, dot_general=rows_dot_general
+    )
 
 
 def embedding(rows: int, config: TransformerConfig) -> nn.Embed:
