@@ -56,14 +56,14 @@ def without_dropout(model: nn.Module, compute_dtype: str) -> nn.Module:
     return type(model)(replace(config, embedding_dropout=0.0) if hasattr(config, "embedding_dropout") else config)
 
 
-def inputs(family: str, batch_size: int, num_tokens: int) -> dict[str, np.ndarray]:
+def inputs(family: str, config: Any, batch_size: int, num_tokens: int) -> dict[str, np.ndarray]:
     """What PyTorch's model takes, with labels."""
     rng = np.random.default_rng(0)
     if family == "vit":
-        pixels = rng.normal(size=(batch_size, 3, 224, 224)).astype(np.float32)
-        return {"pixel_values": pixels, "labels": rng.integers(0, 2, batch_size)}
-    ids = rng.integers(0, 30_000, (batch_size, num_tokens))
-    return {"input_ids": ids, "labels": ids if family == "gpt2" else rng.integers(0, 2, batch_size)}
+        pixels = rng.normal(size=(batch_size, config.num_channels, *config.image_size)).astype(np.float32)
+        return {"pixel_values": pixels, "labels": rng.integers(0, config.num_labels, batch_size)}
+    ids = rng.integers(0, config.vocab_size, (batch_size, num_tokens))
+    return {"input_ids": ids, "labels": ids if family == "gpt2" else rng.integers(0, config.num_labels, batch_size)}
 
 
 def our_arm(model: nn.Module, params: Any, family: str, step: str, batch: dict[str, np.ndarray]) -> Arm:
@@ -167,7 +167,7 @@ def compare(command: Any, out: Path) -> None:
             rival = CLASSES[family].from_pretrained(folder).eval()
         for step in command.steps:
             for batch_size in command.batch_sizes:
-                batch = inputs(family, batch_size, command.num_tokens)
+                batch = inputs(family, model.config, batch_size, command.num_tokens)
                 ours, theirs = our_arm(model, params, family, step, batch), their_arm(copy.deepcopy(rival), step, batch)
                 row = {"family": family, "step": step, "batch_size": batch_size} | _measure(command, ours, theirs)
                 rows.append(row)

@@ -388,3 +388,29 @@ def test_generate_needs_a_language_model_and_scoring_a_dataset(toy_config, gpt2_
     assert "BertForSequenceClassification does not generate text" in capsys.readouterr().err
     assert run("eval.evaluate", "configs/gpt2.py", "--out", tmp_path, monkeypatch=monkeypatch) == 2
     assert "this config has no dataset" in capsys.readouterr().err
+
+
+def test_speed_compares_with_pytorch(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    from dataclasses import replace
+
+    from eval import rivals
+    from prism_jax.models import gpt2
+
+    stack = replace(gpt2.GPT2.stack, num_layers=2, features=32, num_heads=4, mlp_features=64)
+    tiny = gpt2.GPT2LMHeadModel(gpt2.GPT2Config(stack, vocab_size=99, num_positions=16))
+    monkeypatch.setitem(rivals.MODELS, "gpt2", tiny)
+    flags = ["--families", "gpt2", "--batch-sizes", 1, 3, "--num-tokens", 12, "--rounds", 3, "--out", tmp_path]
+    assert run("eval.speed", *flags, monkeypatch=monkeypatch) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["step"], row["batch_size"]) for row in rows] == [
+        (step, size) for step in ("inference", "training") for size in (1, 3)
+    ]
+    for row in rows:
+        assert row["error"] < 1e-5  # the same model on both sides
+        assert 0 < row["ratio_p10"] <= row["ratio"] <= row["ratio_p90"]
+        assert row["rounds"] == 3
+    capsys.readouterr()
+    assert run("eval.speed", "--threads", 1000, monkeypatch=monkeypatch) == 2
+    assert "1000 threads asked for, but this process has" in capsys.readouterr().err
+    assert run("eval.speed", "--families", "t5", monkeypatch=monkeypatch) == 2

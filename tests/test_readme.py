@@ -1,12 +1,15 @@
 """The README's code runs as it stands."""
 
 import inspect
+import json
 import re
+import shutil
 import textwrap
 from pathlib import Path
 
 import jax
 import pytest
+from conftest import GOLDEN, save_toy_tokenizer
 from test_commands import run
 
 import prism_jax as pj
@@ -14,7 +17,7 @@ from prism_jax import weights
 from prism_jax.forward import encode
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = {re.search(r"(?:(LastTokens)|(cost\.lowered)|(BertForSentenceEmbedding)|(encode_part))", block)[0]: block
+BLOCKS = {re.search(r"(?:(LastTokens)|(cost\.lowered)|(BertForSentenceEmbedding)|(encode_part)|(ViTForImageFeatures)|(pj\.Generator))", block)[0]: block
           for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)}  # fmt: skip
 
 
@@ -33,6 +36,28 @@ def test_the_python_example(toy_folder):
     bert, batch = names["bert"], names["batch"]
     again = pj.forward(bert.model, bert.params, elsewhere.split(batch), pj.SegmentMeans(4), elsewhere)
     assert abs(jax.device_get(names["vectors"]) - jax.device_get(again)).max() < 1e-5
+
+
+def test_the_image_example(tmp_path, monkeypatch):
+    from PIL import Image
+
+    folder = shutil.copytree(GOLDEN / "vit_tiny", tmp_path / "vit")
+    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 12, "width": 21}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (50, 40), "red").save("photo.jpg")
+    names = {}
+    exec(BLOCKS["ViTForImageFeatures"].replace("asset:dinov2", str(folder)).replace("(224, 224)", "(24, 18)"), names)
+    assert names["features"].shape == (1, 32)
+
+
+def test_the_generation_example(tmp_path, capsys):
+    folder = shutil.copytree(GOLDEN / "gpt2_tiny", tmp_path / "gpt2")
+    save_toy_tokenizer(folder)
+    names = {}
+    exec(BLOCKS["pj.Generator"].replace("openai-community/gpt2", str(folder)), names)
+    assert [len(tokens) for tokens in names["new"]] == [20, 20]
+    assert str(names["tokenizer"].batch_decode(names["new"])) in capsys.readouterr().out
 
 
 def test_the_exchange_of_ones_own(toy_config, tmp_path, monkeypatch, capsys):

@@ -1,11 +1,18 @@
 """Dropout, and what a config refuses. The block itself is tested against Hugging Face's models."""
 
+import re
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import tiny_batch, tiny_bert
 
 import prism_jax as pj
+from prism_jax import cost
+from prism_jax.forward import lower
+from prism_jax.models.bert import BertModel
 from prism_jax.transformer import TransformerConfig, dropout, keep_factors
 
 
@@ -41,9 +48,34 @@ def test_without_keys_nothing_is_dropped():
     [
         ({"num_heads": 3}, "32 features don't divide into 3 heads"),
         ({"num_heads": 0}, "32 features don't divide into 0 heads"),
+        ({"compute_dtype": "float8"}, "compute_dtype is 'float8'; choose one of float32, bfloat16"),
         ({"activation": "mish"}, "unknown activation 'mish'; known are gelu, gelu_new"),
     ],
 )
 def test_wrong_configs_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         TransformerConfig(**{"num_layers": 1, "features": 32, "num_heads": 4, "mlp_features": 64} | values)
+
+
+def test_bfloat16_products_keep_a_float32_residual_stream():
+    """Rounding to 8 bits of mantissa, 2^-9 at each product: far from float32's 1e-7, and far from an error of 1."""
+    model, params = tiny_bert(norm_first=True)
+    low = BertModel(replace(model.config, stack=replace(model.config.stack, compute_dtype="bfloat16")))
+    batch, run = tiny_batch(19, padded=False), pj.on_one_device(3)
+
+    def hidden(model):
+        return jax.jit(lambda params, parts: pj.forward(model, params, parts, pj.SegmentMeans(2), run)[0])
+
+    exact, rough = hidden(model)(params, run.split(batch)), hidden(low)(params, run.split(batch))
+    assert rough.dtype == jnp.float32
+    error = np.abs(np.asarray(exact - rough)).max() / np.abs(exact).max()
+    assert 1e-4 < error < 2e-2
+
+    mesh = pj.on_mesh(3)
+    lowered = lower(low, pj.SegmentMeans(2), mesh, 3, 19).as_text()
+    products = re.findall(r"stablehlo.dot_general.*: \(tensor<[^>]*x(\w+)>, tensor<[^>]*x(\w+)>\)", lowered)
+    assert len(products) >= 2 * 8
+    assert set(products) == {("bf16", "bf16")}
+    assert re.findall(r"all_gather.*?\(tensor<[^>]*x(f32|bf16)>\)", lowered, re.DOTALL).count("bf16") == 0
+    compiled = cost.compiled(lower(low, pj.SegmentMeans(2), mesh, 1, 19).compile(), 1)
+    assert compiled.bytes_sent == cost.formula(low.config.stack, pj.SegmentMeans(2), 3, 19).bytes_sent
