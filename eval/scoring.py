@@ -81,6 +81,7 @@ def load_task(experiment: Experiment, settings: list[Setting], trained: checkpoi
                 f"the checkpoint in {trained.run} is of another model; give one that was trained with this config"
             )
         pretrained = replace(pretrained, params=pretrained.params | trained.params)
+    data.check_classifier(pretrained.model, len(dataset.label_names), experiment.num_tokens)
     for setting in settings:
         per_block(setting.exchange, pretrained.model.config.stack.num_layers)
     tokenizer = data.load_tokenizer(pretrained.folder, pretrained.model.config.vocab_size)

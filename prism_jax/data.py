@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import flax.linen as nn
+import jax
 import numpy as np
 
 from prism_jax import assets
 from prism_jax.errors import InputError
+from prism_jax.exchange import WholeSequence
+from prism_jax.forward import forward, params_shapes, parts_shapes
+from prism_jax.runners import on_one_device
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,21 @@ def subset(dataset: TextDataset, limit: int) -> TextDataset:
         return dataset
     chosen = (np.arange(limit) * 2 + 1) * len(dataset) // (2 * limit)
     return TextDataset(dataset.name, [dataset.texts[i] for i in chosen], dataset.labels[chosen], dataset.label_names)
+
+
+def check_classifier(model: nn.Module, num_labels: int, num_tokens: int) -> None:
+    """Raises InputError if a model does not tell the class of a text."""
+    name = type(model).__name__
+    if "ids" not in model.batch_shapes(1, num_tokens):
+        raise InputError(f"{name} takes no texts; choose a model such as BertForSequenceClassification")
+    run = on_one_device(1)
+    answer = jax.eval_shape(
+        lambda params, parts: forward(model, params, parts, WholeSequence(), run),
+        params_shapes(model),
+        parts_shapes(model, 1, 1, num_tokens),
+    )
+    if getattr(answer, "shape", None) != (1, num_labels):
+        raise InputError(f"{name} gives no class to a text; choose a model such as BertForSequenceClassification")
 
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from prism_jax import data
+from prism_jax.models.bert import BERT_BASE, BertForMaskedLM, BertForSequenceClassification, BertModel
+from prism_jax.models.gpt2 import GPT2, GPT2LMHeadModel
+from prism_jax.models.vit import VIT_BASE, ViTForImageClassification
 
 TAB = "Category\tText\nd\tstring\nclass\t\n"
 
@@ -72,3 +75,18 @@ def test_batches_have_one_shape_and_count_every_example_once():
 def test_an_unknown_dataset_is_refused():
     with pytest.raises(ValueError, match="unknown dataset 'imdb'; known are newsgroups"):
         data.load("imdb", "test")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (BertForMaskedLM(BERT_BASE), "BertForMaskedLM gives no class to a text"),
+        (BertModel(BERT_BASE), "BertModel gives no class to a text"),
+        (GPT2LMHeadModel(GPT2), "GPT2LMHeadModel gives no class to a text"),
+        (ViTForImageClassification(VIT_BASE), "ViTForImageClassification takes no texts"),
+    ],
+)
+def test_models_that_do_not_classify_texts_are_refused(model, message):
+    with pytest.raises(ValueError, match=message):
+        data.check_classifier(model, 2, 32)
+    data.check_classifier(BertForSequenceClassification(BERT_BASE), 2, 32)

@@ -71,6 +71,7 @@ def train_head(experiment: Experiment, out: Path, resume: bool = False) -> dict:
         compute_dtype=experiment.compute_dtype,
     )
     model = pretrained.model
+    data.check_classifier(model, len(dataset.label_names), experiment.num_tokens)
     said = config.to_json(experiment) | {"label_names": dataset.label_names}
     (out / "config.json").write_text(json.dumps(said, indent=2))
     rows = frozen_rows(experiment, pretrained, dataset, out / "rows")
