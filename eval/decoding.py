@@ -12,6 +12,7 @@ from prism_jax import cost
 from prism_jax.errors import InputError
 from prism_jax.exchange import text_of
 from prism_jax.generation import Generator, Sampling
+from prism_jax.partition import part_length
 
 ROUNDS = 3
 """How often each arm is timed, in turn."""
@@ -29,6 +30,24 @@ def stop_token(tokenizer: Any, text: str | None) -> int | None:
     if len(ids) != 1:
         raise InputError(f"--stop is one token, but the tokenizer cuts {text!r} into {len(ids)}; choose another")
     return ids[0]
+
+
+def where_prompts_stand(generator: Generator, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> str:
+    """A line for each prompt: its real tokens in every part. Where earlier parts have none, no exchange is tested.
+
+    Raises:
+      InputError: if a prompt can't run.
+    """
+    lines, num_parts = [], generator.run.num_parts
+    for i, prompt in enumerate(prompts):
+        padded = generator.padded_length(i, prompt, max_new_tokens)
+        part_len = part_length(padded, num_parts)
+        ends = np.minimum(part_len * np.arange(1, num_parts + 1), padded)
+        before = np.maximum(ends - (padded - len(prompt)), 0)
+        counts = np.diff(before, prepend=0)
+        hint = "; all in the last part, so nothing is exchanged" if num_parts > 1 and counts[-1] == len(prompt) else ""
+        lines.append(f"prompt {i}: {len(prompt)} tokens, in the parts {' '.join(map(str, counts))}{hint}")
+    return "\n".join(lines) + "\n"
 
 
 def stream_texts(

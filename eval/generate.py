@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from eval import report
-from eval.decoding import compare, stop_token, stream_texts, table
+from eval.decoding import compare, stop_token, stream_texts, table, where_prompts_stand
 from prism_jax import config, data, weights
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
@@ -28,7 +28,7 @@ class Generate:
     sampling: config.FlatSampling = Sampling()
     stop: str | None = None
     """The token that ends a text; the tokenizer's end of text by default."""
-    bucket: int = 64
+    bucket: int = 16
     """Prompts are padded on the left to a multiple of this many tokens; part boundaries follow from that length."""
     compare: bool = True
     """Measure cache and speed beside one device, after the texts."""
@@ -43,15 +43,22 @@ def main(argv: list[str]) -> None:
         raise InputError(f"{experiment.model.__name__} does not generate text; choose a config with GPT2LMHeadModel")
     if not command.prompt:
         raise InputError('nothing to go on with; give --prompt "Once upon a time", or several texts')
+    if new < 1 or command.bucket < 1:
+        raise InputError(f"max_new_tokens is {new} and bucket {command.bucket}; choose 1 or more for both")
     out = output_folder(command.out)
     emulate_devices(experiment.num_parts)
     loaded = weights.load(
-        experiment.model, experiment.weights, revision=experiment.revision, compute_dtype=experiment.compute_dtype
+        experiment.model,
+        experiment.weights,
+        revision=experiment.revision,
+        head=experiment.head,
+        compute_dtype=experiment.compute_dtype,
     )
     tokenizer = data.load_tokenizer(loaded.folder, loaded.model.config.vocab_size)
     prompts, stop = [tokenizer(text)["input_ids"] for text in command.prompt], stop_token(tokenizer, command.stop)
     make = partial(Generator, loaded.model, loaded.params, bucket=command.bucket)
     parts = make(experiment.exchange, on_mesh(experiment.num_parts))
+    print(where_prompts_stand(parts, prompts, new))
     added = stream_texts(parts, tokenizer, command.prompt, prompts, new, command.sampling, stop)
     rows = []
     if command.compare:

@@ -155,6 +155,9 @@ def line(row: dict) -> str:
 def compare(command: Any, out: Path) -> None:
     """All rows that the command asks for; each is printed and on disk as soon as it is there."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    for family in command.families:
+        if family != "vit":
+            MODELS[family].check(command.num_tokens)
     rows: list[dict] = []
     environment = report.environment() | {"torch": torch.__version__, "transformers": transformers.__version__}
     content = {"schema": report.SCHEMA, "config": dataclasses.asdict(command), "environment": environment}

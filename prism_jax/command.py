@@ -34,7 +34,7 @@ def output_folder(path: str) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise InputError(f"can't write to {path!r}: {error.strerror}; choose another --out") from error
+        raise InputError(f"can't write to {path!r}: {error.strerror}; choose another folder") from error
 
 
 def _stop(message: str, status: int) -> None:

@@ -38,8 +38,10 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
-        if self.temperature < 0:
+        if not 0 <= self.temperature < np.inf:
             raise InputError(f"temperature is {self.temperature}; choose 0 for the most likely token, or more")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed is {self.seed}; choose 0 to {2**32 - 1}")
         if self.top_k < 0:
             raise InputError(f"top_k is {self.top_k}; choose a number of tokens, or 0 for all")
         if not 0 < self.top_p <= 1:
@@ -95,7 +97,7 @@ class Generator:
         exchange: Exchanges,
         run: Runner,
         *,
-        bucket: int = 64,
+        bucket: int = 16,
     ):
         """
         Args:

@@ -25,6 +25,7 @@ COMPANIONS = (
     "tokenizer*",
     "vocab.*",
     "merges.txt",
+    "added_tokens.json",
     "special_tokens_map.json",
 )
 """What lies beside config and weights."""
@@ -47,7 +48,7 @@ def check_source(source: str) -> None:
 
 def is_pickle(path: Path) -> bool:
     """Whether a file is PyTorch's pickle by its name."""
-    return path.suffix in PICKLES
+    return path.suffix in PICKLES and not path.is_dir()
 
 
 def resolve(source: str, revision: str | None = None) -> Path:
@@ -124,7 +125,7 @@ def read_tensors(folder: Path, pickle: str | None = None) -> dict[str, np.ndarra
     else:
         pickled = next(folder.glob("*.bin"), None)
         hint = f"; {pickled.name} is a pickle, opened only where it is the source: {pickled}" if pickled else ""
-        raise InputError(f"no {WEIGHTS} in {folder}{hint}")
+        raise InputError(f"no {WEIGHTS} in {folder}{hint or '; give a folder or a hub id that has safetensors'}")
     tensors: dict[str, np.ndarray] = {}
     for name in names:
         tensors |= read_file(folder / name)

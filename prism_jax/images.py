@@ -31,22 +31,33 @@ def load_processor(folder: Path | None, image_size: tuple[int, int] | None = Non
     """
     if folder is None or not (folder / SETTINGS).is_file():
         raise InputError(f"no image processor in {folder}; {SETTINGS} must lie beside the weights")
+    processor = _read_processor(folder)
+    if image_size is None or image_size == size_of(processor):
+        return processor
+    return _read_processor(folder, **_sizes_for(processor, image_size))
+
+
+def _read_processor(folder: Path, **sizes):
     from transformers import AutoImageProcessor
 
     try:
-        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-        if image_size is None or image_size == size_of(processor):
-            return processor
-        sizes = _sizes_for(processor, image_size)
-        return AutoImageProcessor.from_pretrained(folder, backend="pil", **sizes)
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **sizes)
     except Exception as error:  # whatever transformers makes of a wrong value
         reason = " ".join(str(error).split())
         raise InputError(f"{folder / SETTINGS} has a value that transformers refuses: {reason}") from error
+    if not {"height", "width"} <= {side for side, length in dict(_out(processor)).items() if length}:
+        raise InputError(f"{folder / SETTINGS} gives images of no fixed height and width; set both in its size")
+    return processor
+
+
+def _out(processor):
+    """What an image processor says of the size that comes out of it."""
+    return processor.crop_size if processor.do_center_crop else processor.size
 
 
 def size_of(processor) -> tuple[int, int]:
     """The (height, width) that comes out of an image processor."""
-    size = processor.crop_size if processor.do_center_crop else processor.size
+    size = _out(processor)
     return size["height"], size["width"]
 
 

@@ -41,8 +41,8 @@ class TransformerConfig:
       norm_first: True for pre-norm (ViT, GPT-2), False for post-norm (BERT).
       causal: whether a token sees only itself and earlier ones.
       qkv_bias: whether queries, keys and values have a bias.
-      compute_dtype: "float32" or "bfloat16", of the inputs of the matrix products. Weights, the residual stream, norms and
-        softmax stay float32, and so does what the parts exchange.
+      compute_dtype: "float32" or "bfloat16", of the inputs of the matrix products. Weights, the residual stream, norms,
+        softmax and logits stay float32, and so does what the parts exchange.
       dropout: rate on the outputs of attention and MLP, and on the embeddings. Active only where keys are given.
       attention_dropout: rate on the attention weights.
       init_scale: standard deviation of fresh weights.
@@ -96,6 +96,11 @@ def dense(features: int, config: TransformerConfig, *, use_bias: bool = True) ->
     return nn.Dense(
         features, use_bias=use_bias, kernel_init=init, dtype=config.compute_dtype, dot_general=rows_dot_general
     )
+
+
+def head_dense(features: int, config: TransformerConfig) -> nn.Dense:
+    """A layer of a head: always float32, for what a loss or a comparison of scores is made of."""
+    return dense(features, replace(config, compute_dtype="float32"))
 
 
 def embedding(rows: int, config: TransformerConfig) -> nn.Embed:

@@ -88,7 +88,7 @@ def load(
     shapes, fresh = params_shapes(model), tuple(fresh)
     if unknown := set(fresh) - set(shapes):
         raise InputError(f"{kind.__name__} has no parameters {', '.join(sorted(unknown))}; it has {', '.join(shapes)}")
-    tensors = hub.read_tensors(folder, Path(source).name if hub.is_pickle(Path(source)) else None)
+    tensors = hub.read_tensors(folder, Path(source).name if hub.is_pickle(Path(source).expanduser()) else None)
     if head is not None:
         tensors = _normalise(tensors, family.table(config)) | read_head(Path(head))
     params = import_params(tensors, family.table(config), shapes, fresh=fresh)
@@ -182,9 +182,7 @@ def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()
       InputError: if there is something in the folder.
     """
     model, source = pretrained.model, pretrained.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty; choose another folder")
+    check_empty(folder)
     family, architecture = family_of(type(model)), architecture_of(type(model))
     table = family.table(model.config)
     prefix = "" if architecture == table.base else table.prefix
@@ -197,13 +195,22 @@ def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()
     num_labels = getattr(model.config, "num_labels", None)
     if num_labels and (label_names or num_labels != len(content.get("id2label", ()))):
         names = label_names or [f"LABEL_{i}" for i in range(num_labels)]
+        for old in ("num_labels", "_num_labels", "problem_type"):  # transformers would let them win
+            content.pop(old, None)
         content |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    folder.mkdir(parents=True, exist_ok=True)
     for path in hub.companions(source) if source else ():
         shutil.copyfile(path, folder / path.name)
     if (folder / images.SETTINGS).is_file() and hasattr(model.config, "image_size"):  # maybe not the source's
         images.load_processor(folder, model.config.image_size).save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
     hub.write_file(folder / hub.WEIGHTS, tensors)
+
+
+def check_empty(folder: Path) -> None:
+    """Raises InputError if there is something in a folder to be written."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty; choose another folder")
 
 
 def family_of(kind: type[nn.Module]) -> ModuleType:
@@ -217,8 +224,8 @@ def family_of(kind: type[nn.Module]) -> ModuleType:
 def class_named(name: str) -> type[nn.Module]:
     """A model class of ours by its name."""
     for family in FAMILIES.values():
-        if hasattr(family, name):
-            return getattr(family, name)
+        if isinstance(kind := getattr(family, name, None), type) and issubclass(kind, nn.Module):
+            return kind
     raise InputError(f"{name} is no model of {', '.join(FAMILIES)}")
 
 

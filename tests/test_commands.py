@@ -290,12 +290,18 @@ def test_a_config_file_without_a_config_or_with_an_error(tmp_path, monkeypatch, 
     assert "can't be read: ModuleNotFoundError" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["eval.sweep", "eval.evaluate", "train.finetune"])
+@pytest.mark.parametrize("module", ["eval.sweep", "eval.evaluate", "eval.generate", "train.finetune"])
 def test_help(module, toy_config, monkeypatch, capsys):
     assert run(module, "--help", monkeypatch=monkeypatch) == 0
     assert "usage: CONFIG [flags]" in capsys.readouterr().out
     assert run(module, toy_config, "--help", monkeypatch=monkeypatch) == 0
     assert "--num-tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("module", "flag"), [("eval.speed", "--batch-sizes"), ("train.export", "DIR")])
+def test_help_without_a_config(module, flag, monkeypatch, capsys):
+    assert run(module, "--help", monkeypatch=monkeypatch) == 0
+    assert flag in capsys.readouterr().out
 
 
 def test_the_shipped_head_fits_its_config():
@@ -372,6 +378,7 @@ def test_generate_stops_at_a_token_and_samples_by_seed(gpt2_config, tmp_path, mo
         (["--prompt", "w1", "--stop", "w1 w2"], "--stop is one token, but the tokenizer cuts 'w1 w2' into 2"),
         (["--prompt", "w1", "--max-new-tokens", "500"], "prompt 0 has 1 tokens, and with 500 new ones passes the 128"),
         (["--prompt", ""], "prompt 0 is empty"),
+        (["--prompt", "w1", "--max-new-tokens", "0"], "max_new_tokens is 0"),
         (["--prompt", "w1", "--exchange", "segment_means:9"], "9 segments asked for, but a part has 8 tokens"),
         (["--prompt", "w1", "--compute-dtype", "float8"], "--help lists the flags"),
     ],
@@ -414,3 +421,6 @@ def test_speed_compares_with_pytorch(tmp_path, monkeypatch, capsys):
     assert run("eval.speed", "--threads", 1000, monkeypatch=monkeypatch) == 2
     assert "1000 threads asked for, but this process has" in capsys.readouterr().err
     assert run("eval.speed", "--families", "t5", monkeypatch=monkeypatch) == 2
+    for flags in (["--rounds", 0], ["--batch-sizes", 0], ["--num-tokens", 1], ["--num-tokens", 600]):
+        assert run("eval.speed", *flags, "--out", tmp_path, monkeypatch=monkeypatch) == 2
+        assert "choose" in capsys.readouterr().err

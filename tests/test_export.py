@@ -73,17 +73,27 @@ def test_a_model_made_here_goes_out(tmp_path):
     assert_close(np.asarray(ours)[batch["mask"]], test_gpt2.run_hf(theirs, batch).logits.numpy()[batch["mask"]])
 
 
-def test_half_precision_sources_go_out_as_float32(tmp_path):
-    """A config that says float16 would make transformers round what we wrote."""
+def test_what_the_source_says_of_its_precision_and_labels_does_not_go_out(tmp_path):
+    """float16 would make transformers round what we wrote; an old number of labels would win over ours."""
     import shutil
 
     torch = pytest.importorskip("torch")
     shutil.copytree(GOLDEN / "bert_tiny", tmp_path / "in")
     config = json.loads((tmp_path / "in" / "config.json").read_text())
-    (tmp_path / "in" / "config.json").write_text(json.dumps(config | {"dtype": "float16", "torch_dtype": "float16"}))
-    weights.export(weights.load(bert.BertForSequenceClassification, str(tmp_path / "in")), tmp_path / "out")
+    old = {
+        "dtype": "float16",
+        "torch_dtype": "float16",
+        "num_labels": 5,
+        "_num_labels": 5,
+        "problem_type": "regression",
+    }
+    (tmp_path / "in" / "config.json").write_text(json.dumps(config | old))
+    loaded = weights.load(bert.BertForSequenceClassification, str(tmp_path / "in"), num_labels=3, fresh=["classifier"])
+    weights.export(loaded, tmp_path / "out", ("no", "yes", "maybe"))
     again = open_with_transformers("AutoModelForSequenceClassification", tmp_path / "out")
     assert {p.dtype for p in again.parameters()} == {torch.float32}
+    assert again.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
+    assert again.config.problem_type is None
 
 
 def test_the_export_command(trained, toy_folder, tmp_path, monkeypatch, capsys):  # noqa: F811

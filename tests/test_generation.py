@@ -81,7 +81,7 @@ class MeansOfFirst(pj.Exchange):
         return self.num_segments
 
 
-@pytest.mark.parametrize("num_parts", [2, 4])
+@pytest.mark.parametrize("run", [pj.on_one_device(2), pj.on_mesh(4)], ids=["one_device", "mesh"])
 @pytest.mark.parametrize(
     ("exchange", "same_with_room"),
     [
@@ -92,13 +92,13 @@ class MeansOfFirst(pj.Exchange):
     ],
     ids=["segment_means", "all_gather", "isolated", "per_block"],
 )
-def test_cached_logits_equal_teacher_forced_logits_at_the_same_boundaries(exchange, same_with_room, num_parts, runner):
+def test_cached_logits_equal_teacher_forced_logits_at_the_same_boundaries(exchange, same_with_room, run):
     """The whole text at once: every part has room for the new tokens at its end, but only the last one uses it."""
     model, params = tiny_gpt2()
-    new, num_tokens = 6, 24
+    new, num_tokens, num_parts = 6, 24, run.num_parts
     T = num_tokens // num_parts
     prompts, continuation = prompts_of(24, 19, 17), random_tokens(3, new, seed=9)
-    generator = pj.Generator(model, params, exchange, runner(num_parts), bucket=8)
+    generator = pj.Generator(model, params, exchange, run, bucket=8)
     cached = generator.logits(prompts, continuation)
 
     ids, mask = np.zeros((3, num_parts, T + new), np.int32), np.zeros((3, num_parts, T + new), bool)
@@ -108,8 +108,8 @@ def test_cached_logits_equal_teacher_forced_logits_at_the_same_boundaries(exchan
         mask[i, :, :T] = (np.arange(num_tokens) >= padding).reshape(num_parts, T)
         ids[i, -1, T:], mask[i, -1, T:] = continuation[i], True
     batch = {"ids": ids.reshape(3, -1), "mask": mask.reshape(3, -1)}
-    run = pj.on_one_device(num_parts)
-    whole = pj.forward(model, params, run.split(batch), same_with_room(T), run)
+    at_once = pj.on_one_device(num_parts)
+    whole = pj.forward(model, params, at_once.split(batch), same_with_room(T), at_once)
     assert_close(cached, np.asarray(whole)[:, -new - 1 :])
 
 

@@ -10,7 +10,7 @@ from conftest import GOLDEN, assert_close
 from test_bert import WHOLE, run_ours, save_hf_model
 
 import prism_jax as pj
-from prism_jax import weights
+from prism_jax import hub, weights
 from prism_jax.forward import params_shapes
 from prism_jax.models import gpt2
 
@@ -82,6 +82,33 @@ def test_every_layer_equals_hugging_face(shape, tmp_path):
         assert_close(np.asarray(mine)[batch["mask"]], hidden.numpy()[batch["mask"]])
 
 
+@pytest.mark.parametrize("num_parts", [1, 3])
+def test_gradients_equal_hugging_face(num_parts, runner, tmp_path):
+    """Of every parameter, by Hugging Face's names; compiled."""
+    import optax
+    import torch
+
+    batch = token_batch("right")
+    model = save_hf_model("GPT2LMHeadModel", hf_config("plain"), tmp_path)
+    labels = torch.from_numpy(np.where(batch["mask"], batch["ids"], -100).astype(np.int64))
+    mask = torch.from_numpy(batch["mask"].astype(np.int64))
+    model(torch.from_numpy(batch["ids"].astype(np.int64)), attention_mask=mask, labels=labels).loss.backward()
+    ours, run = weights.load(gpt2.GPT2LMHeadModel, str(tmp_path)), runner(num_parts)
+    scored = batch["mask"][:, 1:]
+
+    def loss(params, parts):
+        logits = pj.forward(ours.model, params, parts, pj.AllGather(), run)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], batch["ids"][:, 1:])
+        return (losses * scored).sum() / scored.sum()
+
+    gradient = jax.device_get(jax.jit(jax.grad(loss))(run.replicate(ours.params), run.split(batch)))
+    named = weights.export_tensors(gradient, gpt2.table(ours.model.config))
+    theirs = {name: p.grad.numpy() for name, p in model.transformer.named_parameters()}
+    assert named.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert_close(named[name], value)
+
+
 def test_golden_outputs_without_torch():
     """Outputs of Hugging Face's PyTorch model, written by `python tests/golden/make.py`."""
     for case in json.loads((GOLDEN / "gpt2.json").read_text()):
@@ -132,12 +159,23 @@ def test_parameter_counts(config, parameters):
     assert sum(x.size for x in jax.tree.leaves(params_shapes(gpt2.GPT2LMHeadModel(config)))) == parameters
 
 
-def test_the_config_of_the_real_gpt2_is_understood():
-    """As `openai-community/gpt2` has it, with its old attributes."""
-    old = {"n_ctx": 1024, "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}}
+def test_configs_of_the_real_gpt2_are_understood(tmp_path):
+    """With the old attributes that `openai-community/gpt2` and `gpt2-medium` have, read from a file."""
     from transformers import GPT2Config
 
-    assert gpt2.config_from_hf(GPT2Config(**old).to_dict()) == gpt2.GPT2
+    old = {"n_ctx": 1024, "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}}
+    old |= {"n_special": 0, "predict_special_tokens": True, "torchscript": False, "_num_labels": 1}
+    (tmp_path / "config.json").write_text(json.dumps(GPT2Config().to_dict() | old))
+    assert gpt2.config_from_hf(hub.read_config(tmp_path, weights.FAMILIES)) == gpt2.GPT2
+
+
+@pytest.mark.parametrize("num_parts", [3, 5])
+def test_the_longest_sequence_in_parts_that_do_not_divide_it(num_parts, tmp_path):
+    """The padding behind it has no position of its own."""
+    config = hf_config("plain", n_positions=17)
+    batch = {"ids": token_batch("right")["ids"][:1], "mask": np.ones((1, NUM_TOKENS), bool)}
+    theirs = run_hf(save_hf_model("GPT2LMHeadModel", config, tmp_path), batch).logits.numpy()
+    assert_close(run_ours(gpt2.GPT2LMHeadModel, tmp_path, batch, pj.AllGather(), num_parts), theirs)
 
 
 @pytest.mark.parametrize(

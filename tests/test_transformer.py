@@ -12,7 +12,9 @@ from conftest import tiny_batch, tiny_bert
 import prism_jax as pj
 from prism_jax import cost
 from prism_jax.forward import lower
-from prism_jax.models.bert import BertModel
+from prism_jax.models.bert import BERT_BASE, BertForMaskedLM, BertForSequenceClassification, BertModel
+from prism_jax.models.gpt2 import GPT2, GPT2LMHeadModel
+from prism_jax.models.vit import VIT_BASE, ViTForImageClassification
 from prism_jax.transformer import TransformerConfig, dropout, keep_factors
 
 
@@ -36,6 +38,24 @@ def test_every_block_part_site_and_key_drops_something_else():
     assert len({np.asarray(mask).tobytes() for mask in masks}) == 5
     again = keep_factors((2, 4, 8), 0.5, layout().block_keys_B, site=0)
     np.testing.assert_array_equal(again, masks[0])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        BertForSequenceClassification(BERT_BASE),
+        BertForMaskedLM(BERT_BASE),
+        GPT2LMHeadModel(GPT2),
+        ViTForImageClassification(VIT_BASE),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_logits_are_float32_under_bfloat16_products(model):
+    stack = replace(model.config.stack, num_layers=1, compute_dtype="bfloat16")
+    model = type(model)(replace(model.config, stack=stack))
+    num_tokens = getattr(model.config, "num_tokens", 12)
+    shapes = lower(model, pj.WholeSequence(), pj.on_one_device(1), 1, num_tokens).out_info
+    assert shapes.dtype == jnp.float32
 
 
 def test_without_keys_nothing_is_dropped():
@@ -75,7 +95,8 @@ def test_bfloat16_products_keep_a_float32_residual_stream():
     lowered = lower(low, pj.SegmentMeans(2), mesh, 3, 19).as_text()
     products = re.findall(r"stablehlo.dot_general.*: \(tensor<[^>]*x(\w+)>, tensor<[^>]*x(\w+)>\)", lowered)
     assert len(products) >= 2 * 8
-    assert set(products) == {("bf16", "bf16")}
+    assert products.count(("f32", "f32")) == 1  # the pooler
+    assert set(products) == {("bf16", "bf16"), ("f32", "f32")}
     assert re.findall(r"all_gather.*?\(tensor<[^>]*x(f32|bf16)>\)", lowered, re.DOTALL).count("bf16") == 0
     compiled = cost.compiled(lower(low, pj.SegmentMeans(2), mesh, 1, 19).compile(), 1)
     assert compiled.bytes_sent == cost.formula(low.config.stack, pj.SegmentMeans(2), 3, 19).bytes_sent

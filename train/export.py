@@ -13,6 +13,7 @@ import tyro
 
 from prism_jax import checkpoint, config, weights
 from prism_jax.command import output_folder, run
+from prism_jax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,11 @@ class Export:
 
 def main(argv: list[str]) -> None:
     command = config.parse_flags(Export, __doc__, argv)
-    out = output_folder(command.dir)
+    out = Path(command.dir)
+    weights.check_empty(out)
     trained = checkpoint.load_best(Path(command.run))
-    names = trained.config["label_names"]
+    if not (names := trained.config.get("label_names")):
+        raise InputError(f"the run in {command.run} does not say its labels; train it again with train.finetune")
     loaded = weights.load(
         weights.class_named(trained.config["model"]),
         trained.config["weights"],
@@ -35,7 +38,7 @@ def main(argv: list[str]) -> None:
         num_labels=len(names),
         fresh=trained.params,
     )
-    weights.export(replace(loaded, params=loaded.params | trained.params), out, names)
+    weights.export(replace(loaded, params=loaded.params | trained.params), output_folder(str(out)), names)
     print(f"wrote {out}/config.json, model.safetensors: step {trained.step} of {command.run}")
 
 

@@ -13,16 +13,25 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.exchange import Exchanges
-from prism_jax.models.hugging_face import ANY, Entry, Table, linear, norm, refuse_unsupported
+from prism_jax.models.hugging_face import (
+    ANY,
+    Entry,
+    Table,
+    linear,
+    norm,
+    read_attributes,
+    refuse_unsupported,
+    write_attributes,
+)
 from prism_jax.partition import Layout
 from prism_jax.transformer import (
     ACTIVATIONS,
     Stack,
     TransformerConfig,
     check_length,
-    dense,
     dropout,
     embedding,
+    head_dense,
     layer_norm,
     vocabulary_logits,
 )
@@ -50,20 +59,25 @@ class BertConfig:
 BERT_BASE = BertConfig(TransformerConfig(12, 768, 12, 3072, norm_first=False, dropout=0.1, attention_dropout=0.1))
 """`google-bert/bert-base-uncased`: 109,482,240 parameters with its pooler."""
 
-SUPPORTED = {
+ATTRIBUTES = {
+    "num_hidden_layers": "stack.num_layers",
+    "hidden_size": "stack.features",
+    "num_attention_heads": "stack.num_heads",
+    "intermediate_size": "stack.mlp_features",
+    "hidden_act": "stack.activation",
+    "layer_norm_eps": "stack.norm_eps",
+    "hidden_dropout_prob": "stack.dropout",
+    "attention_probs_dropout_prob": "stack.attention_dropout",
+    "initializer_range": "stack.init_scale",
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "num_positions",
+    "type_vocab_size": "num_types",
+}
+"""Attributes of a Hugging Face BertConfig, and ours."""
+
+SUPPORTED = dict.fromkeys(ATTRIBUTES, ANY) | {
     "model_type": {"bert"},
-    "vocab_size": ANY,
-    "hidden_size": ANY,
-    "num_hidden_layers": ANY,
-    "num_attention_heads": ANY,
-    "intermediate_size": ANY,
     "hidden_act": set(ACTIVATIONS),
-    "hidden_dropout_prob": ANY,
-    "attention_probs_dropout_prob": ANY,
-    "max_position_embeddings": ANY,
-    "type_vocab_size": ANY,
-    "initializer_range": ANY,
-    "layer_norm_eps": ANY,
     "position_embedding_type": {"absolute"},
     "is_decoder": {False},
     "add_cross_attention": {False},
@@ -88,44 +102,15 @@ def config_from_hf(hf_config: dict, num_labels: int | None = None) -> BertConfig
       InputError: if an attribute has a value that is not implemented; all of them are listed.
     """
     refuse_unsupported(hf_config, SUPPORTED)
+    stack, own = read_attributes(ATTRIBUTES, hf_config)
     return BertConfig(
-        TransformerConfig(
-            num_layers=hf_config["num_hidden_layers"],
-            features=hf_config["hidden_size"],
-            num_heads=hf_config["num_attention_heads"],
-            mlp_features=hf_config["intermediate_size"],
-            activation=hf_config["hidden_act"],
-            norm_eps=hf_config["layer_norm_eps"],
-            norm_first=False,
-            dropout=hf_config["hidden_dropout_prob"],
-            attention_dropout=hf_config["attention_probs_dropout_prob"],
-            init_scale=hf_config["initializer_range"],
-        ),
-        vocab_size=hf_config["vocab_size"],
-        num_positions=hf_config["max_position_embeddings"],
-        num_types=hf_config["type_vocab_size"],
-        num_labels=num_labels or len(hf_config["id2label"]),
+        TransformerConfig(**stack, norm_first=False), **own, num_labels=num_labels or len(hf_config["id2label"])
     )
 
 
 def config_to_hf(config: BertConfig) -> dict:
     """The attributes of the Hugging Face `BertConfig` of a config of ours."""
-    stack = config.stack
-    return {
-        "model_type": "bert",
-        "num_hidden_layers": stack.num_layers,
-        "hidden_size": stack.features,
-        "num_attention_heads": stack.num_heads,
-        "intermediate_size": stack.mlp_features,
-        "hidden_act": stack.activation,
-        "layer_norm_eps": stack.norm_eps,
-        "hidden_dropout_prob": stack.dropout,
-        "attention_probs_dropout_prob": stack.attention_dropout,
-        "initializer_range": stack.init_scale,
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.num_positions,
-        "type_vocab_size": config.num_types,
-    }
+    return {"model_type": "bert"} | write_attributes(ATTRIBUTES, config)
 
 
 class BertEncoder(nn.Module):
@@ -178,7 +163,7 @@ class BertModel(_Bert):
 
     def setup(self):
         self.encoder = BertEncoder(self.config)
-        self.pooler = dense(self.config.stack.features, self.config.stack)
+        self.pooler = head_dense(self.config.stack.features, self.config.stack)
 
     def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         return x_BTD
@@ -193,8 +178,8 @@ class BertForSequenceClassification(_Bert):
 
     def setup(self):
         self.encoder = BertEncoder(self.config)
-        self.pooler = dense(self.config.stack.features, self.config.stack)
-        self.classifier = dense(self.config.num_labels, self.config.stack)
+        self.pooler = head_dense(self.config.stack.features, self.config.stack)
+        self.classifier = head_dense(self.config.num_labels, self.config.stack)
 
     def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         return x_BTD[:, :1]
@@ -209,7 +194,7 @@ class BertForTokenClassification(_Bert):
 
     def setup(self):
         self.encoder = BertEncoder(self.config)
-        self.classifier = dense(self.config.num_labels, self.config.stack)
+        self.classifier = head_dense(self.config.num_labels, self.config.stack)
 
     def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         return x_BTD
@@ -224,7 +209,7 @@ class BertForMaskedLM(_Bert):
 
     def setup(self):
         self.encoder = BertEncoder(self.config)
-        self.transform = dense(self.config.stack.features, self.config.stack)
+        self.transform = head_dense(self.config.stack.features, self.config.stack)
         self.norm = layer_norm(self.config.stack)
         self.bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
 

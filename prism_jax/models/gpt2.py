@@ -12,7 +12,15 @@ import jax.numpy as jnp
 
 from prism_jax.attention import Memory
 from prism_jax.exchange import Exchanges
-from prism_jax.models.hugging_face import ANY, Entry, Table, norm, refuse_unsupported
+from prism_jax.models.hugging_face import (
+    ANY,
+    Entry,
+    Table,
+    norm,
+    read_attributes,
+    refuse_unsupported,
+    write_attributes,
+)
 from prism_jax.partition import Layout
 from prism_jax.transformer import (
     ACTIVATIONS,
@@ -65,21 +73,26 @@ GPT2_MEDIUM = _preset(24, 1024, 16)
 GPT2_LARGE = _preset(36, 1280, 20)
 GPT2_XL = _preset(48, 1600, 25)
 
-SUPPORTED = {
+ATTRIBUTES = {
+    "n_layer": "stack.num_layers",
+    "n_embd": "stack.features",
+    "n_head": "stack.num_heads",
+    "n_inner": "stack.mlp_features",
+    "activation_function": "stack.activation",
+    "layer_norm_epsilon": "stack.norm_eps",
+    "resid_pdrop": "stack.dropout",
+    "attn_pdrop": "stack.attention_dropout",
+    "embd_pdrop": "embedding_dropout",
+    "initializer_range": "stack.init_scale",
+    "vocab_size": "vocab_size",
+    "n_positions": "num_positions",
+}
+"""Attributes of a Hugging Face GPT2Config, and ours."""
+
+SUPPORTED = dict.fromkeys(ATTRIBUTES, ANY) | {
     "model_type": {"gpt2"},
-    "vocab_size": ANY,
-    "n_embd": ANY,
-    "n_layer": ANY,
-    "n_head": ANY,
-    "n_inner": ANY,
-    "n_positions": ANY,
-    "n_ctx": ANY,  # of old configs; n_positions stands for it
     "activation_function": set(ACTIVATIONS),
-    "resid_pdrop": ANY,
-    "embd_pdrop": ANY,
-    "attn_pdrop": ANY,
-    "layer_norm_epsilon": ANY,
-    "initializer_range": ANY,
+    "n_ctx": ANY,  # of old configs; n_positions stands for it
     "scale_attn_weights": {True},
     "scale_attn_by_inverse_layer_idx": {False},
     "reorder_and_upcast_attn": {False},
@@ -105,43 +118,14 @@ def config_from_hf(hf_config: dict, num_labels: int | None = None) -> GPT2Config
       InputError: if an attribute has a value that is not implemented; all of them are listed.
     """
     refuse_unsupported(hf_config, SUPPORTED)
-    return GPT2Config(
-        TransformerConfig(
-            num_layers=hf_config["n_layer"],
-            features=hf_config["n_embd"],
-            num_heads=hf_config["n_head"],
-            mlp_features=hf_config["n_inner"] or 4 * hf_config["n_embd"],
-            activation=hf_config["activation_function"],
-            norm_eps=hf_config["layer_norm_epsilon"],
-            causal=True,
-            dropout=hf_config["resid_pdrop"],
-            attention_dropout=hf_config["attn_pdrop"],
-            init_scale=hf_config["initializer_range"],
-        ),
-        vocab_size=hf_config["vocab_size"],
-        num_positions=hf_config["n_positions"],
-        embedding_dropout=hf_config["embd_pdrop"],
-    )
+    stack, own = read_attributes(ATTRIBUTES, hf_config)
+    stack["mlp_features"] = stack["mlp_features"] or 4 * stack["features"]
+    return GPT2Config(TransformerConfig(**stack, causal=True), **own)
 
 
 def config_to_hf(config: GPT2Config) -> dict:
     """The attributes of the Hugging Face `GPT2Config` of a config of ours."""
-    stack = config.stack
-    return {
-        "model_type": "gpt2",
-        "n_layer": stack.num_layers,
-        "n_embd": stack.features,
-        "n_head": stack.num_heads,
-        "n_inner": stack.mlp_features,
-        "activation_function": stack.activation,
-        "layer_norm_epsilon": stack.norm_eps,
-        "resid_pdrop": stack.dropout,
-        "attn_pdrop": stack.attention_dropout,
-        "embd_pdrop": config.embedding_dropout,
-        "initializer_range": stack.init_scale,
-        "vocab_size": config.vocab_size,
-        "n_positions": config.num_positions,
-    }
+    return {"model_type": "gpt2"} | write_attributes(ATTRIBUTES, config)
 
 
 class GPT2Encoder(nn.Module):
@@ -161,7 +145,8 @@ class GPT2Encoder(nn.Module):
     ) -> tuple[jax.Array, tuple[Memory, ...]]:
         """The rows of this part [B, T, D], and what every block attended to."""
         check_length(self.config.num_positions, layout.num_tokens)
-        x_BTD = self.token(tokens["ids"]) + self.position(layout.real_before_BT)
+        position_BT = jnp.minimum(layout.real_before_BT, self.config.num_positions - 1)  # P*T may pass N by up to P - 1
+        x_BTD = self.token(tokens["ids"]) + self.position(position_BT)
         keys_B = replace(layout, block=self.config.stack.num_layers).block_keys_B
         x_BTD = dropout(x_BTD, self.config.embedding_dropout, keys_B, site=0)
         x_BTD, memories = self.blocks(x_BTD, exchange, layout)
@@ -239,12 +224,11 @@ def table(config: GPT2Config) -> Table:
         entries=tuple(entries),
         base="GPT2Model",
         prefix="transformer.",
-        heads=("lm_head.", "score.", "multiple_choice_head."),
+        heads=("lm_head.", "score.", "classifier.", "qa_outputs.", "multiple_choice_head."),
         unused=(
             r"h\.\d+\.attn\.(masked_)?bias",
             r"lm_head\.weight",  # tied: a copy of wte.weight
-            r"score\.weight",
-            r"multiple_choice_head\..*",
+            r"(score|classifier|qa_outputs|multiple_choice_head)\..*",
         ),
     )
 

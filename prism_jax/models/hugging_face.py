@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +17,14 @@ HARMLESS = {
     "label2id", "output_attentions", "output_hidden_states", "output_past", "pad_token_id",
     "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type",
     "problem_type", "return_dict", "sep_token_id", "task_specific_params", "torch_dtype", "transformers_version", "use_cache", "_name_or_path",
-    "_attn_implementation_autoset", "_commit_hash", "attn_implementation", "_attn_implementation", "tokenizer_class",
+    "_attn_implementation_autoset", "_num_labels", "keys_to_ignore_at_inference", "n_special", "num_labels",
+    "predict_special_tokens", "torchscript", "use_bfloat16", "_commit_hash", "attn_implementation", "_attn_implementation", "tokenizer_class",
 }  # fmt: skip
-"""Attributes that don't change what an encoder computes."""
+"""Attributes that don't change what a model computes here."""
 
 
 def refuse_unsupported(hf_config: Mapping, supported: Mapping) -> None:
-    """Raises ValueError, naming every attribute whose value is not implemented, unless there is none."""
+    """Raises InputError, naming every attribute whose value is not implemented, unless there is none."""
     wrong = []
     for name, value in hf_config.items():
         if name in HARMLESS:
@@ -37,6 +40,26 @@ def refuse_unsupported(hf_config: Mapping, supported: Mapping) -> None:
         raise InputError(
             f"this {hf_config.get('model_type')} config asks for what is not implemented: {'; '.join(wrong)}"
         )
+
+
+def read_attributes(names: Mapping[str, str], hf_config: Mapping) -> tuple[dict, dict]:
+    """The values of a config by our names: those of its stack, and its own.
+
+    Args:
+      names: ours by Hugging Face's, `stack.` before those of the stack.
+      hf_config: what a Hugging Face config says.
+    """
+    stack: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    for theirs, ours in names.items():
+        place, _, name = ours.rpartition(".")
+        (stack if place else own)[name] = hf_config[theirs]
+    return stack, own
+
+
+def write_attributes(names: Mapping[str, str], config: Any) -> dict:
+    """The values of a config of ours by Hugging Face's names: the other way of `read_attributes`."""
+    return {theirs: attrgetter(ours)(config) for theirs, ours in names.items()}
 
 
 @dataclass(frozen=True)

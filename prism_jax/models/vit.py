@@ -13,9 +13,27 @@ import jax.numpy as jnp
 
 from prism_jax.errors import InputError
 from prism_jax.exchange import Exchanges
-from prism_jax.models.hugging_face import ANY, Entry, Table, linear, norm, refuse_unsupported
+from prism_jax.models.hugging_face import (
+    ANY,
+    Entry,
+    Table,
+    linear,
+    norm,
+    read_attributes,
+    refuse_unsupported,
+    write_attributes,
+)
 from prism_jax.partition import Layout
-from prism_jax.transformer import ACTIVATIONS, Stack, TransformerConfig, dense, dropout, embedding, layer_norm
+from prism_jax.transformer import (
+    ACTIVATIONS,
+    Stack,
+    TransformerConfig,
+    dense,
+    dropout,
+    embedding,
+    head_dense,
+    layer_norm,
+)
 
 
 @dataclass(frozen=True)
@@ -78,24 +96,31 @@ VIT_BASE = ViTConfig(TransformerConfig(12, 768, 12, 3072))
 VIT_LARGE = ViTConfig(TransformerConfig(24, 1024, 16, 4096))
 """ViT-L/16, `google/vit-large-patch16-224-in21k`: 304,351,232 parameters with its pooler."""
 
-SUPPORTED = {
+ATTRIBUTES = {
+    "num_hidden_layers": "stack.num_layers",
+    "hidden_size": "stack.features",
+    "num_attention_heads": "stack.num_heads",
+    "intermediate_size": "stack.mlp_features",
+    "hidden_act": "stack.activation",
+    "layer_norm_eps": "stack.norm_eps",
+    "qkv_bias": "stack.qkv_bias",
+    "hidden_dropout_prob": "stack.dropout",
+    "attention_probs_dropout_prob": "stack.attention_dropout",
+    "initializer_range": "stack.init_scale",
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "num_channels": "num_channels",
+    "pooler_output_size": "pooler_features",
+    "pooler_act": "pooler_activation",
+}
+"""Attributes of a Hugging Face ViTConfig, and ours."""
+
+SUPPORTED = dict.fromkeys(ATTRIBUTES, ANY) | {
     "model_type": {"vit"},
-    "hidden_size": ANY,
-    "num_hidden_layers": ANY,
-    "num_attention_heads": ANY,
-    "intermediate_size": ANY,
     "hidden_act": set(ACTIVATIONS),
-    "hidden_dropout_prob": ANY,
-    "attention_probs_dropout_prob": ANY,
-    "initializer_range": ANY,
-    "layer_norm_eps": ANY,
-    "image_size": ANY,
-    "patch_size": ANY,
-    "num_channels": ANY,
     "qkv_bias": {True, False},
-    "encoder_stride": ANY,  # of the decoder for masked images
-    "pooler_output_size": ANY,
     "pooler_act": set(ACTIVATIONS),
+    "encoder_stride": ANY,  # of the decoder for masked images
     "chunk_size_feed_forward": {0},
     "is_encoder_decoder": {False},
     "pruned_heads": {None, ()},
@@ -122,53 +147,23 @@ def config_from_hf(hf_config: dict, num_labels: int | None = None) -> ViTConfig:
             raise InputError(f"{name} is {value!r}; it must be a number, or two: height and width")
         return size
 
-    return ViTConfig(
-        TransformerConfig(
-            num_layers=hf_config["num_hidden_layers"],
-            features=hf_config["hidden_size"],
-            num_heads=hf_config["num_attention_heads"],
-            mlp_features=hf_config["intermediate_size"],
-            activation=hf_config["hidden_act"],
-            norm_eps=hf_config["layer_norm_eps"],
-            qkv_bias=hf_config["qkv_bias"],
-            dropout=hf_config["hidden_dropout_prob"],
-            attention_dropout=hf_config["attention_probs_dropout_prob"],
-            init_scale=hf_config["initializer_range"],
-        ),
-        image_size=pair("image_size"),
-        patch_size=pair("patch_size"),
-        num_channels=hf_config["num_channels"],
-        num_labels=num_labels or len(hf_config["id2label"]),
-        pooler_features=hf_config["pooler_output_size"],
-        pooler_activation=hf_config["pooler_act"],
-    )
+    stack, own = read_attributes(ATTRIBUTES, hf_config)
+    sizes = {name: pair(name) for name in ("image_size", "patch_size")}
+    return ViTConfig(TransformerConfig(**stack), **own | sizes, num_labels=num_labels or len(hf_config["id2label"]))
 
 
 def config_to_hf(config: ViTConfig) -> dict:
     """The attributes of the Hugging Face `ViTConfig` of a config of ours."""
-    stack = config.stack
 
     def number(size):  # some of Hugging Face's own code takes squares by one number only
         return size[0] if size[0] == size[1] else list(size)
 
-    return {
-        "model_type": "vit",
-        "num_hidden_layers": stack.num_layers,
-        "hidden_size": stack.features,
-        "num_attention_heads": stack.num_heads,
-        "intermediate_size": stack.mlp_features,
-        "hidden_act": stack.activation,
-        "layer_norm_eps": stack.norm_eps,
-        "qkv_bias": stack.qkv_bias,
-        "hidden_dropout_prob": stack.dropout,
-        "attention_probs_dropout_prob": stack.attention_dropout,
-        "initializer_range": stack.init_scale,
-        "image_size": number(config.image_size),
-        "patch_size": number(config.patch_size),
-        "num_channels": config.num_channels,
-        "pooler_output_size": config.pooler_features or stack.features,
-        "pooler_act": config.pooler_activation,
-    }
+    return (
+        {"model_type": "vit"}
+        | write_attributes(ATTRIBUTES, config)
+        | {"image_size": number(config.image_size), "patch_size": number(config.patch_size)}
+        | {"pooler_output_size": config.pooler_features or config.stack.features}
+    )
 
 
 def check_tokens(config: ViTConfig, num_tokens: int) -> None:
@@ -229,7 +224,7 @@ class _ViT(nn.Module):
         return {"patches": jax.ShapeDtypeStruct(shape, jnp.float32)}
 
     def _new_pooler(self):
-        return dense(self.config.pooler_features or self.config.stack.features, self.config.stack)
+        return head_dense(self.config.pooler_features or self.config.stack.features, self.config.stack)
 
     def _pooled(self, rows_BRD):
         return ACTIVATIONS[self.config.pooler_activation](self.pooler(rows_BRD[:, 0]))
@@ -302,7 +297,7 @@ class ViTForImageClassification(_ViT):
 
     def setup(self):
         self.encoder = ViTEncoder(self.config)
-        self.classifier = dense(self.config.num_labels, self.config.stack)
+        self.classifier = head_dense(self.config.num_labels, self.config.stack)
 
     def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         return x_BTD[:, :1]
