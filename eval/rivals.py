@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
@@ -27,6 +27,9 @@ try:
     import transformers
 except ImportError as error:
     raise InputError("eval.speed compares with PyTorch, which is not installed; pip install torch") from error
+
+if TYPE_CHECKING:
+    from eval.speed import Speed
 
 MODELS: dict[str, nn.Module] = {
     "vit": vit.ViTForImageClassification(vit.VIT_BASE),
@@ -152,7 +155,7 @@ def line(row: dict) -> str:
     )
 
 
-def compare(command: Any, out: Path) -> None:
+def compare(command: "Speed", out: Path) -> None:
     """All rows that the command asks for; each is printed and on disk as soon as it is there."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     for family in command.families:
@@ -178,7 +181,7 @@ def compare(command: Any, out: Path) -> None:
                 print(line(row), flush=True)
 
 
-def _measure(command: Any, ours: Arm, theirs: Arm) -> dict:
+def _measure(command: "Speed", ours: Arm, theirs: Arm) -> dict:
     """The error is that of our logits, relative to the largest of theirs, before any training step."""
     expected = theirs.logits()
     error = np.abs(ours.logits() - expected).max() / np.abs(expected).max()

@@ -180,7 +180,8 @@ class Generator:
     def logits(self, prompts: Sequence[Sequence[int]], continuation_BN: np.ndarray) -> np.ndarray:
         """The logits [B, 1 + N, V] from which each token of given continuations, and the one after, would be chosen.
 
-        For tests and for scoring with the cache; the prompts must be padded to one length.
+        They are those of the cache, so they tell what generation under an exchange costs on given text. The prompts must be
+        padded to one length.
         """
         lengths = {self.padded_length(i, prompt, continuation_BN.shape[1]) for i, prompt in enumerate(prompts)}
         if len(lengths) != 1:
