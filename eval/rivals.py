@@ -163,7 +163,8 @@ def compare(command: "Speed", out: Path) -> None:
             MODELS[family].check(command.num_tokens)
     rows: list[dict] = []
     environment = report.environment() | {"torch": torch.__version__, "transformers": transformers.__version__}
-    content = {"schema": report.SCHEMA, "config": dataclasses.asdict(command), "environment": environment}
+    asked = {name: value for name, value in dataclasses.asdict(command).items() if name != "out"}
+    content = {"schema": report.SCHEMA, "config": asked, "environment": environment}
     print(HEADER, flush=True)
     for family in command.families:
         model = without_dropout(MODELS[family], command.compute_dtype)
