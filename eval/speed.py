@@ -41,10 +41,12 @@ def main(argv: list[str]) -> None:
     cores = sorted(os.sched_getaffinity(0))
     if not 0 <= command.threads <= len(cores):
         raise InputError(f"{command.threads} threads asked for, but this process has {len(cores)} cores; choose fewer")
-    for name in ("rounds", "num_tokens", *(["batch_sizes"] if command.batch_sizes else [])):
-        value = getattr(command, name)
-        if min(value if isinstance(value, tuple) else (value,)) < 1 + (name == "num_tokens"):
-            raise InputError(f"{name} is {value}; choose {1 + (name == 'num_tokens')} or more")
+    if command.rounds < 1 or min(command.batch_sizes, default=1) < 1:
+        raise InputError(f"rounds is {command.rounds}, batch_sizes {command.batch_sizes}; choose 1 or more for each")
+    if command.num_tokens < 2:
+        raise InputError(
+            f"num_tokens is {command.num_tokens}; choose 2 or more, so that there is a next token to learn"
+        )
     out = output_folder(command.out)
     os.sched_setaffinity(0, cores[: command.threads or len(cores)])  # before JAX and PyTorch start their threads
     from eval import rivals

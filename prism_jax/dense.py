@@ -2,7 +2,7 @@
 
 The gradient of a kernel is a product over all rows. Left to themselves, JAX writes it over two axes, parts and rows, and
 XLA on a CPU then copies the transposed input of every layer, and computes for that copy the residual stream once more.
-With this, the gradient of ViT-base at B = 8 took 6.6 s in place of 10.1 s on two cores.
+`python -m eval.speed --families vit --batch-sizes 8 --steps training` gave 1.78 times PyTorch's time without this, 1.26 with it.
 """
 
 import jax

@@ -35,7 +35,7 @@ def forward(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, ru
       What the model's head returns.
 
     Raises:
-      InputError: if the exchange can't run on this many tokens and parts.
+      InputError: if the model or the exchange can't run on this many tokens and parts.
     """
     rows = encode(model, params, parts, exchange, run)
     return head(model, params, rows, parts)
@@ -47,6 +47,7 @@ def encode(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run
         raise InputError(
             f"the batch was split for {parts.num_parts} parts, but the runner has {run.num_parts}; use run.split(batch)"
         )
+    model.check(parts.num_tokens)
     check(exchange, parts.num_tokens, run.num_parts)
 
     def encode_part(params, tokens, layout):

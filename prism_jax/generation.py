@@ -57,7 +57,8 @@ class Sampling:
             logits_BV = jnp.where(logits_BV < kth_B1, HIDDEN, logits_BV)
         if self.top_p < 1:
             falling_BV = jnp.sort(logits_BV, axis=-1, descending=True)
-            before_BV = jnp.cumsum(jax.nn.softmax(falling_BV), axis=-1) - jax.nn.softmax(falling_BV)
+            p_BV = jax.nn.softmax(falling_BV)
+            before_BV = jnp.cumsum(p_BV, axis=-1) - p_BV
             least_B1 = jnp.where(before_BV < self.top_p, falling_BV, jnp.inf).min(-1, keepdims=True)
             logits_BV = jnp.where(logits_BV < least_B1, HIDDEN, logits_BV)
         return logits_BV
@@ -187,8 +188,7 @@ class Generator:
         if len(lengths) != 1:
             raise InputError(f"the prompts are padded to several lengths, {sorted(lengths)}; give those of one length")
         new = continuation_BN.shape[1]
-        logits_BV, memories = self._start(prompts, lengths.pop(), new)
-        position_B = np.array([len(prompt) for prompt in prompts])
+        logits_BV, position_B, memories = self._start(prompts, lengths.pop(), new)
         every = [logits_BV]
         for i, ids_B in enumerate(continuation_BN.T):
             logits_BV, memories = self._extend(self._last_params, ids_B, position_B + i, memories, new - i)
@@ -215,17 +215,15 @@ class Generator:
                 f"prompt {i} has {len(prompt)} tokens, and with {max_new_tokens} new ones passes the {config.num_positions} "
                 "positions of the model; choose a shorter prompt or fewer new tokens"
             )
-        num_tokens, num_parts = (
-            min(-(-len(prompt) // self.bucket) * self.bucket, config.num_positions),
-            self.run.num_parts,
-        )
+        num_tokens = min(-(-len(prompt) // self.bucket) * self.bucket, config.num_positions)
+        num_parts = self.run.num_parts
         check(self.exchange, num_tokens, num_parts)
         if (num_parts - 1) * part_length(num_tokens, num_parts) >= num_tokens:
             raise InputError(f"{num_tokens} tokens leave none for the last of {num_parts} parts; choose fewer parts")
         return num_tokens
 
     def _start(self, prompts, num_tokens, max_new_tokens):
-        """Runs the prompts over the parts: logits of the next token, and what the last part attended to, with room."""
+        """Runs the prompts over the parts: logits and position of the next token, what the last part attended to, with room."""
         run = self.run
         lengths = np.array([len(prompt) for prompt in prompts])
         mask = np.arange(num_tokens)[None] >= num_tokens - lengths[:, None]
@@ -233,12 +231,12 @@ class Generator:
         ids[mask] = np.concatenate([np.asarray(prompt, np.int32) for prompt in prompts])
         rows_BTD, memories = run.last_part(self._prefill(self._params, run.split({"ids": ids, "mask": mask})))
         index = num_tokens - 1 - (run.num_parts - 1) * part_length(num_tokens, run.num_parts)
-        return self._first(self._last_params, rows_BTD, memories, index, max_new_tokens)
+        logits_BV, memories = self._first(self._last_params, rows_BTD, memories, index, max_new_tokens)
+        return logits_BV, lengths, memories
 
     def _stream_group(self, num_tokens, numbers, prompts, max_new_tokens, sampling, stop_token):
         numbers = np.array(numbers)
-        position_B = np.array([len(prompts[i]) for i in numbers])
-        logits_BV, memories = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
+        logits_BV, position_B, memories = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
         keys_B = jax.vmap(partial(jax.random.fold_in, jax.random.key(sampling.seed)))(numbers)
         choose = partial(self._choose, replace(sampling, seed=0))  # of which only the keys depend on the seed
         running_B = np.ones(len(numbers), bool)

@@ -32,7 +32,7 @@ def log_likelihoods(model: nn.Module, params: Any, parts: Parts, exchange: Excha
     """
     num_tokens = parts.num_tokens
     rows_BRD = encode(model, params, parts, exchange, run)
-    ids_BN = run(lambda params, tokens, layout: tokens["ids"], params, parts)[:, :num_tokens]
+    ids_BN = run(lambda _, tokens, layout: tokens["ids"], (), parts)[:, :num_tokens]
 
     def one(example):
         rows_RD, ids_N = example

@@ -70,14 +70,16 @@ class Layout:
     @property
     def real_BT(self) -> jax.Array:
         """Which of this part's own tokens are real."""
-        return jax.lax.dynamic_index_in_dim(self.real_BPT, self.part, axis=1, keepdims=False)
+        return self._own(self.real_BN)
 
     @property
     def real_before_BT(self) -> jax.Array:
         """How many real tokens of the whole sequence stand before each of this part's own tokens."""
-        before_BN = jnp.cumsum(self.real_BN, axis=1) - self.real_BN
-        before_BPT = before_BN.reshape(self.real_BPT.shape)
-        return jax.lax.dynamic_index_in_dim(before_BPT, self.part, axis=1, keepdims=False)
+        return self._own(jnp.cumsum(self.real_BN, axis=1) - self.real_BN)
+
+    def _own(self, x_BN: jax.Array) -> jax.Array:
+        x_BPT = x_BN.reshape(self.real_BPT.shape)
+        return jax.lax.dynamic_index_in_dim(x_BPT, self.part, axis=1, keepdims=False)
 
     @property
     def positions_PT(self) -> jax.Array:

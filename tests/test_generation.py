@@ -135,7 +135,7 @@ def test_no_program_is_compiled_again_for_another_prompt_or_token():
 def test_a_new_token_needs_no_other_device_and_the_cache_has_the_size_that_cost_says(exchange):
     model, params = tiny_gpt2()
     generator = pj.Generator(model, params, exchange, pj.on_mesh(4), bucket=32)
-    _, memories = generator._start(prompts_of(30, 32), 32, 10)
+    *_, memories = generator._start(prompts_of(30, 32), 32, 10)
     assert {device for x in jax.tree.leaves(memories) for device in x.devices()} == {jax.devices()[3]}
     held = sum(memory.k_BHKF.nbytes + memory.v_BHKF.nbytes for memory in memories)
     assert held == 2 * cost.cache_bytes(model.config.stack, exchange, 4, 32, 10)

@@ -128,7 +128,6 @@ class BertEncoder(nn.Module):
 
     def __call__(self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges) -> jax.Array:
         config, stack = self.config, self.config.stack
-        check_length(config.num_positions, layout.num_tokens)
         ids_BT = tokens["ids"]
         types_BT = tokens.get("types", jnp.zeros_like(ids_BT))
         position_T = jnp.minimum(layout.positions_T, config.num_positions - 1)  # P*T may pass N by up to P - 1
@@ -138,12 +137,16 @@ class BertEncoder(nn.Module):
 
 
 class _Bert(nn.Module):
-    """What all heads share. Abstract: a head sets up its own layers, and has `read` and `head`."""
+    """What all heads share. Abstract: a head sets up its own layers and has `head`, and `read` if it needs fewer rows."""
 
     config: BertConfig
 
     def part(self, tokens, layout, exchange):
         return self.read(self.encoder(tokens, layout, exchange), layout)
+
+    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        """The rows of this part that the head reads: all of them."""
+        return x_BTD
 
     def check(self, num_tokens: int) -> None:
         check_length(self.config.num_positions, num_tokens)
@@ -164,9 +167,6 @@ class BertModel(_Bert):
     def setup(self):
         self.encoder = BertEncoder(self.config)
         self.pooler = head_dense(self.config.stack.features, self.config.stack)
-
-    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        return x_BTD
 
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Hidden states [B, N, D] and pooled [B, D]."""
@@ -196,9 +196,6 @@ class BertForTokenClassification(_Bert):
         self.encoder = BertEncoder(self.config)
         self.classifier = head_dense(self.config.num_labels, self.config.stack)
 
-    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        return x_BTD
-
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> jax.Array:
         """Logits [B, N, C]."""
         return self.classifier(rows_BRD[:, : real_BN.shape[1]])
@@ -212,9 +209,6 @@ class BertForMaskedLM(_Bert):
         self.transform = head_dense(self.config.stack.features, self.config.stack)
         self.norm = layer_norm(self.config.stack)
         self.bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
-
-    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        return x_BTD
 
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> jax.Array:
         """Logits [B, N, V]."""

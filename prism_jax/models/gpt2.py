@@ -144,7 +144,6 @@ class GPT2Encoder(nn.Module):
         self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges
     ) -> tuple[jax.Array, tuple[Memory, ...]]:
         """The rows of this part [B, T, D], and what every block attended to."""
-        check_length(self.config.num_positions, layout.num_tokens)
         position_BT = jnp.minimum(layout.real_before_BT, self.config.num_positions - 1)  # P*T may pass N by up to P - 1
         x_BTD = self.token(tokens["ids"]) + self.position(position_BT)
         keys_B = replace(layout, block=self.config.stack.num_layers).block_keys_B

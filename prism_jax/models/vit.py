@@ -191,8 +191,6 @@ class ViTEncoder(nn.Module):
 
     def __call__(self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges) -> jax.Array:
         config, stack = self.config, self.config.stack
-        if not self.is_initializing():  # fresh parameters are made from one token
-            check_tokens(config, layout.num_tokens)
         patches = tokens["patches"]
         if patches.shape[-1] != config.patch_pixels:
             raise InputError(
@@ -209,12 +207,16 @@ class ViTEncoder(nn.Module):
 
 
 class _ViT(nn.Module):
-    """What all heads share. Abstract: a head sets up its own layers, and has `read` and `head`."""
+    """What all heads share. Abstract: a head sets up its own layers and has `head`, and `read` if it needs fewer rows."""
 
     config: ViTConfig
 
     def part(self, tokens, layout, exchange):
         return self.read(self.encoder(tokens, layout, exchange), layout)
+
+    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        """The rows of this part that the head reads: all of them."""
+        return x_BTD
 
     def check(self, num_tokens: int) -> None:
         check_tokens(self.config, num_tokens)
@@ -236,9 +238,6 @@ class ViTModel(_ViT):
     def setup(self):
         self.encoder, self.pooler = ViTEncoder(self.config), self._new_pooler()
 
-    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        return x_BTD
-
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Hidden states [B, N, D] and pooled [B, pooler_features]."""
         return rows_BRD[:, : real_BN.shape[1]], self._pooled(rows_BRD)
@@ -251,9 +250,6 @@ class ViTHiddenStates(_ViT):
 
     def setup(self):
         self.encoder = ViTEncoder(self.config)
-
-    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        return x_BTD
 
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array) -> jax.Array:
         """Hidden states [B, N, D]."""
