@@ -9,14 +9,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 import jax
-import matplotlib
 import numpy as np
 
 from eval.scoring import CONTROL, Scoring
-
-matplotlib.use("Agg")
-
-
 from prism_jax import config
 from prism_jax.command import write
 from prism_jax.task import Task

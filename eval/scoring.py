@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 
-from prism_jax import adapter_files, checkpoint, cost, lora, metrics
+from eval.rows import cost_row, last_part_row, score_row, setting_row
+from prism_jax import adapter_files, checkpoint, lora
 from prism_jax.config import Experiment
 from prism_jax.dataset import Dataset, subset
-from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence, per_block, text_of
+from prism_jax.exchange import per_block
 from prism_jax.experiment import HELD_OUT, load_data, load_model, load_run
 from prism_jax.language_tasks import LanguageModelling
-from prism_jax.partition import part_length
 from prism_jax.prediction import Predictor, Setting
-from prism_jax.runners import OnMesh, Runner
+from prism_jax.runners import Runner
 from prism_jax.task import Task
 from prism_jax.tasks import prepare
 from prism_jax.text import bucket_lengths, bucket_of
@@ -125,129 +124,3 @@ def score(
         row |= last_part_row(scoring.task, outcomes, reference, setting, experiment.num_tokens)
     row |= cost_row(scoring.model, setting, predictor)
     return row | {"seconds": time.perf_counter() - started}, outcomes
-
-
-def predicted_in_last_part(num_tokens: int, num_parts: int) -> range:
-    """The places of `language.log_likelihoods` that are predicted from a row of the last part, in a window of N tokens."""
-    return range((num_parts - 1) * part_length(num_tokens, num_parts), num_tokens - 1)
-
-
-def last_part_row(
-    task: LanguageModelling, outcomes: np.ndarray, reference: np.ndarray | None, setting: Setting, num_tokens: int
-) -> dict:
-    """Perplexity of the tokens of the last part, in windows of all N tokens, beside one device's.
-
-    These tokens see their own part whole and the parts before it through the exchange, as generated ones do: the price of
-    generation.
-    """
-    predicted = predicted_in_last_part(num_tokens, setting.num_parts)
-    whole = task.lengths == num_tokens
-    if not whole.any() or not predicted:
-        return {}
-    labels = np.full((whole.sum(), 2), len(predicted))
-    metric, here = metrics.METRICS["perplexity"], outcomes[whole][:, predicted].sum(1)
-    value, interval = metrics.score(metric, here, labels)
-    difference, difference_interval = None, None
-    if reference is not None:
-        exact = reference[whole][:, predicted].sum(1)
-        difference, difference_interval = metrics.difference(metric, here, exact, labels)
-    return {
-        "last_part_perplexity": value,
-        "last_part_perplexity_ci95": interval,
-        "last_part_difference_to_one_device": difference,
-        "last_part_difference_ci95": difference_interval,
-        "last_part_windows": int(whole.sum()),
-    }
-
-
-def recovery_row(task: Task, tuned: np.ndarray, as_is: np.ndarray, control: np.ndarray, one_device: np.ndarray) -> dict:
-    """How much of what an exchange loses fine-tuning through it won back, from what was kept of each row."""
-    assert task.labels is not None
-    metric = metrics.METRICS[task.metrics[0]]
-    tuned, as_is, control, one_device = map(task.predictions, (tuned, as_is, control, one_device))
-    value, interval = metrics.recovery(metric, tuned, as_is, control, task.labels) or (None, None)
-    published = metrics.recovery_published(*(metric.value(x, task.labels) for x in (tuned, as_is, one_device)))
-    return {"recovery_percent": value, "recovery_ci95": interval, "recovery_percent_as_published": published}
-
-
-def setting_row(setting: Setting, num_tokens: int, rows: dict[int, int]) -> dict:
-    """What was run; the compression rate is the mean over the rows that are padded to each length."""
-    exchange = setting.exchange
-    one = exchange if isinstance(exchange, Exchange) else None
-
-    def rate(length):
-        part_len = part_length(length, setting.num_parts)
-        sent = one.rows_sent(part_len) if one and setting.num_parts > 1 else 0
-        return part_len / sent if sent else None
-
-    rates = {length: rate(length) for length in rows}
-    known = None not in rates.values()
-    return {
-        "exchange": "segment_means" if isinstance(one, SegmentMeans) else text_of(exchange),
-        "wire": "float32",
-        "num_parts": setting.num_parts,
-        "num_segments": one.num_segments if isinstance(one, SegmentMeans) else None,
-        "compression_rate": sum(rows[n] * rates[n] for n in rows) / sum(rows.values()) if known else None,
-        "tokens": num_tokens,
-    }
-
-
-def score_row(task: Task, outcomes: np.ndarray, reference: np.ndarray | None) -> dict:
-    """The score, its paired difference to one device, where that is another setting, and the task's other metrics."""
-    predictions = task.predictions(outcomes)
-    chosen, *others = (metrics.METRICS[name] for name in task.metrics)
-    if task.labels is None:
-        nothing = dict.fromkeys(("score", "score_ci95", "difference_to_one_device", "difference_ci95"))
-        return {"metric": chosen.name, **nothing, "other_metrics": {}, "examples": len(predictions)}
-    value, interval = metrics.score(chosen, predictions, task.labels)
-    difference, difference_interval = (
-        (None, None)
-        if reference is None
-        else metrics.difference(chosen, predictions, task.predictions(reference), task.labels)
-    )
-    return {
-        "metric": chosen.name,
-        "score": value,
-        "score_ci95": interval,
-        "difference_to_one_device": difference,
-        "difference_ci95": difference_interval,
-        "other_metrics": {one.name: metrics.score(one, predictions, task.labels)[0] for one in others},
-        "examples": len(predictions),
-    }
-
-
-def cost_row(model: Any, setting: Setting, predictor: Predictor) -> dict:
-    """The cost of one row of the task on one device, by formula and from the compiled programs (read on CPU devices only, each with a part).
-
-    With several buckets, the mean over the rows that are padded to each.
-    """
-    stack, num_parts = model.config.stack, setting.num_parts
-    rows, on_a_device_each = predictor.rows_by_bucket(), num_parts == 1 or isinstance(predictor.run, OnMesh)
-    readable = on_a_device_each and jax.default_backend() == "cpu"
-
-    def mean(cost_of):
-        return sum(count * cost_of(bucket) for bucket, count in rows.items()) / sum(rows.values())
-
-    def formula(exchange, num_parts):
-        costs = {bucket: cost.formula(stack, exchange, num_parts, bucket) for bucket in rows}
-        return mean(lambda n: costs[n].flops), mean(lambda n: costs[n].bytes_sent)
-
-    read = {n: cost.compiled(program, predictor.batch_size) for n, program in predictor.programs.items() if readable}
-    flops, sent = formula(setting.exchange, num_parts)
-    one_device, _ = formula(WholeSequence(), 1)
-    _, all_gather = formula(AllGather(), num_parts)
-    places = sorted({place for one in read.values() for place in one.flops_outside})
-    return {
-        "flops_per_device": flops,
-        "flops_per_device_compiled": mean(lambda n: read[n].flops) if read else None,
-        "flops_outside_products": {p: mean(lambda n, p=p: read[n].flops_outside.get(p, 0.0)) for p in places}
-        if read
-        else None,
-        "bytes_sent_per_device": sent,
-        "bytes_sent_per_device_compiled": mean(lambda n: read[n].bytes_sent) if read else None,
-        "bytes_split_per_device": mean(lambda n: cost.split_bytes(model, num_parts, n)),
-        "bytes_join_per_device": mean(lambda n: cost.join_bytes(model, num_parts, n)),
-        "bytes_join_per_device_compiled": mean(lambda n: read[n].bytes_join) if read else None,
-        "bytes_vs_all_gather": sent / all_gather if num_parts > 1 else None,
-        "flops_vs_one_device": flops / one_device,
-    }

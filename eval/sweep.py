@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval import plots, report
-from eval.scoring import BASE, CONTROL, TUNED, load_scoring, recovery_row, score
+from eval.rows import recovery_row
+from eval.scoring import BASE, CONTROL, TUNED, load_scoring, score
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError

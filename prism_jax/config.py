@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import flax.linen as nn
 import tyro
 
+from prism_jax import adapter_files
 from prism_jax import exchange as exchanges
 from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange, Exchanges
@@ -186,9 +187,9 @@ class Experiment:
             raise InputError(f"batch_size is {self.batch_size}; choose 1 or more")
         if self.image_size is not None and self.image_size < 1:
             raise InputError(f"image_size is {self.image_size}; choose 1 pixel or more")
-        if self.adapter is not None and not (Path(self.adapter) / "adapter_config.json").is_file():
+        if self.adapter is not None and not (Path(self.adapter) / adapter_files.CONFIG).is_file():
             raise InputError(
-                f"no adapter in {self.adapter!r}; give a folder with adapter_config.json, as train.export --adapter writes it"
+                f"no adapter in {self.adapter!r}; give a folder with {adapter_files.CONFIG}, as train.export --adapter writes it"
             )
         bucket_lengths(self.buckets, self.num_tokens)
         self.training.check()

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import numpy as np
 
@@ -16,7 +15,7 @@ from prism_jax.dataset import Corpus, Dataset, Labelled, pieces, subset
 from prism_jax.errors import InputError
 from prism_jax.models import vit
 from prism_jax.tasks import num_labels
-from prism_jax.weights import Pretrained
+from prism_jax.weights import Pretrained, flatten, unflatten
 
 HELD_OUT = "held_out"
 """The split that training holds out of its own."""
@@ -143,13 +142,3 @@ def with_adapters(params: Any, rank: int, alpha: float, seed: int) -> Any:
             f"the run to start from has adapters of rank {ranks} and scale {scales}; choose the same training.lora_rank and lora_alpha"
         )
     return params
-
-
-def flatten(params: Any) -> dict[str, Any]:
-    """Parameters by path: `encoder/blocks/block_0/mlp/up/kernel`."""
-    return flax.traverse_util.flatten_dict(params, sep="/")
-
-
-def unflatten(params: dict[str, Any]) -> Any:
-    """The other way of `flatten`."""
-    return flax.traverse_util.unflatten_dict(params, sep="/")

@@ -57,7 +57,7 @@ class Predictor:
         """What the task keeps of each row, in their order, for parameters that lie where `run` needs them."""
         rows: np.ndarray | None = None
         batches = scoring_batches(self.task, self.buckets, self.batch_size)
-        steps = [-(-rows // self.batch_size) for rows in self.rows_by_bucket().values()]
+        steps = [-(-count // self.batch_size) for count in self.rows_by_bucket().values()]
         description = description or str(self.setting)
         for batch in tqdm(batches, description, sum(steps), leave=False, unit="batch", disable=None):
             parts = self.run.split(batch.tokens)

@@ -96,21 +96,27 @@ def load(
         else hub.read_tensors(folder, Path(source).name if hub.is_pickle(Path(source).expanduser()) else None)
     )
     brought = adapter_files.read(Path(adapter).expanduser(), model) if adapter is not None else {}
-    params = _flat(import_params(tensors, family.table(config), _without(shapes, brought), fresh=fresh))
+    params = flatten(import_params(tensors, family.table(config), _without(shapes, brought), fresh=fresh))
     if fresh:
-        params = _flat(init_params(model, jax.random.key(seed))) | params
-    params = flax.traverse_util.unflatten_dict(params | brought, sep="/")
+        params = flatten(init_params(model, jax.random.key(seed))) | params
+    params = unflatten(params | brought)
     return Pretrained(model, lora.merge(params) if brought else params, folder)
 
 
-def _flat(params: Any) -> dict[str, Any]:
+def flatten(params: Any) -> dict[str, Any]:
+    """Parameters by path: `encoder/blocks/block_0/mlp/up/kernel`."""
     return flax.traverse_util.flatten_dict(params, sep="/")
+
+
+def unflatten(params: Mapping[str, Any]) -> Any:
+    """The other way of `flatten`."""
+    return flax.traverse_util.unflatten_dict(params, sep="/")
 
 
 def _without(params: Any, paths: Iterable[str]) -> Any:
     """The tree without what stands at `paths`."""
-    flat, gone = _flat(params), set(paths)
-    return flax.traverse_util.unflatten_dict({path: x for path, x in flat.items() if path not in gone}, sep="/")
+    flat, gone = flatten(params), set(paths)
+    return unflatten({path: x for path, x in flat.items() if path not in gone})
 
 
 def _normalise(tensors: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
@@ -136,7 +142,7 @@ def import_params(tensors: Mapping[str, np.ndarray], table: Table, shapes: Any, 
       InputError: listing every tensor that is missing, unknown or of another shape.
     """
     tensors = _normalise(tensors, table)
-    wanted = flax.traverse_util.flatten_dict(shapes, sep="/")
+    wanted = flatten(shapes)
     params, wrong = {}, {}
     for entry in table.entries:
         if entry.ours not in wanted or entry.ours.split("/")[0] in fresh:
@@ -158,12 +164,12 @@ def import_params(tensors: Mapping[str, np.ndarray], table: Table, shapes: Any, 
         if name not in known and not any(re.fullmatch(p, name) for p in table.unused)
     }
     refuse_tensors("the weights don't fit the model", list(wrong.values()))
-    return flax.traverse_util.unflatten_dict(params, sep="/")
+    return unflatten(params)
 
 
 def export_tensors(params: Any, table: Table) -> dict[str, np.ndarray]:
     """Tensors under Hugging Face names, without a prefix, from (some of) our parameters."""
-    flat = {name: np.asarray(value) for name, value in flax.traverse_util.flatten_dict(params, sep="/").items()}
+    flat = {name: np.asarray(value) for name, value in flatten(params).items()}
     entries: dict[str, list[Entry]] = {}
     for entry in table.entries:
         if entry.ours in flat:

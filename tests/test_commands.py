@@ -308,7 +308,7 @@ def test_speed_compares_with_pytorch(tmp_path, monkeypatch, capsys):
 
 
 def test_the_last_part_s_predictions():
-    from eval.scoring import predicted_in_last_part
+    from eval.rows import predicted_in_last_part
 
     # 8 tokens, parts of 4: rows 4, 5 and 6 predict tokens 5, 6 and 7.
     assert list(predicted_in_last_part(8, 2)) == [4, 5, 6]
@@ -317,7 +317,7 @@ def test_the_last_part_s_predictions():
 
 
 def test_costs_are_means_over_rows():
-    from eval.scoring import setting_row
+    from eval.rows import setting_row
     from prism_jax.exchange import SegmentMeans
     from prism_jax.prediction import Predictor, Setting
 

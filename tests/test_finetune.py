@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import assert_close, run
 
-from prism_jax import checkpoint, experiment
+from prism_jax import checkpoint, experiment, weights
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -149,7 +149,7 @@ def test_a_mesh_of_data_and_parts_trains_alike_and_goes_on_elsewhere(toy_config,
     mesh, one = ([line["loss"] for line in lines(tmp_path / name) if "loss" in line] for name in ("mesh", "one"))
     assert len(mesh) == 4
     assert_close(mesh, one)
-    a, b = (experiment.flatten(checkpoint.load(tmp_path / name, 4).params) for name in ("mesh", "one"))
+    a, b = (weights.flatten(checkpoint.load(tmp_path / name, 4).params) for name in ("mesh", "one"))
     for path in a:
         if not path.endswith(
             "attention/key/bias"
@@ -207,7 +207,7 @@ def test_lora_trains_adapters_and_the_fresh_head_only(toy_config, tmp_path, monk
     exact, prism = tmp_path / "exact", tmp_path / "prism"
     flags = [*FULL, "--training.lora-rank", "2", "--training.epochs", "1"]
     assert run("train.finetune", toy_config, *flags, "--out", exact, monkeypatch=monkeypatch) == 0
-    trained = experiment.flatten(checkpoint.load(exact).params)
+    trained = weights.flatten(checkpoint.load(exact).params)
     assert {path.split("/")[-1] for path in trained if "encoder" in path} == {"lora_a", "lora_b"}
     assert {path for path in trained if "encoder" not in path} == {"classifier/kernel", "classifier/bias"}
     assert any((value != 0).any() for path, value in trained.items() if path.endswith("lora_b"))
@@ -264,7 +264,7 @@ def test_lora_trains_adapters_and_the_fresh_head_only(toy_config, tmp_path, monk
     base = experiment.load_model(said, experiment.load_data(said, "test"), fresh=("classifier",))
     a, b = (experiment.with_trained(base, checkpoint.load(run)).params for run in (exact, prism))
     kernel = "encoder/blocks/block_0/attention/query/"
-    a, b, base = map(experiment.flatten, (a, b, base.params))
+    a, b, base = map(weights.flatten, (a, b, base.params))
     np.testing.assert_array_equal(a[kernel + "kernel"], base[kernel + "kernel"])
     assert (a[kernel + "lora_b"] != b[kernel + "lora_b"]).any()
 

@@ -8,7 +8,7 @@ import jax
 from prism_jax import lora
 from prism_jax.config import Training
 from prism_jax.errors import InputError
-from prism_jax.experiment import flatten, unflatten
+from prism_jax.weights import flatten, unflatten
 
 
 def divide(params: Any, training: Training) -> tuple[Any, Any]:

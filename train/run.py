@@ -1,0 +1,159 @@
+"""The training loop: draw an exchange, take a step, score what is held out, keep a checkpoint."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from prism_jax import checkpoint, lora, metrics
+from prism_jax.config import Training
+from prism_jax.errors import RunError
+from prism_jax.prediction import Predictor, Setting
+from prism_jax.runners import Runner
+from prism_jax.weights import flatten, unflatten
+from train.log import Log
+from train.step import TrainState, step_key
+
+LOWEST = -1e30
+"""The score of a checkpoint that was not scored, or whose score is undefined."""
+
+
+@dataclass
+class Run:
+    """A run under way.
+
+    Attributes:
+      steps: a compiled step for each setting that is trained through.
+      runners: by number of parts.
+      frozen: parameters that stay as they are, by path.
+      training: the recipe.
+      predictor: for the held-out examples.
+    """
+
+    steps: dict[Setting, Callable]
+    runners: dict[int, Runner]
+    frozen: dict[str, Any]
+    training: Training
+    predictor: Predictor
+    waited: float = field(default=0.0, init=False)
+
+    def to_the_end(
+        self, state: TrainState, batches: grain.DatasetIterator, num_steps: int, every: int, manager, log: Log
+    ) -> dict:
+        """Steps, evaluations and checkpoints up to step `num_steps`, or until `patience` is spent."""
+        step, started, pending = int(state.step), time.perf_counter(), None
+        first = step
+        progress = tqdm(total=num_steps, initial=step, desc="training", unit="step", disable=None)
+        with stopping() as stop:
+            stopped = False
+            while step < num_steps and not stopped and not self._out_of_patience(log):
+                position = batches.get_state()
+                state, shown = self._step(state, step, batches)
+                step += 1
+                before, pending = pending, (step, shown, position)
+                finite = self._look_at(before, progress, log)
+                progress.update()
+                evaluate = step % every == 0 or step == num_steps
+                stopped = bool(stop)
+                if finite and (evaluate or stopped):
+                    before, pending = pending, None
+                    finite = self._look_at(before, progress, log)
+                if not finite:
+                    self._keep_last_good(state, before, batches, manager)
+                if evaluate:
+                    self._evaluate(state, step, batches, manager, log)
+            if step not in manager.all_steps():
+                checkpoint.save(manager, step, state, batches, {checkpoint.SCORE: LOWEST})
+            manager.wait_until_finished()
+        progress.close()
+        if stopped and step < num_steps:
+            raise RunError(f"stopped at step {step} of {num_steps}, which is saved; go on with --resume")
+        seconds = time.perf_counter() - started
+        return {
+            "step": step,
+            "best_step": manager.best_step(),
+            "evaluation": next((line for line in log.evaluations if line["step"] == manager.best_step()), None),
+            "seconds": round(seconds, 1),
+            "seconds_a_step": round(seconds / max(step - first, 1), 3),
+            "share_of_time_waiting_for_data": round(self.waited / seconds, 4),
+        }
+
+    def _step(self, state, step, batches):
+        began = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - began
+        setting = self._draw(step)
+        key = step_key(state, step) if self.training.dropout else None
+        parts = self.runners[setting.num_parts].split(batch.tokens, key)
+        return self.steps[setting](state, self.frozen, (parts, batch.targets), batch.weight_B)
+
+    def _draw(self, step: int) -> Setting:
+        settings = list(self.steps)
+        return settings[np.random.default_rng((self.training.seed, step)).integers(len(settings))]
+
+    def _look_at(self, pending, progress, log) -> bool:
+        """Reads the metrics of a step, one step late, so that the next one is already under way. Whether it was finite."""
+        if pending is None:
+            return True
+        step, shown = pending[0], jax.device_get(pending[1])
+        progress.set_postfix(loss=f"{float(shown['loss']):.4g}", refresh=False)
+        if shown["finite"] and step % self.training.log_every == 0:
+            values = {name: float(shown[name]) for name in ("loss", "gradient_norm")}
+            log.write({"step": step, **values, "waited": round(self.waited, 3), "time": time.time()})
+        return bool(shown["finite"])
+
+    def _keep_last_good(self, state, failed, batches, manager) -> NoReturn:
+        """Saves the state as it was before the step that failed, with its place in the data, and ends the run."""
+        step, shown, position = failed
+        batches.set_state(position)
+        if step - 1 not in manager.all_steps():
+            state = replace(state, finite=jnp.ones_like(state.finite))
+            checkpoint.save(manager, step - 1, state, batches, {checkpoint.SCORE: LOWEST})
+        manager.wait_until_finished()
+        raise RunError(
+            f"the loss of step {step} is {float(shown['loss']):g}, or the change that it makes is not finite; the state after step "
+            f"{step - 1} is saved; lower training.learning_rate, in a new folder with --start RUN@{step - 1}"
+        )
+
+    def _evaluate(self, state, step, batches, manager, log) -> None:
+        task, params = self.predictor.task, lora.merge(unflatten(self.frozen | flatten(state.params)))
+        params = self.predictor.run.replicate(params)
+        predictions = task.predictions(self.predictor(params, "held out"))
+        assert task.labels is not None
+        values = {name: float(metrics.METRICS[name].value(predictions, task.labels)) for name in task.metrics}
+        chosen = metrics.METRICS[task.metrics[0]]
+        score = values[chosen.name] if chosen.higher_is_better else -values[chosen.name]
+        score = score if math.isfinite(score) else LOWEST
+        held_out = {f"held_out_{name}": x if math.isfinite(x) else None for name, x in values.items()}
+        log.write({"step": step, checkpoint.SCORE: score, **held_out, "time": time.time()})
+        checkpoint.save(manager, step, state, batches, {checkpoint.SCORE: score})
+
+    def _out_of_patience(self, log: Log) -> bool:
+        return self.training.patience is not None and log.without_progress >= self.training.patience
+
+
+@contextmanager
+def stopping() -> Iterator[list]:
+    """A list that is filled when the process is asked to stop (Ctrl-C, SIGTERM); asked once more, it stops at once."""
+    asked: list[int] = []
+
+    def ask(number, frame):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
