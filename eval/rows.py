@@ -1,17 +1,19 @@
 """What stands in a row of results.json: the setting, the score, the cost."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
 from prism_jax import cost, metrics
-from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence, text_of
+from prism_jax.exchange import AllGather, Exchange, WholeSequence, name_of, several, text_of
 from prism_jax.language_tasks import LanguageModelling
 from prism_jax.partition import part_length
 from prism_jax.prediction import Predictor, Setting
 from prism_jax.runners import OnMesh
 from prism_jax.task import Task
+from prism_jax.wire import FLOAT32
 
 
 def predicted_in_last_part(num_tokens: int, num_parts: int) -> range:
@@ -69,11 +71,16 @@ def setting_row(setting: Setting, num_tokens: int, rows: dict[int, int]) -> dict
 
     rates = {length: rate(length) for length in rows}
     known = None not in rates.values()
+    num_segments = getattr(one, "num_segments", None)
+    if one:
+        name, wire = name_of(type(one)) if num_segments else str(replace(one, wire=FLOAT32)), one.wire.name
+    else:
+        name, wire = text_of(exchange), ",".join(each.wire.name for each in several(exchange))
     return {
-        "exchange": "segment_means" if isinstance(one, SegmentMeans) else text_of(exchange),
-        "wire": "float32",
+        "exchange": name,
+        "wire": wire,
         "num_parts": setting.num_parts,
-        "num_segments": one.num_segments if isinstance(one, SegmentMeans) else None,
+        "num_segments": num_segments,
         "compression_rate": sum(rows[n] * rates[n] for n in rows) / sum(rows.values()) if known else None,
         "tokens": num_tokens,
     }

@@ -13,6 +13,7 @@ Arrays carry their dimensions as a suffix (`x_BTD`). The letters, for the whole 
 `N` in the shape of a split array is `P*T`: the sequence with its padding.
 """
 
+from prism_jax.ablations import MeansAfterNorm, UnscaledMeans
 from prism_jax.exchange import (
     AllGather,
     Context,
@@ -20,31 +21,34 @@ from prism_jax.exchange import (
     IsolatedParts,
     SegmentMeans,
     WholeSequence,
-    share,
 )
 from prism_jax.forward import forward, init_params
 from prism_jax.generation import Generator, Sampling
 from prism_jax.partition import Layout, Parts, split
 from prism_jax.runners import emulate_devices, on_mesh, on_one_device
+from prism_jax.wire import WIRES, Wire
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "WIRES",
     "AllGather",
     "Context",
     "Exchange",
     "Generator",
     "IsolatedParts",
     "Layout",
+    "MeansAfterNorm",
     "Parts",
     "Sampling",
     "SegmentMeans",
+    "UnscaledMeans",
     "WholeSequence",
+    "Wire",
     "emulate_devices",
     "forward",
     "init_params",
     "on_mesh",
     "on_one_device",
-    "share",
     "split",
 ]

@@ -16,8 +16,6 @@ from prism_jax.partition import part_length
 from prism_jax.runners import Runner, on_one_device
 from prism_jax.transformer import TransformerConfig
 
-FLOAT32_BYTES = 4
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -41,8 +39,8 @@ def formula(stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_t
 
         2 T D^2 (queries) + 4 K D^2 (keys, values) + 4 T K D (scores, sum of values) + 2 T D^2 (output) + 4 T D M (MLP)
 
-    which for M = 4 D is 20 T D^2 + 4 K D^2 + 4 T K D, as the PRISM paper's published GFLOPs have it; and sends (P-1) L D
-    numbers of 4 bytes.
+    which for M = 4 D is 20 T D^2 + 4 K D^2 + 4 T K D, as the PRISM paper's published GFLOPs have it; and sends (P-1) L
+    rows of D numbers, each of 4 bytes or as the wire format has it.
     """
     T, D, M = part_length(num_tokens, num_parts), stack.features, stack.mlp_features
     flops = sent = 0
@@ -50,7 +48,7 @@ def formula(stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_t
         others = (num_parts - 1) * one.rows_sent(T)
         K = T + others
         flops += 4 * T * D * D + 4 * K * D * D + 4 * T * K * D + 4 * T * D * M
-        sent += others * D * FLOAT32_BYTES
+        sent += others * one.wire.row_bytes(D)
     return Cost(flops, sent)
 
 

@@ -7,7 +7,7 @@ known on every part, so only features cross the mesh. Every collective but the j
 
 import abc
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import flax
@@ -17,6 +17,7 @@ import numpy as np
 
 from prism_jax.errors import InputError
 from prism_jax.partition import PARTS, Layout, check_parts, part_length
+from prism_jax.wire import FLOAT32, WIRES, Wire
 
 
 @flax.struct.dataclass
@@ -34,10 +35,18 @@ class Context:
     last_K: jax.Array
 
 
+@dataclass(frozen=True)
 class Exchange(abc.ABC):
-    """What the parts exchange before a block. Subclasses are final, frozen dataclasses; see the README for an example."""
+    """What the parts exchange before a block. Subclasses are final, frozen dataclasses; see the README for an example.
 
-    __dataclass_fields__: ClassVar[dict]
+    Attributes:
+      wire: how the rows that are sent are written as bytes.
+      after_norm: whether it is called on what the norm before attention gave, in models that have one there (pre-norm), in
+        place of the residual stream. What it sends is then not normalised again.
+    """
+
+    wire: Wire = field(default=FLOAT32, kw_only=True)
+    after_norm: ClassVar[bool] = False
 
     @abc.abstractmethod
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
@@ -50,8 +59,38 @@ class Exchange(abc.ABC):
     def check(self, num_tokens: int, num_parts: int) -> None:
         """Raises InputError, with the way out, if this exchange can't run on N tokens in P parts."""
 
+    def share(
+        self, x_BTD: jax.Array, z_BLD: jax.Array, count_BPL: jax.Array, last_PL: jax.Array, layout: Layout
+    ) -> Context:
+        """Sends `z` to every other part. The context: own rows first, then the others' `z` in cyclic order. One all-gather.
+
+        Args:
+          x_BTD: this part's own rows.
+          z_BLD: what this part sends.
+          count_BPL: how many real tokens each row of every part's `z` stands for.
+          last_PL: position of the last token that each row of every part's `z` stands for.
+          layout: where this part stands.
+        """
+        own, others = own_rows(x_BTD, layout), layout.num_parts - 1
+        if others == 0:
+            return own
+        part_after_part = (layout.part + 1 + jnp.arange(others)) % layout.num_parts
+
+        def from_others(y, axis):
+            """Keeps the other parts of an axis of parts, and joins it with the axis of rows behind it."""
+            y = jnp.take(y, part_after_part, axis, mode="clip")
+            return y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :])
+
+        z_BPLD = all_gather(z_BLD, self.wire)
+        return Context(
+            jnp.concatenate([x_BTD, from_others(z_BPLD, 1)], axis=1),
+            jnp.concatenate([own.count_BK, from_others(count_BPL, 1).astype(jnp.float32)], axis=1),
+            jnp.concatenate([own.last_K, from_others(last_PL, 0)]),
+        )
+
     def __str__(self) -> str:
-        return ":".join([name_of(type(self)), *(str(getattr(self, field.name)) for field in fields(self))])
+        numbers = [str(getattr(self, one.name)) for one in fields(self) if one.name != "wire"]
+        return ":".join([name_of(type(self)), *numbers, *([self.wire.name] if self.wire != FLOAT32 else [])])
 
 
 def own_rows(x_BTD: jax.Array, layout: Layout) -> Context:
@@ -59,32 +98,27 @@ def own_rows(x_BTD: jax.Array, layout: Layout) -> Context:
     return Context(x_BTD, layout.real_BT.astype(jnp.float32), layout.positions_T)
 
 
-def share(x_BTD: jax.Array, z_BLD: jax.Array, count_BPL: jax.Array, last_PL: jax.Array, layout: Layout) -> Context:
-    """Sends `z` to every other part. The context: own rows first, then the others' `z` in cyclic order. One all-gather.
+def all_gather(z_BLD: jax.Array, wire: Wire) -> jax.Array:
+    """Every part's rows as they arrive, [B, P, L, D]: one collective.
 
-    Args:
-      x_BTD: this part's own rows.
-      z_BLD: what this part sends.
-      count_BPL: how many real tokens each row of every part's `z` stands for.
-      last_PL: position of the last token that each row of every part's `z` stands for.
-      layout: where this part stands.
+    Rounding has no gradient, so the gradient is that of sending float32 (straight-through, arXiv 1308.3432).
     """
-    own, others = own_rows(x_BTD, layout), layout.num_parts - 1
-    if others == 0:
-        return own
-    part_after_part = (layout.part + 1 + jnp.arange(others)) % layout.num_parts
 
-    def from_others(y, axis):
-        """Keeps the other parts of an axis of parts, and joins it with the axis of rows behind it."""
-        y = jnp.take(y, part_after_part, axis, mode="clip")
-        return y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :])
+    def exactly(z_BLD):
+        return jax.lax.all_gather(z_BLD, PARTS, axis=1)
 
-    z_BPLD = jax.lax.all_gather(z_BLD, PARTS, axis=1)
-    return Context(
-        jnp.concatenate([x_BTD, from_others(z_BPLD, 1)], axis=1),
-        jnp.concatenate([own.count_BK, from_others(count_BPL, 1).astype(jnp.float32)], axis=1),
-        jnp.concatenate([own.last_K, from_others(last_PL, 0)]),
-    )
+    if wire == FLOAT32:
+        return exactly(z_BLD)
+
+    @jax.custom_jvp
+    def rounded(z_BLD):
+        return wire.decode(exactly(wire.encode(z_BLD)))
+
+    @rounded.defjvp
+    def rounded_jvp(primals, tangents):
+        return rounded(*primals), exactly(*tangents)
+
+    return rounded(z_BLD)
 
 
 @dataclass(frozen=True)
@@ -121,7 +155,7 @@ class AllGather(Exchange):
     """Every row is sent: exact. Voltage (Hu & Li, ICDCS 2024)."""
 
     def __call__(self, x_BTD, layout):
-        return share(x_BTD, x_BTD, layout.real_BPT, layout.positions_PT, layout)
+        return self.share(x_BTD, x_BTD, layout.real_BPT, layout.positions_PT, layout)
 
     def rows_sent(self, part_len):
         return part_len
@@ -152,7 +186,7 @@ class SegmentMeans(Exchange):
         z_BLD = total_BLD / jnp.maximum(real_BLS.sum(-1), 1)[..., None].astype(x_BTD.dtype)
         count_BPL = (layout.real_BPT[:, :, index_LS] & inside_LS[None, None]).sum(-1)
         last_PL = layout.positions_PT[:, index_LS[:, -1]]
-        return share(x_BTD, z_BLD, count_BPL, last_PL, layout)
+        return self.share(x_BTD, z_BLD, count_BPL, last_PL, layout)
 
     def rows_sent(self, part_len):
         return self.num_segments
@@ -187,8 +221,13 @@ Exchanges = Exchange | tuple[Exchange, ...]
 def check(exchange: Exchanges, num_tokens: int, num_parts: int) -> None:
     """Raises InputError if an exchange, or one of several, can't run on N tokens in P parts."""
     check_parts(num_parts, num_tokens)
-    for one in (exchange,) if isinstance(exchange, Exchange) else exchange:
+    for one in several(exchange):
         one.check(num_tokens, num_parts)
+
+
+def several(exchange: Exchanges) -> tuple[Exchange, ...]:
+    """As a tuple, one or several."""
+    return (exchange,) if isinstance(exchange, Exchange) else exchange
 
 
 def per_block(exchange: Exchanges, num_layers: int) -> tuple[Exchange, ...]:
@@ -211,15 +250,16 @@ def text_of(exchange: Exchanges) -> str:
 
 
 def parse(text: str) -> Exchanges:
-    """An exchange from its text: `all_gather`, `segment_means:8`; several with commas between them, one a block.
+    """An exchange from its text: `all_gather`, `segment_means:8`, `segment_means:8:int8`; several with commas between them,
+    one a block.
 
     Every subclass of `Exchange` that has been imported is known, a user's own too.
 
     Raises:
-      InputError: if the name is unknown or the numbers don't fit.
+      InputError: if the name is unknown, or the numbers or the wire format don't fit.
     """
-    several = tuple(_parse_one(one) for one in text.split(","))
-    return several[0] if len(several) == 1 else several
+    each = tuple(_parse_one(one) for one in text.split(","))
+    return each[0] if len(each) == 1 else each
 
 
 def _parse_one(text: str) -> Exchange:
@@ -227,8 +267,23 @@ def _parse_one(text: str) -> Exchange:
     name, *values = text.strip().split(":")
     if name not in kinds:
         raise InputError(f"unknown exchange {name!r}; known are {', '.join(sorted(kinds))}")
-    expected = [field.name for field in fields(kinds[name])]
-    if len(values) != len(expected) or not all(value.isdigit() for value in values):
+    expected = [one.name for one in fields(kinds[name]) if one.name != "wire"]
+    wire = values.pop() if len(values) == len(expected) + 1 else FLOAT32.name
+    if len(values) != len(expected) or not all(value.isdigit() for value in values) or wire not in WIRES:
         form = ":".join([name, *expected])
-        raise InputError(f"exchange {text!r} does not fit the form {form!r}, with whole numbers for the names")
-    return kinds[name](*map(int, values))
+        raise InputError(
+            f"exchange {text!r} does not fit the form {form!r}, with whole numbers for the names; "
+            f"behind it may stand a wire format, one of {', '.join(WIRES)}"
+        )
+    return with_wire(kinds[name](*map(int, values)), WIRES[wire])
+
+
+def with_wire(exchange: Exchange, wire: Wire) -> Exchange:
+    """The exchange with another wire format.
+
+    Raises:
+      InputError: if it sends nothing.
+    """
+    if wire != exchange.wire and exchange.rows_sent(1) == 0:
+        raise InputError(f"{exchange} sends nothing, so it takes no wire format")
+    return replace(exchange, wire=wire)

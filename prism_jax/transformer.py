@@ -166,7 +166,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Exchange, attend, MLP. What crosses the mesh is the residual stream; in pre-norm the receiver normalises it."""
+    """Exchange, attend, MLP. What crosses the mesh is the residual stream; in pre-norm the receiver normalises it.
+
+    An exchange may ask for the normalised rows instead, see `Exchange.after_norm`.
+    """
 
     config: TransformerConfig
 
@@ -176,15 +179,17 @@ class Block(nn.Module):
 
     def __call__(self, x_BTD: jax.Array, exchange: Exchange, layout: Layout) -> tuple[jax.Array, Memory]:
         """The rows after this block, and what they attended to."""
+        normed = exchange.after_norm and self.config.norm_first
+        rows_BTD = self.norm_1(x_BTD) if normed else x_BTD
         with jax.named_scope("exchange"):
-            context = exchange(x_BTD, layout)
+            context = exchange(rows_BTD, layout)
         expected = x_BTD.shape[1] + (layout.num_parts - 1) * exchange.rows_sent(layout.part_len)
         if context.x_BKD.shape[1] != expected:
             raise InputError(
                 f"{exchange} gave a context of {context.x_BKD.shape[1]} rows, but by its rows_sent it should be {expected}; "
                 "it sends another number of rows than it says, or a part has too few tokens for it"
             )
-        memory = self._memory(context.x_BKD, context.count_BK)
+        memory = (self.attention.memory if normed else self._memory)(context.x_BKD, context.count_BK)
         with jax.named_scope("softmax"):
             bias = attention_bias(context.count_BK, context.last_K, layout.positions_T, causal=self.config.causal)
         return self._update(x_BTD, memory, bias, layout.block_keys_B), memory

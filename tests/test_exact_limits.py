@@ -42,7 +42,7 @@ def test_lossy_exchanges_are_not_exact(runner, num_parts):
         (pj.SegmentMeans(3), 4, 0.2),
         (pj.AllGather(), 4, 0.0),
         (pj.IsolatedParts(), 4, 0.0),
-        ((pj.SegmentMeans(2), pj.AllGather()), 2, 0.0),
+        ((pj.SegmentMeans(2, wire=pj.WIRES["int8"]), pj.AllGather()), 2, 0.0),
     ],
     ids=str,
 )

@@ -15,6 +15,7 @@ from prism_jax.transformer import Block, TransformerConfig
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 EXCHANGES = [pj.IsolatedParts(), pj.AllGather(), pj.SegmentMeans(1), pj.SegmentMeans(2)]
+ABLATIONS = [pj.UnscaledMeans(2), pj.MeansAfterNorm(2)]
 
 
 def contexts(exchange, x_BND, real_BN, num_parts):
@@ -81,7 +82,7 @@ def test_a_part_attends_to_its_own_rows_and_those_sent_by_the_others(exchange, n
         assert (count.sum(-1) == 17).all()
 
 
-@pytest.mark.parametrize("exchange", EXCHANGES, ids=str)
+@pytest.mark.parametrize("exchange", [*EXCHANGES, *ABLATIONS], ids=str)
 @pytest.mark.parametrize(
     ("num_parts", "norm_first"), [(1, True), (2, True), (3, True), (3, False), (4, True), (8, False)]
 )
@@ -149,7 +150,7 @@ def test_the_text_of_an_exchange_is_read_back(exchange):
     [
         (
             lambda: parse("segment_mean:3"),
-            "unknown exchange 'segment_mean'; known are all_gather, isolated_parts, .*segment_means",
+            "unknown exchange 'segment_mean'; known are all_gather, .*isolated_parts, .*segment_means",
         ),
         (lambda: parse("segment_means"), "does not fit the form 'segment_means:num_segments'"),
         (lambda: parse("segment_means:x"), "does not fit the form 'segment_means:num_segments'"),
@@ -180,21 +181,17 @@ def test_an_exchange_that_sends_other_rows_than_it_says_is_refused():
         hidden_states(model, params, tiny_batch(12, padded=False), Liar(), pj.on_one_device(3))
 
 
-def test_in_pre_norm_the_residual_stream_is_averaged_and_the_receiver_normalises():
-    """One pre-norm block with lossy means against numpy, written out for the first of two parts."""
+def test_a_pre_norm_block_by_hand():
+    """One pre-norm block with lossy means, as they are and without one of PRISM's ideas, against numpy: the first of two parts."""
     config = TransformerConfig(1, 8, 2, 16, norm_eps=1e-5, init_scale=0.5)
     block, x = Block(config), np.random.default_rng(0).normal(2.0, 3.0, (1, 8, 8)).astype(np.float32)
-    run, exchange = pj.on_one_device(2), pj.SegmentMeans(2)
+    run = pj.on_one_device(2)
 
     def layout_of_one():
         return pj.Layout(jnp.int32(0), jnp.ones((1, 4), bool), None, num_parts=1, num_tokens=4)
 
     params = block.init(jax.random.key(0), jnp.asarray(x[:, :4]), pj.WholeSequence(), layout_of_one())["params"]
-    ours = run(
-        lambda params, tokens, layout: block.apply({"params": params}, tokens["x"], exchange, layout)[0],
-        params,
-        run.split({"x": x}),
-    )
+    attention = params["attention"]
 
     def norm(y):
         return (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
@@ -202,13 +199,43 @@ def test_in_pre_norm_the_residual_stream_is_averaged_and_the_receiver_normalises
     def linear(y, p):
         return y @ np.asarray(p["kernel"]) + np.asarray(p["bias"])
 
-    own, sent = x[0, :4], x[0, 4:].reshape(2, 2, 8).mean(1)
-    rows, count, attention = norm(np.concatenate([own, sent])), np.array([1, 1, 1, 1, 2, 2]), params["attention"]
-    q, k, v = linear(norm(own), attention["query"]), linear(rows, attention["key"]), linear(rows, attention["value"])
-    heads = []
-    for h in (slice(0, 4), slice(4, 8)):
-        weight = np.exp(q[:, h] @ k[:, h].T / 2) * count
-        heads.append(weight / weight.sum(-1, keepdims=True) @ v[:, h])
-    y = own + linear(np.concatenate(heads, -1), attention["output"])
-    hidden = np.asarray(jax.nn.gelu(linear(norm(y), params["mlp"]["up"]), approximate=False))
-    assert_close(ours[0, :4], y + linear(hidden, params["mlp"]["down"]))
+    def by_hand(sent, count):
+        """The block for own rows and rows that were sent, these normalised."""
+        own = x[0, :4]
+        rows = np.concatenate([norm(own), sent])
+        q, k, v = (
+            linear(norm(own), attention["query"]),
+            linear(rows, attention["key"]),
+            linear(rows, attention["value"]),
+        )
+        heads = []
+        for h in (slice(0, 4), slice(4, 8)):
+            weight = np.exp(q[:, h] @ k[:, h].T / 2) * count
+            heads.append(weight / weight.sum(-1, keepdims=True) @ v[:, h])
+        y = own + linear(np.concatenate(heads, -1), attention["output"])
+        hidden = np.asarray(jax.nn.gelu(linear(norm(y), params["mlp"]["up"]), approximate=False))
+        return y + linear(hidden, params["mlp"]["down"])
+
+    def mean(y):
+        return y.reshape(2, 2, 8).mean(1)
+
+    for exchange, sent, counts_as in (
+        (pj.SegmentMeans(2), norm(mean(x[0, 4:])), 2),
+        (pj.MeansAfterNorm(2), mean(norm(x[0, 4:])), 2),
+        (pj.UnscaledMeans(2), norm(mean(x[0, 4:])), 1),
+    ):
+        ours = run(
+            lambda params, tokens, layout, exchange=exchange: block.apply(
+                {"params": params}, tokens["x"], exchange, layout
+            )[0],
+            params,
+            run.split({"x": x}),
+        )
+        assert_close(ours[0, :4], by_hand(sent, np.array([1, 1, 1, 1, counts_as, counts_as])))
+
+
+def test_in_post_norm_the_norm_stands_before_the_exchange_already():
+    model, params = tiny_bert()
+    batch, run = tiny_batch(12, padded=True), pj.on_one_device(3)
+    ours, after = (hidden_states(model, params, batch, one(2), run) for one in (pj.SegmentMeans, pj.MeansAfterNorm))
+    assert np.array_equal(ours, after)

@@ -77,7 +77,7 @@ class MeansOfFirst(pj.Exchange):
         own_BLS = layout.real_BT[:, index_LS] & inside_LS[None]
         total_BLD = (x_BTD[:, index_LS] * own_BLS[..., None]).sum(2)
         mean_BLD = total_BLD / jnp.maximum(own_BLS.sum(-1), 1)[..., None]
-        return pj.share(x_BTD, mean_BLD, real_BPLS.sum(-1), layout.positions_PT[:, index_LS[:, -1]], layout)
+        return self.share(x_BTD, mean_BLD, real_BPLS.sum(-1), layout.positions_PT[:, index_LS[:, -1]], layout)
 
     def rows_sent(self, part_len):
         return self.num_segments

@@ -1,0 +1,116 @@
+"""Wire formats: how the rows that a part sends are written as bytes.
+
+A format is a frozen value that an exchange holds. Only what crosses the mesh is rounded; a part's own rows stay as they
+are, and what arrives is float32 again. Sixteen-bit formats travel as integers of 16 bits: XLA on a CPU would send a
+bfloat16 array as float32 without a word.
+"""
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+
+class Wire(abc.ABC):
+    """How rows travel. Subclasses are final, frozen dataclasses; their `name` stands on the command line and in results."""
+
+    name: ClassVar[str]
+
+    @abc.abstractmethod
+    def encode(self, z_BLD: jax.Array) -> jax.Array:
+        """The rows as one array [B, L, E], scales and all: one collective sends it."""
+
+    @abc.abstractmethod
+    def decode(self, sent: jax.Array) -> jax.Array:
+        """The rows [..., L, D] in float32, from [..., L, E]."""
+
+    @abc.abstractmethod
+    def row_bytes(self, features: int) -> int:
+        """Bytes of a row of D features."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Float32(Wire):
+    """As computed."""
+
+    name = "float32"
+
+    def encode(self, z_BLD):
+        return z_BLD
+
+    def decode(self, sent):
+        return sent
+
+    def row_bytes(self, features):
+        return 4 * features
+
+
+@dataclass(frozen=True)
+class Float16(Wire):
+    """11 bits of precision; what passes 65504 is sent as 65504."""
+
+    name = "float16"
+
+    def encode(self, z_BLD):
+        return _as_integers(z_BLD, jnp.float16)
+
+    def decode(self, sent):
+        return _from_integers(sent, jnp.float16)
+
+    def row_bytes(self, features):
+        return 2 * features
+
+
+@dataclass(frozen=True)
+class Bfloat16(Wire):
+    """8 bits of precision, the range of float32."""
+
+    name = "bfloat16"
+
+    def encode(self, z_BLD):
+        return _as_integers(z_BLD, jnp.bfloat16)
+
+    def decode(self, sent):
+        return _from_integers(sent, jnp.bfloat16)
+
+    def row_bytes(self, features):
+        return 2 * features
+
+
+@dataclass(frozen=True)
+class Int8(Wire):
+    """Whole numbers from -127 to 127 times a float32 scale for each row, which travels as 4 more bytes of the row."""
+
+    name = "int8"
+
+    def encode(self, z_BLD):
+        scale_BL1 = jnp.maximum(jnp.abs(z_BLD).max(-1, keepdims=True) / 127, jnp.finfo(jnp.float32).tiny)
+        q_BLD = jnp.round(z_BLD / scale_BL1).astype(jnp.int8)
+        scale_BL4 = jax.lax.bitcast_convert_type(scale_BL1[..., 0], jnp.int8)
+        return jnp.concatenate([q_BLD, scale_BL4], axis=-1)
+
+    def decode(self, sent):
+        scale = jax.lax.bitcast_convert_type(sent[..., -4:], jnp.float32)
+        return sent[..., :-4].astype(jnp.float32) * scale[..., None]
+
+    def row_bytes(self, features):
+        return features + 4
+
+
+def _as_integers(z_BLD, dtype):
+    limit = float(jnp.finfo(dtype).max)
+    return jax.lax.bitcast_convert_type(jnp.clip(z_BLD, -limit, limit).astype(dtype), jnp.uint16)
+
+
+def _from_integers(sent, dtype):
+    return jax.lax.bitcast_convert_type(sent, dtype).astype(jnp.float32)
+
+
+FLOAT32, FLOAT16, BFLOAT16, INT8 = Float32(), Float16(), Bfloat16(), Int8()
+WIRES: dict[str, Wire] = {wire.name: wire for wire in (FLOAT32, FLOAT16, BFLOAT16, INT8)}
+"""The formats by name; add one of your own here."""
