@@ -4,15 +4,17 @@ python -m eval.evaluate configs/X.py [--exchange segment_means:8] [--num-parts 4
     -> prints the row; DIR/results.json, predictions.tsv (all there is of a split without labels)
 """
 
+import shlex
 import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from eval import report
-from eval.scoring import BASE, load_scoring, score
+from eval import results, tables
+from eval.plan import BASE
+from eval.scoring import complete, load_scoring, measure
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run
-from prism_jax.prediction import Setting
+from prism_jax.prediction import Predictor, Setting
 from prism_jax.runners import emulate_devices, on_mesh, on_one_device
 from prism_jax.text import bucket_lengths
 
@@ -37,11 +39,13 @@ def main(argv: list[str]) -> None:
         emulate_devices(setting.num_parts)
     runner = (on_mesh if command.on == "mesh" else on_one_device)(setting.num_parts)
     scoring = load_scoring(experiment, [setting], {BASE: command.checkpoint})
-    row, outcomes = score(scoring, setting, runner)
-    columns = report.columns(row["metric"])
-    print(report.line(columns, columns), report.line(columns, report.cells(row, columns)), sep="\n")
-    report.write_json(out, report.results(scoring, [row]))
-    report.write_predictions(out / "predictions.tsv", scoring.task, outcomes)
+    predictor = Predictor(scoring.model, scoring.task, setting, runner, experiment.batch_size, scoring.buckets)
+    measured, outcomes = measure(scoring, predictor, BASE)
+    row = complete(scoring, setting, BASE, measured, outcomes)
+    columns = tables.columns([row], row["metric"])
+    print(tables.line(columns, columns), tables.line(columns, tables.cells(row, columns)), sep="\n")
+    results.write_json(out, results.results(scoring, [row], f"python -m eval.evaluate {shlex.join(argv)}"))
+    results.write_predictions(out / "predictions.tsv", scoring.task, outcomes)
     print(f"wrote {out}/results.json, predictions.tsv")
 
 

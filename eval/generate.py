@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 
-from eval import report
+from eval import results
 from eval.decoding import compare, stop_token, stream_texts, table, where_prompts_stand
 from prism_jax import config, flags, text, weights
 from prism_jax.command import output_folder, run
@@ -64,9 +64,9 @@ def main(argv: list[str]) -> None:
     if command.compare:
         rows = compare([make(WholeSequence(), on_one_device(1)), parts], prompts, new, command.sampling)
         print(table(rows))
-    content = {"schema": report.SCHEMA, "config": config.to_json(experiment), "environment": report.environment()}
+    content = {"schema": results.SCHEMA, "config": config.to_json(experiment), "environment": results.environment()}
     content["texts"] = [{"prompt": text, "new": more} for text, more in zip(command.prompt, added, strict=True)]
-    report.write_json(out, content | {"rows": rows})
+    results.write_json(out, content | {"rows": rows})
     print(f"wrote {out}/results.json")
 
 

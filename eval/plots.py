@@ -1,5 +1,7 @@
-"""Plots of what a run found."""
+"""Plots of what sweeps found, one panel a run. Sizes are for a column of a paper, colours for colour-blind readers."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -8,67 +10,262 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from eval.report import UNITS
-from eval.scoring import BASE, CONTROL, TUNED
+from eval.plan import BASE, CONTROL, TUNED
+from eval.tables import UNITS
+from prism_jax.metrics import METRICS
 
-COLOURS = {2: "#0072B2", 4: "#E69F00", 8: "#009E73"}  # Okabe and Ito, safe for colour-blind readers
-MARKERS = {"isolated_parts": "v", "all_gather": "s", "segment_means": "o"}
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito
+MARKERS = ("o", "v", "s", "D", "^", "P", "X", "*")
+
+Panels = Mapping[str, dict]
+"""Contents of results.json with their scored rows only, by the name of the run."""
 
 
-def score_against_bytes(path: Path, content: dict) -> None:
-    """The score against bytes sent, a line for each number of parts. Nothing sent stands at the left edge.
+def scored(content: dict) -> list[dict]:
+    """The rows that have a score."""
+    return [row for row in content["rows"] if row.get("score") is not None]
 
-    Filled markers are the base weights, open ones those tuned through the exchange.
+
+def score_against_bytes(path: Path, panels: Panels) -> bool:
+    """The score against bytes sent, a line for each number of parts, the Pareto front in grey behind them."""
+    figure, several = panels_of(panels)
+    for (name, content), axes in zip(panels.items(), several, strict=True):
+        rows = [row for row in content["rows"] if row["num_parts"] > 1]
+        edge = min((sent(row) for row in rows if sent(row)), default=1.0) / 4
+        one_device_lines(axes, content)
+        front = pareto(rows)
+        xs = [max(sent(row), edge) for row in front]
+        axes.step(
+            xs, [row["score"] for row in front], where="post", color="0.85", linewidth=5, zorder=0, label="Pareto front"
+        )
+        styles = Styles(rows)
+        for num_parts in styles.parts:
+            for kind in styles.weights:
+                mine = [row for row in rows if (row["num_parts"], row["weights"]) == (num_parts, kind)]
+                mine.sort(key=sent)
+                at = [max(sent(row), edge) * styles.shift(num_parts) for row in mine]
+                line = "-" if kind == BASE else "--"
+                axes.plot(
+                    at, [row["score"] for row in mine], line, color=styles.colour(num_parts), linewidth=0.8, alpha=0.5
+                )
+                for x, row in zip(at, mine, strict=True):
+                    point(axes, x, row, styles)
+        styles.legend(axes)
+        axes.set_xscale("log")
+        axes.set_xlabel(f"kB sent per device and example (nothing sent: at {edge:.2g})")
+        describe(axes, name, content, len(panels) > 1)
+    return finish(figure, path)
+
+
+def score_against_rate(path: Path, panels: Panels) -> bool:
+    """The score against the compression rate, a line for each number of parts."""
+    panels = {
+        name: content for name, content in panels.items() if any(row["compression_rate"] for row in content["rows"])
+    }
+    if not panels:
+        return False
+    figure, several = panels_of(panels)
+    for (name, content), axes in zip(panels.items(), several, strict=True):
+        rows = [row for row in content["rows"] if row["compression_rate"]]
+        one_device_lines(axes, content)
+        styles = Styles(rows)
+        for num_parts in styles.parts:
+            for kind in styles.weights:
+                mine = [row for row in rows if (row["num_parts"], row["weights"]) == (num_parts, kind)]
+                mine.sort(key=lambda row: row["compression_rate"])
+                for exchange in styles.exchanges:
+                    line = [row for row in mine if row["exchange"] == exchange and row["wire"] == mine[0]["wire"]]
+                    at = [row["compression_rate"] for row in line]
+                    style = "-" if kind == BASE else "--"
+                    axes.plot(
+                        at,
+                        [row["score"] for row in line],
+                        style,
+                        color=styles.colour(num_parts),
+                        linewidth=0.8,
+                        alpha=0.5,
+                    )
+                for row in mine:
+                    point(axes, row["compression_rate"] * styles.shift(num_parts), row, styles)
+        styles.legend(axes)
+        axes.set_xscale("log")
+        axes.set_xlabel("compression rate, tokens of a part / rows sent")
+        describe(axes, name, content, len(panels) > 1)
+    return finish(figure, path)
+
+
+def compute_against_parts(path: Path, panels: Panels) -> bool:
+    """FLOPs of a device against the number of parts, with the ideal line: one device's shared out evenly."""
+    panels = {name: content for name, content in panels.items() if any(row["num_parts"] > 1 for row in content["rows"])}
+    if not panels:
+        return False
+    figure, several = panels_of(panels)
+    for (name, content), axes in zip(panels.items(), several, strict=True):
+        num_tokens = content["rows"][0]["tokens"]
+        rows = [row for row in content["rows"] if row["tokens"] == num_tokens]
+        whole = rows[0]["flops_per_device"] / rows[0]["flops_vs_one_device"] / 1e9
+        parts = sorted({1, *(row["num_parts"] for row in rows)})
+        axes.plot(parts, [whole / num_parts for num_parts in parts], "--", color="black", linewidth=1, label="ideal")
+        lines: dict[str, dict[int, float]] = {}
+        for row in rows:
+            if row["num_parts"] > 1:
+                length = f", L = {row['num_segments']}" if row["num_segments"] else ""
+                label = row["exchange"].replace("_", " ") + length
+                lines.setdefault(label, {1: whole})[row["num_parts"]] = row["flops_per_device"] / 1e9
+        for i, (label, line) in enumerate(lines.items()):
+            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+            axes.plot(
+                list(line), list(line.values()), marker=marker, color=colour, markersize=4, linewidth=0.8, label=label
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.set_xticks(parts, [str(num_parts) for num_parts in parts])
+        axes.yaxis.set_major_formatter("{x:.3g}")
+        axes.set_xlabel("parts P")
+        describe(axes, name, content, len(panels) > 1, "GFLOPs of matrix products per device and example")
+        below(axes)
+    return finish(figure, path)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot of report.md.
+
+    Attributes:
+      draw: writes it to a path; False if there is nothing to draw.
+      title: what it shows.
+      explanation: how to read it, for a reader of the report.
     """
-    rows = content["rows"]
-    parts = sorted({row["num_parts"] for row in rows} - {1})
-    sent = [row["bytes_sent_per_device"] / 1e3 for row in rows if row["bytes_sent_per_device"]]
-    edge = min(sent, default=1) / 4
-    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
-    for row in rows:
+
+    draw: Callable[[Path, Panels], bool]
+    title: str
+    explanation: str
+
+
+PLOTS = {
+    "score_bytes.png": Plot(
+        score_against_bytes,
+        "score against bytes",
+        "The score against the bytes that a device sends for one example: to the left is cheaper. Rows on the grey front are "
+        "beaten by no row that sends as little. Bars are 95 % intervals; tuned weights are open markers.",
+    ),
+    "score_rate.png": Plot(
+        score_against_rate,
+        "score against compression rate",
+        "The score against the compression rate, the tokens of a part over the rows it sends: to the right is cheaper.",
+    ),
+    "compute_parts.png": Plot(
+        compute_against_parts,
+        "compute per device",
+        "What one device computes, by formula: the dashed line shares one device's work out evenly. Above it lies what a part "
+        "computes for rows of other parts; below it, what PRISM and isolated parts never compute.",
+    ),
+}
+"""The plots of a report, by file name."""
+
+
+class Styles:
+    """A colour for each number of parts, a marker for each exchange and wire."""
+
+    def __init__(self, rows: list[dict]):
+        self.parts = sorted({row["num_parts"] for row in rows})
+        self.weights = list(dict.fromkeys(row["weights"] for row in rows))
+        self.exchanges = list(dict.fromkeys(row["exchange"] for row in rows))
+        self.kinds = list(dict.fromkeys(self.kind(row) for row in rows))
+
+    def kind(self, row: dict) -> str:
+        wire = "" if row["wire"] == "float32" else f", {row['wire']}"
+        return row["exchange"].replace("_", " ") + wire
+
+    def colour(self, num_parts: int) -> str:
+        return COLOURS[self.parts.index(num_parts) % len(COLOURS)]
+
+    def marker(self, row: dict) -> str:
+        return MARKERS[self.kinds.index(self.kind(row)) % len(MARKERS)]
+
+    def shift(self, num_parts: int) -> float:
+        """A little to the side, so that bars of several numbers of parts stay apart."""
+        return 1.06 ** (self.parts.index(num_parts) - (len(self.parts) - 1) / 2)
+
+    def legend(self, axes) -> None:
+        for num_parts in self.parts:
+            axes.plot([], [], color=self.colour(num_parts), label=f"{num_parts} parts")
+        for i, kind in enumerate(self.kinds):
+            axes.plot([], [], MARKERS[i % len(MARKERS)], color="grey", markersize=4, label=kind)
+        if TUNED in self.weights:
+            axes.plot([], [], "--o", color="grey", markerfacecolor="white", markersize=4, label="tuned")
+        below(axes)
+
+
+def sent(row: dict) -> float:
+    """kB."""
+    return row["bytes_sent_per_device"] / 1e3
+
+
+def pareto(rows: list[dict]) -> list[dict]:
+    """The rows that no row beats with as few bytes, from few bytes to many."""
+    front: list[dict] = []
+    for row in sorted(rows, key=lambda row: (sent(row), -goodness(row))):
+        if not front or goodness(row) > goodness(front[-1]):
+            front.append(row)
+    return front
+
+
+def goodness(row: dict) -> float:
+    return row["score"] if METRICS[row["metric"]].higher_is_better else -row["score"]
+
+
+def panels_of(panels: Panels):
+    """A figure with a panel for each run."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 4), layout="constrained", squeeze=False)
+    return figure, list(axes[0])
+
+
+def one_device_lines(axes, content: dict) -> None:
+    for row in content["rows"]:
         if row["num_parts"] == 1:
             control = row["weights"] == CONTROL
-            label = "one device, control" if control else "one device"
+            label = "one device" if row["weights"] == BASE else f"one device, {row['weights'][-16:]}"
             axes.axhline(
                 row["score"],
                 color="grey" if control else "black",
-                linewidth=1,
+                linewidth=0.8,
                 linestyle=":" if control else "--",
                 label=label,
             )
-    for i, num_parts in enumerate(parts):
-        colour = COLOURS.get(num_parts, plt.get_cmap("viridis")(i / len(parts)))
-        shift = 1.06 ** (i - (len(parts) - 1) / 2)
-        for weights in (BASE, TUNED):
-            mine = [row for row in rows if (row["num_parts"], row["weights"]) == (num_parts, weights)]
-            mine.sort(key=lambda row: row["bytes_sent_per_device"])
-            at = [max(row["bytes_sent_per_device"] / 1e3, edge) * shift for row in mine]
-            style = "-" if weights == BASE else "--"
-            axes.plot(at, [row["score"] for row in mine], style, color=colour, linewidth=1, alpha=0.6)
-            for x, row in zip(at, mine, strict=True):
-                _point(axes, x, row, colour)
-        axes.plot([], [], color=colour, label=f"{num_parts} parts")
-    for exchange in dict.fromkeys(row["exchange"] for row in rows if row["num_parts"] > 1):
-        axes.plot([], [], MARKERS.get(exchange, "D"), color="grey", label=exchange.replace("_", " "))
-    if any(row["weights"] == TUNED for row in rows):
-        axes.plot([], [], "--o", color="grey", markerfacecolor="white", label="tuned through the exchange")
-    axes.set_xscale("log")
-    axes.set_xlabel(f"kB sent per device and example (float32; nothing sent stands at {edge:.2g})")
-    axes.set_ylabel(f"{UNITS[rows[0]['metric']]} (bars: 95 % interval)")
-    axes.set_title(
-        f"{content['model']}\n{content['dataset']}, n = {rows[0]['examples']}, N = {rows[0]['tokens']}", fontsize=9
-    )
-    axes.grid(alpha=0.25)
-    figure.legend(loc="outside lower center", fontsize=8, ncols=4)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
-def _point(axes, x: float, row: dict, colour) -> None:
+def point(axes, x: float, row: dict, styles: Styles) -> None:
     low, high = row["score_ci95"]
     bars = [[row["score"] - low], [high - row["score"]]]
-    face = "white" if row["weights"] == TUNED else colour
-    marker = MARKERS.get(row["exchange"], "D")
-    axes.errorbar(x, row["score"], bars, fmt=marker, color=colour, markerfacecolor=face, markersize=6, elinewidth=0.7)
+    colour = styles.colour(row["num_parts"])
+    face = colour if row["weights"] == BASE else "white"
+    axes.errorbar(
+        x, row["score"], bars, fmt=styles.marker(row), color=colour, markerfacecolor=face, markersize=4, elinewidth=0.6
+    )
     if row["num_segments"] and row["weights"] == BASE:
-        axes.annotate(f"L={row['num_segments']}", (x, row["score"]), (4, 5), textcoords="offset points", fontsize=7)
+        axes.annotate(f"L={row['num_segments']}", (x, row["score"]), (3, 3), textcoords="offset points", fontsize=6)
+
+
+def describe(axes, name: str, content: dict, several: bool, label: str | None = None) -> None:
+    """Title and vertical axis: model, data, n."""
+    first = content["rows"][0]
+    title = f"{content['model']}\n{content['dataset']}, n = {first['examples']}, N = {first['tokens']}"
+    axes.set_title(f"{name}\n{title}" if several else title, fontsize=7)
+    axes.set_ylabel(label or f"{UNITS[first['metric']]} (bars: 95 % interval)")
+    axes.grid(alpha=0.25)
+
+
+def below(axes) -> None:
+    """The legend, where it hides nothing."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=6, ncols=4)
+
+
+def finish(figure, path: Path) -> bool:
+    for axes in figure.axes:
+        axes.tick_params(labelsize=7)
+        axes.xaxis.label.set_size(8)
+        axes.yaxis.label.set_size(8)
+    figure.savefig(path, dpi=200)
+    plt.close(figure)
+    return True

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 import prism_jax as pj
-from eval import report
+from eval import results
 from prism_jax import images, weights
 from prism_jax.errors import InputError
 from prism_jax.models import bert, gpt2, vit
@@ -162,9 +162,9 @@ def compare(command: "Speed", out: Path) -> None:
         if family != "vit":
             MODELS[family].check(command.num_tokens)
     rows: list[dict] = []
-    environment = report.environment() | {"torch": torch.__version__, "transformers": transformers.__version__}
+    environment = results.environment() | {"torch": torch.__version__, "transformers": transformers.__version__}
     asked = {name: value for name, value in dataclasses.asdict(command).items() if name != "out"}
-    content = {"schema": report.SCHEMA, "config": asked, "environment": environment}
+    content = {"schema": results.SCHEMA, "config": asked, "environment": environment}
     print(HEADER, flush=True)
     for family in command.families:
         model = without_dropout(MODELS[family], command.compute_dtype)
@@ -178,7 +178,7 @@ def compare(command: "Speed", out: Path) -> None:
                 ours, theirs = our_arm(model, params, family, step, batch), their_arm(copy.deepcopy(rival), step, batch)
                 row = {"family": family, "step": step, "batch_size": batch_size} | _measure(command, ours, theirs)
                 rows.append(row)
-                report.write_json(out, content | {"rows": rows})
+                results.write_json(out, content | {"rows": rows})
                 print(line(row), flush=True)
 
 

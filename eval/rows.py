@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from eval.plan import Planned
 from prism_jax import cost, metrics
+from prism_jax.errors import InputError
 from prism_jax.exchange import AllGather, Exchange, WholeSequence, name_of, several, text_of
 from prism_jax.language_tasks import LanguageModelling
 from prism_jax.partition import part_length
-from prism_jax.prediction import Predictor, Setting
+from prism_jax.prediction import Predictor, Setting, rows_by_bucket
 from prism_jax.runners import OnMesh
 from prism_jax.task import Task
 from prism_jax.wire import FLOAT32
@@ -49,8 +51,16 @@ def last_part_row(
     }
 
 
-def recovery_row(task: Task, tuned: np.ndarray, as_is: np.ndarray, control: np.ndarray, one_device: np.ndarray) -> dict:
-    """How much of what an exchange loses fine-tuning through it won back, from what was kept of each row."""
+def recovery_row(
+    task: Task,
+    tuned: np.ndarray,
+    as_is: np.ndarray | None,
+    control: np.ndarray | None,
+    one_device: np.ndarray | None,
+) -> dict:
+    """How much of what an exchange loses fine-tuning through it won back, from what was kept of each row; nothing without a control."""
+    if as_is is None or control is None or one_device is None:
+        return {}
     assert task.labels is not None
     metric = metrics.METRICS[task.metrics[0]]
     tuned, as_is, control, one_device = map(task.predictions, (tuned, as_is, control, one_device))
@@ -86,6 +96,19 @@ def setting_row(setting: Setting, num_tokens: int, rows: dict[int, int]) -> dict
     }
 
 
+def planned_row(planned: Planned) -> dict:
+    """What a row is to be."""
+    return setting_row(planned.setting, planned.num_tokens, {planned.num_tokens: 1}) | {"weights": planned.weights}
+
+
+def failed_row(task: Task, planned: Planned, error: Exception) -> dict:
+    """What was to run, and why it did not."""
+    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+    nothing = dict.fromkeys(("score", "score_ci95", "difference_to_one_device", "difference_ci95"))
+    row = planned_row(planned) | {"metric": task.metrics[0], **nothing, "examples": None}
+    return row | {"error": kind + " ".join(str(error).split())[:500]}
+
+
 def score_row(task: Task, outcomes: np.ndarray, reference: np.ndarray | None) -> dict:
     """The score, its paired difference to one device, where that is another setting, and the task's other metrics."""
     predictions = task.predictions(outcomes)
@@ -116,7 +139,10 @@ def cost_row(model: Any, setting: Setting, predictor: Predictor) -> dict:
     With several buckets, the mean over the rows that are padded to each.
     """
     stack, num_parts = model.config.stack, setting.num_parts
-    rows, on_a_device_each = predictor.rows_by_bucket(), num_parts == 1 or isinstance(predictor.run, OnMesh)
+    rows, on_a_device_each = (
+        rows_by_bucket(predictor.task, predictor.buckets),
+        num_parts == 1 or isinstance(predictor.run, OnMesh),
+    )
     readable = on_a_device_each and jax.default_backend() == "cpu"
 
     def mean(cost_of):

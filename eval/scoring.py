@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
+from eval.plan import BASE
 from eval.rows import cost_row, last_part_row, score_row, setting_row
 from prism_jax import adapter_files, checkpoint, lora
 from prism_jax.config import Experiment
@@ -15,15 +16,11 @@ from prism_jax.dataset import Dataset, subset
 from prism_jax.exchange import per_block
 from prism_jax.experiment import HELD_OUT, load_data, load_model, load_run
 from prism_jax.language_tasks import LanguageModelling
-from prism_jax.prediction import Predictor, Setting
-from prism_jax.runners import Runner
+from prism_jax.prediction import Predictor, Setting, rows_by_bucket
 from prism_jax.task import Task
 from prism_jax.tasks import prepare
 from prism_jax.text import bucket_lengths, bucket_of
 from prism_jax.weights import Pretrained
-
-BASE, TUNED, CONTROL = "base", "tuned", "control"
-"""Weights to score: those to begin with; tuned from these through an exchange; tuned from these as long without one."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +32,29 @@ class Scoring:
       model: the Linen module.
       params: by kind of weights, without adapters.
       sources: where each kind comes from.
-      dataset_name: of the examples.
-      task: the examples.
+      dataset: the examples.
+      folder: with tokenizer or image processor.
+      task: the examples as the model reads them.
     """
 
     experiment: Experiment
     model: nn.Module
     params: dict[str, Any]
     sources: dict[str, str]
-    dataset_name: str
+    dataset: Dataset
+    folder: Path | None
     task: Task
 
     @property
     def buckets(self) -> tuple[int, ...]:
         return bucket_lengths(self.experiment.buckets, self.experiment.num_tokens)
+
+    def at(self, num_tokens: int) -> "Scoring":
+        """The same with another N."""
+        if num_tokens == self.experiment.num_tokens:
+            return self
+        task = prepare(self.dataset, Pretrained(self.model, None, self.folder), num_tokens)
+        return replace(self, experiment=replace(self.experiment, num_tokens=num_tokens), task=task)
 
     def share_in_every_part(self, num_parts: int) -> float:
         """Share of the rows with a real token in every part; padding stands on the right."""
@@ -72,10 +78,11 @@ def load_scoring(experiment: Experiment, settings: list[Setting], sources: dict[
     for setting in settings:
         per_block(setting.exchange, pretrained.model.config.stack.num_layers)
     limit = 0 if experiment.split == HELD_OUT else experiment.limit  # held out is what training scored
-    task = prepare(subset(dataset, limit), pretrained, experiment.num_tokens)
+    dataset = subset(dataset, limit)
+    task = prepare(dataset, pretrained, experiment.num_tokens)
     named = {kind: source or experiment.adapter or experiment.weights for kind, source in sources.items()}
     params = {kind: one.params for kind, one in variants.items()}
-    return Scoring(experiment, pretrained.model, params, named, dataset.name, task)
+    return Scoring(experiment, pretrained.model, params, named, dataset, pretrained.folder, task)
 
 
 def load_variant(experiment: Experiment, dataset: Dataset, source: str | None) -> Pretrained:
@@ -96,31 +103,48 @@ def load_variant(experiment: Experiment, dataset: Dataset, source: str | None) -
     return replace(pretrained, params=lora.merge(pretrained.params))
 
 
-def score(
-    scoring: Scoring, setting: Setting, run: Runner, weights: str = BASE, reference: np.ndarray | None = None
-) -> tuple[dict, np.ndarray]:
-    """Scores one setting.
+def measure(scoring: Scoring, predictor: Predictor, weights: str) -> tuple[dict, np.ndarray]:
+    """Runs all examples through one setting.
+
+    Args:
+      scoring: model and examples.
+      predictor: of the setting; keeps its compiled programs, so that other weights need no other ones.
+      weights: which of them.
+
+    Returns:
+      What was run and what it costs, as part of a row of results.json, and what was kept of each example.
+    """
+    started = time.perf_counter()
+    outcomes = predictor(predictor.run.replicate(scoring.params[weights]))
+    measured = {
+        "real_tokens_median": float(np.median(scoring.task.lengths)),
+        "share_in_every_part": scoring.share_in_every_part(predictor.setting.num_parts),
+    }
+    measured |= cost_row(scoring.model, predictor.setting, predictor)
+    return measured | {"seconds": time.perf_counter() - started}, outcomes
+
+
+def complete(
+    scoring: Scoring,
+    setting: Setting,
+    weights: str,
+    measured: dict,
+    outcomes: np.ndarray,
+    reference: np.ndarray | None = None,
+) -> dict:
+    """A row of results.json: what was run, its score, and what was measured.
 
     Args:
       scoring: model and examples.
       setting: the exchange and the number of parts.
-      run: where the parts run.
       weights: which of them.
-      reference: what was kept of each row on one device, for the paired difference.
-
-    Returns:
-      A row of results.json, and what was kept of each row.
+      measured: from `measure`.
+      outcomes: what was kept of each example.
+      reference: the same on one device, for the paired difference.
     """
-    experiment, started = scoring.experiment, time.perf_counter()
-    predictor = Predictor(scoring.model, scoring.task, setting, run, experiment.batch_size, scoring.buckets)
-    outcomes = predictor(run.replicate(scoring.params[weights]))
-    row = setting_row(setting, experiment.num_tokens, predictor.rows_by_bucket()) | {"weights": weights}
-    row |= score_row(scoring.task, outcomes, reference)
-    row |= {
-        "real_tokens_median": float(np.median(scoring.task.lengths)),
-        "share_in_every_part": scoring.share_in_every_part(setting.num_parts),
-    }
-    if isinstance(scoring.task, LanguageModelling):
-        row |= last_part_row(scoring.task, outcomes, reference, setting, experiment.num_tokens)
-    row |= cost_row(scoring.model, setting, predictor)
-    return row | {"seconds": time.perf_counter() - started}, outcomes
+    task, num_tokens = scoring.task, scoring.experiment.num_tokens
+    row = setting_row(setting, num_tokens, rows_by_bucket(task, scoring.buckets)) | {"weights": weights}
+    row |= score_row(task, outcomes, reference) | measured
+    if isinstance(task, LanguageModelling):
+        row |= last_part_row(task, outcomes, reference, setting, num_tokens)
+    return row

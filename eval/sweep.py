@@ -1,30 +1,29 @@
-"""Scores exchanges and numbers of parts side by side, on emulated devices or real ones.
+"""Scores a grid of exchanges, numbers of parts, wire formats, lengths and weights, on emulated devices or real ones.
 
-python -m eval.sweep configs/X.py [--parts 1 2 4] [--segments 1 4 16] [--limit N] [--out DIR]
-        [--base RUN] [--tuned RUN] [--control RUN] [flags]
-    -> a line for each row as it finishes; DIR/results.json, results.csv, report.md, accuracy_bytes.png
+python -m eval.sweep configs/X.py [--parts 1 2 4] [--segments 1 4 16] [--exchanges EXCHANGE ...] [--wires float32 int8]
+        [--lengths 128 256] [--limit N] [--base RUN] [--tuned RUN] [--control RUN] [--checkpoints RUN ...] [--out DIR] [flags]
+    -> a line for each row as it finishes; DIR/results.json, results.csv, report.md and plots; DIR/rows is what a second
+       call of the command needs to go on
 """
 
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from tqdm import tqdm
 
-from eval import plots, report
-from eval.rows import recovery_row
-from eval.scoring import BASE, CONTROL, TUNED, load_scoring, score
+from eval import markdown, plots, results, store, tables
+from eval.plan import BASE, CONTROL, ONE_DEVICE, TUNED, Planned, plan
+from eval.rows import failed_row, planned_row, recovery_row
+from eval.scoring import Scoring, complete, load_scoring, measure
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run
-from prism_jax.errors import InputError
-from prism_jax.exchange import AllGather, IsolatedParts, SegmentMeans, WholeSequence
-from prism_jax.prediction import Setting
-from prism_jax.runners import emulate_devices, on_mesh
-from prism_jax.text import bucket_lengths
-
-ONE_DEVICE = Setting(WholeSequence(), 1)
-NOT_TUNED = (WholeSequence, AllGather, IsolatedParts)
-"""Exchanges that are exact, or send nothing: they are scored with the base weights alone."""
+from prism_jax.errors import InputError, RunError
+from prism_jax.prediction import Predictor, Setting
+from prism_jax.runners import Runner, emulate_devices, on_mesh, on_one_device
 
 
 @dataclass(frozen=True)
@@ -34,61 +33,112 @@ class Sweep:
     """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights."""
     control: str | None = None
     """The same, tuned as long without an exchange: scored on one device, and what recovery is measured against."""
+    checkpoints: tuple[str, ...] = ()
+    """More of them, each scored wherever base is, under its own name."""
+    on: Literal["mesh", "one_device"] = "mesh"
+    """Whether each part has a device of its own (emulated ones on a CPU), or all lie inside one: the same scores."""
     out: str = "runs/sweep"
-    """Folder for the results."""
+    """Folder for the results; a sweep that was stopped goes on there."""
 
 
-def plan(experiment: config.Experiment, *, tuned: bool, control: bool) -> list[tuple[Setting, str]]:
-    """Settings with their weights. One device first, as the reference; then every exchange on every number of parts."""
-    exchanges = list(dict.fromkeys([*experiment.baselines, *map(SegmentMeans, experiment.segments)]))
-    parts = [num_parts for num_parts in dict.fromkeys(experiment.parts) if num_parts != 1]
-    planned = [(ONE_DEVICE, BASE)] + ([(ONE_DEVICE, CONTROL)] if control else [])
-    for setting in (Setting(exchange, num_parts) for num_parts in parts for exchange in exchanges):
-        planned.append((setting, BASE))
-        if tuned and not isinstance(setting.exchange, NOT_TUNED):
-            planned.append((setting, TUNED))
-    return planned
+class Sweeper:
+    """Runs planned rows, and takes from the store those that ran before.
+
+    Attributes:
+      rows: finished, as they stand in results.json.
+    """
+
+    def __init__(self, scoring: Scoring, rows: store.Store, runners: Mapping[int, Runner]):
+        self.scoring, self.rows = scoring, list[dict]()
+        self._store, self._runners = rows, runners
+        self._predictor: Predictor | None = None
+        self._kept: dict[tuple[int, Setting, str], np.ndarray] = {}
+        self._library = store.digest_of_library()
+        self._params = {kind: store.digest_of_params(params) for kind, params in scoring.params.items()}
+
+    def __call__(self, planned: Planned) -> dict:
+        """The row; one that fails says why under "error"."""
+        self.scoring = self.scoring.at(planned.num_tokens)
+        scoring, setting, weights = self.scoring, planned.setting, planned.weights
+        try:
+            if planned.impossible:
+                raise InputError(planned.impossible)
+            measured, outcomes = self._measured(planned)
+            row = complete(scoring, setting, weights, measured, outcomes, self._found(planned, ONE_DEVICE, BASE))
+            self._kept[planned.num_tokens, setting, weights] = outcomes
+            others = [self._found(planned, *of) for of in ((setting, BASE), (ONE_DEVICE, CONTROL), (ONE_DEVICE, BASE))]
+            if weights == TUNED:
+                row |= recovery_row(scoring.task, outcomes, *others)
+        except Exception as error:
+            row = failed_row(scoring.task, planned, error)
+        self.rows.append(row)
+        return row
+
+    def _measured(self, planned: Planned) -> tuple[dict, np.ndarray]:
+        scoring, setting, run = self.scoring, planned.setting, self._runners[planned.setting.num_parts]
+        experiment = scoring.experiment
+        key = store.digest(
+            self._library,
+            store.digest_of_exchange(setting),
+            self._params[planned.weights],
+            store.digest_of_task(scoring.task, experiment.num_tokens),
+            repr(scoring.model),
+            (setting.num_parts, experiment.num_tokens, scoring.buckets, type(run).__name__),
+        )
+        if found := self._store.load(key):
+            return found
+        predictor = self._predictor
+        if predictor is None or predictor.task is not scoring.task or predictor.setting != setting:
+            predictor = Predictor(scoring.model, scoring.task, setting, run, experiment.batch_size, scoring.buckets)
+            self._predictor = predictor
+        measured, outcomes = measure(scoring, predictor, planned.weights)
+        self._store.save(key, measured, outcomes)
+        return measured, outcomes
+
+    def _found(self, planned, setting, weights) -> np.ndarray | None:
+        """What was kept of each example; None for the row itself, and where there is none."""
+        key = (planned.num_tokens, setting, weights)
+        return None if key == (planned.num_tokens, planned.setting, planned.weights) else self._kept.get(key)
 
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Sweep, __doc__, argv)
     experiment, tuned = command.experiment, command.experiment.tuned
     out = output_folder(command.out)
-    planned = plan(experiment, tuned=tuned is not None, control=command.control is not None)
-    settings = [setting for setting, _ in planned]
-    for setting in settings:
-        setting.check(bucket_lengths(experiment.buckets, experiment.num_tokens))
-    emulate_devices(max(setting.num_parts for setting in settings))
-    runners = {setting.num_parts: on_mesh(setting.num_parts) for setting in settings}
-    others = {kind: source for kind, source in ((TUNED, tuned), (CONTROL, command.control)) if source}
-    scoring = load_scoring(experiment, settings, {BASE: command.base, **others})
-
+    named = {TUNED: tuned, CONTROL: command.control}
+    sources = {kind: source for kind, source in named.items() if source} | {run: run for run in command.checkpoints}
+    rows = plan(experiment, (BASE, *sources))
+    settings = list(dict.fromkeys(row.setting for row in rows if not row.impossible))
+    if command.on == "mesh":
+        emulate_devices(max(setting.num_parts for setting in settings))
+    make = on_mesh if command.on == "mesh" else on_one_device
+    runners = {num_parts: make(num_parts) for num_parts in {setting.num_parts for setting in settings}}
+    scoring = load_scoring(experiment, settings, {BASE: command.base, **sources})
     if scoring.task.labels is None:
         raise InputError(
-            f"{scoring.dataset_name} has no labels to compare scores by; use eval.evaluate to predict them"
+            f"{scoring.dataset.name} has no labels to compare scores by; use eval.evaluate to predict them"
         )
-    for name in report.AT_THE_END:
+    for name in markdown.AT_THE_END:
         (out / name).unlink(missing_ok=True)
-    rows: list[dict] = []
-    kept: dict[tuple[Setting, str], np.ndarray] = {}
-    columns = report.columns(scoring.task.metrics[0], others)
-    print(report.line(columns, columns), flush=True)
-    for setting, weights in planned:
-        reference = kept.get((ONE_DEVICE, BASE))
-        row, kept[setting, weights] = score(scoring, setting, runners[setting.num_parts], weights, reference)
-        if weights == TUNED and command.control:
-            row |= recovery_row(
-                scoring.task,
-                *(kept[key] for key in ((setting, TUNED), (setting, BASE), (ONE_DEVICE, CONTROL), (ONE_DEVICE, BASE))),
-            )
-        rows.append(row)
-        print(report.line(columns, report.cells(row, columns)), flush=True)
-        content = report.results(scoring, rows)
-        report.write_json(out, content)
-    report.write_csv(out, rows)
-    report.write(out / "report.md", report.markdown(content, columns, f"python -m eval.sweep {shlex.join(argv)}"))
-    plots.score_against_bytes(out / "accuracy_bytes.png", content)
-    print(f"wrote {out}/results.json, results.csv, report.md, accuracy_bytes.png")
+    sweeper = Sweeper(scoring, store.Store(out / "rows"), runners)
+    command_line = f"python -m eval.sweep {shlex.join(argv)}"
+    columns = tables.columns([planned_row(row) for row in rows], scoring.task.metrics[0])
+    print(tables.line(columns, columns), flush=True)
+    with tqdm(rows, "rows", unit="row", disable=None) as progress:
+        for planned in progress:
+            row = sweeper(planned)
+            tqdm.write(tables.line(columns, tables.cells(row, columns)))
+            content = results.results(scoring, sweeper.rows, command_line)
+            results.write_json(out, content)
+    results.write_csv(out, content["rows"])
+    written = markdown.write_report(out, {out.name: content}) if plots.scored(content) else []
+    print(f"wrote {out}/{', '.join(['results.json', 'results.csv', *written])}")
+    if failed := sum(
+        "error" in row and not planned.impossible for row, planned in zip(sweeper.rows, rows, strict=True)
+    ):
+        raise RunError(
+            f"{failed} of {len(rows)} rows failed; {out}/report.md says why, and the same command tries them again"
+        )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange, Exchanges
 from prism_jax.generation import Sampling
 from prism_jax.text import bucket_lengths
+from prism_jax.wire import WIRES, Wire
 
 ExchangeFlag = Annotated[
     Exchanges,
@@ -32,20 +33,24 @@ ExchangeFlag = Annotated[
 """An exchange, as `all_gather` or `segment_means:8` on the command line; with commas between them, one for each block."""
 
 
+ExchangesFlag = Annotated[
+    tuple[Exchanges, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[EXCHANGE [EXCHANGE ...]]",
+        instance_from_str=lambda args: tuple(exchanges.parse(arg) for arg in args),
+        is_instance=lambda value: isinstance(value, tuple) and all(isinstance(x, Exchange | tuple) for x in value),
+        str_from_instance=lambda value: [exchanges.text_of(one) for one in value],
+    ),
+]
+"""Several of them, with spaces between."""
+
+
 @dataclass(frozen=True)
 class Training:
     """How `train.finetune` trains."""
 
-    exchanges: Annotated[
-        tuple[Exchanges, ...],
-        tyro.constructors.PrimitiveConstructorSpec(
-            nargs="*",
-            metavar="[EXCHANGE [EXCHANGE ...]]",
-            instance_from_str=lambda args: tuple(exchanges.parse(arg) for arg in args),
-            is_instance=lambda value: isinstance(value, tuple) and all(isinstance(x, Exchange | tuple) for x in value),
-            str_from_instance=lambda value: [exchanges.text_of(one) for one in value],
-        ),
-    ] = (exchanges.WholeSequence(),)
+    exchanges: ExchangesFlag = (exchanges.WholeSequence(),)
     """What the parts exchange while training. Of several, each step draws one: train once, run at any of them."""
     parts: tuple[int, ...] = (1,)
     """P while training; drawn likewise."""
@@ -166,11 +171,12 @@ class Experiment:
     """The P of a sweep."""
     segments: tuple[int, ...] = (1, 4, 16)
     """The L of a sweep's segment means."""
-    baselines: tyro.conf.Suppress[tuple[Exchanges, ...]] = (
-        exchanges.IsolatedParts(),
-        exchanges.AllGather(),
-    )
-    """What a sweep runs beside segment means, at every P; own exchanges can stand here."""
+    exchanges: ExchangesFlag = (exchanges.IsolatedParts(), exchanges.AllGather())
+    """What a sweep runs at every P beside segment means; own exchanges can stand here."""
+    wires: tuple[str, ...] = ()
+    """Wire formats of a sweep, such as float32 int8, for every exchange that sends something; else each exchange's own."""
+    lengths: tuple[int, ...] = ()
+    """The N of a sweep; else num_tokens."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the inputs of matrix products; all else stays float32."""
     limit: int = 256
@@ -191,7 +197,11 @@ class Experiment:
             raise InputError(
                 f"no adapter in {self.adapter!r}; give a folder with {adapter_files.CONFIG}, as train.export --adapter writes it"
             )
-        bucket_lengths(self.buckets, self.num_tokens)
+        for wire in self.wires:
+            if wire not in WIRES:
+                raise InputError(f"unknown wire format {wire!r}; known are {', '.join(WIRES)}")
+        for num_tokens in self.lengths or (self.num_tokens,):
+            bucket_lengths(self.buckets, num_tokens)
         self.training.check()
 
 
@@ -229,7 +239,7 @@ def to_json(experiment: Experiment) -> dict:
     """The experiment as plain values, for results and for telling two runs apart."""
 
     def plain(value):
-        if isinstance(value, Exchange):
+        if isinstance(value, Exchange | Wire):
             return str(value)
         if isinstance(value, type):
             return value.__name__

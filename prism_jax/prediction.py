@@ -57,7 +57,7 @@ class Predictor:
         """What the task keeps of each row, in their order, for parameters that lie where `run` needs them."""
         rows: np.ndarray | None = None
         batches = scoring_batches(self.task, self.buckets, self.batch_size)
-        steps = [-(-count // self.batch_size) for count in self.rows_by_bucket().values()]
+        steps = [-(-count // self.batch_size) for count in rows_by_bucket(self.task, self.buckets).values()]
         description = description or str(self.setting)
         for batch in tqdm(batches, description, sum(steps), leave=False, unit="batch", disable=None):
             parts = self.run.split(batch.tokens)
@@ -69,11 +69,6 @@ class Predictor:
         assert rows is not None
         return rows
 
-    def rows_by_bucket(self) -> dict[int, int]:
-        """How many rows are padded to each bucket."""
-        lengths, rows = np.unique(bucket_of(self.task.lengths, self.buckets), return_counts=True)
-        return dict(zip(lengths.tolist(), rows.tolist(), strict=True))
-
     def _program(self, batch: Batch, params, parts) -> jax.stages.Compiled:
         if batch.num_tokens not in self.programs:
 
@@ -82,3 +77,9 @@ class Predictor:
 
             self.programs[batch.num_tokens] = jax.jit(program).lower(params, parts, batch.targets).compile()
         return self.programs[batch.num_tokens]
+
+
+def rows_by_bucket(task: Task, buckets: tuple[int, ...]) -> dict[int, int]:
+    """How many rows of a task are padded to each length."""
+    lengths, rows = np.unique(bucket_of(task.lengths, buckets), return_counts=True)
+    return dict(zip(lengths.tolist(), rows.tolist(), strict=True))

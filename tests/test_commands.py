@@ -75,7 +75,9 @@ def test_sweep(toy_config, trained, tmp_path, monkeypatch, capsys):
     with (out / "results.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(rows)
     assert "python -m eval.sweep" in (out / "report.md").read_text()
-    assert (out / "accuracy_bytes.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("score_bytes.png", "score_rate.png", "compute_parts.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+        assert f"({name})" in (out / "report.md").read_text()
     printed = capsys.readouterr().out
     assert printed.count("segment_means") == 4
 
@@ -319,12 +321,12 @@ def test_the_last_part_s_predictions():
 def test_costs_are_means_over_rows():
     from eval.rows import setting_row
     from prism_jax.exchange import SegmentMeans
-    from prism_jax.prediction import Predictor, Setting
+    from prism_jax.prediction import Setting, rows_by_bucket
 
     task = type("Task", (), {"lengths": np.array([3, 4, 7, 16, 15, 16, 12])})()
-    predictor = Predictor(None, task, Setting(SegmentMeans(2), 2), None, 2, (4, 8, 16))
-    assert predictor.rows_by_bucket() == {4: 2, 8: 1, 16: 4}
-    row = setting_row(predictor.setting, 16, predictor.rows_by_bucket())
+    rows = rows_by_bucket(task, (4, 8, 16))
+    assert rows == {4: 2, 8: 1, 16: 4}
+    row = setting_row(Setting(SegmentMeans(2), 2), 16, rows)
     assert row["compression_rate"] == (2 * 1 + 1 * 2 + 4 * 4) / 7
 
 
@@ -367,6 +369,6 @@ def test_the_share_of_examples_with_tokens_in_every_part():
     lengths = np.array([8, 7, 6, 4, 1])
     experiment = Experiment(model=None, weights="", num_tokens=8)
     task = type("Task", (), {"lengths": lengths})()
-    shares = [Scoring(experiment, None, {}, {}, "", task).share_in_every_part(p) for p in (1, 2, 3, 4)]
+    shares = [Scoring(experiment, None, {}, {}, None, None, task).share_in_every_part(p) for p in (1, 2, 3, 4)]
     # Parts of 8; 4 and 4; 3, 3 and 2; 2 each.
     assert shares == [1.0, 0.6, 0.4, 0.4]

@@ -1,0 +1,109 @@
+"""Which rows a sweep has."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from prism_jax.config import Experiment
+from prism_jax.errors import InputError
+from prism_jax.exchange import AllGather, Exchange, Exchanges, IsolatedParts, SegmentMeans, WholeSequence, several
+from prism_jax.prediction import Setting
+from prism_jax.text import bucket_lengths
+from prism_jax.wire import FLOAT32, WIRES, Wire
+
+BASE, TUNED, CONTROL = "base", "tuned", "control"
+"""Weights to score: those to begin with; tuned from these through an exchange; tuned from these as long without one."""
+
+ONE_DEVICE = Setting(WholeSequence(), 1)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A row to come.
+
+    Attributes:
+      num_tokens: N.
+      setting: the exchange and the number of parts.
+      weights: which of them.
+      impossible: why it can't run; None if it can.
+    """
+
+    num_tokens: int
+    setting: Setting
+    weights: str
+    impossible: str | None = None
+
+
+def plan(experiment: Experiment, weights: Collection[str]) -> list[Planned]:
+    """The rows, in the order in which they run: for each N one device, as the reference, then every exchange on every P.
+
+    Args:
+      experiment: its grid.
+      weights: kinds of weights; tuned ones are scored where something is lost on the way, the control on one device only,
+        what else there is wherever base is.
+
+    Raises:
+      InputError: for an N, a P or an exchange that can run nowhere on the grid.
+    """
+    rows: list[Planned] = []
+    lengths = list(dict.fromkeys(experiment.lengths or (experiment.num_tokens,)))
+    parts = [num_parts for num_parts in dict.fromkeys(experiment.parts) if num_parts != 1]
+    exchanges = grid_of_exchanges(experiment)
+    for num_tokens in lengths:
+        rows += [Planned(num_tokens, ONE_DEVICE, kind) for kind in weights if kind != TUNED]
+        for setting in (Setting(exchange, num_parts) for num_parts in parts for exchange in exchanges):
+            reason = why_impossible(setting, bucket_lengths(experiment.buckets, num_tokens))
+            rows += [
+                Planned(num_tokens, setting, kind, reason)
+                for kind in weights
+                if kind != CONTROL and (kind != TUNED or loses(setting.exchange))
+            ]
+    refuse_hopeless(rows)
+    return rows
+
+
+def grid_of_exchanges(experiment: Experiment) -> list[Exchanges]:
+    """The exchanges of a sweep, each in every wire format that was asked for."""
+    each = [*experiment.exchanges, *map(SegmentMeans, experiment.segments)]
+    if not experiment.wires:
+        return list(dict.fromkeys(each))
+    return list(dict.fromkeys(in_format(one, WIRES[wire]) for one in each for wire in experiment.wires))
+
+
+def in_format(exchange: Exchanges, wire: Wire) -> Exchanges:
+    """An exchange, or several, in a wire format; what sends nothing stays as it is."""
+
+    def one(exchange: Exchange) -> Exchange:
+        return replace(exchange, wire=wire) if exchange.rows_sent(1) else exchange
+
+    return one(exchange) if isinstance(exchange, Exchange) else tuple(map(one, exchange))
+
+
+def loses(exchange: Exchanges) -> bool:
+    """Whether an exchange sends something, but not everything as it is."""
+    return not all(
+        isinstance(one, WholeSequence | IsolatedParts) or (isinstance(one, AllGather) and one.wire == FLOAT32)
+        for one in several(exchange)
+    )
+
+
+def why_impossible(setting: Setting, lengths: tuple[int, ...]) -> str | None:
+    try:
+        setting.check(lengths)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def refuse_hopeless(rows: list[Planned]) -> None:
+    """Raises InputError for a value of the grid with which no row can run."""
+    for value in (
+        lambda row: ("N", row.num_tokens),
+        lambda row: ("P", row.setting.num_parts),
+        lambda row: ("exchange", row.setting.exchange),
+    ):
+        reasons: dict = {}
+        for row in rows:
+            reasons.setdefault(value(row), []).append(row.impossible)
+        for several_reasons in reasons.values():
+            if None not in several_reasons:
+                raise InputError(several_reasons[0])

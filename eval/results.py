@@ -1,0 +1,86 @@
+"""What a run found, as files: results.json, results.csv, predictions.tsv."""
+
+import csv
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from eval.scoring import Scoring
+from prism_jax import config
+from prism_jax.command import write
+from prism_jax.task import Task
+
+SCHEMA = 1
+
+
+def environment() -> dict:
+    """What the figures were measured on."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "emulated": jax.default_backend() == "cpu",
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "commit": commit(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of this checkout; None where git does not know."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def results(scoring: Scoring, rows: list[dict], command: str) -> dict:
+    """The contents of results.json. What a row does not have is null."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {
+        "schema": SCHEMA,
+        "config": config.to_json(scoring.experiment),
+        "model": f"{type(scoring.model).__name__}, {scoring.experiment.weights}",
+        "weights": scoring.sources,
+        "dataset": scoring.dataset.name,
+        "command": command,
+        "environment": environment(),
+        "rows": [{name: row.get(name) for name in names} for row in rows],
+    }
+
+
+def write_json(out: Path, content: dict) -> None:
+    write(out / "results.json", json.dumps(content, indent=2))
+
+
+def write_predictions(path: Path, task: Task, outcomes: np.ndarray) -> None:
+    """A line for each example: its index, what was predicted, and the label where there is one. Tabs between them."""
+    predictions = task.predictions(outcomes)
+    labels = [""] * len(predictions) if task.labels is None else task.labels
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t")
+        writer.writerow(("index", "prediction", "label"))
+        for i, (prediction, label) in enumerate(zip(predictions, labels, strict=True)):
+            writer.writerow((i, prediction, " ".join(map(str, np.atleast_1d(label)))))
+
+
+def write_csv(out: Path, rows: list[dict]) -> None:
+    """A line a row; nested values as JSON."""
+    with (out / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows(
+            {k: json.dumps(v) if isinstance(v, list | tuple | dict) else v for k, v in row.items()} for row in rows
+        )

@@ -1,0 +1,234 @@
+"""Sweeps: what runs, what does not run again, and what happens when a row fails."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import run
+
+from eval import plots, store
+from eval.plan import plan
+from prism_jax import config
+from prism_jax.prediction import Predictor
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What is predicted, and what is compiled, from now on."""
+    seen, predict, compile_ = [], Predictor.__call__, jax.stages.Lowered.compile
+
+    def counted(self, *args, **kwargs):
+        seen.append(str(self.setting))
+        return predict(self, *args, **kwargs)
+
+    def compiled(self, *args, **kwargs):
+        seen.append("compiled")
+        return compile_(self, *args, **kwargs)
+
+    monkeypatch.setattr(Predictor, "__call__", counted)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compiled)
+    return seen
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return json.loads((folder / "results.json").read_text())["rows"]
+
+
+def without_time(rows: list[dict]) -> list[dict]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+OWN = """
+from dataclasses import dataclass, replace
+
+import prism_jax as pj
+from prism_jax import config as configs
+
+
+@dataclass(frozen=True)
+class Fickle(pj.Exchange):
+    def __call__(self, x_BTD, layout):
+        if BROKEN:
+            raise RuntimeError("out of luck")
+        return pj.AllGather()(x_BTD, layout)
+
+    def rows_sent(self, part_len):
+        return part_len
+
+
+config = replace(configs.load(CONFIG), exchanges=(Fickle(),), segments=(2,), parts=(2,))
+"""
+
+
+def test_it_goes_on_where_it_was_stopped_and_runs_nothing_twice(
+    toy_config, trained, tmp_path, monkeypatch, calls, capsys
+):
+    path, flags = tmp_path / "own.py", ["--base", trained, "--tuned", trained, "--control", trained]
+    flags += ["--out", tmp_path / "out"]
+    source = OWN.replace("CONFIG", repr(toy_config))
+    path.write_text(source.replace("BROKEN", "False"))
+    predict = Predictor.__call__
+
+    def interrupted(self, *args, **kwargs):
+        if "fickle" in str(self.setting):
+            raise KeyboardInterrupt
+        return predict(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "__call__", interrupted)
+        assert run("eval.sweep", path, *flags, monkeypatch=patch) == 1
+    assert "interrupted" in capsys.readouterr().err
+    assert [row["weights"] for row in rows_of(tmp_path / "out")] == ["base", "control"]
+    # All weights of this test are one: a row is what it follows from, whatever it is called.
+    assert calls == ["whole_sequence on 1", "compiled"]
+    calls.clear()
+    assert run("eval.sweep", path, *flags, monkeypatch=monkeypatch) == 0
+    assert calls == ["fickle on 2", "compiled", "segment_means:2 on 2", "compiled"]
+    before = rows_of(tmp_path / "out")
+    assert len(before) == 6
+    calls.clear()
+    assert run("eval.sweep", path, *flags, monkeypatch=monkeypatch) == 0
+    assert calls == []
+    assert rows_of(tmp_path / "out") == before
+    # Another source of one's own exchange, and a damaged file: these rows alone run again.
+    path.write_text(source.replace("BROKEN", "1 == 2"))
+    assert run("eval.sweep", path, *flags, monkeypatch=monkeypatch) == 0
+    assert calls == ["fickle on 2", "compiled"]
+    assert without_time(rows_of(tmp_path / "out")) == without_time(before)
+
+
+def test_a_row_that_fails_says_why_and_the_others_go_on(toy_config, trained, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "own.py"
+    path.write_text(OWN.replace("CONFIG", repr(toy_config)).replace("BROKEN", "True"))
+    flags = ["--base", trained, "--parts", 2, 3, "--segments", 2, 8, "--out", tmp_path / "out"]
+    assert run("eval.sweep", path, *flags, monkeypatch=monkeypatch) == 1
+    said = capsys.readouterr()
+    assert "2 of 7 rows failed" in said.err
+    failed = {
+        (row["exchange"], row["num_parts"], row["num_segments"]): row["error"] for row in rows_of(tmp_path / "out")
+    }
+    assert failed["fickle", 2, None] == "RuntimeError: out of luck"
+    # L = 8 fits parts of 9 tokens, not parts of 6: that is no failure of the run.
+    assert "8 segments asked for, but a part has 6 tokens" in failed["segment_means", 3, 8]
+    assert [key for key, error in failed.items() if error is None] == [
+        ("whole_sequence", 1, None),
+        ("segment_means", 2, 2),
+        ("segment_means", 2, 8),
+        ("segment_means", 3, 2),
+    ]
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "fickle on 2, N = 18, base: RuntimeError: out of luck" in report
+
+
+def test_new_weights_need_no_new_program(toy_config, trained, tmp_path, monkeypatch, calls):
+    other = tmp_path / "other"
+    assert run("train.finetune", toy_config, "--training.seed", 1, "--out", other, monkeypatch=monkeypatch) == 0
+    calls.clear()
+    flags = ["--base", trained, "--checkpoints", other, "--parts", 2, "--segments", 2, "--exchanges", "--out", tmp_path]
+    assert run("eval.sweep", toy_config, *flags, monkeypatch=monkeypatch) == 0
+    assert calls.count("compiled") == 2
+    assert len(calls) == 2 + 4
+    assert [row["weights"] for row in rows_of(tmp_path)] == ["base", str(other)] * 2
+
+
+def test_the_whole_grid_on_a_mesh_and_on_one_device(toy_config, trained, tmp_path, monkeypatch):
+    flags = ["--base", trained, "--parts", 2, "--segments", 2, "--wires", "float32", "int8", "--lengths", 12, 18]
+    flags += ["--exchanges", "isolated_parts", "segment_means:1,all_gather"]
+    for on in ("mesh", "one_device"):
+        assert run("eval.sweep", toy_config, *flags, "--on", on, "--out", tmp_path / on, monkeypatch=monkeypatch) == 0
+    mesh, one_device = rows_of(tmp_path / "mesh"), rows_of(tmp_path / "one_device")
+    expected = [
+        ("whole_sequence", "float32"),
+        ("isolated_parts", "float32"),
+        ("segment_means:1,all_gather", "float32,float32"),
+        ("segment_means:1:int8,all_gather:int8", "int8,int8"),
+        ("segment_means", "float32"),
+        ("segment_means", "int8"),
+    ]
+    for rows in (mesh, one_device):
+        assert [(row["exchange"], row["wire"]) for row in rows] == expected * 2
+        assert [row["tokens"] for row in rows] == [12] * 6 + [18] * 6
+    assert "| N | wire |" in (tmp_path / "mesh" / "report.md").read_text()
+    assert [row["score"] for row in mesh] == [row["score"] for row in one_device]
+    assert mesh[5]["bytes_sent_per_device"] == 2 * 2 * (32 + 4) == mesh[5]["bytes_sent_per_device_compiled"]
+    assert one_device[5]["bytes_sent_per_device_compiled"] is None
+    # Both side by side.
+    assert (
+        run(
+            "eval.report",
+            tmp_path / "mesh",
+            tmp_path / "one_device",
+            "--out",
+            tmp_path / "both",
+            monkeypatch=monkeypatch,
+        )
+        == 0
+    )
+    assert (tmp_path / "both" / "report.md").read_text().count("| whole_sequence |") == 4
+    assert run("eval.report", tmp_path / "nothing", monkeypatch=monkeypatch) == 2
+
+
+def test_what_can_run_nowhere_is_refused_at_once(toy_config):
+    from dataclasses import replace
+
+    experiment = config.load(toy_config)
+    with pytest.raises(ValueError, match="10 segments asked for, but a part has 9 tokens"):
+        plan(replace(experiment, segments=(1, 10)), ("base",))
+    with pytest.raises(ValueError, match="19 parts asked for"):
+        plan(replace(experiment, parts=(2, 19)), ("base",))
+    with pytest.raises(ValueError, match="unknown wire format 'int4'; known are"):
+        replace(experiment, wires=("int4",)).check()
+
+
+def test_tuned_weights_are_scored_where_something_is_lost(toy_config):
+    from dataclasses import replace
+
+    experiment = replace(config.load(toy_config), wires=("float32", "int8"), parts=(2,), segments=(1,))
+    rows = [(str(row.setting), row.weights) for row in plan(experiment, ("base", "tuned", "control"))]
+    assert [setting for setting, weights in rows if weights == "tuned"] == [
+        "all_gather:int8 on 2",
+        "segment_means:1 on 2",
+        "segment_means:1:int8 on 2",
+    ]
+    assert [setting for setting, weights in rows if weights == "control"] == ["whole_sequence on 1"]
+
+
+def test_a_key_changes_with_what_it_stands_for():
+    x = np.zeros(3, np.float32)
+    keys = [
+        store.digest(*things) for things in ((x,), (x.astype(int),), (x, ""), (x[:2],), (x + 1,), ("ab",), ("a", "b"))
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_damaged_row_is_no_row(tmp_path):
+    rows = store.Store(tmp_path)
+    assert rows.load("key") is None
+    rows.save("key", {"a": 1}, np.arange(3))
+    measured, outcomes = rows.load("key")
+    assert (measured, outcomes.tolist()) == ({"a": 1}, [0, 1, 2])
+    for name in ("key.npy", "key.json"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        assert rows.load("key") is None
+        (tmp_path / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize(("metric", "expected"), [("accuracy_percent", [0, 2, 3]), ("perplexity", [0, 1])])
+def test_the_pareto_front(metric, expected):
+    scores, sent = [50, 40, 60, 90, 80], [0, 10, 10, 20, 30]
+    rows = [
+        {"metric": metric, "score": score, "bytes_sent_per_device": 1e3 * kb, "number": i}
+        for i, (score, kb) in enumerate(zip(scores, sent, strict=True))
+    ]
+    assert [row["number"] for row in plots.pareto(rows)] == expected
+
+
+def test_no_two_figures_of_a_report_share_a_name():
+    assert len(set(plots.PLOTS)) == len(plots.PLOTS)
+    assert all(re.fullmatch(r"\w+\.png", name) for name in plots.PLOTS)
