@@ -136,7 +136,7 @@ def score_row(task: Task, outcomes: np.ndarray, reference: np.ndarray | None) ->
 def cost_row(model: Any, setting: Setting, predictor: Predictor) -> dict:
     """The cost of one row of the task on one device, by formula and from the compiled programs (read on CPU devices only, each with a part).
 
-    With several buckets, the mean over the rows that are padded to each.
+    With several buckets, the mean over the rows that are padded to each; collectives and memory of a whole batch of the longest.
     """
     stack, num_parts = model.config.stack, setting.num_parts
     rows, on_a_device_each = (
@@ -148,26 +148,34 @@ def cost_row(model: Any, setting: Setting, predictor: Predictor) -> dict:
     def mean(cost_of):
         return sum(count * cost_of(bucket) for bucket, count in rows.items()) / sum(rows.values())
 
-    def formula(exchange, num_parts):
-        costs = {bucket: cost.formula(stack, exchange, num_parts, bucket) for bucket in rows}
-        return mean(lambda n: costs[n].flops), mean(lambda n: costs[n].bytes_sent)
-
     read = {n: cost.compiled(program, predictor.batch_size) for n, program in predictor.programs.items() if readable}
-    flops, sent = formula(setting.exchange, num_parts)
-    one_device, _ = formula(WholeSequence(), 1)
-    _, all_gather = formula(AllGather(), num_parts)
+    ours = {n: cost.formula(stack, setting.exchange, num_parts, n) for n in rows}
+    one_device = mean(lambda n: cost.formula(stack, WholeSequence(), 1, n).flops)
+    all_gather = mean(lambda n: cost.formula(stack, AllGather(), num_parts, n).bytes_sent)
     places = sorted({place for one in read.values() for place in one.flops_outside})
+    longest = max(rows)
+    estimate = cost.memory(model, setting.exchange, num_parts, longest, predictor.batch_size)
+    said = cost.compiled_memory(predictor.programs[longest]) if on_a_device_each else None
     return {
-        "flops_per_device": flops,
+        "flops_per_device": mean(lambda n: ours[n].flops),
         "flops_per_device_compiled": mean(lambda n: read[n].flops) if read else None,
         "flops_outside_products": {p: mean(lambda n, p=p: read[n].flops_outside.get(p, 0.0)) for p in places}
         if read
         else None,
-        "bytes_sent_per_device": sent,
+        "bytes_sent_per_device": mean(lambda n: ours[n].bytes_sent),
         "bytes_sent_per_device_compiled": mean(lambda n: read[n].bytes_sent) if read else None,
+        "bytes_received_per_device": mean(lambda n: ours[n].bytes_received),
+        "bytes_received_per_device_compiled": mean(lambda n: read[n].bytes_received) if read else None,
+        "collectives": ours[longest].collectives,
+        "collectives_compiled": read[longest].collectives if read else None,
         "bytes_split_per_device": mean(lambda n: cost.split_bytes(model, num_parts, n)),
         "bytes_join_per_device": mean(lambda n: cost.join_bytes(model, num_parts, n)),
         "bytes_join_per_device_compiled": mean(lambda n: read[n].bytes_join) if read else None,
-        "bytes_vs_all_gather": sent / all_gather if num_parts > 1 else None,
-        "flops_vs_one_device": flops / one_device,
+        "bytes_vs_all_gather": mean(lambda n: ours[n].bytes_sent) / all_gather if num_parts > 1 else None,
+        "flops_vs_one_device": mean(lambda n: ours[n].flops) / one_device,
+        "memory_batch_size": predictor.batch_size,
+        "memory_weights_bytes": estimate.weights,
+        "memory_weights_bytes_compiled": said.weights if said else None,
+        "memory_activations_bytes": estimate.activations,
+        "memory_activations_bytes_compiled": said.activations if said else None,
     }

@@ -85,12 +85,16 @@ class Operation:
       scope: the names of the modules and scopes around it.
       flops: 2 for a multiply-add.
       bytes_sent: by this device to all others together.
+      bytes_received: by this device from all others together.
+      times: how often it runs.
     """
 
     opcode: str
     scope: tuple[str, ...]
     flops: float
     bytes_sent: float
+    bytes_received: float
+    times: int
 
 
 @dataclass(frozen=True)
@@ -139,9 +143,10 @@ def read_program(text: str) -> list[Operation]:
             scopes[instruction.name] = () if instruction.opcode == "parameter" else scope
             for callee, trips in _callees(instruction):
                 follow(callee, times * trips, scope)
-            flops, sent = times * _flops(instruction, operands), times * _bytes_sent(instruction, operands)
+            flops, (sent, received) = _flops(instruction, operands), _traffic(instruction, operands)
             if flops or sent:
-                operations.append(Operation(instruction.opcode.removesuffix("-start"), scope, flops, sent))
+                opcode = instruction.opcode.removesuffix("-start")
+                operations.append(Operation(opcode, scope, times * flops, times * sent, times * received, times))
 
     follow(entry, 1, ())
     return operations
@@ -228,20 +233,21 @@ def _flops(instruction: _Instruction, operands: list[_Instruction]) -> float:
     return 0
 
 
-def _bytes_sent(instruction: _Instruction, operands: list[_Instruction]) -> float:
-    """Bytes that a device sends; those of an all-reduce as by reduce-scatter and all-gather."""
+def _traffic(instruction: _Instruction, operands: list[_Instruction]) -> tuple[float, float]:
+    """Bytes that a device sends, and those that it receives; of an all-reduce as by reduce-scatter and all-gather."""
     opcode = instruction.opcode.removesuffix("-start")
     if opcode not in COLLECTIVES:
-        return 0
+        return 0, 0
     given = sum(operand.bytes for operand in operands)
-    received = instruction.bytes - (given if instruction.opcode.endswith("-start") else 0)
+    result = instruction.bytes - (given if instruction.opcode.endswith("-start") else 0)
     group = _group_size(instruction.attributes)
+    others = (group - 1) / group
     return {
-        "all-gather": received - given,
-        "reduce-scatter": given - received,
-        "all-reduce": 2 * given * (group - 1) / group,
-        "all-to-all": given * (group - 1) / group,
-        "collective-permute": given,
+        "all-gather": (given * (group - 1), result - given),
+        "reduce-scatter": (given * others, result * (group - 1)),
+        "all-reduce": (2 * given * others, 2 * result * others),
+        "all-to-all": (given * others, result * others),
+        "collective-permute": (given, result),
     }[opcode]
 
 

@@ -24,12 +24,16 @@ class Cost:
     Attributes:
       flops: matrix products of the blocks.
       bytes_sent: by the block exchanges, to all other parts together.
+      bytes_received: by the block exchanges, from all other parts together.
+      collectives: of the block exchanges, for a whole batch.
       flops_outside: FLOPs of everything else that the compiled program does, by name; empty for the formula.
       bytes_join: sent to join the rows that the head reads; None for the formula.
     """
 
     flops: float
     bytes_sent: float
+    bytes_received: float
+    collectives: int
     flops_outside: dict[str, float] = field(default_factory=dict)
     bytes_join: float | None = None
 
@@ -43,13 +47,62 @@ def formula(stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_t
     rows of D numbers, each of 4 bytes or as the wire format has it.
     """
     T, D, M = part_length(num_tokens, num_parts), stack.features, stack.mlp_features
-    flops = sent = 0
+    flops = moved = collectives = 0
     for one in per_block(exchange, stack.num_layers):
         others = (num_parts - 1) * one.rows_sent(T)
         K = T + others
         flops += 4 * T * D * D + 4 * K * D * D + 4 * T * K * D + 4 * T * D * M
-        sent += others * one.wire.row_bytes(D)
-    return Cost(flops, sent)
+        moved += others * one.wire.row_bytes(D)
+        collectives += others > 0
+    return Cost(flops, moved, moved, collectives)
+
+
+def reordered_flops(stack: TransformerConfig, num_parts: int, num_tokens: int) -> float:
+    """FLOPs of a device that attends to all N rows without keys and values for rows of others: Voltage's other order.
+
+    (x_p W_Q W_K^T) X^T and (A X) W_V, head by head, in place of x_p W_Q (X W_K)^T and A (X W_V): with N = P T a block takes
+    24 T D^2 + 4 H N T D for M = 4 D, biases left out. Cheaper than `formula` for short parts. A figure to compare with; no
+    exchange here computes so.
+    """
+    T, D, M = part_length(num_tokens, num_parts), stack.features, stack.mlp_features
+    return stack.num_layers * (8 * T * D * D + 4 * T * D * M + 4 * stack.num_heads * num_parts * T * T * D)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device while a batch runs.
+
+    Attributes:
+      weights: every device holds all of them.
+      activations: the most that is needed at once beside weights and the batch itself.
+    """
+
+    weights: float
+    activations: float
+
+
+def memory(model: nn.Module, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int) -> Memory:
+    """Our estimate: of a block, what must be there at once in its attention or in its MLP, whichever is more.
+
+    Attention holds the rows of the part (T D), those attended to (K D, in pre-norm again when normalised), queries, keys
+    and values ((T + 2 K) D), and scores before and after the exponential (2 H T K). The MLP holds the rows, and T M before and after the
+    activation. All in float32. A compiler that reuses memory better needs less, one that copies needs more.
+    """
+    stack, T = model.config.stack, part_length(num_tokens, num_parts)
+    D, M, H = stack.features, stack.mlp_features, stack.num_heads
+    most = 0
+    for one in per_block(exchange, stack.num_layers):
+        K = T + (num_parts - 1) * one.rows_sent(T)
+        rows = T * D + K * D * (2 if stack.norm_first else 1)
+        most = max(most, rows + (T + 2 * K) * D + 2 * H * T * K, 2 * T * D + 2 * T * M)
+    weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params_shapes(model)))
+    return Memory(weights, 4 * batch_size * most)
+
+
+def compiled_memory(program: jax.stages.Compiled) -> Memory | None:
+    """What the compiler says that the program of one device needs; None where it says nothing. Arguments count as weights."""
+    said = program.memory_analysis()
+    return None if said is None else Memory(said.argument_size_in_bytes, said.temp_size_in_bytes)
 
 
 def cache_bytes(
@@ -66,7 +119,7 @@ def cache_bytes(
 
 def compiled(program: jax.stages.Compiled, batch_size: int) -> Cost:
     """The cost that the compiled program of one device states, loops counted as often as they run."""
-    flops, sent, join = 0.0, 0.0, 0.0
+    flops, sent, received, join, collectives = 0.0, 0.0, 0.0, 0.0, 0
     outside: dict[str, float] = {}
     for operation in read_program(program.as_text() or ""):
         place = _place(operation)
@@ -76,9 +129,12 @@ def compiled(program: jax.stages.Compiled, batch_size: int) -> Cost:
             outside[place] = outside.get(place, 0.0) + operation.flops / batch_size
         if place == "exchange":
             sent += operation.bytes_sent
+            received += operation.bytes_received
+            collectives += operation.times if operation.bytes_sent else 0
         else:
             join += operation.bytes_sent
-    return Cost(flops / batch_size, sent / batch_size, dict(sorted(outside.items())), join / batch_size)
+    flops, sent, received, join = (total / batch_size for total in (flops, sent, received, join))
+    return Cost(flops, sent, received, collectives, dict(sorted(outside.items())), join)
 
 
 PRODUCTS = "products"

@@ -91,6 +91,7 @@ def runner(request):
 def run(module: str, *argv, monkeypatch) -> int:
     """Runs `python -m module argv` in this process; returns the exit status."""
     monkeypatch.setattr(sys, "argv", [module, *map(str, argv)])
+    monkeypatch.delitem(sys.modules, module, raising=False)  # it runs afresh, as __main__
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=False)
     except SystemExit as stop:

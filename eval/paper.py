@@ -1,0 +1,202 @@
+"""The cost tables of the PRISM paper (arXiv 2507.12145) beside ours: published, by formula, from the compiled program. No weights.
+
+python -m eval.paper [--out DIR]
+    -> prints the tables; DIR/results.json with --out; exit status 1 if a percentage is off by more than 0.5 points or a
+       GFLOPs figure by more than 1 %
+"""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+
+import flax.linen as nn
+
+from eval import results
+from prism_jax import cost, flags
+from prism_jax.command import output_folder, run
+from prism_jax.errors import RunError
+from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence
+from prism_jax.models.bert import BERT_BASE, BertForSequenceClassification
+from prism_jax.models.vit import VIT_BASE, ViTForImageClassification
+from prism_jax.runners import emulate_devices, on_mesh
+
+GFLOPS, COMPUTE, COMPUTE_TO_VOLTAGE, TRAFFIC = (
+    "GFLOPs per device",
+    "compute saved %, to one device",
+    "compute saved %, to Voltage",
+    "communication saved %",
+)
+POINTS, RELATIVE = 0.5, 0.01
+"""By how much a percentage and a GFLOPs figure may be off."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper: a model on P = 2 devices.
+
+    Attributes:
+      title: model and data.
+      model: in its size.
+      num_tokens: N.
+      embeds: whether the published figures of one device hold the product that embeds patches.
+      published: by exchange, the figures that the paper states.
+      accuracy: by exchange, in percent, as the paper states it; not measured here.
+    """
+
+    title: str
+    model: nn.Module
+    num_tokens: int
+    embeds: bool
+    published: dict[Exchange, dict[str, float]]
+    accuracy: dict[Exchange, str] = dataclasses.field(default_factory=dict)
+
+
+TABLES = (
+    Table(
+        "BERT-base, N = 256, P = 2",
+        BertForSequenceClassification(BERT_BASE),
+        256,
+        False,
+        {
+            WholeSequence(): {GFLOPS: 45.902},
+            AllGather(): {GFLOPS: 26.58},
+            SegmentMeans(1): {GFLOPS: 22.380, COMPUTE: 51.24, COMPUTE_TO_VOLTAGE: 15.8, TRAFFIC: 99.2},
+        },
+    ),
+    Table(
+        "ViT-B/16, 224 pixels, N = 197, P = 2, CIFAR-10",
+        ViTForImageClassification(VIT_BASE),
+        197,
+        True,
+        {
+            WholeSequence(): {GFLOPS: 35.15},
+            AllGather(): {GFLOPS: 20.37, COMPUTE: 42.05},
+            SegmentMeans(10): {GFLOPS: 17.54, COMPUTE: 50.11, TRAFFIC: 89.90},
+            SegmentMeans(20): {GFLOPS: 17.86, COMPUTE: 49.20, TRAFFIC: 79.80},
+            SegmentMeans(30): {GFLOPS: 18.18, COMPUTE: 48.29, TRAFFIC: 69.70},
+        },
+        {
+            WholeSequence(): "98.01",
+            AllGather(): "98.01",
+            SegmentMeans(10): "95.64 (fine-tuned 97.43)",
+            SegmentMeans(20): "96.84",
+            SegmentMeans(30): "97.06",
+        },
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the paper beside ours."""
+
+    table: str
+    exchange: str
+    name: str
+    published: float
+    formula: float
+    compiled: float
+
+    @property
+    def agrees(self) -> bool:
+        allowed = RELATIVE * self.published if self.name == GFLOPS else POINTS
+        return all(abs(ours - self.published) <= allowed for ours in (self.formula, self.compiled))
+
+
+@dataclass(frozen=True)
+class Paper:
+    out: str | None = None
+    """Folder for results.json; none is written without it."""
+
+
+def figures(table: Table) -> list[Figure]:
+    """All figures of a table, in its order."""
+    formula: dict[Exchange, dict[str, float]] = {}
+    compiled: dict[Exchange, dict[str, float]] = {}
+    stack, N = table.model.config.stack, table.num_tokens
+    for exchange in table.published:
+        num_parts = 1 if isinstance(exchange, WholeSequence) else 2
+        formula[exchange] = derived(cost.formula(stack, exchange, num_parts, N), table, exchange, formula)
+        read = cost.lowered(table.model, exchange, on_mesh(num_parts), N)
+        compiled[exchange] = derived(read, table, exchange, compiled)
+    return [
+        Figure(table.title, str(exchange), name, value, formula[exchange][name], compiled[exchange][name])
+        for exchange, stated in table.published.items()
+        for name, value in stated.items()
+    ]
+
+
+def derived(
+    ours: cost.Cost, table: Table, exchange: Exchange, before: dict[Exchange, dict[str, float]]
+) -> dict[str, float]:
+    """The paper's figures from a cost, given those of one device and of Voltage."""
+    flops = ours.flops
+    if table.embeds and isinstance(exchange, WholeSequence):
+        config = table.model.config
+        flops += ours.flops_outside.get(
+            "embeddings", 2 * (config.num_tokens - 1) * config.patch_pixels * config.stack.features
+        )
+    found = {GFLOPS: flops / 1e9, "bytes": ours.bytes_sent}
+    if one := before.get(WholeSequence()):
+        found[COMPUTE] = saved(found[GFLOPS], one[GFLOPS])
+    if voltage := before.get(AllGather()):
+        found[COMPUTE_TO_VOLTAGE] = saved(found[GFLOPS], voltage[GFLOPS])
+        found[TRAFFIC] = saved(found["bytes"], voltage["bytes"])
+    return found
+
+
+def saved(part: float, whole: float) -> float:
+    return 100 * (1 - part / whole)
+
+
+def text_of(table: Table, rows: list[Figure]) -> str:
+    """A table for the terminal."""
+    head = ("exchange", "figure", "published", "formula", "compiled", "")
+    lines = [head] + [
+        (
+            row.exchange,
+            row.name,
+            *(f"{x:.2f}" for x in (row.published, row.formula, row.compiled)),
+            "" if row.agrees else "OFF",
+        )
+        for row in rows
+    ]
+    widths = (18, 32, 10, 10, 10, 4)
+    body = "\n".join(
+        "".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+    stack, N = table.model.config.stack, table.num_tokens
+    orders = ", ".join(
+        f"{min(cost.formula(stack, AllGather(), P, N).flops, cost.reordered_flops(stack, P, N)) / 1e9:.2f} at P = {P}"
+        for P in (2, 4, 8)
+    )
+    notes = [f"Voltage at the cheaper of its two product orders, by formula: {orders} (GFLOPs)."]
+    if table.accuracy:
+        accuracy = "; ".join(f"{exchange} {said}" for exchange, said in table.accuracy.items())
+        notes.append(f"The paper's accuracy in percent, not measured here: {accuracy}.")
+    return "\n".join([table.title, "", body, "", *notes, ""])
+
+
+def main(argv: list[str]) -> None:
+    command = flags.parse_flags(Paper, __doc__, argv)
+    out = output_folder(command.out) if command.out else None
+    emulate_devices(2)
+    found: list[Figure] = []
+    for table in TABLES:
+        rows = figures(table)
+        print(text_of(table, rows), flush=True)
+        found += rows
+    if out:
+        plain = [dataclasses.asdict(figure) | {"agrees": figure.agrees} for figure in found]
+        content = {"schema": results.SCHEMA, "environment": results.environment(), "rows": plain}
+        results.write_json(out, content)
+        print(f"wrote {out}/results.json")
+    if off := [figure for figure in found if not figure.agrees]:
+        raise RunError(
+            f"{len(off)} of {len(found)} figures are off; the allowance is {POINTS} points, or {RELATIVE:.0%} of GFLOPs"
+        )
+    print(f"all {len(found)} figures agree, to {POINTS} points or {RELATIVE:.0%} of GFLOPs")
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])
