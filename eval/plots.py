@@ -127,6 +127,44 @@ def compute_against_parts(path: Path, panels: Panels) -> bool:
     return finish(figure, path)
 
 
+def blocks(path: Path, content: dict) -> None:
+    """Of `eval.blocks`: how far each block's output is from the exact one, and what compressing this block alone costs."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+    *each, everything = content["rows"]
+    index = [row["block"] for row in each]
+    left.plot(
+        index, [row["relative_error"] for row in each], "o-", color=COLOURS[0], markersize=4, label="relative error"
+    )
+    left.plot(
+        index,
+        [1 - row["cosine_similarity"] for row in each],
+        "v--",
+        color=COLOURS[1],
+        markersize=4,
+        label="1 - cosine similarity",
+    )
+    left.set_ylabel("departure from one device's output")
+    left.set_ylim(bottom=0)
+    left.legend(fontsize=7)
+    for x, row, colour in [*((row["block"], row, COLOURS[0]) for row in each), (len(each), everything, COLOURS[4])]:
+        difference, (low, high) = row["difference_to_one_device"], row["difference_ci95"]
+        bars = [[difference - low], [high - difference]]
+        right.errorbar(x, difference, bars, fmt="o", color=colour, markersize=4, elinewidth=0.8)
+    right.axhline(0, color="black", linewidth=0.8, linestyle="--")
+    right.set_xticks([*index, len(each)], [*map(str, index), "all"])
+    right.set_ylabel(f"{UNITS[everything['metric']]} less one device's (bars: 95 % interval)")
+    for axes, what in (
+        (left, "output after each block, all compressed"),
+        (right, "score with this block alone compressed"),
+    ):
+        axes.set_title(what, fontsize=8)
+        axes.set_xlabel("block")
+        axes.grid(alpha=0.25)
+    examples = everything["examples"]
+    figure.suptitle(f"{content['model']}, {content['setting']} parts, {content['dataset']}, n = {examples}", fontsize=8)
+    finish(figure, path)
+
+
 @dataclass(frozen=True)
 class Plot:
     """A plot of report.md.

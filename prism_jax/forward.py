@@ -9,6 +9,7 @@ and `check(num_tokens)`, which raises InputError for sequences that it can't tak
 
 from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from prism_jax.errors import InputError
 from prism_jax.exchange import Exchanges, WholeSequence, check
 from prism_jax.partition import Layout, Parts, split
 from prism_jax.runners import Runner
+from prism_jax.transformer import Block
 
 
 def forward(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> Any:
@@ -54,6 +56,22 @@ def encode(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run
         return model.apply({"params": params}, tokens, layout, exchange, method="part")
 
     return run(encode_part, params, parts)
+
+
+def block_outputs(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> list[jax.Array]:
+    """What each block gives, [B, P*T, D] a block, every part with its own rows: to see where an exchange departs from the exact answer."""
+
+    def is_block(module, method):
+        return isinstance(module, Block) and method == "__call__"
+
+    def every_block(params, tokens, layout):
+        how = {"method": "part", "capture_intermediates": is_block, "mutable": ["intermediates"]}
+        _, kept = model.apply({"params": params}, tokens, layout, exchange, **how)
+        found = flax.traverse_util.flatten_dict(kept["intermediates"])
+        rows = {path[-2]: value[0][0] for path, value in found.items()}
+        return [rows[f"block_{i}"] for i in range(len(rows))]
+
+    return run.each(every_block, params, parts)
 
 
 def head(model: nn.Module, params: Any, rows_BRD: jax.Array, parts: Parts) -> Any:

@@ -175,7 +175,7 @@ def test_a_config_file_without_a_config_or_with_an_error(tmp_path, monkeypatch, 
     assert "can't be read: ModuleNotFoundError" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["eval.sweep", "eval.evaluate", "eval.generate", "train.finetune"])
+@pytest.mark.parametrize("module", ["eval.sweep", "eval.evaluate", "eval.blocks", "eval.generate", "train.finetune"])
 def test_help(module, toy_config, monkeypatch, capsys):
     assert run(module, "--help", monkeypatch=monkeypatch) == 0
     assert "usage: CONFIG [flags]" in capsys.readouterr().out
@@ -183,7 +183,10 @@ def test_help(module, toy_config, monkeypatch, capsys):
     assert "--num-tokens" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("module", "flag"), [("eval.speed", "--batch-sizes"), ("train.export", "DIR")])
+@pytest.mark.parametrize(
+    ("module", "flag"),
+    [("eval.speed", "--batch-sizes"), ("eval.paper", "--out"), ("eval.report", "FOLDERS"), ("train.export", "DIR")],
+)
 def test_help_without_a_config(module, flag, monkeypatch, capsys):
     assert run(module, "--help", monkeypatch=monkeypatch) == 0
     assert flag in capsys.readouterr().out
