@@ -70,6 +70,8 @@ HOW_TO_READ = """- *CR* is the compression rate, tokens of a part over rows it s
   the compiled program. results.json lists by name what else the program computes, and the bytes of the split and the join.
 - *Real tokens* is the median over the examples, padding left out. *In every part* is the share of the examples with real tokens in every part:
   the others test the exchange less, or not at all.
+- *Last part* (language models) is the difference for the tokens of the last part alone, in full windows: these see the other parts through the exchange, as
+  generated ones do. It is the price of generation.
 - *s* is wall time, compilation included. Emulated devices share the cores, so it says nothing about real ones."""
 
 

@@ -21,7 +21,7 @@ from prism_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Report:
-    folders: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    folders: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")] = ()
     """Folders with a results.json of eval.sweep."""
     out: str | None = None
     """Folder for the report; the first one of the others by default."""

@@ -19,6 +19,7 @@ WIDTHS = {
     "run": 20,
     "N": 5,
     "wire": 8,
+    "last part, to one device [95 %]": 31,
     "parts": 5,
     "exchange": 14,
     "weights": 7,
@@ -39,8 +40,9 @@ def columns(rows: Sequence[Mapping], metric: str) -> tuple[str, ...]:
     ]
     recovered = ("recovery % [95 %]",) if {TUNED, CONTROL} <= several["weights"] else ()
     score = f"{UNITS[metric]} [95 %]"
+    last_part = ("last part, to one device [95 %]",) if metric == "perplexity" else ()
     costs = ("GFLOPs", "kB sent", "real tokens", "in every part", "s")
-    return ("parts", "exchange", "L", "CR", *chosen, score, "to one device [95 %]", *recovered, *costs)
+    return ("parts", "exchange", "L", "CR", *chosen, score, "to one device [95 %]", *recovered, *last_part, *costs)
 
 
 def cells(row: dict, columns: Collection[str]) -> list[str]:
@@ -60,6 +62,9 @@ def cells(row: dict, columns: Collection[str]) -> list[str]:
         score: with_interval(row["score"], row["score_ci95"], digits),
         "to one device [95 %]": with_interval(row["difference_to_one_device"], row["difference_ci95"], digits, "+"),
         "recovery % [95 %]": with_interval(row.get("recovery_percent"), row.get("recovery_ci95"), 0),
+        "last part, to one device [95 %]": with_interval(
+            row.get("last_part_difference_to_one_device"), row.get("last_part_difference_ci95"), digits, "+"
+        ),
         "GFLOPs": two_ways(row, "flops_per_device", 1e9, 3),
         "kB sent": two_ways(row, "bytes_sent_per_device", 1e3, 1),
         "real tokens": f"{row['real_tokens_median']:.0f}",

@@ -185,7 +185,12 @@ def test_help(module, toy_config, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("module", "flag"),
-    [("eval.speed", "--batch-sizes"), ("eval.paper", "--out"), ("eval.report", "FOLDERS"), ("train.export", "DIR")],
+    [
+        ("eval.speed", "--batch-sizes"),
+        ("eval.paper", "--out"),
+        ("eval.report", "DIR [DIR ...]"),
+        ("train.export", "DIR"),
+    ],
 )
 def test_help_without_a_config(module, flag, monkeypatch, capsys):
     assert run(module, "--help", monkeypatch=monkeypatch) == 0
