@@ -1,18 +1,18 @@
-r"""MiniLM on SST-2 on two devices, N = 32: small enough for a CPU, and its sentences fill both parts.
+r"""MiniLM on SST-2 on two and four devices, N = 32: small enough for a CPU, and its sentences fill the parts.
 
-    python -m train.finetune configs/sst2_minilm.py --out runs/sst2_minilm/exact \
-        --exchange whole_sequence --num-parts 1
+    python -m train.finetune configs/sst2_minilm.py --out runs/sst2_minilm/exact --exchange whole_sequence --num-parts 1
     python -m train.finetune configs/sst2_minilm.py --out runs/sst2_minilm/prism --start runs/sst2_minilm/exact \
-        --training.epochs 1 --training.exchanges segment_means:2 --training.parts 2
+        --training.epochs 0.34 --training.exchanges segment_means:1 segment_means:2 --training.parts 2 4
     python -m train.finetune configs/sst2_minilm.py --out runs/sst2_minilm/control --start runs/sst2_minilm/exact \
-        --training.epochs 1 --exchange whole_sequence --num-parts 1
+        --training.epochs 0.34 --exchange whole_sequence --num-parts 1
     python -m eval.sweep configs/sst2_minilm.py --out runs/sst2_minilm/sweep --base runs/sst2_minilm/exact \
         --tuned runs/sst2_minilm/prism --control runs/sst2_minilm/control
 
-Weights: asset:minilm, from the package index; pooler and classifier are drawn at random, as MiniLM was trained for
-means of rows. The data come from the hub, or with --data-source from a folder that holds sst2/train-*.parquet and
-sst2/validation-*.parquet. "test" is the labelled validation split, 872 sentences. Expected: ours, not yet measured;
-the paper does not try MiniLM. The recipe is BERT's (arXiv 1810.04805), at the highest rate that its authors tried.
+Weights: asset:minilm, from the package index; pooler and classifier are drawn at random. The data come from the hub,
+or with --data-source from a folder that holds sst2/train-*.parquet and sst2/validation-*.parquet; 24,000 training
+phrases are used. "test" is the labelled validation split, 872 sentences with a median of 24 tokens. Expected: ours
+(JAX 0.10.2, CPU, one seed), accuracy in percent: one device and Voltage 86.5; L = 1 at P = 2 83.6 as it is, 85.7
+tuned; at P = 4 83.6 and 85.0; isolated parts 80.3 and 72.1. The recipe is BERT's (arXiv 1810.04805).
 """
 
 from prism_jax.config import Experiment, Training
@@ -27,9 +27,16 @@ config = Experiment(
     exchange=SegmentMeans(2),
     num_parts=2,
     parts=(2, 4),
-    segments=(1, 2, 4),
+    segments=(1, 2),
+    buckets=(16,),
     limit=0,
     training=Training(
-        fresh=("pooler", "classifier"), epochs=3, batch_size=32, learning_rate=5e-5, schedule="linear", validation=0.05
+        fresh=("pooler", "classifier"),
+        epochs=2,
+        batch_size=32,
+        learning_rate=5e-5,
+        schedule="linear",
+        limit=24_000,
+        validation=0.05,
     ),
 )

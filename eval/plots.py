@@ -41,15 +41,13 @@ def score_against_bytes(path: Path, panels: Panels) -> bool:
         styles = Styles(rows)
         for num_parts in styles.parts:
             for kind in styles.weights:
-                mine = [row for row in rows if (row["num_parts"], row["weights"]) == (num_parts, kind)]
-                mine.sort(key=sent)
-                at = [max(sent(row), edge) * styles.shift(num_parts) for row in mine]
-                line = "-" if kind == BASE else "--"
-                axes.plot(
-                    at, [row["score"] for row in mine], line, color=styles.colour(num_parts), linewidth=0.8, alpha=0.5
-                )
-                for x, row in zip(at, mine, strict=True):
-                    point(axes, x, row, styles)
+                for exchange in styles.kinds:
+                    mine = [row for row in rows if styles.of(row) == (num_parts, kind, exchange)]
+                    mine.sort(key=sent)
+                    at = [max(sent(row), edge) * styles.shift(num_parts) for row in mine]
+                    styles.line(axes, at, mine)
+                    for x, row in zip(at, mine, strict=True):
+                        point(axes, x, row, styles)
         styles.legend(axes)
         axes.set_xscale("log")
         axes.set_xlabel(f"kB sent per device and example (nothing sent: at {edge:.2g})")
@@ -71,22 +69,13 @@ def score_against_rate(path: Path, panels: Panels) -> bool:
         styles = Styles(rows)
         for num_parts in styles.parts:
             for kind in styles.weights:
-                mine = [row for row in rows if (row["num_parts"], row["weights"]) == (num_parts, kind)]
-                mine.sort(key=lambda row: row["compression_rate"])
-                for exchange in styles.exchanges:
-                    line = [row for row in mine if row["exchange"] == exchange and row["wire"] == mine[0]["wire"]]
-                    at = [row["compression_rate"] for row in line]
-                    style = "-" if kind == BASE else "--"
-                    axes.plot(
-                        at,
-                        [row["score"] for row in line],
-                        style,
-                        color=styles.colour(num_parts),
-                        linewidth=0.8,
-                        alpha=0.5,
-                    )
-                for row in mine:
-                    point(axes, row["compression_rate"] * styles.shift(num_parts), row, styles)
+                for exchange in styles.kinds:
+                    mine = [row for row in rows if styles.of(row) == (num_parts, kind, exchange)]
+                    mine.sort(key=lambda row: row["compression_rate"])
+                    at = [row["compression_rate"] * styles.shift(num_parts) for row in mine]
+                    styles.line(axes, at, mine)
+                    for x, row in zip(at, mine, strict=True):
+                        point(axes, x, row, styles)
         styles.legend(axes)
         axes.set_xscale("log")
         axes.set_xlabel("compression rate, tokens of a part / rows sent")
@@ -208,12 +197,21 @@ class Styles:
     def __init__(self, rows: list[dict]):
         self.parts = sorted({row["num_parts"] for row in rows})
         self.weights = list(dict.fromkeys(row["weights"] for row in rows))
-        self.exchanges = list(dict.fromkeys(row["exchange"] for row in rows))
         self.kinds = list(dict.fromkeys(self.kind(row) for row in rows))
 
     def kind(self, row: dict) -> str:
         wire = "" if row["wire"] == "float32" else f", {row['wire']}"
         return row["exchange"].replace("_", " ") + wire
+
+    def of(self, row: dict) -> tuple[int, str, str]:
+        """What a line has in common."""
+        return row["num_parts"], row["weights"], self.kind(row)
+
+    def line(self, axes, at: list[float], rows: list[dict]) -> None:
+        """Joins rows that have all this in common."""
+        if rows:
+            dashes, colour = "-" if rows[0]["weights"] == BASE else "--", self.colour(rows[0]["num_parts"])
+            axes.plot(at, [row["score"] for row in rows], dashes, color=colour, linewidth=0.8, alpha=0.5)
 
     def colour(self, num_parts: int) -> str:
         return COLOURS[self.parts.index(num_parts) % len(COLOURS)]
