@@ -83,16 +83,16 @@ class MeansOfFirst(pj.Exchange):
         return self.num_segments
 
 
-@pytest.mark.parametrize("run", [pj.on_one_device(2), pj.on_mesh(4)], ids=["one_device", "mesh"])
 @pytest.mark.parametrize(
-    ("exchange", "same_with_room"),
+    ("exchange", "same_with_room", "run"),
     [
-        (pj.SegmentMeans(3), lambda T: MeansOfFirst(T, 3)),
-        (pj.AllGather(), lambda T: MeansOfFirst(T, T)),
-        (pj.IsolatedParts(), lambda T: pj.IsolatedParts()),
-        ((pj.SegmentMeans(2), pj.AllGather()), lambda T: (MeansOfFirst(T, 2), MeansOfFirst(T, T))),
+        (pj.SegmentMeans(3), lambda T: MeansOfFirst(T, 3), pj.on_one_device(2)),
+        (pj.SegmentMeans(3), lambda T: MeansOfFirst(T, 3), pj.on_mesh(4)),
+        (pj.AllGather(), lambda T: MeansOfFirst(T, T), pj.on_one_device(2)),
+        (pj.IsolatedParts(), lambda T: pj.IsolatedParts(), pj.on_mesh(4)),
+        ((pj.SegmentMeans(2), pj.AllGather()), lambda T: (MeansOfFirst(T, 2), MeansOfFirst(T, T)), pj.on_mesh(4)),
     ],
-    ids=["segment_means", "all_gather", "isolated", "per_block"],
+    ids=["segment_means-one_device", "segment_means-mesh", "all_gather-one_device", "isolated-mesh", "per_block-mesh"],
 )
 def test_cached_logits_equal_teacher_forced_logits_at_the_same_boundaries(exchange, same_with_room, run):
     """The whole text at once: every part has room for the new tokens at its end, but only the last one uses it."""
