@@ -1,8 +1,13 @@
 """Attention with one additive bias, which is the scaling-aware softmax, the padding mask and the causal mask at once."""
 
+from collections.abc import Callable
+
 import flax
 import jax
 import jax.numpy as jnp
+
+SCORES_BYTES = 2**28
+"""The most that the scores of one part may take at once; attention works block by block where they would take more."""
 
 HIDDEN = -1e9
 """Added to the logit of a hidden row. Finite: -inf would make NaN in rows that see nothing."""
@@ -94,3 +99,43 @@ def attend(
         "BHTK,BHKF->BHTF", weight_BHTK.astype(v_BHKF.dtype), v_BHKF, preferred_element_type=jnp.float32
     )
     return (out_BHTF / total_BHT1).astype(v_BHKF.dtype)
+
+
+def attend_in_blocks(
+    q_BHTF: jax.Array,
+    k_BHKF: jax.Array,
+    v_BHKF: jax.Array,
+    bias_of: Callable[[jax.Array], jax.Array],
+    positions_T: jax.Array,
+    keep_BHTK: jax.Array | None = None,
+) -> jax.Array:
+    """As `attend`, a block of queries after the other where all scores at once would pass `SCORES_BYTES`.
+
+    A block has all its keys, so the answer is the same. Memory then grows with K, not with T K. The gradient computes the
+    scores of a block again in place of keeping them.
+
+    Args:
+      bias_of: the bias [B, 1, 1 or T, K] of queries at given positions.
+      positions_T: of the queries in the whole sequence.
+      keep_BHTK: dropout, as in `attend`; it is whole, block by block or not.
+    """
+    (B, H, T, _), K = q_BHTF.shape, k_BHKF.shape[2]
+    blocks = -(-T // max(1, SCORES_BYTES // (4 * B * H * K)))
+    if blocks == 1:
+        return attend(q_BHTF, k_BHKF, v_BHKF, bias_of(positions_T), keep_BHTK)
+    rows = -(-T // blocks)
+
+    def cut(x, axis):
+        """[..., T, ...] as [blocks, ..., rows, ...]; the last block is filled up with copies of the last row."""
+        filled = jnp.minimum(jnp.arange(blocks * rows), T - 1)
+        x = jnp.take(x, filled, axis)
+        return jnp.moveaxis(x.reshape(*x.shape[:axis], blocks, rows, *x.shape[axis + 1 :]), axis, 0)
+
+    @jax.checkpoint
+    def one_block(block):
+        q_BHRF, positions_R, keep_BHRK = block
+        return attend(q_BHRF, k_BHKF, v_BHKF, bias_of(positions_R), keep_BHRK)
+
+    keep = None if keep_BHTK is None else cut(keep_BHTK, 2)
+    out = jnp.moveaxis(jax.lax.map(one_block, (cut(q_BHTF, 2), cut(positions_T, 0), keep)), 0, 2)
+    return out.reshape(B, H, blocks * rows, -1)[:, :, :T]

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from prism_jax.attention import SCORES_BYTES
 from prism_jax.compiled import Operation, read_program
 from prism_jax.exchange import Exchanges, IsolatedParts, per_block
 from prism_jax.forward import encode, lower, params_shapes, parts_shapes
@@ -85,7 +86,7 @@ def memory(model: nn.Module, exchange: Exchanges, num_parts: int, num_tokens: in
     """Our estimate: of a block, what must be there at once in its attention or in its MLP, whichever is more.
 
     Attention holds the rows of the part (T D), those attended to (K D, in pre-norm again when normalised), queries, keys
-    and values ((T + 2 K) D), and scores before and after the exponential (2 H T K). The MLP holds the rows, and T M before and after the
+    and values ((T + 2 K) D), and scores before and after the exponential (2 H T K, or of a block of them where they pass `SCORES_BYTES`). The MLP holds the rows, and T M before and after the
     activation. All in float32. A compiler that reuses memory better needs less, one that copies needs more.
     """
     stack, T = model.config.stack, part_length(num_tokens, num_parts)
@@ -94,7 +95,8 @@ def memory(model: nn.Module, exchange: Exchanges, num_parts: int, num_tokens: in
     for one in per_block(exchange, stack.num_layers):
         K = T + (num_parts - 1) * one.rows_sent(T)
         rows = T * D + K * D * (2 if stack.norm_first else 1)
-        most = max(most, rows + (T + 2 * K) * D + 2 * H * T * K, 2 * T * D + 2 * T * M)
+        scores = min(H * T * K, max(SCORES_BYTES / 4 / batch_size, H * K))
+        most = max(most, rows + (T + 2 * K) * D + 2 * scores, 2 * T * D + 2 * T * M)
     weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params_shapes(model)))
     return Memory(weights, 4 * batch_size * most)
 

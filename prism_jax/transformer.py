@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prism_jax.attention import Memory, attend, attention_bias, count_bias
+from prism_jax.attention import Memory, attend_in_blocks, attention_bias, count_bias
 from prism_jax.dense import Dense
 from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange, Exchanges, per_block
@@ -138,12 +138,19 @@ class Attention(nn.Module):
         """Keys and values of the rows to attend to."""
         return Memory(self._heads(self.key(x_BKD)), self._heads(self.value(x_BKD)), count_BK)
 
-    def __call__(self, x_BTD: jax.Array, memory: Memory, bias_BHTK: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        memory: Memory,
+        bias_of: Callable[[jax.Array], jax.Array],
+        positions_T: jax.Array,
+        keys_B: jax.Array | None,
+    ) -> jax.Array:
         q_BHTF = self._heads(self.query(x_BTD))
         with jax.named_scope("softmax"):
             shape = (*q_BHTF.shape[:3], memory.k_BHKF.shape[2])
             keep_BHTK = keep_factors(shape, self.config.attention_dropout, keys_B, site=0)
-            out_BHTF = attend(q_BHTF, memory.k_BHKF, memory.v_BHKF, bias_BHTK, keep_BHTK)
+            out_BHTF = attend_in_blocks(q_BHTF, memory.k_BHKF, memory.v_BHKF, bias_of, positions_T, keep_BHTK)
         out_BTD = out_BHTF.swapaxes(1, 2).reshape(x_BTD.shape)
         return dropout(self.output(out_BTD), self.config.dropout, keys_B, site=1)
 
@@ -190,9 +197,8 @@ class Block(nn.Module):
                 "it sends another number of rows than it says, or a part has too few tokens for it"
             )
         memory = (self.attention.memory if normed else self._memory)(context.x_BKD, context.count_BK)
-        with jax.named_scope("softmax"):
-            bias = attention_bias(context.count_BK, context.last_K, layout.positions_T, causal=self.config.causal)
-        return self._update(x_BTD, memory, bias, layout.block_keys_B), memory
+        bias_of = partial(attention_bias, context.count_BK, context.last_K, causal=self.config.causal)
+        return self._update(x_BTD, memory, bias_of, layout.positions_T, layout.block_keys_B), memory
 
     def extend(self, x_B1D: jax.Array, memory: Memory, room: jax.Array) -> tuple[jax.Array, Memory]:
         """One more row, which attends to `memory` and to itself. Its keys and values take the first of the `room` free rows.
@@ -200,18 +206,16 @@ class Block(nn.Module):
         Needs no other part, and no mask: whatever stands in the memory of a causal model came earlier.
         """
         memory = memory.write(self._memory(x_B1D, jnp.ones(x_B1D.shape[:2])), memory.count_BK.shape[1] - room)
-        with jax.named_scope("softmax"):
-            bias = count_bias(memory.count_BK)
-        return self._update(x_B1D, memory, bias, None), memory
+        return self._update(x_B1D, memory, lambda _: count_bias(memory.count_BK), jnp.zeros(1, int), None), memory
 
     def _memory(self, x_BKD, count_BK):
         return self.attention.memory(self.norm_1(x_BKD) if self.config.norm_first else x_BKD, count_BK)
 
-    def _update(self, x_BTD, memory, bias, keys_B):
+    def _update(self, x_BTD, memory, bias_of, positions_T, keys_B):
         if self.config.norm_first:
-            x_BTD = x_BTD + self.attention(self.norm_1(x_BTD), memory, bias, keys_B)
+            x_BTD = x_BTD + self.attention(self.norm_1(x_BTD), memory, bias_of, positions_T, keys_B)
             return x_BTD + self.mlp(self.norm_2(x_BTD), keys_B)
-        x_BTD = self.norm_1(x_BTD + self.attention(x_BTD, memory, bias, keys_B))
+        x_BTD = self.norm_1(x_BTD + self.attention(x_BTD, memory, bias_of, positions_T, keys_B))
         return self.norm_2(x_BTD + self.mlp(x_BTD, keys_B))
 
 

@@ -1,12 +1,15 @@
 """Attention and its one additive bias, against brute force."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_close
 
-from prism_jax.attention import attend, attention_bias
+from prism_jax import attention
+from prism_jax.attention import attend, attend_in_blocks, attention_bias
 
 
 def random(*shape, seed=0):
@@ -69,3 +72,30 @@ def test_the_gradient_is_that_of_the_textbook_softmax(scale):
     ours = jax.grad(lambda *args: (attend(*args, bias) ** 2).sum(), (0, 1, 2))(q, k, v)
     theirs = jax.grad(lambda *args: (plain(*args) ** 2).sum(), (0, 1, 2))(q, k, v)
     jax.tree.map(assert_close, ours, theirs)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("rows", [1, 3, 4, 10])
+def test_block_by_block_it_is_the_same(rows, causal, monkeypatch):
+    """Values and gradients, with blocks of 1, 3, 4 and all 10 queries, dropout and all; no scores but a block's are ever made."""
+    B, H, T, K, F = 2, 3, 10, 14, 4
+    q, k, v, keep = (random(B, H, *shape, seed=i) for i, shape in enumerate(((T, F), (K, F), (K, F), (T, K))))
+    count, last = jnp.asarray(np.random.default_rng(0).integers(0, 4, (B, K)), jnp.float32), jnp.arange(K)
+    bias_of, positions = partial(attention_bias, count, last, causal=causal), jnp.arange(T) + 2
+    monkeypatch.setattr(attention, "SCORES_BYTES", 4 * B * H * K * rows)
+
+    def blocks(q, k, v):
+        return (attend_in_blocks(q, k, v, bias_of, positions, keep) ** 2).sum()
+
+    def whole(q, k, v):
+        return (attend(q, k, v, bias_of(positions), keep) ** 2).sum()
+
+    ours, theirs = (jax.jit(jax.value_and_grad(one, (0, 1, 2)))(q, k, v) for one in (blocks, whole))
+    jax.tree.map(assert_close, ours, theirs)
+
+    def without_dropout(q, k, v):
+        return attend_in_blocks(q, k, v, bias_of, positions).sum()
+
+    program = str(jax.make_jaxpr(jax.grad(without_dropout, (0, 1, 2)))(q, k, v))
+    assert (f"f32[{B},{H},{T},{K}]" in program) == (rows == T)
+    assert f"f32[{B},{H},{min(rows, T)},{K}]" in program
