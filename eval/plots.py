@@ -154,6 +154,29 @@ def blocks(path: Path, content: dict) -> None:
     finish(figure, path)
 
 
+def scale(path: Path, rows: list[dict], exponents: dict[str, dict[str, float]]) -> None:
+    """Of `eval.scale`: time and activations of one part against N, with the fitted powers."""
+    figure, several = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+    figures = (("seconds", 1.0, "s"), ("memory_activations_bytes_compiled", 2.0**20, "MiB of activations (compiler)"))
+    for axes, (name, unit, label) in zip(several, figures, strict=True):
+        for i, exchange in enumerate(dict.fromkeys(row["exchange"] for row in rows)):
+            mine = sorted((row for row in rows if row["exchange"] == exchange), key=lambda row: row["tokens"])
+            power = f", N^{exponents[exchange][name]:.2f}" if exchange in exponents else ""
+            text = f"{exchange.replace('_', ' ')} on {mine[0]['num_parts']}{power}"
+            at, values = [row["tokens"] for row in mine], [row[name] / unit for row in mine]
+            axes.plot(at, values, marker=MARKERS[i], color=COLOURS[i], markersize=4, linewidth=0.8, label=text)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xlabel("tokens N")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=6)
+    figure.suptitle(
+        f"one part alone on one core, {rows[0]['layers']} blocks of BERT-base's size, batch of 1", fontsize=8
+    )
+    finish(figure, path)
+
+
 @dataclass(frozen=True)
 class Plot:
     """A plot of report.md.

@@ -1,0 +1,116 @@
+"""Time and memory of one part alone, on one core, as sequences grow: a stack of BERT-base's size.
+
+python -m eval.scale [--lengths 256 1024 4096 16384] [--num-parts 8] [--segments 1 16] [--layers 12] [--out DIR]
+    -> a line for each measurement; DIR/results.json, scale.png; rows that are there already are not measured again
+
+One part computes what it would on its own device; the rows of the other parts are stood in for by its own, so nothing is
+sent. Every measurement is a process of its own on one core.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from eval import plots, results
+from eval.one_part import measure
+from prism_jax import flags
+from prism_jax.command import output_folder, run
+from prism_jax.errors import InputError
+from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence
+
+
+@dataclass(frozen=True)
+class Scale:
+    lengths: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192, 16384)
+    """N."""
+    num_parts: int = 8
+    """P."""
+    segments: tuple[int, ...] = (1, 16)
+    """L of segment means."""
+    layers: int = 12
+    """Blocks of the stack."""
+    out: str = "runs/scale"
+    """Folder for the results."""
+
+    def check(self) -> None:
+        if min(self.lengths, default=0) < self.num_parts or self.num_parts < 2 or self.layers < 1:
+            raise InputError(
+                "choose lengths of at least num_parts tokens, num_parts of 2 or more, and layers of 1 or more"
+            )
+        for num_tokens in self.lengths:
+            for num_segments in self.segments:
+                SegmentMeans(num_segments).check(num_tokens, self.num_parts)
+
+
+def row_of(command: Scale, exchange: Exchange, num_parts: int, num_tokens: int) -> dict:
+    """A measurement in a process of its own; one that fails says so under "error"."""
+    context = multiprocessing.get_context("spawn")
+    told = context.Queue()
+    child = context.Process(target=measure, args=(told, command.layers, exchange, num_parts, num_tokens))
+    child.start()
+    child.join()
+    found = told.get(timeout=5) if child.exitcode == 0 else {"error": f"the process ended with status {child.exitcode}"}
+    setting = {"exchange": str(exchange), "num_parts": num_parts, "tokens": num_tokens, "layers": command.layers}
+    return setting | found
+
+
+def exponents(rows: list[dict]) -> dict[str, dict[str, float]]:
+    """For each exchange, by which power of N time and memory grow: least squares in logarithms over the upper half of the N."""
+    found: dict[str, dict[str, float]] = {}
+    for exchange in dict.fromkeys(row["exchange"] for row in rows):
+        mine = sorted(
+            (row for row in rows if row["exchange"] == exchange and "seconds" in row), key=lambda row: row["tokens"]
+        )
+        mine = mine[len(mine) // 2 :]
+        if len(mine) > 1:
+            at = np.log([row["tokens"] for row in mine])
+            found[exchange] = {
+                name: float(np.polyfit(at, np.log([row[name] for row in mine]), 1)[0])
+                for name in ("seconds", "memory_activations_bytes_compiled")
+            }
+    return found
+
+
+def main(argv: list[str]) -> None:
+    command = flags.parse_flags(Scale, __doc__, argv)
+    command.check()
+    out = output_folder(command.out)
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    asked = [(WholeSequence(), 1), (AllGather(), command.num_parts)]
+    asked += [(SegmentMeans(num_segments), command.num_parts) for num_segments in command.segments]
+    rows = finished(out)
+    for num_tokens in sorted(command.lengths):
+        for exchange, num_parts in asked:
+            setting = (str(exchange), num_parts, num_tokens, command.layers)
+            if setting in {(row["exchange"], row["num_parts"], row["tokens"], row["layers"]) for row in rows}:
+                continue
+            row = row_of(command, exchange, num_parts, num_tokens)
+            if "error" not in row:
+                rows.append(row)
+                said = (
+                    f"{row['seconds']:9.3f} s  {row['memory_activations_bytes_compiled'] / 2**20:9.1f} MiB activations"
+                )
+            print(f"N = {num_tokens:6d}  {exchange!s:20s} {row.get('error') or said}", flush=True)
+            content = {"schema": results.SCHEMA, "config": asdict(command), "environment": results.environment()}
+            results.write_json(out, content | {"exponents": exponents(rows), "rows": rows})
+    powers = exponents(rows)
+    for name, of in powers.items():
+        print(f"{name:20s} time N^{of['seconds']:.2f}, activations N^{of['memory_activations_bytes_compiled']:.2f}")
+    plots.scale(out / "scale.png", rows, powers)
+    print(f"wrote {out}/results.json, scale.png")
+
+
+def finished(out: Path) -> list[dict]:
+    """The rows of an earlier call."""
+    path = out / "results.json"
+    return json.loads(path.read_text())["rows"] if path.is_file() else []
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])
