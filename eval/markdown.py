@@ -18,8 +18,12 @@ def write_report(out: Path, contents: Mapping[str, dict]) -> list[str]:
       out: folder.
       contents: of results.json, by the name of the run.
     """
-    scored = {name: content | {"rows": plots.scored(content)} for name, content in contents.items()}
-    drawn = [name for name, plot in plots.PLOTS.items() if plot.draw(out / name, scored)]
+    panels = {}
+    for name, content in contents.items():
+        rows = plots.scored(content)
+        for num_tokens in dict.fromkeys(row["tokens"] for row in rows):
+            panels[name, num_tokens] = content | {"rows": [row for row in rows if row["tokens"] == num_tokens]}
+    drawn = [name for name, plot in plots.PLOTS.items() if plot.draw(out / name, panels)]
     write(out / "report.md", markdown(contents, drawn))
     return ["report.md", *drawn]
 
@@ -43,6 +47,7 @@ def section(content: dict, name: str | None) -> str:
     """The table of one run, and what it was run on."""
     rows, where = content["rows"], content["environment"]
     first = plots.scored(content)[0]
+    lengths = ", ".join(dict.fromkeys(str(row["tokens"]) for row in rows))
     kind = (
         "emulated CPU devices; their accuracy is that of real ones, their time is not"
         if where["emulated"]
@@ -56,7 +61,7 @@ def section(content: dict, name: str | None) -> str:
     )
     return f"""# {f"{name}: " if name else ""}{content["model"]} on {content["dataset"]}
 
-{first["examples"]} examples of {first["tokens"]} tokens, padding included; the median has {first["real_tokens_median"]:.0f} real ones.
+{first["examples"]} examples of {lengths} tokens, padding included; the median has {first["real_tokens_median"]:.0f} real ones.
 {where["devices"]} ({kind}), JAX {where["jax"]}, {where["cpu"]}, {where["cores"]} cores, commit {where["commit"]}.{weights(content)}
 
 {tables.markdown_table(rows, columns)}
@@ -65,7 +70,8 @@ def section(content: dict, name: str | None) -> str:
 
 
 HOW_TO_READ = """- *CR* is the compression rate, tokens of a part over rows it sends. A score has its 95 % interval (accuracy: Wilson; other figures:
-  bootstrap). *To one device* is the difference on the same examples, with its 95 % interval.
+  bootstrap). *To one device* is the difference on the same examples to one device with the same weights
+  (tuned and control: with base's), with its 95 % interval.
 - *GFLOPs* are the matrix products of the blocks, *kB sent* what the block exchanges send; both per device and example, by the formula / in
   the compiled program. results.json lists by name what else the program computes, and the bytes of the split and the join.
 - *Real tokens* is the median over the examples, padding left out. *In every part* is the share of the examples with real tokens in every part:

@@ -1,11 +1,21 @@
 """Which rows a sweep has."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from prism_jax.config import Experiment
 from prism_jax.errors import InputError
-from prism_jax.exchange import AllGather, Exchange, Exchanges, IsolatedParts, SegmentMeans, WholeSequence, several
+from prism_jax.exchange import (
+    AllGather,
+    Exchange,
+    Exchanges,
+    IsolatedParts,
+    SegmentMeans,
+    WholeSequence,
+    sends,
+    several,
+    with_wire,
+)
 from prism_jax.prediction import Setting
 from prism_jax.text import bucket_lengths
 from prism_jax.wire import FLOAT32, WIRES, Wire
@@ -70,10 +80,10 @@ def grid_of_exchanges(experiment: Experiment) -> list[Exchanges]:
 
 
 def in_format(exchange: Exchanges, wire: Wire) -> Exchanges:
-    """An exchange, or several, in a wire format; what sends nothing stays as it is."""
+    """An exchange, or several, in a wire format, whatever it was in; what sends nothing stays as it is."""
 
     def one(exchange: Exchange) -> Exchange:
-        return replace(exchange, wire=wire) if exchange.rows_sent(1) else exchange
+        return with_wire(exchange, wire) if sends(exchange) else exchange
 
     return one(exchange) if isinstance(exchange, Exchange) else tuple(map(one, exchange))
 

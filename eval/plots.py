@@ -9,27 +9,30 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 
-from eval.plan import BASE, CONTROL, TUNED
+from eval.plan import BASE, CONTROL
 from eval.tables import UNITS
 from prism_jax.metrics import METRICS
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito
 MARKERS = ("o", "v", "s", "D", "^", "P", "X", "*")
 
-Panels = Mapping[str, dict]
-"""Contents of results.json with their scored rows only, by the name of the run."""
+FILLS = ("full", "none", "left", "top", "right", "bottom")
+
+Panels = Mapping[tuple[str, int], dict]
+"""Contents of results.json, with the scored rows of one N only, by the name of the run and N."""
 
 
 def scored(content: dict) -> list[dict]:
-    """The rows that have a score."""
-    return [row for row in content["rows"] if row.get("score") is not None]
+    """The rows that have a score that is a number."""
+    return [row for row in content["rows"] if row.get("score") is not None and np.isfinite(row["score"])]
 
 
 def score_against_bytes(path: Path, panels: Panels) -> bool:
     """The score against bytes sent, a line for each number of parts, the Pareto front in grey behind them."""
     figure, several = panels_of(panels)
-    for (name, content), axes in zip(panels.items(), several, strict=True):
+    for ((name, _), content), axes in zip(panels.items(), several, strict=True):
         rows = [row for row in content["rows"] if row["num_parts"] > 1]
         edge = min((sent(row) for row in rows if sent(row)), default=1.0) / 4
         one_device_lines(axes, content)
@@ -63,7 +66,7 @@ def score_against_rate(path: Path, panels: Panels) -> bool:
     if not panels:
         return False
     figure, several = panels_of(panels)
-    for (name, content), axes in zip(panels.items(), several, strict=True):
+    for ((name, _), content), axes in zip(panels.items(), several, strict=True):
         rows = [row for row in content["rows"] if row["compression_rate"]]
         one_device_lines(axes, content)
         styles = Styles(rows)
@@ -89,9 +92,8 @@ def compute_against_parts(path: Path, panels: Panels) -> bool:
     if not panels:
         return False
     figure, several = panels_of(panels)
-    for (name, content), axes in zip(panels.items(), several, strict=True):
-        num_tokens = content["rows"][0]["tokens"]
-        rows = [row for row in content["rows"] if row["tokens"] == num_tokens]
+    for ((name, _), content), axes in zip(panels.items(), several, strict=True):
+        rows = content["rows"]
         whole = rows[0]["flops_per_device"] / rows[0]["flops_vs_one_device"] / 1e9
         parts = sorted({1, *(row["num_parts"] for row in rows)})
         axes.plot(parts, [whole / num_parts for num_parts in parts], "--", color="black", linewidth=1, label="ideal")
@@ -197,7 +199,7 @@ PLOTS = {
         score_against_bytes,
         "score against bytes",
         "The score against the bytes that a device sends for one example: to the left is cheaper. Rows on the grey front are "
-        "beaten by no row that sends as little. Bars are 95 % intervals; tuned weights are open markers.",
+        "beaten by no row that sends as little. Bars are 95 % intervals; markers are filled as the legend says for each kind of weights.",
     ),
     "score_rate.png": Plot(
         score_against_rate,
@@ -219,7 +221,7 @@ class Styles:
 
     def __init__(self, rows: list[dict]):
         self.parts = sorted({row["num_parts"] for row in rows})
-        self.weights = list(dict.fromkeys(row["weights"] for row in rows))
+        self.weights = list(dict.fromkeys([BASE, *(row["weights"] for row in rows)]))
         self.kinds = list(dict.fromkeys(self.kind(row) for row in rows))
 
     def kind(self, row: dict) -> str:
@@ -236,6 +238,9 @@ class Styles:
             dashes, colour = "-" if rows[0]["weights"] == BASE else "--", self.colour(rows[0]["num_parts"])
             axes.plot(at, [row["score"] for row in rows], dashes, color=colour, linewidth=0.8, alpha=0.5)
 
+    def fill(self, kind: str) -> str:
+        return FILLS[self.weights.index(kind) % len(FILLS)]
+
     def colour(self, num_parts: int) -> str:
         return COLOURS[self.parts.index(num_parts) % len(COLOURS)]
 
@@ -251,8 +256,9 @@ class Styles:
             axes.plot([], [], color=self.colour(num_parts), label=f"{num_parts} parts")
         for i, kind in enumerate(self.kinds):
             axes.plot([], [], MARKERS[i % len(MARKERS)], color="grey", markersize=4, label=kind)
-        if TUNED in self.weights:
-            axes.plot([], [], "--o", color="grey", markerfacecolor="white", markersize=4, label="tuned")
+        for kind in self.weights if len(self.weights) > 1 else ():
+            line = "-o" if kind == BASE else "--o"
+            axes.plot([], [], line, color="grey", fillstyle=self.fill(kind), markersize=4, label=kind[-16:])
         below(axes)
 
 
@@ -298,9 +304,9 @@ def point(axes, x: float, row: dict, styles: Styles) -> None:
     low, high = row["score_ci95"]
     bars = [[row["score"] - low], [high - row["score"]]]
     colour = styles.colour(row["num_parts"])
-    face = colour if row["weights"] == BASE else "white"
+    fill = styles.fill(row["weights"])
     axes.errorbar(
-        x, row["score"], bars, fmt=styles.marker(row), color=colour, markerfacecolor=face, markersize=4, elinewidth=0.6
+        x, row["score"], bars, fmt=styles.marker(row), color=colour, fillstyle=fill, markersize=4, elinewidth=0.6
     )
     if row["num_segments"] and row["weights"] == BASE:
         axes.annotate(f"L={row['num_segments']}", (x, row["score"]), (3, 3), textcoords="offset points", fontsize=6)

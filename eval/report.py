@@ -1,7 +1,7 @@
 """Writes a report of results, or of several side by side.
 
 python -m eval.report DIR [DIR ...] [--out DIR]
-    -> report.md and plots from the results.json of each folder; into the first one, if --out does not say where
+    -> report.md and plots from the results.json of each folder; --out is needed for several
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from eval import results
+from eval import plots, results
 from eval.markdown import write_report
 from prism_jax import flags
 from prism_jax.command import output_folder, run
@@ -24,7 +24,7 @@ class Report:
     folders: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")] = ()
     """Folders with a results.json of eval.sweep."""
     out: str | None = None
-    """Folder for the report; the first one of the others by default."""
+    """Folder for the report; that of the results by default, where there is one."""
 
 
 def read(folder: str) -> dict:
@@ -38,9 +38,16 @@ def read(folder: str) -> dict:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"no results in {folder!r}; give a folder that eval.sweep wrote: {error}") from error
-    if content.get("schema") != results.SCHEMA or not any(row.get("metric") for row in content.get("rows", [])):
+    if not isinstance(content, dict) or content.get("schema") != results.SCHEMA or not of_a_sweep(content):
         raise InputError(f"{path} holds no scored rows of schema {results.SCHEMA}; give a folder that eval.sweep wrote")
     return content
+
+
+def of_a_sweep(content: dict) -> bool:
+    """Whether there are scored rows, each with a setting."""
+    needed = ("exchange", "wire", "num_parts", "num_segments", "weights", "tokens", "flops_per_device")
+    rows = content.get("rows", [])
+    return bool(plots.scored(content)) and all(name in row for row in rows for name in needed)
 
 
 def main(argv: list[str]) -> None:
@@ -48,6 +55,8 @@ def main(argv: list[str]) -> None:
     if not command.folders:
         raise InputError("no folder given; give one that eval.sweep wrote, or several")
     contents = {str(folder): read(folder) for folder in command.folders}
+    if len(contents) > 1 and not command.out:
+        raise InputError("several folders, and no --out for what lays them side by side")
     out = output_folder(command.out or command.folders[0])
     print(f"wrote {out}/{', '.join(write_report(out, contents))}")
 

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import math
 import os
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -57,8 +59,15 @@ def results(scoring: Scoring, rows: list[dict], command: str) -> dict:
         "dataset": scoring.dataset.name,
         "command": command,
         "environment": environment(),
-        "rows": [{name: row.get(name) for name in names} for row in rows],
+        "rows": [{name: finite(row.get(name)) for name in names} for row in rows],
     }
+
+
+def finite(value: Any) -> Any:
+    """The value; null where it, or a bound of an interval, is undefined: JSON knows no nan."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return None if isinstance(value, list | tuple) and None in map(finite, value) else value
 
 
 def write_json(out: Path, content: dict) -> None:

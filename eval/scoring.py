@@ -117,11 +117,11 @@ def measure(scoring: Scoring, predictor: Predictor, weights: str) -> tuple[dict,
     started = time.perf_counter()
     outcomes = predictor(predictor.run.replicate(scoring.params[weights]))
     measured = {
+        "seconds": time.perf_counter() - started,
         "real_tokens_median": float(np.median(scoring.task.lengths)),
         "share_in_every_part": scoring.share_in_every_part(predictor.setting.num_parts),
     }
-    measured |= cost_row(scoring.model, predictor.setting, predictor)
-    return measured | {"seconds": time.perf_counter() - started}, outcomes
+    return measured | cost_row(scoring.model, predictor.setting, predictor), outcomes
 
 
 def complete(

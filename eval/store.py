@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 import prism_jax
+from prism_jax.classification import Images
 from prism_jax.command import write
 from prism_jax.exchange import several, text_of
 from prism_jax.prediction import Setting
@@ -58,27 +59,31 @@ def digest_of_params(params: Any) -> str:
 
 
 def digest_of_task(task: Task, num_tokens: int) -> str:
-    """Of the labels and lengths of all rows, and of 32 rows themselves: images would take long to decode."""
-    some = np.unique(np.linspace(0, len(task.lengths) - 1, 32).astype(int))
-    arrays, _ = task.arrays(some, num_tokens, None)
+    """Of labels, lengths and rows: all rows of texts; of images, which would take long to decode, 32."""
+    count, images = len(task.lengths), isinstance(getattr(task, "inputs", None), Images)
+    index = np.unique(np.linspace(0, count - 1, 32).astype(int)) if images else np.arange(count)
+    arrays, targets = task.arrays(index, num_tokens, None)
     labels = "none" if task.labels is None else np.asarray(task.labels)
-    return digest(type(task).__name__, labels, task.lengths, *(np.asarray(arrays[name]) for name in sorted(arrays)))
+    rows = (np.asarray(arrays[name]) for name in sorted(arrays))
+    return digest(type(task).__name__, task.metrics, labels, task.lengths, np.asarray(targets), *rows)
 
 
 def digest_of_exchange(setting: Setting) -> str:
-    """Of its text and its source: a change of one's own exchange is a new row."""
-    return digest(text_of(setting.exchange), *(source_of(type(one)) for one in several(setting.exchange)))
+    """Of its text, and of the files in which it and its wire formats stand: a change of one's own exchange is a new row."""
+    each = several(setting.exchange)
+    return digest(text_of(setting.exchange), *(source_of(type(x)) for one in each for x in (one, one.wire)))
 
 
-def source_of(kind: type) -> str:
+def source_of(kind: type) -> bytes | str:
     try:
-        return inspect.getsource(kind)
+        return Path(inspect.getfile(kind)).read_bytes()
     except (OSError, TypeError):  # typed at a prompt
         return kind.__qualname__
 
 
 def digest_of_library() -> str:
-    """Of all source files of prism_jax, the JAX that runs them and where: what is no longer the same must run again."""
-    folder = Path(prism_jax.__file__).parent
-    sources = (path.read_bytes() for path in sorted(folder.rglob("*.py")))
-    return digest(jax.__version__, jax.default_backend(), *sources)
+    """Of all sources that make a row, the JAX that runs them and where: what is no longer the same must run again."""
+    package = sorted(Path(prism_jax.__file__).parent.rglob("*.py"))
+    here = [Path(__file__).with_name(name) for name in ("rows.py", "scoring.py")]
+    sources = (path.read_bytes() for path in [*package, *here])
+    return digest(jax.__version__, jax.devices()[0].device_kind, *sources)

@@ -48,23 +48,31 @@ class Sweeper:
       rows: finished, as they stand in results.json.
     """
 
-    def __init__(self, scoring: Scoring, rows: store.Store, runners: Mapping[int, Runner]):
-        self.scoring, self.rows = scoring, list[dict]()
-        self._store, self._runners = rows, runners
+    def __init__(self, scorings: Mapping[int, Scoring], rows: store.Store, runners: Mapping[int, Runner]):
+        """
+        Args:
+          scorings: model and examples, by N.
+          rows: what ran before.
+          runners: by P.
+        """
+        self.rows = list[dict]()
+        self._scorings, self._store, self._runners = scorings, rows, runners
         self._predictor: Predictor | None = None
         self._kept: dict[tuple[int, Setting, str], np.ndarray] = {}
         self._library = store.digest_of_library()
-        self._params = {kind: store.digest_of_params(params) for kind, params in scoring.params.items()}
+        params = next(iter(scorings.values())).params
+        self._params = {kind: store.digest_of_params(of) for kind, of in params.items()}
+        self._tasks = {N: store.digest_of_task(one.task, N) for N, one in scorings.items()}
 
     def __call__(self, planned: Planned) -> dict:
         """The row; one that fails says why under "error"."""
-        self.scoring = self.scoring.at(planned.num_tokens)
-        scoring, setting, weights = self.scoring, planned.setting, planned.weights
+        scoring, setting, weights = self._scorings[planned.num_tokens], planned.setting, planned.weights
+        whose = BASE if weights in (TUNED, CONTROL) else weights
         try:
             if planned.impossible:
                 raise InputError(planned.impossible)
             measured, outcomes = self._measured(planned)
-            row = complete(scoring, setting, weights, measured, outcomes, self._found(planned, ONE_DEVICE, BASE))
+            row = complete(scoring, setting, weights, measured, outcomes, self._found(planned, ONE_DEVICE, whose))
             self._kept[planned.num_tokens, setting, weights] = outcomes
             others = [self._found(planned, *of) for of in ((setting, BASE), (ONE_DEVICE, CONTROL), (ONE_DEVICE, BASE))]
             if weights == TUNED:
@@ -75,15 +83,16 @@ class Sweeper:
         return row
 
     def _measured(self, planned: Planned) -> tuple[dict, np.ndarray]:
-        scoring, setting, run = self.scoring, planned.setting, self._runners[planned.setting.num_parts]
+        scoring, setting = self._scorings[planned.num_tokens], planned.setting
+        run = self._runners[setting.num_parts]
         experiment = scoring.experiment
         key = store.digest(
             self._library,
             store.digest_of_exchange(setting),
             self._params[planned.weights],
-            store.digest_of_task(scoring.task, experiment.num_tokens),
+            self._tasks[planned.num_tokens],
             repr(scoring.model),
-            (setting.num_parts, experiment.num_tokens, scoring.buckets, type(run).__name__),
+            (setting.num_parts, experiment.num_tokens, scoring.buckets, experiment.batch_size, type(run).__name__),
         )
         if found := self._store.load(key):
             return found
@@ -106,6 +115,10 @@ def main(argv: list[str]) -> None:
     experiment, tuned = command.experiment, command.experiment.tuned
     out = output_folder(command.out)
     named = {TUNED: tuned, CONTROL: command.control}
+    if taken := {BASE, *named}.intersection(command.checkpoints):
+        raise InputError(
+            f"--checkpoints has {min(taken)!r}, which is a name of its own here; give it as ./{min(taken)}"
+        )
     sources = {kind: source for kind, source in named.items() if source} | {run: run for run in command.checkpoints}
     rows = plan(experiment, (BASE, *sources))
     settings = list(dict.fromkeys(row.setting for row in rows if not row.impossible))
@@ -118,9 +131,10 @@ def main(argv: list[str]) -> None:
         raise InputError(
             f"{scoring.dataset.name} has no labels to compare scores by; use eval.evaluate to predict them"
         )
+    scorings = {num_tokens: scoring.at(num_tokens) for num_tokens in dict.fromkeys(row.num_tokens for row in rows)}
     for name in markdown.AT_THE_END:
         (out / name).unlink(missing_ok=True)
-    sweeper = Sweeper(scoring, store.Store(out / "rows"), runners)
+    sweeper = Sweeper(scorings, store.Store(out / "rows"), runners)
     command_line = f"python -m eval.sweep {shlex.join(argv)}"
     columns = tables.columns([planned_row(row) for row in rows], scoring.task.metrics[0])
     print(tables.line(columns, columns), flush=True)
@@ -137,7 +151,7 @@ def main(argv: list[str]) -> None:
         "error" in row and not planned.impossible for row, planned in zip(sweeper.rows, rows, strict=True)
     ):
         raise RunError(
-            f"{failed} of {len(rows)} rows failed; {out}/report.md says why, and the same command tries them again"
+            f"{failed} of {len(rows)} rows failed; {out}/results.json says why, and the same command tries them again"
         )
 
 

@@ -6,37 +6,45 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from prism_jax.exchange import Exchange, SegmentMeans
+from prism_jax.wire import Wire
 
 
-@dataclass(frozen=True)
-class UnscaledMeans(Exchange):
-    """Segment means that count as one token each, whatever they stand for: no log(count) in the softmax."""
+class _LikeSegmentMeans:
+    """What both have in common with segment means."""
 
     num_segments: int
+    wire: Wire
 
-    def __call__(self, x_BTD, layout):
-        context = SegmentMeans(self.num_segments, wire=self.wire)(x_BTD, layout)
-        return context.replace(count_BK=jnp.minimum(context.count_BK, 1))
+    def __post_init__(self):
+        self.means()
+
+    def means(self) -> SegmentMeans:
+        return SegmentMeans(self.num_segments, wire=self.wire)
 
     def rows_sent(self, part_len):
         return self.num_segments
 
     def check(self, num_tokens, num_parts):
-        SegmentMeans(self.num_segments).check(num_tokens, num_parts)
+        self.means().check(num_tokens, num_parts)
 
 
 @dataclass(frozen=True)
-class MeansAfterNorm(Exchange):
+class UnscaledMeans(_LikeSegmentMeans, Exchange):
+    """Segment means that count as one token each, whatever they stand for: no log(count) in the softmax."""
+
+    num_segments: int
+
+    def __call__(self, x_BTD, layout):
+        context = self.means()(x_BTD, layout)
+        return context.replace(count_BK=jnp.minimum(context.count_BK, 1))
+
+
+@dataclass(frozen=True)
+class MeansAfterNorm(_LikeSegmentMeans, Exchange):
     """Segment means of the normalised rows, in place of normalised means. In BERT, whose norms come after, both are one."""
 
     num_segments: int
     after_norm: ClassVar[bool] = True
 
     def __call__(self, x_BTD, layout):
-        return SegmentMeans(self.num_segments, wire=self.wire)(x_BTD, layout)
-
-    def rows_sent(self, part_len):
-        return self.num_segments
-
-    def check(self, num_tokens, num_parts):
-        SegmentMeans(self.num_segments).check(num_tokens, num_parts)
+        return self.means()(x_BTD, layout)

@@ -52,7 +52,7 @@ class Float32(Wire):
 
 @dataclass(frozen=True)
 class Float16(Wire):
-    """11 bits of precision; what passes 65504 is sent as 65504."""
+    """11 bits of precision; a finite number beyond 65504 is sent as 65504."""
 
     name = "float16"
 
@@ -104,7 +104,8 @@ class Int8(Wire):
 
 def _as_integers(z_BLD, dtype):
     limit = float(jnp.finfo(dtype).max)
-    return jax.lax.bitcast_convert_type(jnp.clip(z_BLD, -limit, limit).astype(dtype), jnp.uint16)
+    held_BLD = jnp.where(jnp.isfinite(z_BLD), jnp.clip(z_BLD, -limit, limit), z_BLD)
+    return jax.lax.bitcast_convert_type(held_BLD.astype(dtype), jnp.uint16)
 
 
 def _from_integers(sent, dtype):

@@ -136,7 +136,7 @@ def test_new_weights_need_no_new_program(toy_config, trained, tmp_path, monkeypa
     assert [row["weights"] for row in rows_of(tmp_path)] == ["base", str(other)] * 2
 
 
-def test_the_whole_grid_on_a_mesh_and_on_one_device(toy_config, trained, tmp_path, monkeypatch):
+def test_the_whole_grid_on_a_mesh_and_on_one_device(toy_config, trained, tmp_path, monkeypatch, capsys):
     flags = ["--base", trained, "--parts", 2, "--segments", 2, "--wires", "float32", "int8", "--lengths", 12, 18]
     flags += ["--exchanges", "isolated_parts", "segment_means:1,all_gather"]
     for on in ("mesh", "one_device"):
@@ -170,7 +170,27 @@ def test_the_whole_grid_on_a_mesh_and_on_one_device(toy_config, trained, tmp_pat
         == 0
     )
     assert (tmp_path / "both" / "report.md").read_text().count("| whole_sequence |") == 4
-    assert run("eval.report", tmp_path / "nothing", monkeypatch=monkeypatch) == 2
+    report = (tmp_path / "both" / "report.md").read_text()
+    assert "40 examples of 12, 18 tokens" in report
+    capsys.readouterr()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "results.json").write_text(
+        '{"schema": 1, "rows": [{"block": 0, "metric": "f1", "score": 1.0}]}'
+    )
+    for wrong in ([tmp_path / "nothing"], [tmp_path / "other"], [tmp_path / "mesh", tmp_path / "one_device"], []):
+        assert run("eval.report", *wrong, monkeypatch=monkeypatch) == 2
+        (said,) = capsys.readouterr().err.strip().splitlines()
+        assert said.startswith("error: ")
+    # An N that the model can't take is seen before anything is lost.
+    before = (tmp_path / "mesh" / "results.json").read_bytes()
+    flags[flags.index(18)] = 41
+    assert run("eval.sweep", toy_config, *flags, "--out", tmp_path / "mesh", monkeypatch=monkeypatch) == 2
+    assert "a sequence of 41 tokens" in capsys.readouterr().err
+    assert (tmp_path / "mesh" / "results.json").read_bytes() == before
+    assert (tmp_path / "mesh" / "report.md").exists()
+    taken = ["--checkpoints", "base", "--out", tmp_path / "mesh"]
+    assert run("eval.sweep", toy_config, *taken, monkeypatch=monkeypatch) == 2
+    assert "--checkpoints has 'base', which is a name of its own here" in capsys.readouterr().err
 
 
 def test_what_can_run_nowhere_is_refused_at_once(toy_config):

@@ -34,6 +34,12 @@ def test_sixteen_bits_round_as_numpy_does(wire, dtype):
     assert np.array_equal(wire.decode(wire.encode(z)), np.clip(z, -limit, limit).astype(dtype).astype(np.float32))
 
 
+@pytest.mark.parametrize("wire", [FLOAT16, BFLOAT16], ids=str)
+def test_what_is_not_finite_stays_so(wire):
+    z = np.array([[[np.inf, -np.inf, np.nan, 1e30]]], np.float32)
+    assert np.isfinite(wire.decode(wire.encode(z))).tolist() == [[[False, False, False, True]]]
+
+
 def test_int8_is_at_most_half_a_step_off_and_keeps_the_largest():
     z = rows()
     back = np.asarray(INT8.decode(INT8.encode(z)))
@@ -108,6 +114,8 @@ def test_on_the_command_line():
     assert text_of(exchange) == "segment_means:4:int8"
     assert parse("segment_means:4:int8,all_gather:float16") == (exchange, pj.AllGather(wire=FLOAT16))
     assert parse("segment_means:4:float32") == pj.SegmentMeans(4) == pj.SegmentMeans(4, wire=FLOAT32)
+    with pytest.raises(ValueError, match="num_segments is 0"):
+        parse("unscaled_means:0:int8")
     with pytest.raises(ValueError, match="wire format, one of float32, float16, bfloat16, int8"):
         parse("segment_means:4:int4")
     with pytest.raises(ValueError, match="isolated_parts sends nothing, so it takes no wire format"):
