@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from eval.plan import BASE, CONTROL
 from eval.tables import UNITS
@@ -52,7 +53,7 @@ def score_against_bytes(path: Path, panels: Panels) -> bool:
                     for x, row in zip(at, mine, strict=True):
                         point(axes, x, row, styles)
         styles.legend(axes)
-        axes.set_xscale("log")
+        logarithmic(axes)
         axes.set_xlabel(f"kB sent per device and example (nothing sent: at {edge:.2g})")
         describe(axes, name, content, len(panels) > 1)
     return finish(figure, path)
@@ -80,7 +81,7 @@ def score_against_rate(path: Path, panels: Panels) -> bool:
                     for x, row in zip(at, mine, strict=True):
                         point(axes, x, row, styles)
         styles.legend(axes)
-        axes.set_xscale("log")
+        logarithmic(axes)
         axes.set_xlabel("compression rate, tokens of a part / rows sent")
         describe(axes, name, content, len(panels) > 1)
     return finish(figure, path)
@@ -319,6 +320,15 @@ def describe(axes, name: str, content: dict, several: bool, label: str | None = 
     axes.set_title(f"{name}\n{title}" if several else title, fontsize=7)
     axes.set_ylabel(label or f"{UNITS[first['metric']]} (bars: 95 % interval)")
     axes.grid(alpha=0.25)
+
+
+def logarithmic(axes) -> None:
+    """A logarithmic axis with room at its ends, and plain numbers at 1, 2 and 5 of each decade."""
+    axes.set_xscale("log")
+    axes.margins(x=0.1)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def below(axes) -> None:
