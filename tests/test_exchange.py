@@ -15,7 +15,6 @@ from prism_jax.transformer import Block, TransformerConfig
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 EXCHANGES = [pj.IsolatedParts(), pj.AllGather(), pj.SegmentMeans(1), pj.SegmentMeans(2)]
-ABLATIONS = [pj.UnscaledMeans(2), pj.MeansAfterNorm(2)]
 
 
 def contexts(exchange, x_BND, real_BN, num_parts):
@@ -82,7 +81,7 @@ def test_a_part_attends_to_its_own_rows_and_those_sent_by_the_others(exchange, n
         assert (count.sum(-1) == 17).all()
 
 
-@pytest.mark.parametrize("exchange", [*EXCHANGES, *ABLATIONS], ids=str)
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=str)
 @pytest.mark.parametrize(
     ("num_parts", "norm_first"), [(1, True), (2, True), (3, True), (3, False), (4, True), (8, False)]
 )

@@ -77,7 +77,7 @@ class FirstRow(pj.Exchange):
         return 1
 
 
-@pytest.mark.parametrize("exchange", [FirstRow(), pj.AllGather(), pj.SegmentMeans(2)], ids=str)
+@pytest.mark.parametrize("exchange", [FirstRow(), pj.SegmentMeans(2)], ids=str)
 @pytest.mark.parametrize("wire", [FLOAT16, BFLOAT16, INT8], ids=str)
 def test_what_arrives_is_rounded_own_rows_are_not_and_the_gradient_goes_straight_through(wire, exchange, runner):
     run, x = runner(2), np.random.default_rng(1).normal(size=(2, 8, 16)).astype(np.float32)
