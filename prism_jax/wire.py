@@ -50,36 +50,35 @@ class Float32(Wire):
         return 4 * features
 
 
+class _SixteenBits(Wire):
+    """Each number in a floating-point format of 16 bits, as an integer of 16 bits."""
+
+    dtype: ClassVar[type]
+
+    def encode(self, z_BLD):
+        limit = float(jnp.finfo(self.dtype).max)
+        held_BLD = jnp.where(jnp.isfinite(z_BLD), jnp.clip(z_BLD, -limit, limit), z_BLD)
+        return jax.lax.bitcast_convert_type(held_BLD.astype(self.dtype), jnp.uint16)
+
+    def decode(self, sent):
+        return jax.lax.bitcast_convert_type(sent, self.dtype).astype(jnp.float32)
+
+    def row_bytes(self, features):
+        return 2 * features
+
+
 @dataclass(frozen=True)
-class Float16(Wire):
+class Float16(_SixteenBits):
     """11 bits of precision; a finite number beyond 65504 is sent as 65504."""
 
-    name = "float16"
-
-    def encode(self, z_BLD):
-        return _as_integers(z_BLD, jnp.float16)
-
-    def decode(self, sent):
-        return _from_integers(sent, jnp.float16)
-
-    def row_bytes(self, features):
-        return 2 * features
+    name, dtype = "float16", jnp.float16
 
 
 @dataclass(frozen=True)
-class Bfloat16(Wire):
+class Bfloat16(_SixteenBits):
     """8 bits of precision, the range of float32."""
 
-    name = "bfloat16"
-
-    def encode(self, z_BLD):
-        return _as_integers(z_BLD, jnp.bfloat16)
-
-    def decode(self, sent):
-        return _from_integers(sent, jnp.bfloat16)
-
-    def row_bytes(self, features):
-        return 2 * features
+    name, dtype = "bfloat16", jnp.bfloat16
 
 
 @dataclass(frozen=True)
@@ -100,16 +99,6 @@ class Int8(Wire):
 
     def row_bytes(self, features):
         return features + 4
-
-
-def _as_integers(z_BLD, dtype):
-    limit = float(jnp.finfo(dtype).max)
-    held_BLD = jnp.where(jnp.isfinite(z_BLD), jnp.clip(z_BLD, -limit, limit), z_BLD)
-    return jax.lax.bitcast_convert_type(held_BLD.astype(dtype), jnp.uint16)
-
-
-def _from_integers(sent, dtype):
-    return jax.lax.bitcast_convert_type(sent, dtype).astype(jnp.float32)
 
 
 FLOAT32, FLOAT16, BFLOAT16, INT8 = Float32(), Float16(), Bfloat16(), Int8()
