@@ -8,7 +8,6 @@ python -m eval.blocks configs/X.py [--exchange segment_means:4] [--num-parts 4] 
 import shlex
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from eval import plots, results
+from eval import figures, results
 from eval.plan import BASE, ONE_DEVICE
 from eval.rows import score_row
 from eval.scoring import Scoring, load_scoring
@@ -123,7 +122,7 @@ def main(argv: list[str]) -> None:
         content = results.results(scoring, rows, f"python -m eval.blocks {shlex.join(argv)}")
         content |= {"setting": str(setting), "one_device": score_row(scoring.task, exact, None)}
         results.write_json(out, content)
-    plots.blocks(Path(out) / "blocks.png", content)
+    figures.blocks(out / "blocks.png", content)
     print(f"wrote {out}/results.json, blocks.png")
 
 

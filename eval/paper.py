@@ -113,12 +113,17 @@ def figures(table: Table) -> list[Figure]:
     """All figures of a table, in its order."""
     formula: dict[Exchange, dict[str, float]] = {}
     compiled: dict[Exchange, dict[str, float]] = {}
-    stack, N = table.model.config.stack, table.num_tokens
+    config, N = table.model.config, table.num_tokens
     for exchange in table.published:
         num_parts = 1 if isinstance(exchange, WholeSequence) else 2
-        formula[exchange] = derived(cost.formula(stack, exchange, num_parts, N), table, exchange, formula)
+        ours = cost.formula(config.stack, exchange, num_parts, N)
         read = cost.lowered(table.model, exchange, on_mesh(num_parts), N)
-        compiled[exchange] = derived(read, table, exchange, compiled)
+        embedding = compiled_embedding = 0.0
+        if table.embeds and num_parts == 1:
+            embedding = 2 * (config.num_tokens - 1) * config.patch_pixels * config.stack.features
+            compiled_embedding = read.flops_outside["embeddings"]
+        formula[exchange] = derived(ours.flops + embedding, ours.bytes_sent, formula)
+        compiled[exchange] = derived(read.flops + compiled_embedding, read.bytes_sent, compiled)
     return [
         Figure(table.title, str(exchange), name, value, formula[exchange][name], compiled[exchange][name])
         for exchange, stated in table.published.items()
@@ -126,17 +131,9 @@ def figures(table: Table) -> list[Figure]:
     ]
 
 
-def derived(
-    ours: cost.Cost, table: Table, exchange: Exchange, before: dict[Exchange, dict[str, float]]
-) -> dict[str, float]:
+def derived(flops: float, bytes_sent: float, before: dict[Exchange, dict[str, float]]) -> dict[str, float]:
     """The paper's figures from a cost, given those of one device and of Voltage."""
-    flops = ours.flops
-    if table.embeds and isinstance(exchange, WholeSequence):
-        config = table.model.config
-        flops += ours.flops_outside.get(
-            "embeddings", 2 * (config.num_tokens - 1) * config.patch_pixels * config.stack.features
-        )
-    found = {GFLOPS: flops / 1e9, "bytes": ours.bytes_sent}
+    found = {GFLOPS: flops / 1e9, "bytes": bytes_sent}
     if one := before.get(WholeSequence()):
         found[COMPUTE] = saved(found[GFLOPS], one[GFLOPS])
     if voltage := before.get(AllGather()):

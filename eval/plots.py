@@ -1,4 +1,4 @@
-"""Plots of what sweeps found, one panel a run. Sizes are for a column of a paper, colours for colour-blind readers."""
+"""Plots of what sweeps found, one panel for each run and N. Sizes are for a column of a paper, colours for colour-blind readers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ from prism_jax.metrics import METRICS
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito
 MARKERS = ("o", "v", "s", "D", "^", "P", "X", "*")
-
 FILLS = ("full", "none", "left", "top", "right", "bottom")
 
 Panels = Mapping[tuple[str, int], dict]
@@ -43,15 +42,7 @@ def score_against_bytes(path: Path, panels: Panels) -> bool:
             xs, [row["score"] for row in front], where="post", color="0.85", linewidth=5, zorder=0, label="Pareto front"
         )
         styles = Styles(rows)
-        for num_parts in styles.parts:
-            for kind in styles.weights:
-                for exchange in styles.kinds:
-                    mine = [row for row in rows if styles.of(row) == (num_parts, kind, exchange)]
-                    mine.sort(key=sent)
-                    at = [max(sent(row), edge) * styles.shift(num_parts) for row in mine]
-                    styles.line(axes, at, mine)
-                    for x, row in zip(at, mine, strict=True):
-                        point(axes, x, row, styles)
+        draw_rows(axes, rows, [max(sent(row), edge) for row in rows], styles)
         styles.legend(axes)
         logarithmic(axes)
         axes.set_xlabel(f"kB sent per device and example (nothing sent: at {edge:.2g})")
@@ -71,15 +62,7 @@ def score_against_rate(path: Path, panels: Panels) -> bool:
         rows = [row for row in content["rows"] if row["compression_rate"]]
         one_device_lines(axes, content)
         styles = Styles(rows)
-        for num_parts in styles.parts:
-            for kind in styles.weights:
-                for exchange in styles.kinds:
-                    mine = [row for row in rows if styles.of(row) == (num_parts, kind, exchange)]
-                    mine.sort(key=lambda row: row["compression_rate"])
-                    at = [row["compression_rate"] * styles.shift(num_parts) for row in mine]
-                    styles.line(axes, at, mine)
-                    for x, row in zip(at, mine, strict=True):
-                        point(axes, x, row, styles)
+        draw_rows(axes, rows, [row["compression_rate"] for row in rows], styles)
         styles.legend(axes)
         logarithmic(axes)
         axes.set_xlabel("compression rate, tokens of a part / rows sent")
@@ -117,67 +100,6 @@ def compute_against_parts(path: Path, panels: Panels) -> bool:
         describe(axes, name, content, len(panels) > 1, "GFLOPs of matrix products per device and example")
         below(axes)
     return finish(figure, path)
-
-
-def blocks(path: Path, content: dict) -> None:
-    """Of `eval.blocks`: how far each block's output is from the exact one, and what compressing this block alone costs."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
-    *each, everything = content["rows"]
-    index = [row["block"] for row in each]
-    left.plot(
-        index, [row["relative_error"] for row in each], "o-", color=COLOURS[0], markersize=4, label="relative error"
-    )
-    left.plot(
-        index,
-        [1 - row["cosine_similarity"] for row in each],
-        "v--",
-        color=COLOURS[1],
-        markersize=4,
-        label="1 - cosine similarity",
-    )
-    left.set_ylabel("departure from one device's output")
-    left.set_ylim(bottom=0)
-    left.legend(fontsize=7)
-    for x, row, colour in [*((row["block"], row, COLOURS[0]) for row in each), (len(each), everything, COLOURS[4])]:
-        difference, (low, high) = row["difference_to_one_device"], row["difference_ci95"]
-        bars = [[difference - low], [high - difference]]
-        right.errorbar(x, difference, bars, fmt="o", color=colour, markersize=4, elinewidth=0.8)
-    right.axhline(0, color="black", linewidth=0.8, linestyle="--")
-    right.set_xticks([*index, len(each)], [*map(str, index), "all"])
-    right.set_ylabel(f"{UNITS[everything['metric']]} less one device's (bars: 95 % interval)")
-    for axes, what in (
-        (left, "output after each block, all compressed"),
-        (right, "score with this block alone compressed"),
-    ):
-        axes.set_title(what, fontsize=8)
-        axes.set_xlabel("block")
-        axes.grid(alpha=0.25)
-    examples = everything["examples"]
-    figure.suptitle(f"{content['model']}, {content['setting']} parts, {content['dataset']}, n = {examples}", fontsize=8)
-    finish(figure, path)
-
-
-def scale(path: Path, rows: list[dict], exponents: dict[str, dict[str, float]]) -> None:
-    """Of `eval.scale`: time and activations of one part against N, with the fitted powers."""
-    figure, several = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
-    figures = (("seconds", 1.0, "s"), ("memory_activations_bytes_compiled", 2.0**20, "MiB of activations (compiler)"))
-    for axes, (name, unit, label) in zip(several, figures, strict=True):
-        for i, exchange in enumerate(dict.fromkeys(row["exchange"] for row in rows)):
-            mine = sorted((row for row in rows if row["exchange"] == exchange), key=lambda row: row["tokens"])
-            power = f", N^{exponents[exchange][name]:.2f}" if exchange in exponents else ""
-            text = f"{exchange.replace('_', ' ')} on {mine[0]['num_parts']}{power}"
-            at, values = [row["tokens"] for row in mine], [row[name] / unit for row in mine]
-            axes.plot(at, values, marker=MARKERS[i], color=COLOURS[i], markersize=4, linewidth=0.8, label=text)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xlabel("tokens N")
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.25)
-        axes.legend(fontsize=6)
-    figure.suptitle(
-        f"one part alone on one core, {rows[0]['layers']} blocks of BERT-base's size, batch of 1", fontsize=8
-    )
-    finish(figure, path)
 
 
 @dataclass(frozen=True)
@@ -233,12 +155,6 @@ class Styles:
         """What a line has in common."""
         return row["num_parts"], row["weights"], self.kind(row)
 
-    def line(self, axes, at: list[float], rows: list[dict]) -> None:
-        """Joins rows that have all this in common."""
-        if rows:
-            dashes, colour = "-" if rows[0]["weights"] == BASE else "--", self.colour(rows[0]["num_parts"])
-            axes.plot(at, [row["score"] for row in rows], dashes, color=colour, linewidth=0.8, alpha=0.5)
-
     def fill(self, kind: str) -> str:
         return FILLS[self.weights.index(kind) % len(FILLS)]
 
@@ -263,6 +179,18 @@ class Styles:
         below(axes)
 
 
+def draw_rows(axes, rows: list[dict], xs: list[float], styles: Styles) -> None:
+    """The score of each row against its x; a line joins rows that have all else in common."""
+    for group in dict.fromkeys(map(styles.of, rows)):
+        mine = [(x * styles.shift(group[0]), row) for x, row in zip(xs, rows, strict=True) if styles.of(row) == group]
+        mine.sort(key=lambda pair: pair[0])
+        at, scores = zip(*((x, row["score"]) for x, row in mine), strict=True)
+        dashes, colour = "-" if group[1] == BASE else "--", styles.colour(group[0])
+        axes.plot(at, scores, dashes, color=colour, linewidth=0.8, alpha=0.5)
+        for x, row in mine:
+            point(axes, x, row, styles)
+
+
 def sent(row: dict) -> float:
     """kB."""
     return row["bytes_sent_per_device"] / 1e3
@@ -282,7 +210,7 @@ def goodness(row: dict) -> float:
 
 
 def panels_of(panels: Panels):
-    """A figure with a panel for each run."""
+    """A figure with its panels side by side."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 4), layout="constrained", squeeze=False)
     return figure, list(axes[0])
 

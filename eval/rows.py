@@ -1,7 +1,6 @@
 """What stands in a row of results.json: the setting, the score, the cost."""
 
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -133,16 +132,15 @@ def score_row(task: Task, outcomes: np.ndarray, reference: np.ndarray | None) ->
     }
 
 
-def cost_row(model: Any, setting: Setting, predictor: Predictor) -> dict:
+def cost_row(predictor: Predictor) -> dict:
     """The cost of one row of the task on one device, by formula and from the compiled programs (read on CPU devices only, each with a part).
 
     With several buckets, the mean over the rows that are padded to each; collectives and memory of a whole batch of the longest.
     """
+    model, setting = predictor.model, predictor.setting
     stack, num_parts = model.config.stack, setting.num_parts
-    rows, on_a_device_each = (
-        rows_by_bucket(predictor.task, predictor.buckets),
-        num_parts == 1 or isinstance(predictor.run, OnMesh),
-    )
+    rows = rows_by_bucket(predictor.task, predictor.buckets)
+    on_a_device_each = num_parts == 1 or isinstance(predictor.run, OnMesh)
     readable = on_a_device_each and jax.default_backend() == "cpu"
 
     def mean(cost_of):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval import plots, results
+from eval import figures, results
 from eval.one_part import measure
 from prism_jax import flags
 from prism_jax.command import output_folder, run
@@ -63,9 +63,7 @@ def exponents(rows: list[dict]) -> dict[str, dict[str, float]]:
     """For each exchange, by which power of N time and memory grow: least squares in logarithms over the upper half of the N."""
     found: dict[str, dict[str, float]] = {}
     for exchange in dict.fromkeys(row["exchange"] for row in rows):
-        mine = sorted(
-            (row for row in rows if row["exchange"] == exchange and "seconds" in row), key=lambda row: row["tokens"]
-        )
+        mine = sorted((row for row in rows if row["exchange"] == exchange), key=lambda row: row["tokens"])
         mine = mine[len(mine) // 2 :]
         if len(mine) > 1:
             at = np.log([row["tokens"] for row in mine])
@@ -98,11 +96,12 @@ def main(argv: list[str]) -> None:
                 )
             print(f"N = {num_tokens:6d}  {exchange!s:20s} {row.get('error') or said}", flush=True)
             content = {"schema": results.SCHEMA, "config": asdict(command), "environment": results.environment()}
-            results.write_json(out, content | {"exponents": exponents(rows), "rows": rows})
-    powers = exponents(rows)
+            results.write_json(out, content | {"rows": rows})
+    shown = [row for row in rows if row["layers"] == command.layers and row["num_parts"] in (1, command.num_parts)]
+    powers = exponents(shown)
     for name, of in powers.items():
         print(f"{name:20s} time N^{of['seconds']:.2f}, activations N^{of['memory_activations_bytes_compiled']:.2f}")
-    plots.scale(out / "scale.png", rows, powers)
+    figures.scale(out / "scale.png", shown, powers)
     print(f"wrote {out}/results.json, scale.png")
 
 

@@ -121,7 +121,7 @@ def measure(scoring: Scoring, predictor: Predictor, weights: str) -> tuple[dict,
         "real_tokens_median": float(np.median(scoring.task.lengths)),
         "share_in_every_part": scoring.share_in_every_part(predictor.setting.num_parts),
     }
-    return measured | cost_row(scoring.model, predictor.setting, predictor), outcomes
+    return measured | cost_row(predictor), outcomes
 
 
 def complete(

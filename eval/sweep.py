@@ -66,17 +66,18 @@ class Sweeper:
 
     def __call__(self, planned: Planned) -> dict:
         """The row; one that fails says why under "error"."""
-        scoring, setting, weights = self._scorings[planned.num_tokens], planned.setting, planned.weights
+        N, setting, weights = planned.num_tokens, planned.setting, planned.weights
+        scoring, kept = self._scorings[N], self._kept
         whose = BASE if weights in (TUNED, CONTROL) else weights
         try:
             if planned.impossible:
                 raise InputError(planned.impossible)
             measured, outcomes = self._measured(planned)
-            row = complete(scoring, setting, weights, measured, outcomes, self._found(planned, ONE_DEVICE, whose))
-            self._kept[planned.num_tokens, setting, weights] = outcomes
-            others = [self._found(planned, *of) for of in ((setting, BASE), (ONE_DEVICE, CONTROL), (ONE_DEVICE, BASE))]
+            row = complete(scoring, setting, weights, measured, outcomes, kept.get((N, ONE_DEVICE, whose)))
             if weights == TUNED:
-                row |= recovery_row(scoring.task, outcomes, *others)
+                others = ((N, setting, BASE), (N, ONE_DEVICE, CONTROL), (N, ONE_DEVICE, BASE))
+                row |= recovery_row(scoring.task, outcomes, *map(kept.get, others))
+            kept[N, setting, weights] = outcomes
         except Exception as error:
             row = failed_row(scoring.task, planned, error)
         self.rows.append(row)
@@ -103,11 +104,6 @@ class Sweeper:
         measured, outcomes = measure(scoring, predictor, planned.weights)
         self._store.save(key, measured, outcomes)
         return measured, outcomes
-
-    def _found(self, planned, setting, weights) -> np.ndarray | None:
-        """What was kept of each example; None for the row itself, and where there is none."""
-        key = (planned.num_tokens, setting, weights)
-        return None if key == (planned.num_tokens, planned.setting, planned.weights) else self._kept.get(key)
 
 
 def main(argv: list[str]) -> None:

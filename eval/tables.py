@@ -16,7 +16,6 @@ UNITS = {
 }
 """Metrics as a column calls them."""
 WIDTHS = {
-    "run": 20,
     "N": 5,
     "wire": 8,
     "last part, to one device [95 %]": 31,

@@ -1,7 +1,6 @@
 """Sweeps: what runs, what does not run again, and what happens when a row fails."""
 
 import json
-import re
 from pathlib import Path
 
 import jax
@@ -247,8 +246,3 @@ def test_the_pareto_front(metric, expected):
         for i, (score, kb) in enumerate(zip(scores, sent, strict=True))
     ]
     assert [row["number"] for row in plots.pareto(rows)] == expected
-
-
-def test_no_two_figures_of_a_report_share_a_name():
-    assert len(set(plots.PLOTS)) == len(plots.PLOTS)
-    assert all(re.fullmatch(r"\w+\.png", name) for name in plots.PLOTS)
