@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from eval import plots, tables
-from eval.plan import CONTROL
+from eval.plan import BASE, CONTROL
 from prism_jax.command import write
 
 AT_THE_END = ("results.csv", "report.md", *plots.PLOTS)
@@ -33,7 +35,7 @@ def markdown(contents: Mapping[str, dict], drawn: Sequence[str]) -> str:
     sections = [section(content, name if len(contents) > 1 else None) for name, content in contents.items()]
     pictures = "\n\n".join(f"![{plots.PLOTS[name].title}]({name})\n\n{plots.PLOTS[name].explanation}" for name in drawn)
     commands = "".join(f"    {content['command']}\n" for content in contents.values())
-    return f"""{"".join(sections)}
+    return f"""{"".join(sections)}{over_runs(contents)}
 {HOW_TO_READ}
 
 {pictures}
@@ -41,6 +43,38 @@ def markdown(contents: Mapping[str, dict], drawn: Sequence[str]) -> str:
 Run it again:
 
 {commands}"""
+
+
+def over_runs(contents: Mapping[str, dict]) -> str:
+    """The mean over runs, those of several seeds for one, of what all of them scored; empty where that is nothing."""
+    kinds = {
+        (content["model"], content["dataset"], plots.scored(content)[0]["metric"]) for content in contents.values()
+    }
+    if len(contents) == 1 or len(kinds) > 1:
+        return ""
+    names = ("tokens", "num_parts", "exchange", "num_segments", "wire", "weights")
+    runs = [{tuple(row[name] for name in names): row for row in plots.scored(one)} for one in contents.values()]
+    common = [key for key in runs[0] if all(key in run for run in runs)]
+    if not common:
+        return ""
+    mean = {key: np.mean([run[key]["score"] for run in runs]) for key in common}
+    controls = [mean[key] for key in common if key[-1] == CONTROL]
+    header = ("N", "parts", "exchange", "L", "wire", "weights", f"{tables.UNITS[kinds.pop()[-1]]} (sd)", "recovery %")
+    lines = [header, ["---"] * len(header)]
+    for key in common:
+        spread, recovery = np.std([run[key]["score"] for run in runs], ddof=1), "-"
+        if all(run[key].get("recovery_percent") is not None for run in runs) and controls:
+            as_is = mean[(*key[:-1], BASE)]
+            recovery = f"{100 * (mean[key] - as_is) / (controls[0] - as_is):.0f}"
+        lines.append((*(str(x or "-") for x in key), f"{mean[key]:.2f} ({spread:.2f})", recovery))
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"""# All {len(contents)} runs
+
+The mean over the runs and the standard deviation between them. Recovery is that of the means, where each run has one.
+
+{table}
+
+"""
 
 
 def section(content: dict, name: str | None) -> str:

@@ -1,6 +1,6 @@
 """What stands in a row of results.json: the setting, the score, the cost."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import jax
 import numpy as np
@@ -82,7 +82,8 @@ def setting_row(setting: Setting, num_tokens: int, rows: dict[int, int]) -> dict
     known = None not in rates.values()
     num_segments = getattr(one, "num_segments", None)
     if one:
-        name, wire = name_of(type(one)) if num_segments else str(replace(one, wire=FLOAT32)), one.wire.name
+        only_segments = [number.name for number in fields(one) if number.name != "wire"] == ["num_segments"]
+        name, wire = name_of(type(one)) if only_segments else str(replace(one, wire=FLOAT32)), one.wire.name
     else:
         name, wire = text_of(exchange), ",".join(each.wire.name for each in several(exchange))
     return {

@@ -1,6 +1,7 @@
 """Sweeps: what runs, what does not run again, and what happens when a row fails."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -9,9 +10,12 @@ import pytest
 from conftest import run
 
 from eval import plots, store
+from eval.markdown import over_runs
 from eval.plan import plan
+from eval.rows import setting_row
 from prism_jax import config
-from prism_jax.prediction import Predictor
+from prism_jax.exchange import IsolatedParts, SegmentMeans
+from prism_jax.prediction import Predictor, Setting
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -168,7 +172,9 @@ def test_the_whole_grid_on_a_mesh_and_on_one_device(toy_config, trained, tmp_pat
         )
         == 0
     )
-    assert (tmp_path / "both" / "report.md").read_text().count("| whole_sequence |") == 4
+    assert (tmp_path / "both" / "report.md").read_text().count(
+        "| whole_sequence |"
+    ) == 6  # one a run and N, and two of both runs
     report = (tmp_path / "both" / "report.md").read_text()
     assert "40 examples of 12, 18 tokens" in report
     capsys.readouterr()
@@ -246,3 +252,44 @@ def test_the_pareto_front(metric, expected):
         for i, (score, kb) in enumerate(zip(scores, sent, strict=True))
     ]
     assert [row["number"] for row in plots.pareto(rows)] == expected
+
+
+def test_over_runs_stand_mean_spread_and_the_recovery_of_the_means():
+    def run_of(as_is, tuned, control, recovery):
+        setting = {"tokens": 32, "wire": "float32", "num_parts": 2, "exchange": "segment_means", "num_segments": 1}
+        one_device = {
+            "tokens": 32,
+            "wire": "float32",
+            "num_parts": 1,
+            "exchange": "whole_sequence",
+            "num_segments": None,
+        }
+        rows = [
+            one_device | {"weights": "control", "score": control},
+            setting | {"weights": "base", "score": as_is},
+            setting | {"weights": "tuned", "score": tuned, "recovery_percent": recovery},
+        ]
+        rows = [row | {"metric": "accuracy_percent"} for row in rows]
+        return {"model": "BERT", "dataset": "glue/sst2", "rows": rows}
+
+    seeds = {"a": run_of(80.0, 83.0, 85.0, 60.0), "b": run_of(82.0, 86.0, 87.0, 80.0)}
+    report = over_runs(seeds)
+    assert "| 32 | 2 | segment_means | 1 | float32 | base | 81.00 (1.41) | - |" in report
+    assert "| 32 | 2 | segment_means | 1 | float32 | tuned | 84.50 (2.12) | 70 |" in report
+    seeds["b"]["rows"][2]["recovery_percent"] = None
+    assert "84.50 (2.12) | - |" in over_runs(seeds)
+    assert over_runs({"a": seeds["a"]}) == over_runs({"a": seeds["a"], "b": seeds["b"] | {"dataset": "cifar10"}}) == ""
+
+
+@dataclass(frozen=True)
+class TwoNumbers(IsolatedParts):
+    num_segments: int
+    percent: int
+
+
+def test_rows_of_an_exchange_with_several_numbers_can_be_told_apart():
+    names = [
+        setting_row(Setting(exchange, 2), 8, {8: 1})["exchange"]
+        for exchange in (TwoNumbers(1, 50), TwoNumbers(1, 75), SegmentMeans(1))
+    ]
+    assert names == ["two_numbers:1:50", "two_numbers:1:75", "segment_means"]
