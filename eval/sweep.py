@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -37,8 +38,8 @@ class Sweep:
     """More of them, each scored wherever base is, under its own name."""
     on: Literal["mesh", "one_device"] = "mesh"
     """Whether each part has a device of its own (emulated ones on a CPU), or all lie inside one: the same scores."""
-    out: str = "runs/sweep"
-    """Folder for the results; a sweep that was stopped goes on there."""
+    out: str | None = None
+    """Folder for the results; a sweep that was stopped goes on there. runs/NAME/sweep by default, NAME being the config's."""
 
 
 class Sweeper:
@@ -109,7 +110,7 @@ class Sweeper:
 def main(argv: list[str]) -> None:
     command = flags.parse(Sweep, __doc__, argv)
     experiment, tuned = command.experiment, command.experiment.tuned
-    out = output_folder(command.out)
+    out = output_folder(command.out or f"runs/{Path(argv[0]).stem}/sweep")
     named = {TUNED: tuned, CONTROL: command.control}
     if taken := {BASE, *named}.intersection(command.checkpoints):
         raise InputError(

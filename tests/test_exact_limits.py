@@ -8,6 +8,8 @@ from jax.flatten_util import ravel_pytree
 
 import prism_jax as pj
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 NUM_TOKENS = 19
 
 

@@ -132,11 +132,12 @@ def test_new_weights_need_no_new_program(toy_config, trained, tmp_path, monkeypa
     other = tmp_path / "other"
     assert run("train.finetune", toy_config, "--training.seed", 1, "--out", other, monkeypatch=monkeypatch) == 0
     calls.clear()
-    flags = ["--base", trained, "--checkpoints", other, "--parts", 2, "--segments", 2, "--exchanges", "--out", tmp_path]
+    flags = ["--base", trained, "--checkpoints", other, "--parts", 2, "--segments", 2, "--exchanges"]
+    monkeypatch.chdir(tmp_path)  # a folder named after the config is the default
     assert run("eval.sweep", toy_config, *flags, monkeypatch=monkeypatch) == 0
     assert calls.count("compiled") == 2
     assert len(calls) == 2 + 4
-    assert [row["weights"] for row in rows_of(tmp_path)] == ["base", str(other)] * 2
+    assert [row["weights"] for row in rows_of(Path("runs/toy/sweep"))] == ["base", str(other)] * 2
 
 
 def test_the_whole_grid_on_a_mesh_and_on_one_device(toy_config, trained, tmp_path, monkeypatch, capsys):
