@@ -20,6 +20,9 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F
 MARKERS = ("o", "v", "s", "D", "^", "P", "X", "*")
 FILLS = ("full", "none", "left", "top", "right", "bottom")
 
+CHARACTERS = 90
+"""Of a legend, that fit into the width of a panel."""
+
 Panels = Mapping[tuple[str, int], dict]
 """Contents of results.json, with the scored rows of one N only, by the name of the run and N."""
 
@@ -260,8 +263,12 @@ def logarithmic(axes) -> None:
 
 
 def below(axes) -> None:
-    """The legend, where it hides nothing."""
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=6, ncols=4)
+    """The legend, where it hides nothing: as many columns as a panel is wide, and a higher figure for many rows."""
+    labels = axes.get_legend_handles_labels()[1]
+    columns = min(4, max(1, CHARACTERS // (max(map(len, labels)) + 8)))
+    rows = -(-len(labels) // columns)
+    axes.figure.set_figheight(max(axes.figure.get_figheight(), 3.6 + 0.14 * rows))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=6, ncols=columns)
 
 
 def finish(figure, path: Path) -> bool:

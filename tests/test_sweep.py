@@ -294,3 +294,21 @@ def test_rows_of_an_exchange_with_several_numbers_can_be_told_apart():
         for exchange in (TwoNumbers(1, 50), TwoNumbers(1, 75), SegmentMeans(1))
     ]
     assert names == ["two_numbers:1:50", "two_numbers:1:75", "segment_means"]
+
+
+@pytest.mark.parametrize("label", ["a", "first token and means:16, int8, L = 16"])
+def test_a_legend_stays_inside_its_panel(label):
+    figure, panels = plots.panels_of({"one": {}, "other": {}})
+    for axes in panels:
+        axes.plot([1, 2], [1, 2])
+        for i in range(10):
+            axes.plot([], [], label=f"{label} {i}")
+        plots.below(axes)
+    figure.canvas.draw()
+    left, right = (axes.get_legend().get_window_extent() for axes in panels)
+    assert left.x0 >= 0
+    assert left.x1 <= right.x0
+    assert right.x1 <= figure.bbox.x1
+    assert left.y0 >= 0
+    assert panels[0].get_window_extent().height > figure.bbox.height / 2
+    plots.plt.close(figure)
