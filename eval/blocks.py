@@ -27,6 +27,7 @@ from prism_jax.exchange import AllGather, Exchanges, per_block
 from prism_jax.forward import block_outputs
 from prism_jax.loading import scoring_batches
 from prism_jax.prediction import Predictor, Setting
+from prism_jax.processes import refuse_several
 from prism_jax.runners import on_one_device
 from prism_jax.text import bucket_lengths
 
@@ -81,6 +82,7 @@ def main(argv: list[str]) -> None:
     command = flags.parse(Blocks, __doc__, argv)
     experiment, out = command.experiment, output_folder(command.out)
     setting = Setting(experiment.exchange, experiment.num_parts)
+    refuse_several("eval.blocks runs")
     setting.check(bucket_lengths(experiment.buckets, experiment.num_tokens))
     scoring = load_scoring(experiment, [setting], {BASE: command.checkpoint})
     if scoring.task.labels is None:

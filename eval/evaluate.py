@@ -15,6 +15,7 @@ from eval.scoring import complete, load_scoring, measure
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run
 from prism_jax.prediction import Predictor, Setting
+from prism_jax.processes import is_terminal, refuse_several
 from prism_jax.runners import emulate_devices, on_mesh, on_one_device
 from prism_jax.text import bucket_lengths
 
@@ -35,6 +36,8 @@ def main(argv: list[str]) -> None:
     experiment, out = command.experiment, output_folder(command.out)
     setting = Setting(experiment.exchange, experiment.num_parts)
     setting.check(bucket_lengths(experiment.buckets, experiment.num_tokens))
+    if command.on == "one_device":
+        refuse_several("--on one_device runs")
     if command.on == "mesh":
         emulate_devices(setting.num_parts)
     runner = (on_mesh if command.on == "mesh" else on_one_device)(setting.num_parts)
@@ -45,7 +48,8 @@ def main(argv: list[str]) -> None:
     columns = tables.columns([row], row["metric"])
     print(tables.line(columns, columns), tables.line(columns, tables.cells(row, columns)), sep="\n")
     results.write_json(out, results.results(scoring, [row], f"python -m eval.evaluate {shlex.join(argv)}"))
-    results.write_predictions(out / "predictions.tsv", scoring.task, outcomes)
+    if is_terminal():
+        results.write_predictions(out / "predictions.tsv", scoring.task, outcomes)
     print(f"wrote {out}/results.json, predictions.tsv")
 
 

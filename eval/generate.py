@@ -16,6 +16,7 @@ from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
 from prism_jax.exchange import WholeSequence
 from prism_jax.generation import Generator, Sampling
+from prism_jax.processes import refuse_several
 from prism_jax.runners import emulate_devices, on_mesh, on_one_device
 
 
@@ -45,6 +46,7 @@ def main(argv: list[str]) -> None:
         raise InputError('nothing to go on with; give --prompt "Once upon a time", or several texts')
     if new < 1 or command.bucket < 1:
         raise InputError(f"max_new_tokens is {new} and bucket {command.bucket}; choose 1 or more for both")
+    refuse_several("eval.generate runs")
     out = output_folder(command.out)
     emulate_devices(experiment.num_parts)
     loaded = weights.load(

@@ -17,6 +17,7 @@ from prism_jax.exchange import per_block
 from prism_jax.experiment import HELD_OUT, load_data, load_model, load_run
 from prism_jax.language_tasks import LanguageModelling
 from prism_jax.prediction import Predictor, Setting, rows_by_bucket
+from prism_jax.processes import check_same, from_terminal
 from prism_jax.task import Task
 from prism_jax.tasks import prepare
 from prism_jax.text import bucket_lengths, bucket_of
@@ -82,6 +83,7 @@ def load_scoring(experiment: Experiment, settings: list[Setting], sources: dict[
     task = prepare(dataset, pretrained, experiment.num_tokens)
     named = {kind: source or experiment.adapter or experiment.weights for kind, source in sources.items()}
     params = {kind: one.params for kind, one in variants.items()}
+    check_same("weights", params)
     return Scoring(experiment, pretrained.model, params, named, dataset, pretrained.folder, task)
 
 
@@ -95,9 +97,9 @@ def load_variant(experiment: Experiment, dataset: Dataset, source: str | None) -
         return load_model(experiment, dataset)
     if (Path(source) / adapter_files.CONFIG).is_file():
         return load_model(replace(experiment, adapter=source), dataset)
-    trained = checkpoint.named(source)
+    trained = from_terminal(lambda: checkpoint.named(source))
     checkpoint.check_same_model(
-        trained.run, experiment, *(("training.validation",) if experiment.split == HELD_OUT else ())
+        trained, experiment, *(("training.validation",) if experiment.split == HELD_OUT else ())
     )
     pretrained = load_run(trained, experiment.compute_dtype)
     return replace(pretrained, params=lora.merge(pretrained.params))
@@ -114,14 +116,19 @@ def measure(scoring: Scoring, predictor: Predictor, weights: str) -> tuple[dict,
     Returns:
       What was run and what it costs, as part of a row of results.json, and what was kept of each example.
     """
-    started = time.perf_counter()
-    outcomes = predictor(predictor.run.replicate(scoring.params[weights]))
-    measured = {
-        "seconds": time.perf_counter() - started,
-        "real_tokens_median": float(np.median(scoring.task.lengths)),
-        "share_in_every_part": scoring.share_in_every_part(predictor.setting.num_parts),
-    }
-    return measured | cost_row(predictor), outcomes
+    started, run = time.perf_counter(), predictor.run
+    outcomes = predictor(run.replicate(scoring.params[weights])) if run.here else None
+
+    def whole() -> tuple[dict, np.ndarray]:
+        assert outcomes is not None
+        measured = {
+            "seconds": time.perf_counter() - started,
+            "real_tokens_median": float(np.median(scoring.task.lengths)),
+            "share_in_every_part": scoring.share_in_every_part(predictor.setting.num_parts),
+        }
+        return measured | cost_row(predictor), outcomes
+
+    return from_terminal(whole)
 
 
 def complete(

@@ -24,6 +24,7 @@ from prism_jax import config, flags
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError, RunError
 from prism_jax.prediction import Predictor, Setting
+from prism_jax.processes import from_terminal, is_terminal, refuse_several, several
 from prism_jax.runners import Runner, emulate_devices, on_mesh, on_one_device
 
 
@@ -80,6 +81,8 @@ class Sweeper:
                 row |= recovery_row(scoring.task, outcomes, *map(kept.get, others))
             kept[N, setting, weights] = outcomes
         except Exception as error:
+            if several() and not isinstance(error, InputError):
+                raise  # the others may not have failed, and wait
             row = failed_row(scoring.task, planned, error)
         self.rows.append(row)
         return row
@@ -96,7 +99,7 @@ class Sweeper:
             repr(scoring.model),
             (setting.num_parts, experiment.num_tokens, scoring.buckets, experiment.batch_size, type(run).__name__),
         )
-        if found := self._store.load(key):
+        if found := from_terminal(lambda: self._store.load(key)):
             return found
         predictor = self._predictor
         if predictor is None or predictor.task is not scoring.task or predictor.setting != setting:
@@ -119,6 +122,8 @@ def main(argv: list[str]) -> None:
     sources = {kind: source for kind, source in named.items() if source} | {run: run for run in command.checkpoints}
     rows = plan(experiment, (BASE, *sources))
     settings = list(dict.fromkeys(row.setting for row in rows if not row.impossible))
+    if command.on == "one_device":
+        refuse_several("--on one_device runs")
     if command.on == "mesh":
         emulate_devices(max(setting.num_parts for setting in settings))
     make = on_mesh if command.on == "mesh" else on_one_device
@@ -141,6 +146,8 @@ def main(argv: list[str]) -> None:
             tqdm.write(tables.line(columns, tables.cells(row, columns)))
             content = results.results(scoring, sweeper.rows, command_line)
             results.write_json(out, content)
+    if not is_terminal():
+        return
     results.write_csv(out, content["rows"])
     written = markdown.write_report(out, {out.name: content}) if plots.scored(content) else []
     print(f"wrote {out}/{', '.join(['results.json', 'results.csv', *written])}")

@@ -12,30 +12,72 @@ import orbax.checkpoint as ocp
 
 from prism_jax import config
 from prism_jax.errors import InputError
+from prism_jax.processes import from_terminal, is_terminal, several
+from prism_jax.runners import replicated
 
 SCORE = "score"
 """The metric by which checkpoints are compared: the task's own, with its sign changed where lower is better."""
 
 
-def open_manager(run: Path) -> ocp.CheckpointManager:
-    """The checkpoints in `run/checkpoints`: the last two and the best one are kept. Written in the background."""
+class Nowhere:
+    """Stands in for the manager beside the terminal, which keeps the checkpoints of a run of several processes."""
+
+    def __enter__(self) -> "Nowhere":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def all_steps(self) -> list[int]:
+        return []
+
+    def best_step(self) -> None:
+        return None
+
+    def wait_until_finished(self) -> None:
+        pass
+
+
+def open_manager(run: Path) -> ocp.CheckpointManager | Nowhere:
+    """The checkpoints in `run/checkpoints`: the last two and the best one are kept. Written in the background.
+
+    Of several processes, the terminal alone keeps them.
+    """
+    if not is_terminal():
+        return Nowhere()
     policies = ocp.checkpoint_managers.preservation_policy
     best = policies.BestN(get_metric_fn=lambda metrics: metrics[SCORE], n=1)
     keep = policies.AnyPreservationPolicy([policies.LatestN(2), best])
-    options = ocp.CheckpointManagerOptions(preservation_policy=keep, best_fn=lambda metrics: metrics[SCORE])
+    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="terminal")
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=keep,
+        best_fn=lambda metrics: metrics[SCORE],
+        multiprocessing_options=alone if several() else ocp.options.MultiprocessingOptions(),
+        create=not several(),  # Orbax refuses to make a folder that some processes don't use
+    )
+    if several():
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
 
 
 def save(
-    manager: ocp.CheckpointManager, step: int, state: Any, data: grain.DatasetIterator, metrics: dict[str, float]
+    manager: ocp.CheckpointManager | Nowhere,
+    step: int,
+    state: Any,
+    data: grain.DatasetIterator,
+    metrics: dict[str, float],
 ) -> None:
     """Saves a state and the position of its data in the background; `manager.wait_until_finished()` waits for it."""
+    if isinstance(manager, Nowhere):
+        return
+    if several():
+        state = jax.device_get(state)
     both = ocp.args.Composite(state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(data))
     manager.save(step, args=both, metrics=metrics)
 
 
 def restore_last(
-    manager: ocp.CheckpointManager, like: Any, data: grain.DatasetIterator
+    manager: ocp.CheckpointManager | Nowhere, like: Any, data: grain.DatasetIterator
 ) -> tuple[Any, int | None, list[str]]:
     """The last state that is whole, with `data` set to its position.
 
@@ -50,6 +92,19 @@ def restore_last(
     Raises:
       InputError: if there are checkpoints, but none is whole and of this model.
     """
+    if not several():
+        return _restore_last(manager, like, data)
+
+    def on_terminal():
+        *found, damaged = _restore_last(manager, jax.device_get(like), data)
+        return *found, damaged, data.get_state()
+
+    state, step, damaged, position = from_terminal(on_terminal)
+    data.set_state(position)
+    return jax.tree.map(lambda x, own: replicated(own.sharding.mesh, x), state, like), step, damaged
+
+
+def _restore_last(manager, like, data):
     damaged: list[str] = []
     for step in sorted(manager.all_steps(), reverse=True):
         args = ocp.args.Composite(
@@ -96,7 +151,7 @@ def load(run: Path, step: int | None = None) -> Trained:
         if not steps:
             raise InputError(f"no whole checkpoint in {run}; go on with train.finetune --resume")
         step = manager.best_step() if step is None else step
-        if step not in steps:
+        if step is None or step not in steps:
             raise InputError(f"no checkpoint of step {step} in {run}; there are {', '.join(map(str, steps))}")
         state = _guarded(manager, step, ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
     return Trained(run, said, step, jax.device_get(state["params"]))
@@ -120,17 +175,23 @@ SAME_MODEL = ("model", "weights", "revision", "dataset", "num_tokens", "image_si
 """The fields of an experiment that say what was trained."""
 
 
-def check_same_model(run: Path, experiment: config.Experiment, *more: str) -> None:
+def check_same_model(trained: Trained, experiment: config.Experiment, *more: str) -> None:
     """Raises InputError if a run trained another model than the experiment's, or on other data, or with `more` different."""
-    if differing := differences(run, experiment, (*SAME_MODEL, *more)):
-        raise InputError(f"the run in {run} was trained with another {', '.join(differing)}; use the same values")
+    if differing := _differences(trained.config, experiment, (*SAME_MODEL, *more)):
+        raise InputError(
+            f"the run in {trained.run} was trained with another {', '.join(differing)}; use the same values"
+        )
 
 
 def differences(run: Path, experiment: config.Experiment, fields: tuple[str, ...]) -> list[str]:
     """The fields, such as `weights` or `training.seed`, in which the experiment of a run differs from `experiment`."""
-    asked, before = config.to_json(experiment), _read_config(run)
+    return _differences(_read_config(run), experiment, fields)
+
+
+def _differences(before: dict[str, Any], experiment: config.Experiment, fields: tuple[str, ...]) -> list[str]:
+    asked = config.to_json(experiment)
     asked |= {f"training.{name}": value for name, value in asked["training"].items()}
-    before |= {f"training.{name}": value for name, value in before.get("training", {}).items()}
+    before = before | {f"training.{name}": value for name, value in before.get("training", {}).items()}
     return [name for name in fields if asked[name] != before.get(name)]
 
 

@@ -1,7 +1,7 @@
 """Texts or images with a label each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from prism_jax import images
-from prism_jax.dataset import Labelled
+from prism_jax.dataset import Labelled, outline
 from prism_jax.forward import forward
 from prism_jax.task import Task
 from prism_jax.text import Tokens
@@ -96,6 +96,9 @@ class Classification(Task):
         labels = np.zeros(len(self.dataset), int) if self.labels is None else self.labels
         dtype = np.int32 if self.dataset.label_names else np.float32
         return self.inputs.arrays(index, num_tokens, rng), labels[index].astype(dtype)
+
+    def bare(self):
+        return replace(self, dataset=outline(self.dataset), inputs=None)
 
     def losses(self, model, params, parts, targets, exchange, run):
         logits_BC = forward(model, params, parts, exchange, run)

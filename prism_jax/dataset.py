@@ -35,6 +35,19 @@ class Selected(Sequence, Generic[Item]):
 
 
 @dataclass(frozen=True)
+class Elsewhere(Sequence):
+    """Items of which this process knows the number alone: they lie with the terminal."""
+
+    number: int
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, i: Any) -> Any:
+        raise LookupError("these examples lie with the terminal, process 0")
+
+
+@dataclass(frozen=True)
 class Labelled:
     """Texts, pairs of texts, or images, with a label each.
 
@@ -107,6 +120,16 @@ class Cloze:
 
 
 Dataset = Labelled | Corpus | Cloze
+
+
+def outline(dataset: Dataset) -> Dataset:
+    """A data set without its texts or images: what the processes beside the terminal know of it."""
+    count = Elsewhere(len(dataset))
+    if isinstance(dataset, Labelled):
+        return replace(dataset, inputs=dict.fromkeys(dataset.inputs, count))
+    if isinstance(dataset, Corpus):
+        return replace(dataset, documents=count)
+    return replace(dataset, contexts=count, endings=count)
 
 
 def subset(dataset: Dataset, limit: int) -> Dataset:

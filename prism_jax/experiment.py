@@ -11,9 +11,10 @@ import numpy as np
 from prism_jax import config, data, hub, lora, weights
 from prism_jax.checkpoint import Trained, load
 from prism_jax.config import Experiment
-from prism_jax.dataset import Corpus, Dataset, Labelled, pieces, subset
+from prism_jax.dataset import Corpus, Dataset, Labelled, outline, pieces, subset
 from prism_jax.errors import InputError
 from prism_jax.models import vit
+from prism_jax.processes import from_terminal
 from prism_jax.tasks import num_labels
 from prism_jax.weights import Pretrained, flatten, unflatten
 
@@ -32,7 +33,7 @@ def load_data(experiment: Experiment, split: str) -> Dataset:
     """
     if split == HELD_OUT:
         return load_training_data(experiment)[1]
-    return data.load(experiment.dataset, split, experiment.data_source)
+    return from_terminal(lambda: data.load(experiment.dataset, split, experiment.data_source), outline)
 
 
 def load_training_data(experiment: Experiment) -> tuple[Dataset, Dataset]:
@@ -43,6 +44,10 @@ def load_training_data(experiment: Experiment) -> tuple[Dataset, Dataset]:
     Raises:
       InputError: if the data set is unknown, too small to hold something out, or has no labels.
     """
+    return from_terminal(lambda: _divided(experiment), lambda both: tuple(map(outline, both)))
+
+
+def _divided(experiment: Experiment) -> tuple[Dataset, Dataset]:
     training = experiment.training
     whole = data.load(experiment.dataset, "train", experiment.data_source)
     if isinstance(whole, Labelled) and whole.labels is None:
@@ -114,7 +119,7 @@ def with_trained(pretrained: Pretrained, trained: Trained) -> Pretrained:
     """
     new = flatten(trained.params)
     if (before := trained.config["started_from"]) and set(new) != set(flatten(pretrained.params)):
-        pretrained = with_trained(pretrained, load(Path(before["run"]), before["step"]))
+        pretrained = with_trained(pretrained, from_terminal(lambda: load(Path(before["run"]), before["step"])))
     recipe = trained.config["training"]
     own = flatten(with_adapters(pretrained.params, recipe["lora_rank"], recipe["lora_alpha"], recipe["seed"]))
     if any(path not in own or own[path].shape != value.shape for path, value in new.items()):

@@ -5,8 +5,10 @@ import io
 import re
 from typing import Any
 
+import jax
 import tyro
 
+from prism_jax import processes
 from prism_jax.config import load
 from prism_jax.errors import InputError
 
@@ -28,11 +30,12 @@ def parse(command: type, description: str, argv: list[str]) -> Any:
             "the first argument is a config file, such as configs/bert_newsgroups.py; --help after it lists the flags"
         )
     if argv[0] in ("-h", "--help"):
-        print(f"{description}\n\nusage: CONFIG [flags]; CONFIG --help lists the flags of a config.")
+        print(f"{description}\n\nusage: CONFIG [flags]; CONFIG --help lists the flags of a config.\n{processes.USAGE}")
         raise SystemExit(0)
     default = command(experiment=load(argv[0]))
     parsed = _cli(command, argv[1:], default=default, prog=argv[0], description=description)
     parsed.experiment.check()
+    processes.check_same("flags, config or version of JAX", repr((jax.__version__, parsed)))
     return parsed
 
 
@@ -43,6 +46,7 @@ def parse_flags(command: type, description: str, argv: list[str]) -> Any:
       InputError: for an unknown flag, a missing or wrong value.
       SystemExit: after `--help`.
     """
+    processes.refuse_several("this command runs")
     return _cli(command, argv, description=description)
 
 

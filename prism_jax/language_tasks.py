@@ -1,14 +1,14 @@
 """Plain text, and the right one of several endings, for language models."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import jax.numpy as jnp
 import numpy as np
 
 from prism_jax import language
-from prism_jax.dataset import Cloze
+from prism_jax.dataset import Cloze, Elsewhere, outline
 from prism_jax.task import Task
 from prism_jax.text import Tokens
 
@@ -45,6 +45,9 @@ class LanguageModelling(Task):
     def arrays(self, index, num_tokens, rng):
         batch = self.tokens.padded(index, num_tokens)
         return {"ids": batch["ids"], "mask": batch["mask"]}, np.zeros(len(index), np.int32)
+
+    def bare(self):
+        return replace(self, tokens=None, num_bytes=None)
 
     def losses(self, model, params, parts, targets, exchange, run):
         return _next_token_losses(model, params, parts, exchange, run)
@@ -96,6 +99,10 @@ class ClozeTask(Task):
     def arrays(self, index, num_tokens, rng):
         contexts = [self.contexts[i // self.num_choices] for i in index]
         return language.continuations(contexts, [self.endings[i] for i in index], num_tokens)
+
+    def bare(self):
+        contexts, endings = Elsewhere(len(self.contexts)), Elsewhere(len(self.endings))
+        return replace(self, dataset=outline(self.dataset), contexts=contexts, endings=endings)
 
     def losses(self, model, params, parts, targets, exchange, run):
         return _next_token_losses(model, params, parts, exchange, run)

@@ -54,14 +54,17 @@ class Predictor:
     programs: dict[int, jax.stages.Compiled] = field(default_factory=dict)
 
     def __call__(self, params: Any, description: str | None = None) -> np.ndarray:
-        """What the task keeps of each row, in their order, for parameters that lie where `run` needs them."""
+        """What the task keeps of each row, in their order, for parameters that lie where `run` needs them.
+
+        Called on the processes where `run` is `here`.
+        """
         rows: np.ndarray | None = None
         batches = scoring_batches(self.task, self.buckets, self.batch_size)
         steps = [-(-count // self.batch_size) for count in rows_by_bucket(self.task, self.buckets).values()]
         description = description or str(self.setting)
         for batch in tqdm(batches, description, sum(steps), leave=False, unit="batch", disable=None):
-            parts = self.run.split(batch.tokens)
-            outcome = jax.device_get(self._program(batch, params, parts)(params, parts, batch.targets))
+            parts, targets = self.run.split(batch.tokens), self.run.broadcast(batch.targets)
+            outcome = self.run.fetch(self._program(batch, params, parts, targets)(params, parts, targets))
             if rows is None:
                 rest = tuple(self.buckets[-1] - 1 for _ in outcome.shape[1:])
                 rows = np.zeros((len(self.task.lengths), *rest), outcome.dtype)
@@ -69,13 +72,13 @@ class Predictor:
         assert rows is not None
         return rows
 
-    def _program(self, batch: Batch, params, parts) -> jax.stages.Compiled:
+    def _program(self, batch: Batch, params, parts, targets) -> jax.stages.Compiled:
         if batch.num_tokens not in self.programs:
 
             def program(params, parts, targets):
                 return self.task.outcomes(self.model, params, parts, targets, self.setting.exchange, self.run)
 
-            self.programs[batch.num_tokens] = jax.jit(program).lower(params, parts, batch.targets).compile()
+            self.programs[batch.num_tokens] = jax.jit(program).lower(params, parts, targets).compile()
         return self.programs[batch.num_tokens]
 
 

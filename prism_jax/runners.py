@@ -2,16 +2,21 @@
 
 Two runners, one contract. `on_mesh` gives every part a device of its own (`jax.shard_map`); `on_one_device` keeps
 all parts inside one device (`jax.vmap`). The function sees the same arguments and the same collectives in both.
+
+The devices of a mesh may belong to several processes, see `processes`. Then every process makes the same calls; a batch
+is the terminal's, and what the others give in its place matters by its shapes alone.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from prism_jax import processes
 from prism_jax.errors import InputError
 from prism_jax.partition import PARTS, Layout, Parts, split
 
@@ -34,8 +39,18 @@ class Runner(Protocol):
     def shapes(self, params: Any, parts: Parts) -> tuple[Any, Parts]:
         """Shapes and shardings of `(params, parts)`, to lower a program without weights."""
 
+    @property
+    def here(self) -> bool:
+        """Whether this process has one of the devices. Where not, nothing below can be called but on other processes."""
+
     def replicate(self, tree: Any) -> Any:
-        """Puts a copy of `tree` (the weights) on every device."""
+        """Puts a copy of `tree` (the weights) on every device. Every process has its own, of the same values."""
+
+    def broadcast(self, tree: Any) -> Any:
+        """Puts a copy of the terminal's `tree` of numpy arrays on every device."""
+
+    def fetch(self, tree: Any) -> Any:
+        """The values of a result, as numpy arrays, on every process that is `here`."""
 
     def __call__(self, function: PartFunction, params: Any, parts: Parts) -> jax.Array:
         """Runs `function` on every part; returns the joined rows [B, P*R, ...], in the order of the parts."""
@@ -64,6 +79,8 @@ class OnOneDevice:
 
     num_parts: int
 
+    here = True
+
     def split(self, batch, key=None):
         return split(batch, self.num_parts, key)
 
@@ -72,6 +89,12 @@ class OnOneDevice:
 
     def replicate(self, tree):
         return jax.tree.map(jnp.asarray, tree)
+
+    def broadcast(self, tree):
+        return tree
+
+    def fetch(self, tree):
+        return jax.device_get(tree)
 
     def __call__(self, function, params, parts):
         return self.each(function, params, parts)
@@ -92,6 +115,46 @@ class OnOneDevice:
 
     def last_copy(self, tree):
         return tree
+
+
+def _placed(mesh: jax.sharding.Mesh, spec: jax.P, x: Any) -> jax.Array:
+    """A value that every process knows, on a mesh of several processes."""
+    if jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key):
+        data = _placed(mesh, spec, jax.random.key_data(x))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, jax.NamedSharding(mesh, spec), lambda index: x[index])
+
+
+def replicated(mesh: jax.sharding.Mesh, x: Any) -> jax.Array:
+    """A copy on every device of a mesh of several processes, of a value that all of them have."""
+    return _placed(mesh, jax.P(), x)
+
+
+@cache
+def _everywhere(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
+    return jax.jit(lambda tree: tree, out_shardings=jax.NamedSharding(mesh, jax.P()))
+
+
+@cache
+def _sender(mesh: jax.sharding.Mesh, specs: tuple) -> Callable[[tuple], tuple]:
+    """The program of `OnMesh._from_terminal`."""
+
+    def one(spec, x):
+        x, kind = x[0], x.dtype
+        x = x.astype(np.uint8) if np.issubdtype(kind, np.bool_) else x
+        cut = {name: dim for dim, name in enumerate(spec) if name}
+        for name in mesh.axis_names:
+            if name in cut:
+                x = jax.lax.psum_scatter(x, name, scatter_dimension=cut[name], tiled=True)
+            else:
+                x = jax.lax.psum(x, name)
+        return x.astype(kind)
+
+    def send(trees):
+        return tuple(jax.tree.map(partial(one, spec), tree) for spec, tree in zip(specs, trees, strict=True))
+
+    return jax.jit(jax.shard_map(send, mesh=mesh, in_specs=jax.P(mesh.axis_names), out_specs=specs))
 
 
 @dataclass(frozen=True)
@@ -128,7 +191,12 @@ class OnMesh:
             raise InputError(
                 f"a batch of {len(parts.real_BN)} does not cut into {data} on the data axis; choose a multiple of {data}"
             )
-        return jax.device_put(parts, self._shardings(parts))
+        if not self._several:
+            return jax.device_put(parts, self._shardings(parts))
+        cut, whole = self._specs()
+        tokens, real_BN = self._from_terminal((parts.tokens, parts.real_BN), (cut, whole))
+        keys_B = jax.tree.map(partial(_placed, self.mesh, whole), parts.keys_B)
+        return replace(parts, tokens=tokens, real_BN=real_BN, keys_B=keys_B)
 
     def shapes(self, params, parts):
         def placed(tree, shardings):
@@ -138,8 +206,41 @@ class OnMesh:
         params, parts = jax.eval_shape(lambda *args: args, params, parts)
         return placed(params, everywhere), placed(parts, self._shardings(parts))
 
+    @property
+    def _several(self) -> bool:
+        return self.mesh.devices.size > len(self.mesh.local_devices)
+
+    @property
+    def here(self):
+        return bool(self.mesh.local_devices)
+
     def replicate(self, tree):
-        return jax.device_put(tree, jax.NamedSharding(self.mesh, jax.P()))
+        if not self._several:
+            return jax.device_put(tree, jax.NamedSharding(self.mesh, jax.P()))
+        return jax.tree.map(partial(replicated, self.mesh), tree)
+
+    def broadcast(self, tree):
+        return self._from_terminal((tree,), (jax.P(),))[0] if self._several else tree
+
+    def fetch(self, tree):
+        return jax.device_get(_everywhere(self.mesh)(tree) if self._several else tree)
+
+    def _from_terminal(self, trees: tuple, specs: tuple) -> tuple:
+        """Trees of the terminal's arrays, on the mesh as `specs` say. What is cut reaches each device alone.
+
+        One reduce-scatter (or all-reduce, of what is whole), in which all devices but the terminal's first give zeros.
+        """
+        axes, devices = self.mesh.axis_names, self.mesh.devices
+        first = devices.flat[0]
+
+        def stacked(x):
+            x = np.asarray(x)
+            own, none = x[None], np.zeros_like(x)[None]
+            sharding = jax.NamedSharding(self.mesh, jax.P(axes))
+            pieces = [jax.device_put(own if d == first else none, d) for d in self.mesh.local_devices]
+            return jax.make_array_from_single_device_arrays((devices.size, *x.shape), sharding, pieces)
+
+        return _sender(self.mesh, specs)(jax.tree.map(stacked, trees))
 
     def __call__(self, function, params, parts):
         rows_BRD = self.each(function, params, parts)
@@ -188,6 +289,11 @@ def on_mesh(num_parts: int, *, data: int = 1) -> OnMesh:
     if num_parts < 1 or data < 1:
         raise InputError(f"a mesh of {data} x {num_parts} devices asked for; choose 1 or more of each")
     if needed > len(here):
+        if processes.several():
+            raise InputError(
+                f"{needed} devices are needed ({num_parts} parts x {data}), but {jax.process_count()} processes have "
+                f"{len(here)}; ask for fewer parts, or start more processes"
+            )
         raise InputError(
             f"{needed} devices are needed ({num_parts} parts x {data}), but there are {len(here)} of kind "
             f"{here[0].platform!r}; ask for fewer parts, use on_one_device, or emulate devices on the CPU: "
@@ -200,12 +306,12 @@ def on_mesh(num_parts: int, *, data: int = 1) -> OnMesh:
 def emulate_devices(count: int) -> None:
     """Makes the CPU look like at least `count` devices. Call it before JAX does anything else.
 
-    Devices of another kind (GPUs) are left as they are.
+    Devices of another kind (GPUs) are left as they are, and so are those of several processes.
 
     Raises:
       InputError: if JAX has started already, with fewer.
     """
-    if jax.config.jax_num_cpu_devices >= count:  # type: ignore[attr-defined]
+    if processes.several() or jax.config.jax_num_cpu_devices >= count:  # type: ignore[attr-defined]
         return
     try:
         jax.config.update("jax_num_cpu_devices", count)

@@ -1,6 +1,7 @@
 """What a model is trained for and scored by: a data set as arrays, its loss, and its predictions."""
 
 import abc
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -65,3 +66,65 @@ class Task(abc.ABC):
     def predictions(self, outcomes: np.ndarray) -> np.ndarray:
         """A prediction for each example, from the outcomes of all rows."""
         return outcomes
+
+    @abc.abstractmethod
+    def bare(self) -> "Task":
+        """The same without its rows: enough for `losses`, `outcomes` and `predictions`."""
+
+
+@dataclass(frozen=True)
+class Outline(Task):
+    """What the processes beside the terminal know of a task. Its rows are zeros, of the shapes of the terminal's.
+
+    Attributes:
+      task: bare.
+      known: its lengths, metrics, labels and training_rows, by name.
+      shapes: by the number of tokens of a batch, its arrays for no rows at all.
+    """
+
+    task: Task
+    known: dict[str, Any]
+    shapes: dict[int, tuple[dict[str, np.ndarray], np.ndarray]]
+
+    @property
+    def lengths(self):
+        return self.known["lengths"]
+
+    @property
+    def metrics(self):
+        return self.known["metrics"]
+
+    @property
+    def labels(self):
+        return self.known["labels"]
+
+    @property
+    def training_rows(self):
+        return self.known["training_rows"]
+
+    def arrays(self, index, num_tokens, rng):
+        return jax.tree.map(lambda x: np.zeros((len(index), *x.shape[1:]), x.dtype), self.shapes[num_tokens])
+
+    def losses(self, *args):
+        return self.task.losses(*args)
+
+    def outcomes(self, *args):
+        return self.task.outcomes(*args)
+
+    def predictions(self, outcomes):
+        return self.task.predictions(outcomes)
+
+    def bare(self):
+        return self.task
+
+
+def outline(task: Task, num_tokens: int) -> Outline:
+    """The outline of a task whose rows are cut at `num_tokens`."""
+    shortest = np.argmin(task.lengths)
+
+    def empty(length):
+        return jax.tree.map(lambda x: x[:0], task.arrays(np.array([shortest]), length, None))
+
+    shapes = {length: empty(length) for length in range(int(task.lengths[shortest]), num_tokens + 1)}
+    known = {name: getattr(task, name) for name in ("lengths", "metrics", "labels", "training_rows")}
+    return Outline(task.bare(), known, shapes)

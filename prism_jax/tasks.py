@@ -10,8 +10,9 @@ from prism_jax.errors import InputError
 from prism_jax.exchange import WholeSequence
 from prism_jax.forward import forward, params_shapes, parts_shapes
 from prism_jax.language_tasks import ClozeTask, LanguageModelling
+from prism_jax.processes import from_terminal
 from prism_jax.runners import on_one_device
-from prism_jax.task import Task
+from prism_jax.task import Task, outline
 from prism_jax.text import cut, load_tokenizer
 from prism_jax.weights import Pretrained
 
@@ -31,8 +32,14 @@ def prepare(
     Raises:
       InputError: if the model does not answer what the data set asks.
     """
+    check_model(pretrained.model, dataset, num_tokens)
+    return from_terminal(
+        lambda: _prepare(dataset, pretrained, num_tokens, augment, smoothing), lambda task: outline(task, num_tokens)
+    )
+
+
+def _prepare(dataset: Dataset, pretrained: Pretrained, num_tokens: int, augment: bool, smoothing: float) -> Task:
     model = pretrained.model
-    check_model(model, dataset, num_tokens)
     if isinstance(dataset, Labelled) and "image" in dataset.inputs:
         processor = images.load_processor(pretrained.folder, model.config.image_size)
         return Classification(dataset, Images(dataset.inputs["image"], processor, model.config, augment), smoothing)

@@ -6,6 +6,8 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import jax
+
 from prism_jax import checkpoint, config
 from prism_jax.command import write
 from prism_jax.config import Experiment, Training
@@ -14,6 +16,7 @@ from prism_jax.exchange import per_block
 from prism_jax.experiment import load_model, load_training_data, with_adapters, with_trained
 from prism_jax.loading import steps_per_epoch, training_batches
 from prism_jax.prediction import Predictor, Setting
+from prism_jax.processes import check_same, from_terminal, several
 from prism_jax.runners import Runner, on_mesh, on_one_device
 from prism_jax.task import Task
 from prism_jax.tasks import num_labels, prepare
@@ -61,11 +64,9 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
             raise InputError(f"{name} is {size}; choose a multiple of training.data, {training.data}")
     if training.tensorboard:
         check_tensorboard()
-    _check_folder(out, experiment, resume)
+    from_terminal(lambda: _check_folder(out, experiment, resume))
     runners = {setting.num_parts: runner(training, setting.num_parts) for setting in (*settings, scored)}
-    trained_before = _trained_before(out, start)
-    if trained_before:
-        checkpoint.check_same_model(trained_before.run, experiment, "training.validation")
+    trained_before = from_terminal(lambda: _trained_before(out, start, experiment))
 
     dataset, held_out = load_training_data(experiment)
     pretrained = load_model(experiment, dataset, fresh=training.fresh)
@@ -74,6 +75,7 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
     params = with_adapters(pretrained.params, training.lora_rank, training.lora_alpha, training.seed)
     for setting in (*settings, scored):
         per_block(setting.exchange, pretrained.model.config.stack.num_layers)
+    check_same("weights", params)
     trained, frozen = divide(params, training)
     task = prepare(
         dataset, pretrained, experiment.num_tokens, augment=training.augment, smoothing=training.label_smoothing
@@ -120,7 +122,16 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
 
 
 def runner(training: Training, num_parts: int) -> Runner:
-    """Where `num_parts` parts run in training."""
+    """Where `num_parts` parts run in training.
+
+    Raises:
+      InputError: if there are too few devices, or processes that would have none of them.
+    """
+    if several() and num_parts * (training.data or 0) != jax.device_count():
+        raise InputError(
+            f"{num_parts} parts and training.data {training.data} don't use each of the {jax.device_count()} devices of all processes; "
+            "choose every num_parts and training.parts so that, times training.data, they do"
+        )
     return on_one_device(num_parts) if training.data is None else on_mesh(num_parts, data=training.data)
 
 
@@ -133,8 +144,15 @@ def _losses(task: Task, model, setting: Setting, run: Runner):
     return losses
 
 
-def _trained_before(out: Path, start: str | None) -> checkpoint.Trained | None:
+def _trained_before(out: Path, start: str | None, experiment: Experiment) -> checkpoint.Trained | None:
     """What a run starts from: as it was when the run began, where it goes on."""
+    before = _named_or_noted(out, start)
+    if before:
+        checkpoint.check_same_model(before, experiment, "training.validation")
+    return before
+
+
+def _named_or_noted(out: Path, start: str | None) -> checkpoint.Trained | None:
     if not (out / "config.json").exists():
         return checkpoint.named(start) if start else None
     before = checkpoint.started_from(out)

@@ -18,6 +18,7 @@ from prism_jax import checkpoint, lora, metrics
 from prism_jax.config import Training
 from prism_jax.errors import RunError
 from prism_jax.prediction import Predictor, Setting
+from prism_jax.processes import from_terminal
 from prism_jax.runners import Runner
 from prism_jax.weights import flatten, unflatten
 from train.log import Log
@@ -55,7 +56,7 @@ class Run:
         progress = tqdm(total=num_steps, initial=step, desc="training", unit="step", disable=None)
         with stopping() as stop:
             stopped = False
-            while step < num_steps and not stopped and not self._out_of_patience(log):
+            while step < num_steps and not stopped and not from_terminal(lambda: self._out_of_patience(log)):
                 position = batches.get_state()
                 state, shown = self._step(state, step, batches)
                 step += 1
@@ -63,7 +64,7 @@ class Run:
                 finite = self._look_at(before, progress, log)
                 progress.update()
                 evaluate = step % every == 0 or step == num_steps
-                stopped = bool(stop)
+                stopped = from_terminal(lambda: bool(stop))
                 if finite and (evaluate or stopped):
                     before, pending = pending, None
                     finite = self._look_at(before, progress, log)
@@ -93,8 +94,9 @@ class Run:
         self.waited += time.perf_counter() - began
         setting = self._draw(step)
         key = step_key(state, step) if self.training.dropout else None
-        parts = self.runners[setting.num_parts].split(batch.tokens, key)
-        return self.steps[setting](state, self.frozen, (parts, batch.targets), batch.weight_B)
+        runner = self.runners[setting.num_parts]
+        on_devices = (runner.split(batch.tokens, key), runner.broadcast(batch.targets))
+        return self.steps[setting](state, self.frozen, on_devices, batch.weight_B)
 
     def _draw(self, step: int) -> Setting:
         settings = list(self.steps)
