@@ -23,6 +23,9 @@ pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 ROOT = Path(__file__).parent.parent
 GONE_SECONDS = 30
+RATE = 1e-4
+AN_ADAM_STEP = 2 * RATE
+"""AdamW takes a step of the rate along a gradient of almost nothing, whichever sign rounding gives it."""
 BEAT = "import os, time\nwhile True: os.write({beats}, b'.'); time.sleep(0.5)"
 
 
@@ -58,7 +61,7 @@ def test_a_sweep_on_several_processes_has_the_rows_of_one_on_emulated_devices(
 
 
 def test_fine_tuning_on_two_processes_takes_the_steps_of_one_and_one_restores_it(toy_config, tmp_path, monkeypatch):
-    flags = [toy_config, "--training.frozen", "--training.learning-rate", "0.0001", "--training.epochs", "2"]
+    flags = [toy_config, "--training.frozen", "--training.learning-rate", str(RATE), "--training.epochs", "2"]
     flags += ["--training.exchanges", "segment_means:2", "--training.parts", "2", "--num-parts", "2"]
     flags += ["--training.data", "1", "--training.log-every", "1", "--exchange", "segment_means:2"]
     done = launch("-n", "2", "--", "train.finetune", *flags, "--out", tmp_path / "several")
@@ -74,7 +77,7 @@ def test_fine_tuning_on_two_processes_takes_the_steps_of_one_and_one_restores_it
     a, b = (checkpoint.load(tmp_path / name, 8) for name in ("several", "one"))
     assert a.step == b.step == 8
     for path, value in flatten(b.params).items():
-        assert_close(flatten(a.params)[path], value, 1e-4)
+        assert_close(flatten(a.params)[path], value, AN_ADAM_STEP)
     done = launch("-n", "2", "--", "train.finetune", *flags, "--resume", "--out", tmp_path / "several")
     assert done.returncode == 0, done.stderr
 
@@ -142,6 +145,20 @@ def test_a_taken_port_is_refused(toy_config, tmp_path):
     assert f"port {port} of this machine can't be used: Address already in use; choose another" in done.stderr
 
 
+def endless(config, out: Path) -> list[str]:
+    """Fine-tuning on two processes that would take for ever."""
+    mesh = ["--training.data", "1", "--training.parts", "2", "--num-parts", "2", "--training.epochs", "100000"]
+    exchanges = ["--exchange", "segment_means:2", "--training.exchanges", "segment_means:2"]
+    return ["train.finetune", str(config), *mesh, *exchanges, "--training.log-every", "1", "--out", str(out)]
+
+
+def wait_for_a_step(out: Path) -> None:
+    log, until = out / "metrics.jsonl", time.monotonic() + 90
+    while not (log.exists() and log.stat().st_size):
+        assert time.monotonic() < until, "no step in 90 seconds"
+        time.sleep(0.2)
+
+
 def children(pid: int) -> list[int]:
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
     return [int(word) for word in found.stdout.split()]
@@ -160,37 +177,9 @@ def alive(pid: int) -> bool:
 )
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_is_killed_or_stopped_ends_all(number, said, rank, toy_config, tmp_path):
-    flags = [
-        toy_config,
-        "--training.epochs",
-        "100000",
-        "--exchange",
-        "segment_means:2",
-        "--training.exchanges",
-        "segment_means:2",
-        "--training.data",
-        "1",
-        "--training.parts",
-        "2",
-    ]
-    flags += [
-        "--num-parts",
-        "2",
-        "--exchange",
-        "segment_means:2",
-        "--training.log-every",
-        "1",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    command = [sys.executable, "-m", "eval.launch", "-n", "2", "--", "train.finetune", *flags]
+    command = [sys.executable, "-m", "eval.launch", "-n", "2", "--", *endless(toy_config, tmp_path / "run")]
     with subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True) as launcher:
-        log = tmp_path / "run" / "metrics.jsonl"
-        until = time.monotonic() + 90
-        while not (log.exists() and log.stat().st_size) and time.monotonic() < until:
-            time.sleep(0.2)
-        assert log.exists()
-        assert log.stat().st_size
+        wait_for_a_step(tmp_path / "run")
         ranks = sorted(children(launcher.pid))
         assert len(ranks) == 2
         began = time.monotonic()
@@ -218,37 +207,12 @@ def test_a_process_that_never_comes_ends_all(tmp_path):
 
 
 def test_without_the_launcher_a_stopped_process_ends_the_other(toy_config, tmp_path):
-    flags = [
-        toy_config,
-        "--training.epochs",
-        "100000",
-        "--exchange",
-        "segment_means:2",
-        "--training.exchanges",
-        "segment_means:2",
-        "--training.data",
-        "1",
-        "--training.parts",
-        "2",
-    ]
-    flags += [
-        "--num-parts",
-        "2",
-        "--exchange",
-        "segment_means:2",
-        "--training.log-every",
-        "1",
-        "--out",
-        str(tmp_path / "run"),
-    ]
     join = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id"]
-    command = [sys.executable, "-m", "train.finetune", *flags, *join]
+    command = [sys.executable, "-m", *endless(toy_config, tmp_path / "run"), *join]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     ranks = [subprocess.Popen([*command, str(i)], cwd=ROOT, env=environment(), **quiet) for i in range(2)]
     try:
-        log, until = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 90
-        while not (log.exists() and log.stat().st_size) and time.monotonic() < until:
-            time.sleep(0.2)
+        wait_for_a_step(tmp_path / "run")
         began = time.monotonic()
         ranks[0].send_signal(signal.SIGSTOP)
         assert ranks[1].wait(timeout=3 * LOST_AFTER_SECONDS) != 0
