@@ -95,7 +95,10 @@ def row(request: Request, requests: Sequence[Request]) -> dict:
     scoring, setting, batch_size = request.scoring, request.setting, len(next(iter(request.batch.values())))
     model, num_tokens = scoring.model, scoring.experiment.num_tokens
     by_setting = {one.setting: one for one in requests}
-    one_device, voltage = by_setting[ONE_DEVICE], by_setting.get(Setting(AllGather(), max(r.setting.num_parts for r in requests)))
+    one_device, voltage = (
+        by_setting[ONE_DEVICE],
+        by_setting.get(Setting(AllGather(), max(r.setting.num_parts for r in requests))),
+    )
     formula = cost.formula(model.config.stack, setting.exchange, setting.num_parts, num_tokens)
     assert request.program is not None
     assert request.logits is not None
