@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 
+import jax
+
 from eval import results
 from eval.decoding import compare, stop_token, stream_texts, table, where_prompts_stand
 from prism_jax import config, flags, text, weights
@@ -16,7 +18,7 @@ from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
 from prism_jax.exchange import WholeSequence
 from prism_jax.generation import Generator, Sampling
-from prism_jax.processes import refuse_several
+from prism_jax.processes import check_same, from_terminal, several
 from prism_jax.runners import emulate_devices, on_mesh, on_one_device
 
 
@@ -46,7 +48,10 @@ def main(argv: list[str]) -> None:
         raise InputError('nothing to go on with; give --prompt "Once upon a time", or several texts')
     if new < 1 or command.bucket < 1:
         raise InputError(f"max_new_tokens is {new} and bucket {command.bucket}; choose 1 or more for both")
-    refuse_several("eval.generate runs")
+    if several() and experiment.num_parts != jax.device_count():
+        raise InputError(
+            f"num_parts is {experiment.num_parts}; choose {jax.device_count()}, the number of devices of all processes"
+        )
     out = output_folder(command.out)
     emulate_devices(experiment.num_parts)
     loaded = weights.load(
@@ -57,7 +62,9 @@ def main(argv: list[str]) -> None:
         compute_dtype=experiment.compute_dtype,
     )
     tokenizer = text.load_tokenizer(loaded.folder, loaded.model.config.vocab_size)
-    prompts, stop = [tokenizer(text)["input_ids"] for text in command.prompt], stop_token(tokenizer, command.stop)
+    check_same("weights", loaded.params)
+    prompts = from_terminal(lambda: [tokenizer(text)["input_ids"] for text in command.prompt])
+    stop = stop_token(tokenizer, command.stop)
     make = partial(Generator, loaded.model, loaded.params, bucket=command.bucket)
     parts = make(experiment.exchange, on_mesh(experiment.num_parts))
     print(where_prompts_stand(parts, prompts, new))

@@ -72,7 +72,7 @@ def save(
         return
     if several():
         state = jax.device_get(state)
-    both = ocp.args.Composite(state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(data))
+    both = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data.get_state()))
     manager.save(step, args=both, metrics=metrics)
 
 
@@ -96,8 +96,9 @@ def restore_last(
         return _restore_last(manager, like, data)
 
     def on_terminal():
-        *found, damaged = _restore_last(manager, jax.device_get(like), data)
-        return *found, damaged, data.get_state()
+        here = jax.device_put(jax.device_get(like), jax.local_devices()[0])
+        state, step, damaged = _restore_last(manager, here, data)
+        return jax.device_get(state), step, damaged, data.get_state()
 
     state, step, damaged, position = from_terminal(on_terminal)
     data.set_state(position)
@@ -109,10 +110,12 @@ def _restore_last(manager, like, data):
     for step in sorted(manager.all_steps(), reverse=True):
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
-            data=grain.checkpoint.CheckpointRestore(data),
+            data=ocp.args.JsonRestore(),
         )
         try:
-            return _guarded(manager, step, args)["state"], step, damaged
+            restored = _guarded(manager, step, args)
+            data.set_state(restored["data"])
+            return restored["state"], step, damaged
         except InputError as error:
             damaged.append(str(error))
     if damaged:

@@ -89,7 +89,11 @@ class Step(NamedTuple):
 
 
 class Generator:
-    """A language model that goes on with prompts. Its programs are compiled once for each shape, not for each prompt."""
+    """A language model that goes on with prompts. Its programs are compiled once for each shape, not for each prompt.
+
+    The cache, and all new tokens, are the work of the last part's device. On several processes, all of them make the same
+    calls, with the same prompts, and all get the tokens.
+    """
 
     def __init__(
         self,
@@ -113,7 +117,7 @@ class Generator:
             raise InputError(f"bucket is {bucket}; choose 1 token or more")
         self.model, self.exchange, self.run, self.bucket = model, exchange, run, bucket
         self._params = run.replicate(params)
-        self._last_params = run.last_copy(self._params)
+        self._last_params = run.last_copy(self._params) if run.last_here else None
 
         def prefill(params, parts):
             def one_part(params, tokens, layout):
@@ -187,13 +191,15 @@ class Generator:
         lengths = {self.padded_length(i, prompt, continuation_BN.shape[1]) for i, prompt in enumerate(prompts)}
         if len(lengths) != 1:
             raise InputError(f"the prompts are padded to several lengths, {sorted(lengths)}; give those of one length")
-        new = continuation_BN.shape[1]
+        batch, new = continuation_BN.shape
         logits_BV, position_B, memories = self._start(prompts, lengths.pop(), new)
+        if not self.run.last_here:
+            return self.run.from_last(np.zeros((batch, 1 + new, self.model.config.vocab_size), np.float32))
         every = [logits_BV]
         for i, ids_B in enumerate(continuation_BN.T):
             logits_BV, memories = self._extend(self._last_params, ids_B, position_B + i, memories, new - i)
             every.append(logits_BV)
-        return np.stack(jax.device_get(every), axis=1)
+        return self.run.from_last(np.stack(jax.device_get(every), axis=1))
 
     def padded_length(self, i: int, prompt: Sequence[int], max_new_tokens: int) -> int:
         """N, to which prompt number `i` is padded; part boundaries follow from it.
@@ -223,13 +229,19 @@ class Generator:
         return num_tokens
 
     def _start(self, prompts, num_tokens, max_new_tokens):
-        """Runs the prompts over the parts: logits and position of the next token, what the last part attended to, with room."""
+        """Runs the prompts over the parts: logits and position of the next token, what the last part attended to, with room.
+
+        The logits and what was attended to lie with the last part; beside its process they are None.
+        """
         run = self.run
         lengths = np.array([len(prompt) for prompt in prompts])
         mask = np.arange(num_tokens)[None] >= num_tokens - lengths[:, None]
         ids = np.zeros(mask.shape, np.int32)
         ids[mask] = np.concatenate([np.asarray(prompt, np.int32) for prompt in prompts])
-        rows_BTD, memories = run.last_part(self._prefill(self._params, run.split({"ids": ids, "mask": mask})))
+        prefilled = self._prefill(self._params, run.split({"ids": ids, "mask": mask}))
+        if not run.last_here:
+            return None, lengths, None
+        rows_BTD, memories = run.last_part(prefilled)
         index = num_tokens - 1 - (run.num_parts - 1) * part_length(num_tokens, run.num_parts)
         logits_BV, memories = self._first(self._last_params, rows_BTD, memories, index, max_new_tokens)
         return logits_BV, lengths, memories
@@ -241,10 +253,14 @@ class Generator:
         choose = partial(self._choose, replace(sampling, seed=0))  # of which only the keys depend on the seed
         running_B = np.ones(len(numbers), bool)
         for i in range(max_new_tokens):
-            ids_B = np.asarray(choose(logits_BV, keys_B, i))
+            chosen_B = choose(logits_BV, keys_B, i) if self.run.last_here else np.zeros(len(numbers), np.int32)
+            ids_B = self.run.from_last(np.asarray(chosen_B))
             finished_B = (ids_B == stop_token) if i + 1 < max_new_tokens else running_B
             yield Step(numbers[running_B], ids_B[running_B], finished_B[running_B])
             running_B = running_B & ~finished_B
             if not running_B.any():
                 return
-            logits_BV, memories = self._extend(self._last_params, ids_B, position_B + i, memories, max_new_tokens - i)
+            if self.run.last_here:
+                logits_BV, memories = self._extend(
+                    self._last_params, ids_B, position_B + i, memories, max_new_tokens - i
+                )

@@ -107,6 +107,11 @@ def from_terminal(make: Callable[[], T], outline: Callable[[T], Any] = lambda va
     return sent[0]
 
 
+def from_process(process: int, x: np.ndarray) -> np.ndarray:
+    """The array of one process on every process; those of the others matter by their shape alone. Called by all of them."""
+    return np.asarray(multihost_utils.broadcast_one_to_all(x, is_source=jax.process_index() == process))
+
+
 def check_same(what: str, value: Any) -> None:
     """Raises InputError unless every process has the same value: a tree of arrays, or what prints the same."""
     if not several():

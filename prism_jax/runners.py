@@ -58,11 +58,18 @@ class Runner(Protocol):
     def each(self, function: PartFunction, params: Any, parts: Parts) -> Any:
         """As a call, but every part keeps what it returns: arrays [B, P*R, ...] cut along axis 1, for `last_part`."""
 
+    @property
+    def last_here(self) -> bool:
+        """Whether this process has the last part's device. Where not, the next two can't be called."""
+
     def last_part(self, tree: Any) -> Any:
         """What the last part returned, on its device, of what `each` gave. Outside of jit."""
 
     def last_copy(self, tree: Any) -> Any:
         """The last device's copy of what `replicate` gave. Outside of jit."""
+
+    def from_last(self, x: np.ndarray) -> np.ndarray:
+        """The array that the process with the last part's device has, on every process; theirs matter by their shape alone."""
 
 
 def _run_part(function, num_parts, num_tokens, params, tokens, real_BN, keys_B):
@@ -79,7 +86,7 @@ class OnOneDevice:
 
     num_parts: int
 
-    here = True
+    here = last_here = True
 
     def split(self, batch, key=None):
         return split(batch, self.num_parts, key)
@@ -115,6 +122,9 @@ class OnOneDevice:
 
     def last_copy(self, tree):
         return tree
+
+    def from_last(self, x):
+        return x
 
 
 def _placed(mesh: jax.sharding.Mesh, spec: jax.P, x: Any) -> jax.Array:
@@ -253,13 +263,24 @@ class OnMesh:
         run = jax.shard_map(one_part, mesh=self.mesh, in_specs=(jax.P(), cut, whole, whole), out_specs=cut)
         return run(params, parts.tokens, parts.real_BN, parts.keys_B)
 
+    @property
+    def _last(self) -> jax.Device:
+        if self.mesh.shape.get(DATA, 1) > 1:
+            raise InputError("the last part lies on several devices of the data axis; choose on_mesh(P) without one")
+        return self.mesh.devices.flat[-1]
+
+    @property
+    def last_here(self):
+        return self._last in self.mesh.local_devices
+
+    def from_last(self, x):
+        return processes.from_process(self._last.process_index, x) if self._several else x
+
     def last_part(self, tree):
         return self.last_copy(tree)
 
     def last_copy(self, tree):
-        if self.mesh.shape.get(DATA, 1) > 1:
-            raise InputError("the last part lies on several devices of the data axis; choose on_mesh(P) without one")
-        last = self.mesh.devices.flat[-1]
+        last = self._last
         alone = jax.sharding.SingleDeviceSharding(last)
 
         def local(x):

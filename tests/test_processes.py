@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import on_processes
 import pytest
 from conftest import assert_close, run
 from safetensors.numpy import load_file, save_file
@@ -33,10 +35,10 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | more
 
 
-def launch(*words, **how) -> subprocess.CompletedProcess:
+def launch(*words, **more: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "eval.launch", *map(str, words)]
     return subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240, check=False, **how
+        command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=240, check=False
     )
 
 
@@ -45,19 +47,28 @@ def rows(out: Path) -> list[dict]:
     return [{name: x for name, x in row.items() if name != "seconds"} for row in found]
 
 
-@pytest.mark.parametrize("num_processes", [2, 3])
-def test_a_sweep_on_several_processes_has_the_rows_of_one_on_emulated_devices(
-    num_processes, toy_config, trained, tmp_path, monkeypatch
-):
+def test_a_sweep_on_two_processes_has_the_rows_of_one_on_emulated_devices(toy_config, trained, tmp_path, monkeypatch):
     exchanges = ["isolated_parts", "all_gather:bfloat16", "segment_means:2", "segment_means:2:int8", "unscaled_means:2"]
-    flags = [toy_config, "--parts", str(num_processes), "--segments", "--exchanges", *exchanges, "--base", str(trained)]
-    done = launch("-n", num_processes, "--", "eval.sweep", *flags, "--out", tmp_path / "several")
+    flags = [toy_config, "--parts", "2", "--segments", "--exchanges", *exchanges, "--base", str(trained)]
+    done = launch("-n", "2", "--", "eval.sweep", *flags, "--out", tmp_path / "several")
     assert done.returncode == 0, done.stderr
     assert "[0] wrote" in done.stdout
     assert "[1] wrote" not in done.stdout
     assert run("eval.sweep", *flags, "--out", tmp_path / "one", monkeypatch=monkeypatch) == 0
     assert rows(tmp_path / "several") == rows(tmp_path / "one")
     assert len(rows(tmp_path / "one")) == 6
+
+
+@pytest.mark.parametrize("num_processes", [2, 3])
+def test_logits_and_generated_tokens_are_those_of_emulated_devices(num_processes, tmp_path):
+    where = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = launch("-n", num_processes, "--", "on_processes", tmp_path / "found.npz", **where)
+    assert done.returncode == 0, done.stderr
+    found, expected = np.load(tmp_path / "found.npz"), on_processes.outcomes(num_processes)
+    assert set(found) == set(expected)
+    assert len(expected) == 3 * len(on_processes.EXCHANGES) + 2
+    for name, values in expected.items():
+        assert_close(found[name], values)
 
 
 def test_fine_tuning_on_two_processes_takes_the_steps_of_one_and_one_restores_it(toy_config, tmp_path, monkeypatch):
@@ -78,7 +89,7 @@ def test_fine_tuning_on_two_processes_takes_the_steps_of_one_and_one_restores_it
     assert a.step == b.step == 8
     for path, value in flatten(b.params).items():
         assert_close(flatten(a.params)[path], value, AN_ADAM_STEP)
-    done = launch("-n", "2", "--", "train.finetune", *flags, "--resume", "--out", tmp_path / "several")
+    done = launch("-n", "2", "--", "train.finetune", *flags, "--resume", "--out", tmp_path / "one")
     assert done.returncode == 0, done.stderr
 
 
@@ -189,6 +200,21 @@ def test_a_process_that_is_killed_or_stopped_ends_all(number, said, rank, toy_co
         assert launcher.returncode == 1
     assert stderr.rstrip().splitlines()[-1].startswith(f"launch: process {rank} {said}")
     assert not any(map(alive, ranks))
+
+
+def test_ctrl_c_saves_and_one_process_goes_on(toy_config, tmp_path, monkeypatch):
+    command = endless(toy_config, tmp_path / "run")
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "eval.launch", "-n", "2", "--", *command], cwd=ROOT, env=environment()
+    )
+    wait_for_a_step(tmp_path / "run")
+    ranks = children(launcher.pid)
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait(timeout=GONE_SECONDS) == 130
+    assert not any(map(alive, ranks))
+    saved = max(int(step.name) for step in (tmp_path / "run" / "checkpoints").iterdir())
+    assert run(*command, "--resume", "--training.patience", "1", monkeypatch=monkeypatch) == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["step"] > saved
 
 
 def test_a_process_that_never_comes_ends_all(tmp_path):
