@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from eval import figures, results
-from eval.plan import BASE, ONE_DEVICE
+from eval.grid import BASE, ONE_DEVICE
 from eval.rows import score_row
 from eval.scoring import Scoring, load_scoring
 from eval.tables import UNITS, with_interval

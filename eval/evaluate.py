@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eval import results, tables
-from eval.plan import BASE
+from eval.grid import BASE
 from eval.scoring import complete, load_scoring, measure
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run

@@ -1,5 +1,7 @@
-"""The figures of `eval.blocks` and `eval.scale`, in the style of the plots of a sweep."""
+"""The figures of `eval.blocks`, `eval.scale` and `eval.latency`, in the style of the plots of a sweep."""
 
+from itertools import pairwise
+from math import exp, log
 from pathlib import Path
 
 from eval.plots import COLOURS, MARKERS, finish, plt
@@ -65,3 +67,90 @@ def scale(path: Path, rows: list[dict], exponents: dict[str, dict[str, float]]) 
         f"one part alone on one core, {rows[0]['layers']} blocks of BERT-base's size, batch of 1", fontsize=8
     )
     finish(figure, path)
+
+
+def latency(path: Path, content: dict) -> None:
+    """Of `eval.latency`: latency against rate at the shortest round-trip time, and against that at the middle rate, a row of panels for each N and B.
+
+    One device is the dashed line; a star marks where an exchange crosses it.
+    """
+    shaped = content["rows"]
+    groups = sorted({(row["tokens"], row["batch_size"]) for row in shaped})
+    rates, rtts = (sorted({row[name] for row in shaped}) for name in ("rate_bits_per_second", "rtt_ms"))
+    figure, several = plt.subplots(
+        len(groups), 2, figsize=(8, 0.9 + 2.8 * len(groups)), layout="constrained", squeeze=False
+    )
+    axis_of = (
+        ("rate_bits_per_second", 1e6, "link rate (Mbit/s)", ("rtt_ms", rtts[0]), f"rtt {rtts[0]:g} ms"),
+        (
+            "rtt_ms",
+            1,
+            "round-trip time (ms)",
+            ("rate_bits_per_second", rates[len(rates) // 2]),
+            f"{rates[len(rates) // 2] / 1e6:g} Mbit/s",
+        ),
+    )
+    for panels, (num_tokens, batch_size) in zip(several, groups, strict=True):
+        here = [row for row in shaped if (row["tokens"], row["batch_size"]) == (num_tokens, batch_size)]
+        for axes, (name, unit, label, (other, value), at) in zip(panels, axis_of, strict=True):
+            mine = [row for row in here if row[other] == value]
+            one = {row[name]: row["seconds"] for row in mine if row["num_parts"] == 1}
+            xs = sorted(one)
+            axes.plot(
+                [x / unit for x in xs], [1e3 * one[x] for x in xs], "--", color="black", linewidth=1, label="one device"
+            )
+            for i, setting in enumerate(dict.fromkeys(row["setting"] for row in mine if row["num_parts"] > 1)):
+                rows = sorted((row for row in mine if row["setting"] == setting), key=lambda row: row[name])
+                colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+                ys = [1e3 * row["seconds"] for row in rows]
+                bars = [[1e3 * abs(row["seconds"] - row[f"seconds_{p}"]) for row in rows] for p in ("p10", "p90")]
+                text = setting.replace("_", " ")
+                axes.errorbar(
+                    [row[name] / unit for row in rows],
+                    ys,
+                    bars,
+                    marker=marker,
+                    color=colour,
+                    markersize=4,
+                    linewidth=0.9,
+                    elinewidth=0.6,
+                    label=text,
+                )
+                for x, y in crossings(
+                    [(row[name] / unit, 1e3 * row["seconds"], 1e3 * one[row[name]]) for row in rows],
+                    logarithmic=name != "rtt_ms",
+                ):
+                    axes.plot(
+                        x, y, "*", color=colour, markeredgecolor="black", markersize=10, markeredgewidth=0.5, zorder=5
+                    )
+            if name != "rtt_ms":
+                axes.set_xscale("log")
+                axes.set_xticks([x / unit for x in xs], [f"{x / unit:g}" for x in xs], minor=False)
+                axes.minorticks_off()
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+            axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if f"{y:.0e}"[0] in "235" else "")
+            axes.tick_params(which="both", labelsize=7)
+            axes.set_xlabel(label)
+            axes.set_ylabel("latency (ms)")
+            axes.set_title(f"N = {num_tokens}, B = {batch_size}, {at}", fontsize=8)
+            axes.grid(alpha=0.25)
+    several[0, 0].legend(fontsize=6)
+    where = content["environment"]
+    figure.suptitle(
+        f"{content['model']}, 2 processes, a core each ({where['cpu']}); median, bars p10 to p90; star: as fast as one device",
+        fontsize=7,
+    )
+    finish(figure, path)
+
+
+def crossings(points: list[tuple[float, float, float]], *, logarithmic: bool) -> list[tuple[float, float]]:
+    """Where a line crosses another, both straight between points (x, y, y of the other), in log y, and in log x if said so."""
+    found = []
+    for (x0, y0, z0), (x1, y1, z1) in pairwise(points):
+        before, after = log(y0 / z0), log(y1 / z1)
+        if before * after < 0:
+            share = before / (before - after)
+            x = exp(log(x0) + share * log(x1 / x0)) if logarithmic else x0 + share * (x1 - x0)
+            found.append((x, exp(log(y0) + share * log(y1 / y0))))
+    return found

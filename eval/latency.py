@@ -1,26 +1,29 @@
 """Latency on real processes, one core each: from the input on process 0 to the logits on process 0.
 
 python -m eval.latency configs/X.py -n 2 [--segments 1 10] [--exchanges EXCHANGE ...] [--wires float32 int8] [--batch-sizes 1 8]
-        [--lengths 128 256] [--base RUN] [--out DIR] [flags]
-    -> a table for each N and batch size as it is there; DIR/results.json; the same command goes on where it was stopped
+        [--lengths 128 256] [--rates 10mbit 50mbit 200mbit] [--rtts 0 5 20] [--base RUN] [--out DIR] [flags]
+    -> a table for each link, N and B as it is there; DIR/results.json, latency.png; the same command goes on where it was stopped
 
-One device (process 0 alone, on its core), Voltage and the exchanges of the config take turns, request by request. On several
-hosts, leave -n out and start it on each with --coordinator.
+One device (process 0 alone, on its core), Voltage and the exchanges of the config take turns, request by request. Without
+--rates the processes talk over loopback; with it, two of them are joined by a link of that rate and round-trip time (ms). On
+several hosts, leave -n out and start it on each with --coordinator.
 """
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import jax
+import numpy as np
 import tyro
 
-from eval import results, timing
+from eval import figures, latency_model, network, one_alone, results, timing
+from eval.grid import BASE, ONE_DEVICE, grid_of_exchanges
 from eval.launch import commands, free_port, supervise
-from eval.plan import BASE, ONE_DEVICE, grid_of_exchanges
-from eval.scoring import load_scoring
+from eval.scoring import Scoring, load_scoring
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
@@ -38,6 +41,10 @@ class Latency:
     """Processes to start on this machine, one part and one core each; without it, those that --coordinator brings together."""
     batch_sizes: tuple[int, ...] = (1, 8)
     """B, examples of a request."""
+    rates: tuple[str, ...] = ()
+    """Rates of a shaped link between two processes, such as 50mbit; without any, loopback."""
+    rtts: tuple[float, ...] = (0.0,)
+    """Round-trip times of the shaped link in milliseconds, on top of its own."""
     rounds: int = 20
     """How often each setting is timed at most, in turn."""
     seconds: float = 60.0
@@ -53,6 +60,16 @@ class Latency:
             raise InputError("choose batch_sizes and rounds of 1 or more, and more than 0 seconds")
         if self.n is not None and self.n < 2:
             raise InputError(f"-n is {self.n}; choose 2 processes or more, since one device is measured beside them")
+        for rate in self.rates:
+            network.rate_of(rate)
+        if not self.rtts or not all(0 <= rtt <= 1000 for rtt in self.rtts):
+            raise InputError(f"rtts are {self.rtts}; choose one or more of 0 to 1000 milliseconds")
+        if any(self.rtts) and not self.rates:
+            raise InputError("a round-trip time goes with a rate; give --rates too, such as 200mbit")
+        if self.rates and self.n not in (None, 2):
+            raise InputError(
+                f"a shaped link joins two processes, but -n is {self.n}; choose -n 2, or leave --rates out"
+            )
 
     def settings(self, num_parts: int) -> list[Setting]:
         """What takes turns: one device, Voltage, then what the config lists.
@@ -70,6 +87,18 @@ class Latency:
     def lengths(self) -> tuple[int, ...]:
         return tuple(dict.fromkeys(self.experiment.lengths or (self.experiment.num_tokens,)))
 
+    @property
+    def links(self) -> list[dict]:
+        """What a row says of its link."""
+        if not self.rates:
+            link = HOSTS if self.n is None else LOOPBACK
+            return [{"link": link, "rate_bits_per_second": None, "rtt_ms": None}]
+        return [
+            {"link": f"{rate}, rtt {rtt:g} ms", "rate_bits_per_second": network.rate_of(rate), "rtt_ms": rtt}
+            for rtt in dict.fromkeys(self.rtts)
+            for rate in dict.fromkeys(self.rates)
+        ]
+
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Latency, __doc__, argv)
@@ -81,7 +110,20 @@ def main(argv: list[str]) -> None:
     if command.n is None:
         raise InputError("give -n 2 or more to start so many processes here, or --coordinator on every host")
     command.settings(command.n)
-    if status := supervise(commands(command.n, "eval.latency", argv, free_port())):
+    if command.rates:
+        network.enter()
+        for rtt in dict.fromkeys(command.rtts):
+            with network.joined(rtt) as ends:
+                words = [*argv, "--rtts", str(rtt)]
+                ranks = commands(2, "eval.latency", words, free_port(), network.ADDRESSES[0])
+                _supervise([end.inside(rank) for end, rank in zip(ends, ranks, strict=True)])
+    else:
+        _supervise(commands(command.n, "eval.latency", argv, free_port()))
+    finish(out, f"python -m eval.latency {shlex.join(argv)}")
+
+
+def _supervise(ranks: list[list[str]]) -> None:
+    if status := supervise(ranks):
         raise SystemExit(status)
 
 
@@ -92,33 +134,89 @@ def measure(command: Latency, out: Path, argv: list[str]) -> None:
         raise InputError(f"{jax.process_count()} processes have {num_parts} devices; give each process one")
     if command.n not in (None, num_parts):
         raise InputError(f"-n is {command.n}, but {num_parts} processes came together; leave -n out")
+    if command.rates and not network.counters():
+        raise InputError("--rates goes with -n 2; a link between real hosts has the rate that it has")
     settings = command.settings(num_parts)
     scoring = load_scoring(command.experiment, settings, {BASE: command.base})
-    link = HOSTS if command.n is None else LOOPBACK
-    content = results.results(scoring, [], f"python -m eval.latency {' '.join(argv)}")
-    rows = from_terminal(lambda: finished(out, content))
-    for num_tokens in command.lengths:
-        for batch_size in command.batch_sizes:
-            here = {"link": link, "batch_size": batch_size, "tokens": num_tokens}
-            there = [row for row in rows if here.items() <= row.items()]
-            if len(there) != len(settings):
-                rows = [row for row in rows if row not in there]
-                requests = timing.requests(scoring.at(num_tokens), settings, batch_size)
-                there = timing.rows(requests, command.rounds, command.seconds)
-                there = [here | row for row in there]
-                rows += there
-                if is_terminal():
-                    results.write_json(out, content | {"rows": rows})
-            print(timing.table(there), flush=True)
-    print(f"wrote {out}/results.json")
+    content = results.results(scoring, [], f"python -m eval.latency {shlex.join(argv)}")
+    content = from_terminal(lambda: content | before(out, content))
+    requests: dict[tuple[int, int], list[timing.Request]] = {}
+    for link in command.links:
+        shaped = False
+        for num_tokens in command.lengths:
+            for batch_size in command.batch_sizes:
+                here = link | {"batch_size": batch_size, "tokens": num_tokens}
+                there = [row for row in content["rows"] if here.items() <= row.items()]
+                if len(there) != len(settings):
+                    if link["rate_bits_per_second"] and not shaped:
+                        network.shape(f"{link['rate_bits_per_second']:.0f}bit")
+                        content = _with_ladder(content, link)
+                        shaped = True
+                    at = scoring.at(num_tokens)
+                    content = _with_parts_alone(content, at, settings, batch_size)
+                    if (num_tokens, batch_size) not in requests:
+                        requests[num_tokens, batch_size] = timing.requests(at, settings, batch_size)
+                    there = timing.rows(requests[num_tokens, batch_size], command.rounds, command.seconds)
+                    alone = {
+                        (x["setting"], x["num_parts"]): x["seconds"] for x in _alone(content, num_tokens, batch_size)
+                    }
+                    there = [link | row | {"seconds_alone": alone[row["setting"], row["num_parts"]]} for row in there]
+                    others = [row for row in content["rows"] if not here.items() <= row.items()]
+                    content = content | {"rows": others + there}
+                    if is_terminal():
+                        results.write_json(out, content)
+                print(timing.table(there), flush=True)
 
 
-def finished(out: Path, content: dict) -> list[dict]:
-    """The rows of an earlier call of the same experiment."""
+def before(out: Path, content: dict) -> dict:
+    """What an earlier call of the same experiment found: rows, parts alone, ladders."""
     path = out / "results.json"
-    before = json.loads(path.read_text()) if path.is_file() else {}
-    same = all(before.get(name) == content[name] for name in ("schema", "config", "model", "weights"))
-    return before["rows"] if same else []
+    earlier = json.loads(path.read_text()) if path.is_file() else {}
+    same = all(earlier.get(name) == content[name] for name in ("schema", "config", "model", "weights"))
+    return {name: earlier.get(name, []) if same else [] for name in ("rows", "parts_alone", "ladders")}
+
+
+def _with_ladder(content: dict, link: dict) -> dict:
+    rungs = network.ladder(jax.process_index())
+
+    def on_terminal():
+        found = network.measured(rungs)
+        print(f"{link['link']}: measured {found['rate_bits_per_second'] / 1e6:.1f} Mbit/s, {found['rtt_ms']:.2f} ms")
+        kept = [one for one in content["ladders"] if one["link"] != link["link"]]
+        return [*kept, link | {"measured": found, "rungs": rungs}]
+
+    return content | {"ladders": from_terminal(on_terminal)}
+
+
+def _alone(content: dict, num_tokens: int, batch_size: int) -> list[dict]:
+    here = {"tokens": num_tokens, "batch_size": batch_size}
+    return [row for row in content["parts_alone"] if here.items() <= row.items()]
+
+
+def _with_parts_alone(content: dict, scoring: Scoring, settings: list[Setting], batch_size: int) -> dict:
+    """With what each setting computes on the terminal's core alone, measured there while the others wait."""
+    found = _alone(content, scoring.experiment.num_tokens, batch_size)
+    if len(found) == len(settings):
+        return content
+    measured = from_terminal(lambda: one_alone.measure(scoring, settings, batch_size))
+    return content | {"parts_alone": [row for row in content["parts_alone"] if row not in found] + measured}
+
+
+def finish(out: Path, command: str) -> None:
+    """Adds predictions where there are several links, and draws the figure."""
+    content = json.loads((out / "results.json").read_text()) | {"command": command}
+    shaped = [row for row in content["rows"] if row["rate_bits_per_second"]]
+    if shaped:
+        latency_model.predict_each_from_other_links(shaped)
+        errors = latency_model.errors(shaped)
+        if len(errors):
+            median, p90 = np.percentile(errors, [50, 90])
+            print(
+                f"predicted from the other links: off by {median:.1%} in the median, {p90:.1%} at p90, of {len(errors)} requests"
+            )
+        figures.latency(out / "latency.png", content | {"rows": shaped})
+    results.write_json(out, content)
+    print(f"wrote {out}/results.json" + (", latency.png" if shaped else ""))
 
 
 if __name__ == "__main__":

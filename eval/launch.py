@@ -191,10 +191,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def commands(num_processes: int, module: str, arguments: Sequence[str], port: int) -> list[list[str]]:
-    """The command of every rank, each on a core of its own as long as there are enough."""
+def commands(
+    num_processes: int, module: str, arguments: Sequence[str], port: int, host: str = "127.0.0.1"
+) -> list[list[str]]:
+    """The command of every rank, each on a core of its own as long as there are enough; they meet at `host`."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    join = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", str(num_processes)]
+    join = ["--coordinator", f"{host}:{port}", "--num-processes", str(num_processes)]
     start = [sys.executable, "-m", "eval.rank", "{beats}"]
     return [
         [*start, str(cores[i % len(cores)]) if cores else "-", module, *arguments, *join, "--process-id", str(i)]

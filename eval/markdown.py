@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from eval import plots, tables
-from eval.plan import BASE, CONTROL
+from eval.grid import BASE, CONTROL
 from prism_jax.command import write
 
 AT_THE_END = ("results.csv", "report.md", *plots.PLOTS)

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from eval.plan import BASE, CONTROL
+from eval.grid import BASE, CONTROL
 from eval.tables import UNITS
 from prism_jax.metrics import METRICS
 

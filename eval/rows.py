@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import jax
 import numpy as np
 
-from eval.plan import Planned
+from eval.grid import Planned
 from prism_jax import cost, metrics
 from prism_jax.errors import InputError
 from prism_jax.exchange import AllGather, Exchange, WholeSequence, name_of, several, text_of

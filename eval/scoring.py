@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from eval.plan import BASE
+from eval.grid import BASE
 from eval.rows import cost_row, last_part_row, score_row, setting_row
 from prism_jax import adapter_files, checkpoint, lora
 from prism_jax.config import Experiment

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from eval import markdown, plots, results, store, tables
-from eval.plan import BASE, CONTROL, ONE_DEVICE, TUNED, Planned, plan
+from eval.grid import BASE, CONTROL, ONE_DEVICE, TUNED, Planned, plan
 from eval.rows import failed_row, planned_row, recovery_row
 from eval.scoring import Scoring, complete, load_scoring, measure
 from prism_jax import config, flags

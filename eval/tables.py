@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from eval.plan import CONTROL, TUNED
+from eval.grid import CONTROL, TUNED
 
 UNITS = {
     "accuracy_percent": "accuracy %",

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from eval.plan import BASE, ONE_DEVICE
+from eval import network
+from eval.grid import BASE
 from eval.rows import setting_row
 from eval.scoring import Scoring
 from prism_jax import cost
-from prism_jax.exchange import AllGather
+from prism_jax.exchange import text_of
 from prism_jax.forward import forward
 from prism_jax.prediction import Setting
 from prism_jax.processes import from_terminal
@@ -35,6 +36,7 @@ class Request:
       params: the weights, there already.
       batch: arrays of the terminal.
       seconds: what each round took.
+      counted: bytes that the terminal's end of a shaped link sent and received in each round; empty elsewhere.
       logits: of the last one.
     """
 
@@ -45,18 +47,27 @@ class Request:
     batch: dict[str, np.ndarray]
     program: jax.stages.Compiled | None = None
     seconds: list[float] = field(default_factory=list)
+    counted: list[tuple[int, int]] = field(default_factory=list)
     logits: np.ndarray | None = None
 
     def __call__(self) -> float:
-        """Runs once: split, blocks, join, logits. Returns the seconds it took on this process; all start together."""
+        """Runs once: split, blocks, join, logits. Notes and returns the seconds it took on this process; all start together."""
         multihost_utils.sync_global_devices("request")
-        started = time.perf_counter()
+        before, started = network.counters(), time.perf_counter()
         if self.run.here:
             parts = self.run.split(self.batch)
             if self.program is None:
                 self.program = self._compiled(parts)
             self.logits = self.run.fetch(self.program(self.params, parts))
-        return time.perf_counter() - started
+        self.seconds.append(time.perf_counter() - started)
+        if before and (after := network.counters()):
+            self.counted.append((after[0] - before[0], after[1] - before[1]))
+        return self.seconds[-1]
+
+    def forget(self) -> None:
+        """Drops what was noted so far."""
+        self.seconds.clear()
+        self.counted.clear()
 
     def _compiled(self, parts) -> jax.stages.Compiled:
         model, exchange, run = self.scoring.model, self.setting.exchange, self.run
@@ -77,48 +88,50 @@ def rows(requests: Sequence[Request], rounds: int, seconds: float) -> list[dict]
     """Times all of them in turn, forwards and backwards, and returns a row for each; the same on every process.
 
     Args:
-      requests: the first is that of one device.
+      requests: the first is that of one device, the second Voltage's.
       rounds: at most.
       seconds: about how long it may take in all; there are three rounds at least.
     """
     for _ in range(WARM_UP):
         took = [request() for request in requests]
     rounds = from_terminal(lambda: max(LEAST_ROUNDS, min(rounds, int(seconds / sum(took)))))
+    for request in requests:
+        request.forget()
     for i in range(rounds):
         for request in requests if i % 2 == 0 else reversed(requests):
-            request.seconds.append(request())
+            request()
     return from_terminal(lambda: [row(request, requests) for request in requests])
 
 
 def row(request: Request, requests: Sequence[Request]) -> dict:
     """What one setting took beside the others, round by round, and what it costs by formula and by the compiled program."""
     scoring, setting, batch_size = request.scoring, request.setting, len(next(iter(request.batch.values())))
-    model, num_tokens = scoring.model, scoring.experiment.num_tokens
-    by_setting = {one.setting: one for one in requests}
-    one_device, voltage = (
-        by_setting[ONE_DEVICE],
-        by_setting.get(Setting(AllGather(), max(r.setting.num_parts for r in requests))),
-    )
-    formula = cost.formula(model.config.stack, setting.exchange, setting.num_parts, num_tokens)
+    model, num_tokens, num_parts = scoring.model, scoring.experiment.num_tokens, setting.num_parts
+    one_device, voltage = requests[0], requests[1]
+    formula = cost.formula(model.config.stack, setting.exchange, num_parts, num_tokens)
     assert request.program is not None
     assert request.logits is not None
     assert one_device.logits is not None
     read = cost.compiled(request.program, batch_size) if jax.default_backend() == "cpu" else None
-    exact = one_device.logits
+    sent, received = np.median(request.counted, axis=0).tolist() if request.counted else (None, None)
     lengths = scoring.task.lengths[np.arange(batch_size) % len(scoring.task.lengths)]
     return {
         **setting_row(setting, num_tokens, {num_tokens: 1}),
+        "setting": text_of(setting.exchange),
+        "batch_size": batch_size,
         "real_tokens_median": float(np.median(lengths)),
         "rounds": len(request.seconds),
         **spread("seconds", request.seconds),
         **spread("speedup", np.divide(one_device.seconds, request.seconds)),
-        **(spread("speedup_to_all_gather", np.divide(voltage.seconds, request.seconds)) if voltage else {}),
-        "logits_difference": float(np.abs(request.logits - exact).max() / np.abs(exact).max()),
+        **spread("speedup_to_all_gather", np.divide(voltage.seconds, request.seconds)),
+        "logits_difference": float(np.abs(request.logits - one_device.logits).max() / np.abs(one_device.logits).max()),
         "flops_per_device": formula.flops * batch_size,
         "bytes_sent_per_device": formula.bytes_sent * batch_size,
         "bytes_sent_per_device_compiled": read.bytes_sent * batch_size if read else None,
-        "bytes_split_per_device": cost.split_bytes(model, setting.num_parts, num_tokens) * batch_size,
-        "bytes_join_per_device": cost.join_bytes(model, setting.num_parts, num_tokens) * batch_size,
+        "bytes_split_per_device": cost.split_bytes(model, num_parts, num_tokens) * batch_size,
+        "bytes_join_per_device": cost.join_bytes(model, num_parts, num_tokens) * batch_size,
+        "bytes_counted_sent": sent,
+        "bytes_counted_received": received,
         "collectives": formula.collectives,
         "collectives_compiled": read.collectives if read else None,
     }
@@ -130,21 +143,28 @@ def spread(name: str, values: Any) -> dict[str, float]:
     return {name: float(median), f"{name}_p10": float(p10), f"{name}_p90": float(p90)}
 
 
+COLUMNS = ("exchange", "wire", "parts", "ms [p10, p90]", "one device / it", "Voltage / it", "kB sent", "kB counted")
+WIDTHS = (20, 8, 5, 26, 18, 18, 9, 10)
+
+
 def table(rows: Sequence[dict]) -> str:
     """Rows of one link, N and batch size, for the terminal."""
     first = rows[0]
-    lines = [
-        f"N = {first['tokens']}, B = {first['batch_size']}, {first['link']}, {first['rounds']} rounds; median [p10, p90]",
-        f"{'exchange':<20} {'wire':<8} {'parts':>5}  {'ms':<24} {'one device / it':<18} {'Voltage / it':<18} {'kB sent':>8}",
-    ]
+    lines = [f"N = {first['tokens']}, B = {first['batch_size']}, {first['link']}, {first['rounds']} rounds; medians"]
+    lines.append(" ".join(text.ljust(width) for text, width in zip(COLUMNS, WIDTHS, strict=True)))
     for row in rows:
-        name = row["exchange"] + (f":{row['num_segments']}" if row["num_segments"] else "")
-        took = f"{1e3 * row['seconds']:.1f} [{1e3 * row['seconds_p10']:.1f}, {1e3 * row['seconds_p90']:.1f}]"
-        ratios = [
-            f"{row[x]:.2f} [{row[f'{x}_p10']:.2f}, {row[f'{x}_p90']:.2f}]" for x in ("speedup", "speedup_to_all_gather")
-        ]
-        lines.append(
-            f"{name:<20} {row['wire']:<8} {row['num_parts']:>5}  {took:<24} {ratios[0]:<18} {ratios[1]:<18} "
-            f"{row['bytes_sent_per_device'] / 1e3:>8.1f}"
+        counted = row["bytes_counted_sent"]
+        cells = (
+            row["exchange"] + (f":{row['num_segments']}" if row["num_segments"] else ""),
+            row["wire"],
+            str(row["num_parts"]),
+            f"{1e3 * row['seconds']:.1f} [{1e3 * row['seconds_p10']:.1f}, {1e3 * row['seconds_p90']:.1f}]",
+            *(
+                f"{row[x]:.2f} [{row[f'{x}_p10']:.2f}, {row[f'{x}_p90']:.2f}]"
+                for x in ("speedup", "speedup_to_all_gather")
+            ),
+            f"{row['bytes_sent_per_device'] / 1e3:.1f}",
+            "-" if counted is None else f"{counted / 1e3:.1f}",
         )
+        lines.append(" ".join(text.ljust(width) for text, width in zip(cells, WIDTHS, strict=True)).rstrip())
     return "\n".join(lines)

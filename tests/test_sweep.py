@@ -10,8 +10,8 @@ import pytest
 from conftest import run
 
 from eval import plots, store
+from eval.grid import plan
 from eval.markdown import over_runs
-from eval.plan import plan
 from eval.rows import setting_row
 from prism_jax import config
 from prism_jax.exchange import IsolatedParts, SegmentMeans
