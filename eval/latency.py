@@ -50,7 +50,8 @@ class Latency:
     seconds: float = 60.0
     """After about this time a table ends, with three rounds at least."""
     base: str | None = None
-    """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights."""
+    """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights, of which
+    training.fresh is drawn at random: latency does not hang on values."""
     out: str | None = None
     """Folder for the results; runs/NAME/latency by default, NAME being the config's."""
 
@@ -137,7 +138,7 @@ def measure(command: Latency, out: Path, argv: list[str]) -> None:
     if command.rates and not network.counters():
         raise InputError("--rates goes with -n 2; a link between real hosts has the rate that it has")
     settings = command.settings(num_parts)
-    scoring = load_scoring(command.experiment, settings, {BASE: command.base})
+    scoring = load_scoring(command.experiment, settings, {BASE: command.base}, fresh=command.experiment.training.fresh)
     content = results.results(scoring, [], f"python -m eval.latency {shlex.join(argv)}")
     content = from_terminal(lambda: content | before(out, content))
     requests: dict[tuple[int, int], list[timing.Request]] = {}

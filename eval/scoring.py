@@ -64,7 +64,9 @@ class Scoring:
         return float(np.mean(lengths > (num_parts - 1) * part_len))
 
 
-def load_scoring(experiment: Experiment, settings: list[Setting], sources: dict[str, str | None]) -> Scoring:
+def load_scoring(
+    experiment: Experiment, settings: list[Setting], sources: dict[str, str | None], *, fresh: tuple[str, ...] = ()
+) -> Scoring:
     """The model, its weights, and the examples of an experiment.
 
     Args:
@@ -72,9 +74,10 @@ def load_scoring(experiment: Experiment, settings: list[Setting], sources: dict[
       settings: all that will be scored; refused if one does not fit the model.
       sources: by kind of weights, a run of train.finetune (its best checkpoint, or `RUN@STEP`) or a folder with an adapter in
         PEFT's layout; None for the experiment's own weights.
+      fresh: first names of parameters of the experiment's own weights to be drawn at random, where scores don't matter.
     """
     dataset = load_data(experiment, experiment.split)
-    variants = {kind: load_variant(experiment, dataset, source) for kind, source in sources.items()}
+    variants = {kind: load_variant(experiment, dataset, source, fresh) for kind, source in sources.items()}
     pretrained = variants[BASE]
     for setting in settings:
         per_block(setting.exchange, pretrained.model.config.stack.num_layers)
@@ -87,14 +90,16 @@ def load_scoring(experiment: Experiment, settings: list[Setting], sources: dict[
     return Scoring(experiment, pretrained.model, params, named, dataset, pretrained.folder, task)
 
 
-def load_variant(experiment: Experiment, dataset: Dataset, source: str | None) -> Pretrained:
+def load_variant(
+    experiment: Experiment, dataset: Dataset, source: str | None, fresh: tuple[str, ...] = ()
+) -> Pretrained:
     """The model of an experiment, as a run left it or with an adapter in PEFT's layout; adapters folded in.
 
     Raises:
       InputError: if the source is neither, or of another model.
     """
     if source is None:
-        return load_model(experiment, dataset)
+        return load_model(experiment, dataset, fresh=fresh)
     if (Path(source) / adapter_files.CONFIG).is_file():
         return load_model(replace(experiment, adapter=source), dataset)
     trained = from_terminal(lambda: checkpoint.named(source))
