@@ -21,13 +21,13 @@ import numpy as np
 import tyro
 
 from eval import figures, latency_model, network, one_alone, results, timing
-from eval.grid import BASE, ONE_DEVICE, grid_of_exchanges
+from eval.grid import BASE, ONE_DEVICE, grid_of_exchanges, why_impossible
 from eval.launch import commands, free_port, supervise
 from eval.scoring import Scoring, load_scoring
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
-from prism_jax.exchange import AllGather, check
+from prism_jax.exchange import AllGather, check, text_of
 from prism_jax.prediction import Setting
 from prism_jax.processes import from_terminal, is_terminal, several
 
@@ -154,7 +154,7 @@ def measure(command: Latency, out: Path, argv: list[str]) -> None:
                         content = _with_ladder(content, link)
                         shaped = True
                     at = scoring.at(num_tokens)
-                    content = _with_parts_alone(content, at, settings, batch_size)
+                    content = _with_parts_alone(content, command, at, batch_size)
                     if (num_tokens, batch_size) not in requests:
                         requests[num_tokens, batch_size] = timing.requests(at, settings, batch_size)
                     there = timing.rows(requests[num_tokens, batch_size], command.rounds, command.seconds)
@@ -194,10 +194,21 @@ def _alone(content: dict, num_tokens: int, batch_size: int) -> list[dict]:
     return [row for row in content["parts_alone"] if here.items() <= row.items()]
 
 
-def _with_parts_alone(content: dict, scoring: Scoring, settings: list[Setting], batch_size: int) -> dict:
-    """With what each setting computes on the terminal's core alone, measured there while the others wait."""
-    found = _alone(content, scoring.experiment.num_tokens, batch_size)
-    if len(found) == len(settings):
+def _with_parts_alone(content: dict, command: Latency, scoring: Scoring, batch_size: int) -> dict:
+    """With what a part of each setting computes alone, measured on the terminal's core while the others wait.
+
+    Also on the config's other numbers of parts, for `eval.plan`.
+    """
+    experiment, num_tokens = command.experiment, scoring.experiment.num_tokens
+    several_parts = dict.fromkeys((jax.device_count(), *(p for p in experiment.parts if p > 1)))
+    settings = [ONE_DEVICE] + [
+        Setting(one, num_parts)
+        for num_parts in several_parts
+        for one in dict.fromkeys((AllGather(), *grid_of_exchanges(experiment)))
+        if not why_impossible(Setting(one, num_parts), (num_tokens,))
+    ]
+    found = _alone(content, num_tokens, batch_size)
+    if {(row["setting"], row["num_parts"]) for row in found} >= {(text_of(x.exchange), x.num_parts) for x in settings}:
         return content
     measured = from_terminal(lambda: one_alone.measure(scoring, settings, batch_size))
     return content | {"parts_alone": [row for row in content["parts_alone"] if row not in found] + measured}

@@ -11,6 +11,7 @@ import numpy as np
 from eval.grid import BASE
 from eval.one_part import StandIn
 from eval.scoring import Scoring
+from prism_jax import cost
 from prism_jax.exchange import Exchange, Exchanges, text_of
 from prism_jax.forward import forward
 from prism_jax.partition import Layout, split
@@ -40,8 +41,20 @@ def stand_in(exchange: Exchanges) -> Exchanges:
     return StandIn(exchange) if isinstance(exchange, Exchange) else tuple(map(StandIn, exchange))
 
 
+def traffic(scoring: Scoring, setting: Setting, batch_size: int) -> dict:
+    """What a device sends in a request, by formula."""
+    model, num_tokens, num_parts = scoring.model, scoring.experiment.num_tokens, setting.num_parts
+    formula = cost.formula(model.config.stack, setting.exchange, num_parts, num_tokens)
+    return {
+        "bytes_sent_per_device": formula.bytes_sent * batch_size,
+        "bytes_split_per_device": cost.split_bytes(model, num_parts, num_tokens) * batch_size,
+        "bytes_join_per_device": cost.join_bytes(model, num_parts, num_tokens) * batch_size,
+        "collectives": formula.collectives,
+    }
+
+
 def measure(scoring: Scoring, settings: Sequence[Setting], batch_size: int) -> list[dict]:
-    """A row for each setting: the median time of its part, head included, on this process's device, the settings in turn."""
+    """A row for each setting, with its traffic: the median time of its part, head included, on this process's device, the settings in turn."""
     model, params = scoring.model, jax.device_put(scoring.params[BASE], jax.local_devices()[0])
     batch, _ = scoring.task.arrays(
         np.arange(batch_size) % len(scoring.task.lengths), scoring.experiment.num_tokens, None
@@ -71,6 +84,7 @@ def measure(scoring: Scoring, settings: Sequence[Setting], batch_size: int) -> l
             "tokens": scoring.experiment.num_tokens,
             "batch_size": batch_size,
             "seconds": float(median),
+            **traffic(scoring, setting, batch_size),
         }
         for setting, median in zip(settings, np.median(seconds, axis=0), strict=True)
     ]

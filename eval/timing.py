@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 
 from eval import network
 from eval.grid import BASE
+from eval.one_alone import traffic
 from eval.rows import setting_row
 from eval.scoring import Scoring
 from prism_jax import cost
@@ -126,13 +127,10 @@ def row(request: Request, requests: Sequence[Request]) -> dict:
         **spread("speedup_to_all_gather", np.divide(voltage.seconds, request.seconds)),
         "logits_difference": float(np.abs(request.logits - one_device.logits).max() / np.abs(one_device.logits).max()),
         "flops_per_device": formula.flops * batch_size,
-        "bytes_sent_per_device": formula.bytes_sent * batch_size,
+        **traffic(scoring, setting, batch_size),
         "bytes_sent_per_device_compiled": read.bytes_sent * batch_size if read else None,
-        "bytes_split_per_device": cost.split_bytes(model, num_parts, num_tokens) * batch_size,
-        "bytes_join_per_device": cost.join_bytes(model, num_parts, num_tokens) * batch_size,
         "bytes_counted_sent": sent,
         "bytes_counted_received": received,
-        "collectives": formula.collectives,
         "collectives_compiled": read.collectives if read else None,
     }
 

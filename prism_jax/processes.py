@@ -6,6 +6,7 @@ one process, all of this does nothing.
 """
 
 import argparse
+import contextlib
 import hashlib
 import io
 import os
@@ -13,7 +14,6 @@ import pickle
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import jax
@@ -54,6 +54,7 @@ def join(argv: list[str]) -> list[str]:
         if (said.num_processes, said.process_id) != (None, None):
             raise InputError(f"--num-processes and --process-id go with --coordinator; {USAGE}")
         return argv
+    _as_batch()
     where = None if said.coordinator == "auto" else said.coordinator
     if where:
         _check_address(where, said.num_processes, said.process_id)
@@ -130,7 +131,7 @@ def check_same(what: str, value: Any) -> None:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def ending() -> Iterator[None]:
     """Around a whole command: a process that fails ends at once and does not wait for the others, who end for want of it."""
     try:
@@ -155,6 +156,16 @@ def _broadcast(value: Any) -> Any:
     sent[: len(pickled)] = np.frombuffer(pickled, np.uint8)
     received = np.asarray(multihost_utils.broadcast_one_to_all(sent))
     return value if is_terminal() else pickle.loads(received[:size].tobytes())
+
+
+def _as_batch() -> None:
+    """Makes the threads to come batch work, of which none preempts another when it is woken (Linux).
+
+    Where a process has one core, an all-gather of 32 bytes took 3 ms without that, and 0.06 ms with it (Linux 6.18).
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _check_address(where: str, num_processes: int | None, process_id: int | None) -> None:

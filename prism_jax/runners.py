@@ -7,6 +7,7 @@ The devices of a mesh may belong to several processes, see `processes`. Then eve
 is the terminal's, and what the others give in its place matters by its shapes alone.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -146,25 +147,36 @@ def _everywhere(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
     return jax.jit(lambda tree: tree, out_shardings=jax.NamedSharding(mesh, jax.P()))
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """A device's piece of an array, in the bytes that the terminal sends it."""
+
+    start: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def stop(self) -> int:
+        return self.start + math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self, bytes_N: jax.Array) -> jax.Array:
+        mine = bytes_N[self.start : self.stop]
+        if self.dtype == bool:
+            return mine.reshape(self.shape).astype(bool)
+        width = () if self.dtype.itemsize == 1 else (self.dtype.itemsize,)
+        return jax.lax.bitcast_convert_type(mine.reshape(*self.shape, *width), self.dtype)
+
+
 @cache
-def _sender(mesh: jax.sharding.Mesh, specs: tuple) -> Callable[[tuple], tuple]:
-    """The program of `OnMesh._from_terminal`."""
+def _sender(mesh: jax.sharding.Mesh, pieces: tuple[_Piece, ...], specs: tuple[jax.P, ...]) -> Callable:
+    """The program of `OnMesh._from_terminal`: every device gets its row of the first device's table, and reads its pieces."""
+    axes = mesh.axis_names
 
-    def one(spec, x):
-        x, kind = x[0], x.dtype
-        x = x.astype(np.uint8) if np.issubdtype(kind, np.bool_) else x
-        cut = {name: dim for dim, name in enumerate(spec) if name}
-        for name in mesh.axis_names:
-            if name in cut:
-                x = jax.lax.psum_scatter(x, name, scatter_dimension=cut[name], tiled=True)
-            else:
-                x = jax.lax.psum(x, name)
-        return x.astype(kind)
+    def send(table_1DN):
+        bytes_N = jax.lax.all_to_all(table_1DN[0], axes, 0, 0, tiled=True)[0]
+        return tuple(piece.read(bytes_N) for piece in pieces)
 
-    def send(trees):
-        return tuple(jax.tree.map(partial(one, spec), tree) for spec, tree in zip(specs, trees, strict=True))
-
-    return jax.jit(jax.shard_map(send, mesh=mesh, in_specs=jax.P(mesh.axis_names), out_specs=specs))
+    return jax.jit(jax.shard_map(send, mesh=mesh, in_specs=jax.P(axes), out_specs=specs, check_vma=False))
 
 
 @dataclass(frozen=True)
@@ -238,19 +250,28 @@ class OnMesh:
     def _from_terminal(self, trees: tuple, specs: tuple) -> tuple:
         """Trees of the terminal's arrays, on the mesh as `specs` say. What is cut reaches each device alone.
 
-        One reduce-scatter (or all-reduce, of what is whole), in which all devices but the terminal's first give zeros.
+        One all-to-all, in which all devices but the terminal's first give zeros: it takes one round trip, however many arrays
+        there are.
         """
+        leaves, structure = jax.tree.flatten(trees)
+        leaves = [np.asarray(x, jax.dtypes.canonicalize_dtype(np.asarray(x).dtype)) for x in leaves]
+        of_leaf = [spec for spec, tree in zip(specs, trees, strict=True) for _ in jax.tree.leaves(tree)]
+        shardings = [jax.NamedSharding(self.mesh, spec) for spec in of_leaf]
+        where = [sharding.devices_indices_map(x.shape) for sharding, x in zip(shardings, leaves, strict=True)]
+        pieces: list[_Piece] = []
+        for x, sharding in zip(leaves, shardings, strict=True):
+            start = pieces[-1].stop if pieces else 0
+            pieces.append(_Piece(start, sharding.shard_shape(x.shape), x.dtype))
         axes, devices = self.mesh.axis_names, self.mesh.devices
-        first = devices.flat[0]
-
-        def stacked(x):
-            x = np.asarray(x)
-            own, none = x[None], np.zeros_like(x)[None]
-            sharding = jax.NamedSharding(self.mesh, jax.P(axes))
-            pieces = [jax.device_put(own if d == first else none, d) for d in self.mesh.local_devices]
-            return jax.make_array_from_single_device_arrays((devices.size, *x.shape), sharding, pieces)
-
-        return _sender(self.mesh, specs)(jax.tree.map(stacked, trees))
+        table_DN = np.zeros((devices.size, pieces[-1].stop), np.uint8)
+        if devices.flat[0] in self.mesh.local_devices:
+            for row_N, device in zip(table_DN, devices.flat, strict=True):
+                cut = [np.ascontiguousarray(x[index[device]]) for x, index in zip(leaves, where, strict=True)]
+                row_N[:] = np.concatenate([x.reshape(-1).view(np.uint8) for x in cut])
+        stacked = jax.make_array_from_callback(
+            (devices.size, *table_DN.shape), jax.NamedSharding(self.mesh, jax.P(axes)), lambda _: table_DN[None]
+        )
+        return jax.tree.unflatten(structure, _sender(self.mesh, tuple(pieces), tuple(of_leaf))(stacked))
 
     def __call__(self, function, params, parts):
         rows_BRD = self.each(function, params, parts)

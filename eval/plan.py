@@ -1,0 +1,248 @@
+"""How to run a model on a link: how many devices, which exchange, or one device alone.
+
+python -m eval.plan configs/X.py --rate 50mbit --rtt 5 --devices 4 --max-drop 1.0 [--batch-size 1] [--sweep DIR] [--calibration DIR]
+        [--out DIR]
+    -> every setting with its predicted latency, what it loses, its bytes, and why it lost; DIR/plan.json
+
+Scores come from a sweep of the config (`eval.sweep`), times from a calibration: `eval.latency` with --rates and --rtts, on the
+devices in question. A time is always a prediction; one on more than two devices is beyond what was measured.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from eval import latency_model, network, results
+from eval.latency_model import Constants, Link
+from eval.tables import UNITS
+from prism_jax import config, flags, metrics
+from prism_jax.command import output_folder, run, write
+from prism_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Plan:
+    experiment: config.Flat
+    rate: str
+    """Of the link between the devices, such as 50mbit."""
+    rtt: float = 0.0
+    """Its round-trip time in milliseconds."""
+    devices: int = 2
+    """How many there are at most."""
+    max_drop: float = 1.0
+    """How much may be lost to one device, in the units of the score (points, for an accuracy)."""
+    batch_size: int = 1
+    """B, examples of a request."""
+    sweep: str | None = None
+    """Folder of a sweep; runs/NAME/sweep by default, NAME being the config's."""
+    calibration: str | None = None
+    """Folder of `eval.latency`; runs/NAME/latency by default."""
+    out: str | None = None
+    """Folder for plan.json; runs/NAME/plan by default."""
+
+    def check(self) -> None:
+        """Raises InputError for a value out of its range."""
+        network.rate_of(self.rate)
+        if self.rtt < 0 or self.devices < 1 or self.max_drop < 0 or self.batch_size < 1:
+            raise InputError("choose rtt and max_drop of 0 or more, devices and batch_size of 1 or more")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to run the model.
+
+    Attributes:
+      setting: the exchange, as the command line has it.
+      num_parts: P, devices.
+      weights: base or tuned.
+      score: in the units of the metric.
+      drop: what it loses to one device; below 0 where it gains.
+      seconds: predicted.
+      sent: bytes that a device sends for a request, the split and the join included.
+      lost: why it is not chosen; None for the chosen one.
+    """
+
+    setting: str
+    num_parts: int
+    weights: str
+    score: float
+    drop: float
+    seconds: float
+    sent: float
+    lost: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.setting} on {self.num_parts}, {self.weights}"
+
+
+def main(argv: list[str]) -> None:
+    command = flags.parse(Plan, __doc__, argv)
+    command.check()
+    name = Path(argv[0]).stem
+    sweep = _read(command.sweep or f"runs/{name}/sweep", "eval.sweep")
+    calibration = _read(command.calibration or f"runs/{name}/latency", "eval.latency")
+    out = output_folder(command.out or f"runs/{name}/plan")
+    link = Link(network.rate_of(command.rate), command.rtt)
+    measured = _measured(calibration, command)
+    constants = latency_model.fit(measured)
+    candidates = verdicts(candidates_of(sweep, calibration, command, constants, link), command)
+    regrets = regrets_on_measured_links(measured, _drops(sweep, command), command.max_drop)
+    print(table(candidates, sweep["rows"][0]["metric"]))
+    print(verdict(candidates))
+    errors = latency_model.errors(measured)
+    print(
+        f"the calibration ({calibration['environment']['cpu']}, {len({*map(latency_model.link_of, measured)})} links): each link predicted "
+        f"from the others is off by {np.median(errors):.0%} in the median"
+        + (f"; the choice among 1 and 2 devices there costs {_spread(regrets)} over the best" if regrets else "")
+    )
+    content = {
+        "schema": results.SCHEMA,
+        "link": asdict(link),
+        "constants": asdict(constants),
+        "candidates": [asdict(one) for one in candidates],
+        "regrets": regrets,
+    }
+    write(out / "plan.json", json.dumps(content, indent=2))
+    print(f"wrote {out}/plan.json")
+
+
+def candidates_of(sweep: dict, calibration: dict, command: Plan, constants: Constants, link: Link) -> list[Candidate]:
+    """Every setting that was both scored and timed.
+
+    Raises:
+      InputError: if one device is not among them.
+    """
+    alone = {
+        (row["setting"], row["num_parts"]): row
+        for row in calibration["parts_alone"]
+        if (row["tokens"], row["batch_size"]) == (command.experiment.num_tokens, command.batch_size)
+    }
+    found = []
+    for (setting, num_parts, weights), (score, drop) in _drops(sweep, command).items():
+        if part := alone.get((setting, num_parts)):
+            traffic = latency_model.traffic_of(part)
+            seconds = constants.seconds(part["seconds"], traffic, link)
+            found.append(Candidate(setting, num_parts, weights, score, drop, seconds, traffic.sent))
+    if not any(one.num_parts == 1 for one in found):
+        raise InputError(
+            f"one device at N = {command.experiment.num_tokens} and B = {command.batch_size} was not both scored and timed; "
+            "run eval.sweep and eval.latency with the same --num-tokens, and --batch-sizes with that B"
+        )
+    return found
+
+
+def verdicts(candidates: Sequence[Candidate], command: Plan) -> list[Candidate]:
+    """The candidates, the fastest first, each but the best with the reason why it lost."""
+    found: list[Candidate] = []
+    best: Candidate | None = None
+    for one in sorted(candidates, key=lambda one: (one.seconds, one.drop)):
+        if one.num_parts > command.devices:
+            lost = f"needs {one.num_parts} devices"
+        elif one.drop > command.max_drop:
+            lost = f"loses {one.drop:.2g}, more than {command.max_drop:g}"
+        elif best is not None:
+            lost = f"{one.seconds / best.seconds - 1:.0%} slower"
+        else:
+            lost, best = None, one
+        found.append(Candidate(**asdict(one) | {"lost": lost}))
+    return found
+
+
+def regrets_on_measured_links(measured: Sequence[dict], drops: dict, max_drop: float) -> list[dict]:
+    """For each measured link, how much longer the choice by the constants of the other links took than the best choice."""
+    allowed = {(setting, parts) for (setting, parts, _), (_, drop) in drops.items() if drop <= max_drop or parts == 1}
+    found = []
+    for link in dict.fromkeys(map(latency_model.link_of, measured)):
+        rows = [
+            row
+            for row in measured
+            if latency_model.link_of(row) == link and (row["setting"], row["num_parts"]) in allowed
+        ]
+        if len(rows) > 1 and all(row["seconds_predicted"] for row in rows):
+            chosen = min(rows, key=lambda row: row["seconds_predicted"])
+            best = min(rows, key=lambda row: row["seconds"])
+            regret = chosen["seconds"] / best["seconds"] - 1
+            found.append({**asdict(link), "chosen": chosen["setting"], "best": best["setting"], "regret": regret})
+    return found
+
+
+def table(candidates: Sequence[Candidate], metric: str) -> str:
+    """The candidates as text."""
+    one = next(x for x in candidates if x.num_parts == 1)
+    head = ("exchange", "devices", "weights", "predicted ms", "one device / it", UNITS[metric], "loses", "kB sent", "")
+    widths = (24, 8, 8, 13, 16, max(12, len(UNITS[metric]) + 1), 7, 10, 0)
+    lines = [head]
+    for x in candidates:
+        why = x.lost or "chosen"
+        cells = (f"{1e3 * x.seconds:.1f}", f"{one.seconds / x.seconds:.2f}", f"{x.score:.1f}", f"{x.drop:.1f}")
+        lines.append((x.setting, str(x.num_parts), x.weights, *cells, f"{x.sent / 1e3:.1f}", why))
+    return "\n".join(
+        "".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def verdict(candidates: Sequence[Candidate]) -> str:
+    """One sentence."""
+    best = next(one for one in candidates if one.lost is None)
+    one = next(x for x in candidates if x.num_parts == 1)
+    if best.num_parts == 1:
+        return (
+            f"Use one device: {1e3 * best.seconds:.1f} ms, and nothing else that may be used is predicted to be faster."
+        )
+    beyond = "; more than two devices were not measured" if best.num_parts > 2 else ""
+    return (
+        f"Use {best.setting} on {best.num_parts} devices with {best.weights} weights: {1e3 * best.seconds:.1f} ms predicted, "
+        f"{one.seconds / best.seconds:.2f} times as fast as one device, for a loss of {best.drop:.1f} and {best.sent / 1e3:.1f} kB "
+        f"sent by each{beyond}."
+    )
+
+
+def _drops(sweep: dict, command: Plan) -> dict[tuple[str, int, str], tuple[float, float]]:
+    """Score, and what is lost to one device, of each setting and kind of weights; the control is a measure, not a choice."""
+    found = {}
+    for row in sweep["rows"]:
+        if row.get("score") is None or row["weights"] == "control" or row["tokens"] != command.experiment.num_tokens:
+            continue
+        sign = -1 if metrics.METRICS[row["metric"]].higher_is_better else 1
+        drop = sign * (row["difference_to_one_device"] or 0.0)
+        found[_text(row), row["num_parts"], row["weights"]] = (row["score"], drop)
+    return found
+
+
+def _text(row: dict) -> str:
+    """The exchange of a sweep's row, as the command line has it."""
+    numbered = row["exchange"] + (f":{row['num_segments']:.0f}" if row["num_segments"] else "")
+    return numbered if "," in numbered or row["wire"] == "float32" else f"{numbered}:{row['wire']}"
+
+
+def _measured(calibration: dict, command: Plan) -> list[dict]:
+    here = {"tokens": command.experiment.num_tokens, "batch_size": command.batch_size}
+    found = [row for row in calibration["rows"] if row.get("rate_bits_per_second") and here.items() <= row.items()]
+    if len({*map(latency_model.link_of, found)}) < 2:
+        raise InputError(
+            f"the calibration has fewer than two shaped links at N = {here['tokens']} and B = {here['batch_size']}; run eval.latency "
+            "with the same --num-tokens and --batch-sizes, and two or more --rates or --rtts"
+        )
+    return found
+
+
+def _spread(regrets: Sequence[dict]) -> str:
+    values = [one["regret"] for one in regrets]
+    return f"{np.median(values):.0%} in the median and {max(values):.0%} at worst"
+
+
+def _read(folder: str, command: str) -> dict:
+    try:
+        return json.loads((Path(folder) / "results.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder}/results.json can't be read: {error}; run {command} first, or name its --out"
+        ) from error
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])
