@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import tyro
 
-from eval import figures, latency_model, network, one_alone, results, timing
+from eval import figures, latency_model, network, one_alone, results, store, timing
 from eval.grid import BASE, ONE_DEVICE, grid_of_exchanges, why_impossible
 from eval.launch import commands, free_port, supervise
 from eval.scoring import Scoring, load_scoring
@@ -140,6 +140,7 @@ def measure(command: Latency, out: Path, argv: list[str]) -> None:
     settings = command.settings(num_parts)
     scoring = load_scoring(command.experiment, settings, {BASE: command.base}, fresh=command.experiment.training.fresh)
     content = results.results(scoring, [], f"python -m eval.latency {shlex.join(argv)}")
+    content["library"] = store.digest_of_library()
     content = from_terminal(lambda: content | before(out, content))
     requests: dict[tuple[int, int], list[timing.Request]] = {}
     for link in command.links:
@@ -170,10 +171,10 @@ def measure(command: Latency, out: Path, argv: list[str]) -> None:
 
 
 def before(out: Path, content: dict) -> dict:
-    """What an earlier call of the same experiment found: rows, parts alone, ladders."""
+    """What an earlier call of the same experiment and library found: rows, parts alone, ladders."""
     path = out / "results.json"
     earlier = json.loads(path.read_text()) if path.is_file() else {}
-    same = all(earlier.get(name) == content[name] for name in ("schema", "config", "model", "weights"))
+    same = all(earlier.get(name) == content[name] for name in ("schema", "config", "model", "weights", "library"))
     return {name: earlier.get(name, []) if same else [] for name in ("rows", "parts_alone", "ladders")}
 
 

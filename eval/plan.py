@@ -1,6 +1,6 @@
 """How to run a model on a link: how many devices, which exchange, or one device alone.
 
-python -m eval.plan configs/X.py --rate 50mbit --rtt 5 --devices 4 --max-drop 1.0 [--batch-size 1] [--sweep DIR] [--calibration DIR]
+python -m eval.plan configs/X.py --rate 50mbit --rtt 5 --devices 4 --max-drop 1.0 [--examples 1] [--sweep DIR] [--calibration DIR]
         [--out DIR]
     -> every setting with its predicted latency, what it loses, its bytes, and why it lost; DIR/plan.json
 
@@ -27,15 +27,15 @@ from prism_jax.errors import InputError
 @dataclass(frozen=True)
 class Plan:
     experiment: config.Flat
-    rate: str
-    """Of the link between the devices, such as 50mbit."""
+    rate: str | None = None
+    """Of the link between the devices, such as 50mbit. Needed."""
     rtt: float = 0.0
     """Its round-trip time in milliseconds."""
     devices: int = 2
     """How many there are at most."""
     max_drop: float = 1.0
     """How much may be lost to one device, in the units of the score (points, for an accuracy)."""
-    batch_size: int = 1
+    examples: int = 1
     """B, examples of a request."""
     sweep: str | None = None
     """Folder of a sweep; runs/NAME/sweep by default, NAME being the config's."""
@@ -46,9 +46,15 @@ class Plan:
 
     def check(self) -> None:
         """Raises InputError for a value out of its range."""
-        network.rate_of(self.rate)
-        if self.rtt < 0 or self.devices < 1 or self.max_drop < 0 or self.batch_size < 1:
-            raise InputError("choose rtt and max_drop of 0 or more, devices and batch_size of 1 or more")
+        assert self.link
+        if self.rtt < 0 or self.devices < 1 or self.max_drop < 0 or self.examples < 1:
+            raise InputError("choose rtt and max_drop of 0 or more, devices and examples of 1 or more")
+
+    @property
+    def link(self) -> Link:
+        if self.rate is None:
+            raise InputError("give the --rate of the link, such as 50mbit")
+        return Link(network.rate_of(self.rate), self.rtt)
 
 
 @dataclass(frozen=True)
@@ -86,10 +92,9 @@ def main(argv: list[str]) -> None:
     sweep = _read(command.sweep or f"runs/{name}/sweep", "eval.sweep")
     calibration = _read(command.calibration or f"runs/{name}/latency", "eval.latency")
     out = output_folder(command.out or f"runs/{name}/plan")
-    link = Link(network.rate_of(command.rate), command.rtt)
     measured = _measured(calibration, command)
     constants = latency_model.fit(measured)
-    candidates = verdicts(candidates_of(sweep, calibration, command, constants, link), command)
+    candidates = verdicts(candidates_of(sweep, calibration, command, constants), command)
     regrets = regrets_on_measured_links(measured, _drops(sweep, command), command.max_drop)
     print(table(candidates, sweep["rows"][0]["metric"]))
     print(verdict(candidates))
@@ -101,7 +106,7 @@ def main(argv: list[str]) -> None:
     )
     content = {
         "schema": results.SCHEMA,
-        "link": asdict(link),
+        "link": asdict(command.link),
         "constants": asdict(constants),
         "candidates": [asdict(one) for one in candidates],
         "regrets": regrets,
@@ -110,7 +115,7 @@ def main(argv: list[str]) -> None:
     print(f"wrote {out}/plan.json")
 
 
-def candidates_of(sweep: dict, calibration: dict, command: Plan, constants: Constants, link: Link) -> list[Candidate]:
+def candidates_of(sweep: dict, calibration: dict, command: Plan, constants: Constants) -> list[Candidate]:
     """Every setting that was both scored and timed.
 
     Raises:
@@ -119,17 +124,17 @@ def candidates_of(sweep: dict, calibration: dict, command: Plan, constants: Cons
     alone = {
         (row["setting"], row["num_parts"]): row
         for row in calibration["parts_alone"]
-        if (row["tokens"], row["batch_size"]) == (command.experiment.num_tokens, command.batch_size)
+        if (row["tokens"], row["batch_size"]) == (command.experiment.num_tokens, command.examples)
     }
     found = []
     for (setting, num_parts, weights), (score, drop) in _drops(sweep, command).items():
         if part := alone.get((setting, num_parts)):
             traffic = latency_model.traffic_of(part)
-            seconds = constants.seconds(part["seconds"], traffic, link)
+            seconds = constants.seconds(part["seconds"], traffic, command.link)
             found.append(Candidate(setting, num_parts, weights, score, drop, seconds, traffic.sent))
     if not any(one.num_parts == 1 for one in found):
         raise InputError(
-            f"one device at N = {command.experiment.num_tokens} and B = {command.batch_size} was not both scored and timed; "
+            f"one device at N = {command.experiment.num_tokens} and B = {command.examples} was not both scored and timed; "
             "run eval.sweep and eval.latency with the same --num-tokens, and --batch-sizes with that B"
         )
     return found
@@ -220,7 +225,7 @@ def _text(row: dict) -> str:
 
 
 def _measured(calibration: dict, command: Plan) -> list[dict]:
-    here = {"tokens": command.experiment.num_tokens, "batch_size": command.batch_size}
+    here = {"tokens": command.experiment.num_tokens, "batch_size": command.examples}
     found = [row for row in calibration["rows"] if row.get("rate_bits_per_second") and here.items() <= row.items()]
     if len({*map(latency_model.link_of, found)}) < 2:
         raise InputError(
