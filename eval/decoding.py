@@ -13,6 +13,7 @@ from prism_jax.errors import InputError
 from prism_jax.exchange import text_of
 from prism_jax.generation import Generator, Sampling
 from prism_jax.partition import part_length
+from prism_jax.processes import from_terminal, is_terminal
 
 ROUNDS = 3
 """How often each arm is timed, in turn."""
@@ -87,11 +88,16 @@ def compare(
     seconds: list[list[tuple[float, float]]] = [[] for _ in arms]
     for i in tqdm(range(ROUNDS + 1), "measuring", leave=False, unit="round", disable=None):
         for arm, times in zip(arms, seconds, strict=True):
+            from_terminal(lambda: None)  # all begin together
+            if arm.run.num_parts == 1 and not is_terminal():
+                continue
             measured = _time(arm, prompts, max_new_tokens, sampling)
             if i:
                 times.append(measured)
-    rows = []
+    rows: list[dict] = []
     for arm, times in zip(arms, seconds, strict=True):
+        if not times:  # another process's
+            continue
         config, num_parts = arm.model.config.stack, arm.run.num_parts
         lengths = [arm.padded_length(i, prompt, max_new_tokens) for i, prompt in enumerate(prompts)]
         prefill, decode = np.median(times, axis=0)

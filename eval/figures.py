@@ -75,6 +75,7 @@ def latency(path: Path, content: dict) -> None:
     One device is the dashed line; a star marks where an exchange crosses it.
     """
     shaped = content["rows"]
+    settings = list(dict.fromkeys(row["setting"] for row in shaped if row["num_parts"] > 1))
     groups = sorted({(row["tokens"], row["batch_size"]) for row in shaped})
     rates, rtts = (sorted({row[name] for row in shaped}) for name in ("rate_bits_per_second", "rtt_ms"))
     figure, several = plt.subplots(
@@ -99,7 +100,7 @@ def latency(path: Path, content: dict) -> None:
             axes.plot(
                 [x / unit for x in xs], [1e3 * one[x] for x in xs], "--", color="black", linewidth=1, label="one device"
             )
-            for i, setting in enumerate(dict.fromkeys(row["setting"] for row in mine if row["num_parts"] > 1)):
+            for i, setting in enumerate(settings):
                 rows = sorted((row for row in mine if row["setting"] == setting), key=lambda row: row[name])
                 colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
                 ys = [1e3 * row["seconds"] for row in rows]

@@ -18,7 +18,7 @@ from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
 from prism_jax.exchange import WholeSequence
 from prism_jax.generation import Generator, Sampling
-from prism_jax.processes import check_same, from_terminal, several
+from prism_jax.processes import check_same, from_terminal, is_terminal, several
 from prism_jax.runners import emulate_devices, on_mesh, on_one_device
 
 
@@ -72,7 +72,8 @@ def main(argv: list[str]) -> None:
     rows = []
     if command.compare:
         rows = compare([make(WholeSequence(), on_one_device(1)), parts], prompts, new, command.sampling)
-        print(table(rows))
+        if is_terminal():
+            print(table(rows))
     content = {"schema": results.SCHEMA, "config": config.to_json(experiment), "environment": results.environment()}
     content["texts"] = [{"prompt": text, "new": more} for text, more in zip(command.prompt, added, strict=True)]
     results.write_json(out, content | {"rows": rows})

@@ -13,6 +13,7 @@ import json
 import shlex
 import sys
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -22,11 +23,11 @@ import tyro
 
 from eval import figures, latency_model, network, one_alone, results, store, timing
 from eval.grid import BASE, ONE_DEVICE, grid_of_exchanges, why_impossible
-from eval.launch import commands, free_port, supervise
+from eval.launch import commands, free_port, own_cores, supervise
 from eval.scoring import Scoring, load_scoring
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run
-from prism_jax.errors import InputError
+from prism_jax.errors import InputError, RunError
 from prism_jax.exchange import AllGather, check, text_of
 from prism_jax.prediction import Setting
 from prism_jax.processes import from_terminal, is_terminal, several
@@ -110,9 +111,13 @@ def main(argv: list[str]) -> None:
         return
     if command.n is None:
         raise InputError("give -n 2 or more to start so many processes here, or --coordinator on every host")
+    if command.n > (cores := len(own_cores()) or command.n):
+        raise InputError(
+            f"-n is {command.n}, but there are {cores} cores; choose at most as many, one for each process"
+        )
     command.settings(command.n)
     if command.rates:
-        network.enter()
+        network.enter(delay=any(command.rtts))
         for rtt in dict.fromkeys(command.rtts):
             with network.joined(rtt) as ends:
                 words = [*argv, "--rtts", str(rtt)]
@@ -140,54 +145,80 @@ def measure(command: Latency, out: Path, argv: list[str]) -> None:
     settings = command.settings(num_parts)
     scoring = load_scoring(command.experiment, settings, {BASE: command.base}, fresh=command.experiment.training.fresh)
     content = results.results(scoring, [], f"python -m eval.latency {shlex.join(argv)}")
-    content["library"] = store.digest_of_library()
+    content |= {"library": digest_of_sources(), "processes": jax.process_count()}
     content = from_terminal(lambda: content | before(out, content))
-    requests: dict[tuple[int, int], list[timing.Request]] = {}
-    for link in command.links:
-        shaped = False
-        for num_tokens in command.lengths:
-            for batch_size in command.batch_sizes:
-                here = link | {"batch_size": batch_size, "tokens": num_tokens}
-                there = [row for row in content["rows"] if here.items() <= row.items()]
-                if len(there) != len(settings):
-                    if link["rate_bits_per_second"] and not shaped:
-                        network.shape(f"{link['rate_bits_per_second']:.0f}bit")
-                        content = _with_ladder(content, link)
-                        shaped = True
-                    at = scoring.at(num_tokens)
-                    content = _with_parts_alone(content, command, at, batch_size)
-                    if (num_tokens, batch_size) not in requests:
-                        requests[num_tokens, batch_size] = timing.requests(at, settings, batch_size)
-                    there = timing.rows(requests[num_tokens, batch_size], command.rounds, command.seconds)
-                    alone = {
-                        (x["setting"], x["num_parts"]): x["seconds"] for x in _alone(content, num_tokens, batch_size)
-                    }
-                    there = [link | row | {"seconds_alone": alone[row["setting"], row["num_parts"]]} for row in there]
-                    others = [row for row in content["rows"] if not here.items() <= row.items()]
-                    content = content | {"rows": others + there}
-                    if is_terminal():
-                        results.write_json(out, content)
-                print(timing.table(there), flush=True)
+    wanted = [(text_of(setting.exchange), setting.num_parts) for setting in settings]
+    places, requests, shaped = timing.places(scoring, settings), dict[tuple[int, int], list[timing.Request]](), None
+    for link, num_tokens, batch_size in product(command.links, command.lengths, command.batch_sizes):
+        here = link | {"batch_size": batch_size, "tokens": num_tokens}
+        there = [row for row in content["rows"] if here.items() <= row.items()]
+        if [(row["setting"], row["num_parts"]) for row in there] != wanted:
+            if link["rate_bits_per_second"] and link is not shaped:
+                content, shaped = _shaped(content, link), link
+            at = scoring.at(num_tokens)
+            content = _with_parts_alone(content, command, at, batch_size)
+            if (num_tokens, batch_size) not in requests:
+                requests[num_tokens, batch_size] = timing.requests(at, settings, batch_size, places)
+            timed = timing.rows(requests[num_tokens, batch_size], command.rounds, command.seconds)
+            there = [link | {"rate_measured": _measured_rate(content, link)} | row for row in timed]
+            alone = {(x["setting"], x["num_parts"]): x["seconds"] for x in _alone(content, num_tokens, batch_size)}
+            there = [row | {"seconds_alone": alone[row["setting"], row["num_parts"]]} for row in there]
+            others = [row for row in content["rows"] if not here.items() <= row.items()]
+            content = content | {"rows": others + there}
+            if is_terminal():
+                results.write_json(out, content)
+        print(timing.table(there), flush=True)
 
 
 def before(out: Path, content: dict) -> dict:
-    """What an earlier call of the same experiment and library found: rows, parts alone, ladders."""
-    path = out / "results.json"
-    earlier = json.loads(path.read_text()) if path.is_file() else {}
-    same = all(earlier.get(name) == content[name] for name in ("schema", "config", "model", "weights", "library"))
-    return {name: earlier.get(name, []) if same else [] for name in ("rows", "parts_alone", "ladders")}
+    """What an earlier call of the same command found: rows, parts alone, ladders.
+
+    Raises:
+      InputError: if it was of something else.
+    """
+    path, found = out / "results.json", ("rows", "parts_alone", "ladders")
+    if not path.is_file():
+        return {name: [] for name in found}
+    try:
+        earlier = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} can't be read: {error}; choose another --out") from error
+    same = ("schema", "config", "model", "weights", "library", "processes")
+    differing = [name for name in same if earlier.get(name) != content[name]]
+    if differing or earlier["environment"]["cpu"] != content["environment"]["cpu"]:
+        raise InputError(f"{path} is of another {', '.join(differing) or 'machine'}; choose another --out")
+    return {name: earlier[name] for name in found}
 
 
-def _with_ladder(content: dict, link: dict) -> dict:
+def digest_of_sources() -> str:
+    """Of all sources that make a latency: times that another version measured must not stand beside ours."""
+    here = [Path(__file__).with_name(f"{name}.py") for name in ("timing", "one_alone", "network", "relay", "rank")]
+    return store.digest(store.digest_of_library(), *(path.read_bytes() for path in here))
+
+
+def _shaped(content: dict, link: dict) -> dict:
+    """Gives the link its rate; with the ladder that proves it."""
+    network.shape(f"{link['rate_bits_per_second']:.0f}bit")
     rungs = network.ladder(jax.process_index())
 
     def on_terminal():
         found = network.measured(rungs)
+        if not 0.75 < found["rate_bits_per_second"] / link["rate_bits_per_second"] < 1.1:
+            raise RunError(
+                f"{link['link']}: this machine can't hold that rate, the ladder shows {found['rate_bits_per_second'] / 1e6:.1f} Mbit/s; "
+                "choose a lower one"
+            )
         print(f"{link['link']}: measured {found['rate_bits_per_second'] / 1e6:.1f} Mbit/s, {found['rtt_ms']:.2f} ms")
         kept = [one for one in content["ladders"] if one["link"] != link["link"]]
         return [*kept, link | {"measured": found, "rungs": rungs}]
 
     return content | {"ladders": from_terminal(on_terminal)}
+
+
+def _measured_rate(content: dict, link: dict) -> float | None:
+    """Bits a second, as the ladder of a link shows them."""
+    found = [one for one in content["ladders"] if one["link"] == link["link"]]
+    return found[0]["measured"]["rate_bits_per_second"] if found else None
 
 
 def _alone(content: dict, num_tokens: int, batch_size: int) -> list[dict]:

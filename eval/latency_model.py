@@ -3,9 +3,9 @@
     seconds = computing + fixed x collectives + rtt x (round trips x collectives of the blocks + ends + opening x doublings)
             + bits on wire x payload bits / rate + per byte x payload bytes
 
-`ends` are the round trips of the split and the join together, `doublings` how often, in all collectives of the blocks, the
-window of TCP must open beyond its first 10 segments of 1,460 bytes (RFC 6928), which it goes back to after a pause (RFC 5681).
-The constants are fitted to measured requests by least squares of relative errors, none below 0.
+`ends` are the round trips of the split and the join together. `doublings`, log2(1 + bytes / 14,600) for each collective of the
+blocks, is how often TCP's window must open beyond its first 10 segments (RFC 6928) for one message; it stands for what large
+messages take in round trips, however they come about. The constants are fitted to measured requests by least squares of relative errors, none below 0.
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,8 @@ def traffic_of(row: dict) -> Traffic:
 
 
 def link_of(row: dict) -> Link:
-    return Link(row["rate_bits_per_second"], row["rtt_ms"])
+    """The link of a row, with the rate that its ladder showed."""
+    return Link(row["rate_measured"], row["rtt_ms"])
 
 
 def fit(rows: Sequence[dict]) -> Constants:

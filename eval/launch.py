@@ -191,11 +191,16 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def own_cores() -> list[int]:
+    """The cores that this process may use; none where that can't be told."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
 def commands(
     num_processes: int, module: str, arguments: Sequence[str], port: int, host: str = "127.0.0.1"
 ) -> list[list[str]]:
     """The command of every rank, each on a core of its own as long as there are enough; they meet at `host`."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = own_cores()
     join = ["--coordinator", f"{host}:{port}", "--num-processes", str(num_processes)]
     start = [sys.executable, "-m", "eval.rank", "{beats}"]
     return [

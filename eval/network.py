@@ -33,8 +33,11 @@ BURST_BYTES, QUEUE = 1600, "400ms"
 LADDER_BYTES = (1_000, 10_000, 30_000, 100_000, 400_000)
 LADDER_ROUNDS = 5
 LADDER_PORT = 20077
+LADDER_SECONDS = 60.0
+"""The longest that an end waits for the other."""
 
-NEEDED = ("ip", "tc", "unshare", "nsenter", "mount")
+NEEDED = ("ip", "tc", "unshare", "nsenter", "mount", "hostname")
+TUN = "/dev/net/tun"
 UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 OFFER = "leave --rates and --rtts out to measure over loopback"
 
@@ -77,14 +80,19 @@ def rate_of(text: str) -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
-def enter() -> None:
+def enter(*, delay: bool) -> None:
     """Sees to it that this process may make namespaces; without root, it begins again in a user namespace of its own.
+
+    Args:
+      delay: whether there will be links with a round-trip time.
 
     Raises:
       InputError: where neither is to be had.
     """
     if missing := [name for name in NEEDED if not shutil.which(name)]:
         raise InputError(f"shaping needs {', '.join(missing)} (Linux: iproute2, util-linux); {OFFER}")
+    if delay and not os.access(TUN, os.R_OK | os.W_OK):
+        raise InputError(f"a delay needs {TUN}, which this process may not open; leave --rtts out")
     make = ["--net", "--mount", "--uts"]
     if _succeeds("unshare", *make, "true"):
         return
@@ -151,13 +159,24 @@ def ladder(end: int) -> list[dict]:
     Returns:
       For each size the median of the seconds until the answer; at end 1 nothing.
     """
-    if end == 1:
-        with socket.create_server((ADDRESSES[1], LADDER_PORT)) as server, server.accept()[0] as link:
+    try:
+        return _send_up() if end == 0 else _answer()
+    except OSError as error:
+        raise RunError(f"the link carries nothing: {error}") from error
+
+
+def _answer() -> list[dict]:
+    with socket.create_server((ADDRESSES[1], LADDER_PORT)) as server:
+        server.settimeout(LADDER_SECONDS)
+        with server.accept()[0] as link:
             for size in LADDER_BYTES:
                 for _ in range(LADDER_ROUNDS + 1):
                     _receive(link, size)
                     link.sendall(b".")
-        return []
+    return []
+
+
+def _send_up() -> list[dict]:
     rows = []
     with _connect() as link:
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -222,7 +241,7 @@ def _connect() -> socket.socket:
     until = time.monotonic() + 10
     while True:
         try:
-            return socket.create_connection((ADDRESSES[1], LADDER_PORT), timeout=60)
+            return socket.create_connection((ADDRESSES[1], LADDER_PORT), timeout=LADDER_SECONDS)
         except ConnectionRefusedError:
             if time.monotonic() > until:
                 raise

@@ -10,7 +10,7 @@ devices in question. A time is always a prediction; one on more than two devices
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class Candidate:
       drop: what it loses to one device; below 0 where it gains.
       seconds: predicted.
       sent: bytes that a device sends for a request, the split and the join included.
-      lost: why it is not chosen; None for the chosen one.
+      rejected: why it is not chosen; None for the chosen one.
     """
 
     setting: str
@@ -79,7 +79,7 @@ class Candidate:
     drop: float
     seconds: float
     sent: float
-    lost: str | None = None
+    rejected: str | None = None
 
     def __str__(self) -> str:
         return f"{self.setting} on {self.num_parts}, {self.weights}"
@@ -92,17 +92,22 @@ def main(argv: list[str]) -> None:
     sweep = _read(command.sweep or f"runs/{name}/sweep", "eval.sweep")
     calibration = _read(command.calibration or f"runs/{name}/latency", "eval.latency")
     out = output_folder(command.out or f"runs/{name}/plan")
+    if sweep["model"] != calibration["model"]:
+        raise InputError(
+            f"the sweep is of {sweep['model']}, but the calibration of {calibration['model']}; name folders of one model"
+        )
     measured = _measured(calibration, command)
+    latency_model.predict_each_from_other_links(measured)
     constants = latency_model.fit(measured)
     candidates = verdicts(candidates_of(sweep, calibration, command, constants), command)
     regrets = regrets_on_measured_links(measured, _drops(sweep, command), command.max_drop)
     print(table(candidates, sweep["rows"][0]["metric"]))
-    print(verdict(candidates))
+    print(verdict(candidates, {row["num_parts"] for row in measured}))
     errors = latency_model.errors(measured)
     print(
         f"the calibration ({calibration['environment']['cpu']}, {len({*map(latency_model.link_of, measured)})} links): each link predicted "
         f"from the others is off by {np.median(errors):.0%} in the median"
-        + (f"; the choice among 1 and 2 devices there costs {_spread(regrets)} over the best" if regrets else "")
+        + (f"; the choice there costs {_spread(regrets)} over the best" if regrets else "")
     )
     content = {
         "schema": results.SCHEMA,
@@ -141,19 +146,19 @@ def candidates_of(sweep: dict, calibration: dict, command: Plan, constants: Cons
 
 
 def verdicts(candidates: Sequence[Candidate], command: Plan) -> list[Candidate]:
-    """The candidates, the fastest first, each but the best with the reason why it lost."""
+    """The candidates, the fastest first, each but the best with the reason why."""
     found: list[Candidate] = []
     best: Candidate | None = None
     for one in sorted(candidates, key=lambda one: (one.seconds, one.drop)):
         if one.num_parts > command.devices:
-            lost = f"needs {one.num_parts} devices"
+            rejected = f"needs {one.num_parts} devices"
         elif one.drop > command.max_drop:
-            lost = f"loses {one.drop:.2g}, more than {command.max_drop:g}"
+            rejected = f"loses {one.drop:.2g}, more than {command.max_drop:g}"
         elif best is not None:
-            lost = f"{one.seconds / best.seconds - 1:.0%} slower"
+            rejected = f"{one.seconds / best.seconds - 1:.0%} slower"
         else:
-            lost, best = None, one
-        found.append(Candidate(**asdict(one) | {"lost": lost}))
+            rejected, best = None, one
+        found.append(Candidate(**asdict(one) | {"rejected": rejected}))
     return found
 
 
@@ -182,7 +187,7 @@ def table(candidates: Sequence[Candidate], metric: str) -> str:
     widths = (24, 8, 8, 13, 16, max(12, len(UNITS[metric]) + 1), 7, 10, 0)
     lines = [head]
     for x in candidates:
-        why = x.lost or "chosen"
+        why = x.rejected or "chosen"
         cells = (f"{1e3 * x.seconds:.1f}", f"{one.seconds / x.seconds:.2f}", f"{x.score:.1f}", f"{x.drop:.1f}")
         lines.append((x.setting, str(x.num_parts), x.weights, *cells, f"{x.sent / 1e3:.1f}", why))
     return "\n".join(
@@ -190,15 +195,15 @@ def table(candidates: Sequence[Candidate], metric: str) -> str:
     )
 
 
-def verdict(candidates: Sequence[Candidate]) -> str:
-    """One sentence."""
-    best = next(one for one in candidates if one.lost is None)
+def verdict(candidates: Sequence[Candidate], measured: Collection[int]) -> str:
+    """One sentence; it says so if requests on that number of devices were not measured."""
+    best = next(one for one in candidates if one.rejected is None)
     one = next(x for x in candidates if x.num_parts == 1)
     if best.num_parts == 1:
         return (
             f"Use one device: {1e3 * best.seconds:.1f} ms, and nothing else that may be used is predicted to be faster."
         )
-    beyond = "; more than two devices were not measured" if best.num_parts > 2 else ""
+    beyond = "" if best.num_parts in measured else f"; requests on {best.num_parts} devices were not measured"
     return (
         f"Use {best.setting} on {best.num_parts} devices with {best.weights} weights: {1e3 * best.seconds:.1f} ms predicted, "
         f"{one.seconds / best.seconds:.2f} times as fast as one device, for a loss of {best.drop:.1f} and {best.sent / 1e3:.1f} kB "
@@ -213,7 +218,7 @@ def _drops(sweep: dict, command: Plan) -> dict[tuple[str, int, str], tuple[float
         if row.get("score") is None or row["weights"] == "control" or row["tokens"] != command.experiment.num_tokens:
             continue
         sign = -1 if metrics.METRICS[row["metric"]].higher_is_better else 1
-        drop = sign * (row["difference_to_one_device"] or 0.0)
+        drop = sign * (row["difference_to_one_device"] or 0.0) + 0.0  # no -0.0
         found[_text(row), row["num_parts"], row["weights"]] = (row["score"], drop)
     return found
 

@@ -25,6 +25,9 @@ WARM_UP = 2
 """Requests before the first that counts."""
 LEAST_ROUNDS = 3
 
+HEAD_START = 0.03
+"""Seconds for which the terminal lets the others go ahead; more than half of the longest round trip of interest."""
+
 
 @dataclass
 class Request:
@@ -52,8 +55,13 @@ class Request:
     logits: np.ndarray | None = None
 
     def __call__(self) -> float:
-        """Runs once: split, blocks, join, logits. Notes and returns the seconds it took on this process; all start together."""
+        """Runs once: split, blocks, join, logits. Notes and returns the seconds it took on this process.
+
+        The others wait for it already, as servers do: none leaves the barrier later than half a round trip after another.
+        """
         multihost_utils.sync_global_devices("request")
+        if jax.process_index() == 0:
+            time.sleep(HEAD_START)
         before, started = network.counters(), time.perf_counter()
         if self.run.here:
             parts = self.run.split(self.batch)
@@ -76,13 +84,21 @@ class Request:
         return program.lower(self.params, parts).compile()
 
 
-def requests(scoring: Scoring, settings: Sequence[Setting], batch_size: int) -> list[Request]:
-    """The first examples, through each setting. Called on every process; the weights of the parts are shared by all settings."""
+Places = dict[int, tuple[Runner, Any]]
+"""By number of parts, where they run, and the weights, there already."""
+
+
+def places(scoring: Scoring, settings: Sequence[Setting]) -> Places:
+    """Where the settings run. Called on every process."""
+    runs = {num_parts: on_mesh(num_parts) for num_parts in dict.fromkeys(one.num_parts for one in settings)}
+    return {n: (run, run.replicate(scoring.params[BASE]) if run.here else None) for n, run in runs.items()}
+
+
+def requests(scoring: Scoring, settings: Sequence[Setting], batch_size: int, places: Places) -> list[Request]:
+    """The first examples, through each setting. Called on every process."""
     rows = np.arange(batch_size) % len(scoring.task.lengths)
     batch, _ = scoring.task.arrays(rows, scoring.experiment.num_tokens, None)
-    runs = {setting.num_parts: on_mesh(setting.num_parts) for setting in settings}
-    params = {n: run.replicate(scoring.params[BASE]) if run.here else None for n, run in runs.items()}
-    return [Request(scoring, one, runs[one.num_parts], params[one.num_parts], batch) for one in settings]
+    return [Request(scoring, one, *places[one.num_parts], batch) for one in settings]
 
 
 def rows(requests: Sequence[Request], rounds: int, seconds: float) -> list[dict]:

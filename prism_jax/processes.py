@@ -159,11 +159,11 @@ def _broadcast(value: Any) -> Any:
 
 
 def _as_batch() -> None:
-    """Makes the threads to come batch work, of which none preempts another when it is woken (Linux).
+    """On one core, makes the threads to come batch work, of which none preempts another when it is woken (Linux).
 
-    Where a process has one core, an all-gather of 32 bytes took 3 ms without that, and 0.06 ms with it (Linux 6.18).
+    An all-gather of 32 bytes took 3 ms without that, and 0.06 ms with it (Linux 6.18).
     """
-    if hasattr(os, "SCHED_BATCH"):
+    if hasattr(os, "SCHED_BATCH") and len(os.sched_getaffinity(0)) == 1 and os.sched_getscheduler(0) == os.SCHED_OTHER:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 

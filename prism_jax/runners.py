@@ -269,7 +269,9 @@ class OnMesh:
                 cut = [np.ascontiguousarray(x[index[device]]) for x, index in zip(leaves, where, strict=True)]
                 row_N[:] = np.concatenate([x.reshape(-1).view(np.uint8) for x in cut])
         stacked = jax.make_array_from_callback(
-            (devices.size, *table_DN.shape), jax.NamedSharding(self.mesh, jax.P(axes)), lambda _: table_DN[None]
+            (devices.size, *table_DN.shape),
+            jax.NamedSharding(self.mesh, jax.P(axes)),
+            lambda index: table_DN[None] if index and not index[0].start else np.zeros_like(table_DN)[None],
         )
         return jax.tree.unflatten(structure, _sender(self.mesh, tuple(pieces), tuple(of_leaf))(stacked))
 
@@ -292,6 +294,11 @@ class OnMesh:
 
     @property
     def last_here(self):
+        if processes.several() and self.mesh.devices.size < jax.device_count():
+            raise InputError(
+                f"the last of {self.mesh.devices.size} parts must be heard by all processes, which have {jax.device_count()} devices; "
+                "choose as many parts"
+            )
         return self._last in self.mesh.local_devices
 
     def from_last(self, x):

@@ -1,6 +1,7 @@
 """What tests/test_processes.py has several processes compute, and one with emulated devices: python -m on_processes FILE"""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -37,6 +38,11 @@ def outcomes(num_parts: int) -> dict[str, np.ndarray]:
             return {text_of(one): pj.forward(model, params, parts, one, run) for one in EXCHANGES}
 
         found |= {f"{family} {name}": value for name, value in run.fetch(logits(params, parts)).items()}
+        if family == "bert" and num_parts == 2:
+            on_data = pj.on_mesh(1, data=2)
+            args = on_data.replicate(loaded.params), on_data.split(batch(loaded.model))
+            whole = partial(pj.forward, loaded.model, exchange=pj.WholeSequence(), run=on_data)
+            found["data axis"] = on_data.fetch(jax.jit(whole)(*args))
         if family == "gpt2":
             generator = pj.Generator(loaded.model, loaded.params, pj.SegmentMeans(2), run)
             prompts = [list(range(1, 9)), list(range(20, 3, -1))]

@@ -68,13 +68,13 @@ def test_a_shaped_link_carries_what_the_formula_says(toy_config, trained, tmp_pa
     one, voltage, _, prism = found["rows"][:4]
     for row in (voltage, prism):
         collectives = row["bytes_sent_per_device"] + row["bytes_join_per_device"]
-        payload = collectives + 2 * row["bytes_split_per_device"]  # the terminal's own piece travels with the other's
-        assert collectives < row["bytes_counted_sent"] < 1.1 * payload + 1000 * (row["collectives"] + 2)
+        payload = collectives + row["bytes_split_per_device"]
+        assert payload < row["bytes_counted_sent"] < 1.1 * payload + 1000 * (row["collectives"] + 2)
     assert one["bytes_counted_sent"] < 1000
     assert voltage["bytes_counted_sent"] > prism["bytes_counted_sent"]
     for ladder, rtt in zip(found["ladders"], (0, 10), strict=True):
-        assert ladder["measured"]["rate_bits_per_second"] < 1.05 * 20e6
-        assert ladder["measured"]["rtt_ms"] > rtt - 1
+        assert 0.75 * 20e6 < ladder["measured"]["rate_bits_per_second"] < 1.05 * 20e6
+        assert rtt - 1 < ladder["measured"]["rtt_ms"] < rtt + 10
     slower = {row["setting"]: row for row in found["rows"] if row["rtt_ms"] == 10}
     assert slower["segment_means:2"]["seconds"] > 0.01 * prism["collectives"]
     assert all(row["seconds_predicted"] > 0 for row in found["rows"])
@@ -89,23 +89,26 @@ def test_nothing_stays_behind_whatever_ends_the_run(number, toy_config, trained,
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     parent = subprocess.Popen([*command, "--out", str(tmp_path)], cwd=ROOT, env=environment(), **quiet)
     assert parent.stdout is not None
-    while "measured" not in parent.stdout.readline():  # the ladder is through: requests are under way
-        assert parent.poll() is None
-    started = children(parent.pid)
-    assert len(started) == 5  # two keepers, a relay, two ranks
-    spaces = {os.readlink(f"/proc/{pid}/ns/net") for pid in started} - {os.readlink("/proc/self/ns/net")}
-    assert len(spaces) == 2
-    parent.send_signal(number)
-    parent.stdout.close()
-    assert parent.wait(timeout=GONE_SECONDS) == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    try:
+        while "measured" not in (line := parent.stdout.readline()):  # the ladder is through: requests are under way
+            assert line
+        started = children(parent.pid)
+        assert len(started) == 5  # two keepers, a relay, two ranks
+        spaces = {space_of(pid) for pid in started} - {space_of("self"), None}
+        assert len(spaces) == 2
+        parent.send_signal(number)
+        parent.stdout.close()
+        assert parent.wait(timeout=GONE_SECONDS) == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    finally:
+        parent.kill()
     until = time.monotonic() + GONE_SECONDS
     while any(map(alive, started)):
         assert time.monotonic() < until
         time.sleep(0.2)
-    assert not [f"/proc/{pid}" for pid in os.listdir("/proc") if pid.isdigit() and space_of(pid) in spaces]
+    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and space_of(pid) in spaces]
 
 
-def space_of(pid: str) -> str | None:
+def space_of(pid: int | str) -> str | None:
     try:
         return os.readlink(f"/proc/{pid}/ns/net")
     except OSError:
@@ -123,6 +126,7 @@ def space_of(pid: str) -> str | None:
         (["-n", "2", "--rtts", "5"], "give --rates too"),
         (["-n", "2", "--rates", "5mbit", "--rtts", "-1"], "choose one or more of 0 to 1000 milliseconds"),
         (["-n", "3", "--rates", "5mbit"], "a shaped link joins two processes"),
+        (["-n", "999"], "choose at most as many, one for each process"),
         (["-n", "2", "--segments", "999"], "999 segments asked for"),
     ],
 )
@@ -139,10 +143,10 @@ def test_without_namespaces_loopback_is_offered(monkeypatch):
     with pytest.raises(
         InputError, match="needs root or user namespaces.*leave --rates and --rtts out to measure over loopback"
     ):
-        network.enter()
+        network.enter(delay=False)
     monkeypatch.setattr(network.shutil, "which", lambda name: None if name == "tc" else name)
     with pytest.raises(InputError, match="shaping needs tc"):
-        network.enter()
+        network.enter(delay=False)
 
 
 def test_a_ladder_shows_rate_and_round_trip():
@@ -153,7 +157,8 @@ def test_a_ladder_shows_rate_and_round_trip():
 def measured_row(setting, parts, link: Link, seconds_alone, sent, true: Constants) -> dict:
     row = {"setting": setting, "num_parts": parts, "tokens": 32, "batch_size": 1, "seconds_alone": seconds_alone}
     row |= {"bytes_sent_per_device": sent, "bytes_split_per_device": 100 * (parts > 1), "collectives": 6 * (sent > 0)}
-    row |= {"bytes_join_per_device": 50 * (parts > 1), "rate_bits_per_second": link.rate, "rtt_ms": link.rtt_ms}
+    row |= {"bytes_join_per_device": 50 * (parts > 1), "rate_measured": link.rate, "rtt_ms": link.rtt_ms}
+    row |= {"rate_bits_per_second": link.rate}
     return row | {"seconds": true.seconds(seconds_alone, latency_model.traffic_of(row), link)}
 
 
@@ -204,10 +209,9 @@ def planned(toy_config, tmp_path, monkeypatch, capsys):
     names = ("exchange", "num_segments", "wire", "num_parts", "weights", "score", "difference_to_one_device")
     sweep = [dict(zip(names, row, strict=True)) | {"metric": "accuracy_percent", "tokens": 32} for row in scored]
     rows = measured_rows()
-    latency_model.predict_each_from_other_links(rows)
     alone = [row | {"seconds": row["seconds_alone"]} for row in rows[:4]]
     alone.append(alone[2] | {"num_parts": 4, "seconds": 0.013, "bytes_sent_per_device": 27_000})
-    where = {"environment": {"cpu": "a CPU"}}
+    where = {"environment": {"cpu": "a CPU"}, "model": "a model"}
     for name, content in (("sweep", {"rows": sweep}), ("latency", {"rows": rows, "parts_alone": alone})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps(content | where))
@@ -226,23 +230,28 @@ def test_the_plan_is_the_fastest_that_may_be_used(planned):
     status, said, content = planned("--rate", "50mbit", "--devices", "4")
     assert status == 0
     best, *others = content["candidates"]
-    assert (best["setting"], best["num_parts"], best["weights"], best["lost"]) == ("segment_means:1", 4, "tuned", None)
-    assert "more than two devices were not measured" in said
-    assert {(x["setting"], x["weights"]): x["lost"] for x in others}[
+    assert (best["setting"], best["num_parts"], best["weights"], best["rejected"]) == (
+        "segment_means:1",
+        4,
+        "tuned",
+        None,
+    )
+    assert "requests on 4 devices were not measured" in said
+    assert {(x["setting"], x["weights"]): x["rejected"] for x in others}[
         "isolated_parts", "base"
     ] == "loses 20, more than 1"
     assert [one["regret"] for one in content["regrets"]] == pytest.approx([0] * len(LINKS))
 
     _, said, content = planned("--rate", "50mbit", "--devices", "2")
-    chosen = next(one for one in content["candidates"] if one["lost"] is None)
+    chosen = next(one for one in content["candidates"] if one["rejected"] is None)
     assert (chosen["setting"], chosen["num_parts"], chosen["weights"]) == ("segment_means:1", 2, "tuned")
     assert "Use segment_means:1 on 2 devices with tuned weights" in said
-    assert next(x["lost"] for x in content["candidates"] if x["num_parts"] == 4) == "needs 4 devices"
+    assert next(x["rejected"] for x in content["candidates"] if x["num_parts"] == 4) == "needs 4 devices"
 
 
 def test_a_plan_may_say_one_device(planned):
     _, said, content = planned("--rate", "50mbit", "--rtt", "20")
-    assert next(one["num_parts"] for one in content["candidates"] if one["lost"] is None) == 1
+    assert next(one["num_parts"] for one in content["candidates"] if one["rejected"] is None) == 1
     assert "Use one device: 50.0 ms" in said
     _, said, _ = planned("--rate", "50mbit", "--max-drop", "0")
     assert "Use one device" in said
