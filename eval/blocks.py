@@ -1,4 +1,4 @@
-"""Where an exchange hurts, block by block, on one device (the values are those of a mesh).
+"""Where an exchange hurts, block by block.
 
 python -m eval.blocks configs/X.py [--exchange segment_means:4] [--num-parts 4] [--checkpoint RUN] [--limit N] [--out DIR] [flags]
     -> for each block, how far its output is from the exact one, and the score when this block alone is compressed;
@@ -8,6 +8,7 @@ python -m eval.blocks configs/X.py [--exchange segment_means:4] [--num-parts 4] 
 import shlex
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,8 +28,8 @@ from prism_jax.exchange import AllGather, Exchanges, per_block
 from prism_jax.forward import block_outputs
 from prism_jax.loading import scoring_batches
 from prism_jax.prediction import Predictor, Setting
-from prism_jax.processes import refuse_several
-from prism_jax.runners import on_one_device
+from prism_jax.processes import is_terminal, several
+from prism_jax.runners import Runner, on_mesh, on_one_device
 from prism_jax.text import bucket_lengths
 
 
@@ -41,34 +42,45 @@ class Blocks:
     """Folder for the results."""
 
 
+def runner(num_parts: int) -> Runner:
+    """Where the parts run: each on its own device if there are several processes, else inside one."""
+    if several() and 1 < num_parts != jax.device_count():
+        raise InputError(
+            f"num_parts is {num_parts}; choose {jax.device_count()}, the number of devices of all processes"
+        )
+    return on_mesh(num_parts) if several() and num_parts > 1 else on_one_device(num_parts)
+
+
 def departures(scoring: Scoring, params: Any, setting: Setting) -> list[dict]:
     """For each block, how far its output under an exchange is from that of one device: means over all real tokens.
 
     Returns:
       For each block its cosine similarity, and the relative error |x - exact| / |exact|.
     """
-    run, one_device, model = on_one_device(setting.num_parts), on_one_device(1), scoring.model
+    run, one_device, model = runner(setting.num_parts), on_one_device(1), scoring.model
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def outputs(exchange, run, params, parts):
+        return block_outputs(model, params, parts, exchange, run)
 
     @jax.jit
-    def of_batch(params, parts, whole, weight_B):
-        real_BN = whole.real_BN * weight_B[:, None]
+    def compare(several, exact, real_BN):
         sums = []
-        for ours, exact in zip(
-            block_outputs(model, params, parts, setting.exchange, run),
-            block_outputs(model, params, whole, ONE_DEVICE.exchange, one_device),
-            strict=True,
-        ):
-            x, y = ours[:, : whole.num_tokens], exact
+        for x, y in zip(several, exact, strict=True):
+            x = x[:, : y.shape[1]]
             x_norm, y_norm = jnp.linalg.norm(x, axis=-1), jnp.linalg.norm(y, axis=-1)
             cosine = (x * y).sum(-1) / jnp.maximum(x_norm * y_norm, 1e-12)
             error = jnp.linalg.norm(x - y, axis=-1) / jnp.maximum(y_norm, 1e-12)
             sums.append(jnp.stack([(cosine * real_BN).sum(), (error * real_BN).sum()]))
         return jnp.stack(sums), real_BN.sum()
 
-    total, tokens = np.zeros((model.config.stack.num_layers, 2)), 0.0
+    placed, total, tokens = run.replicate(params), np.zeros((model.config.stack.num_layers, 2)), 0.0
     batches = scoring_batches(scoring.task, scoring.buckets, scoring.experiment.batch_size)
     for batch in tqdm(batches, "departures", leave=False, unit="batch", disable=None):
-        sums, count = of_batch(params, run.split(batch.tokens), one_device.split(batch.tokens), batch.weight_B)
+        whole = one_device.split(batch.tokens)
+        ours = run.fetch(outputs(setting.exchange, run, placed, run.split(batch.tokens)))
+        exact = outputs(ONE_DEVICE.exchange, one_device, params, whole)
+        sums, count = compare(ours, exact, whole.real_BN * batch.weight_B[:, None])
         total, tokens = total + np.asarray(sums), tokens + float(count)
     return [{"cosine_similarity": cosine, "relative_error": error} for cosine, error in (total / tokens).tolist()]
 
@@ -82,7 +94,7 @@ def main(argv: list[str]) -> None:
     command = flags.parse(Blocks, __doc__, argv)
     experiment, out = command.experiment, output_folder(command.out)
     setting = Setting(experiment.exchange, experiment.num_parts)
-    refuse_several("eval.blocks runs")
+    runner(setting.num_parts)
     setting.check(bucket_lengths(experiment.buckets, experiment.num_tokens))
     scoring = load_scoring(experiment, [setting], {BASE: command.checkpoint})
     if scoring.task.labels is None:
@@ -90,10 +102,9 @@ def main(argv: list[str]) -> None:
     params, num_layers = scoring.params[BASE], scoring.model.config.stack.num_layers
 
     def outcomes(setting: Setting) -> np.ndarray:
-        one_device = on_one_device(setting.num_parts)
-        return Predictor(scoring.model, scoring.task, setting, one_device, experiment.batch_size, scoring.buckets)(
-            params
-        )
+        run = runner(setting.num_parts)
+        predict = Predictor(scoring.model, scoring.task, setting, run, experiment.batch_size, scoring.buckets)
+        return predict(run.replicate(params))
 
     exact = outcomes(ONE_DEVICE)
     unit = UNITS[scoring.task.metrics[0]]
@@ -124,6 +135,8 @@ def main(argv: list[str]) -> None:
         content = results.results(scoring, rows, f"python -m eval.blocks {shlex.join(argv)}")
         content |= {"setting": str(setting), "one_device": score_row(scoring.task, exact, None)}
         results.write_json(out, content)
+    if not is_terminal():
+        return
     figures.blocks(out / "blocks.png", content)
     print(f"wrote {out}/results.json, blocks.png")
 

@@ -59,6 +59,18 @@ def test_a_sweep_on_two_processes_has_the_rows_of_one_on_emulated_devices(toy_co
     assert len(rows(tmp_path / "one")) == 6
 
 
+def test_blocks_on_two_processes_are_those_of_one(toy_config, trained, tmp_path, monkeypatch):
+    flags = [toy_config, "--exchange", "segment_means:2", "--num-parts", "2", "--checkpoint", trained]
+    done = launch("-n", "2", "--", "eval.blocks", *flags, "--out", tmp_path / "several")
+    assert done.returncode == 0, done.stderr
+    assert run("eval.blocks", *flags, "--out", tmp_path / "one", monkeypatch=monkeypatch) == 0
+    several, one = (json.loads((tmp_path / name / "results.json").read_text())["rows"] for name in ("several", "one"))
+    for a, b in zip(several, one, strict=True):
+        assert a["score"] == b["score"]
+        for name in ("cosine_similarity", "relative_error"):
+            assert a.get(name) == pytest.approx(b.get(name), rel=1e-4)
+
+
 @pytest.mark.parametrize("num_processes", [2, 3])
 def test_logits_and_generated_tokens_are_those_of_emulated_devices(num_processes, tmp_path):
     where = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
