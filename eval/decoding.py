@@ -96,6 +96,7 @@ def compare(
                 times.append(measured)
     rows: list[dict] = []
     for arm, times in zip(arms, seconds, strict=True):
+        compiled = arm.compiled_cache_bytes(prompts, max_new_tokens)
         if not times:  # another process's
             continue
         config, num_parts = arm.model.config.stack, arm.run.num_parts
@@ -111,6 +112,7 @@ def compare(
                 "cache_bytes": sum(
                     cost.cache_bytes(config, arm.exchange, num_parts, n, max_new_tokens) for n in lengths
                 ),
+                "cache_bytes_compiled": compiled or None,
                 "seconds_prompts": float(prefill),
                 "tokens_per_second": (max_new_tokens - 1) * len(prompts) / float(decode) if decode else None,
             }

@@ -176,10 +176,7 @@ class Generator:
           InputError: for an empty prompt, an unknown token, more tokens than the model has positions, or an exchange
             that can't run on a prompt.
         """
-        groups: dict[int, list[int]] = {}
-        for i, prompt in enumerate(prompts):
-            groups.setdefault(self.padded_length(i, prompt, max_new_tokens), []).append(i)
-        for num_tokens, numbers in sorted(groups.items()):
+        for num_tokens, numbers in self._groups(prompts, max_new_tokens):
             yield from self._stream_group(num_tokens, numbers, prompts, max_new_tokens, sampling, stop_token)
 
     def logits(self, prompts: Sequence[Sequence[int]], continuation_BN: np.ndarray) -> np.ndarray:
@@ -200,6 +197,28 @@ class Generator:
             logits_BV, memories = self._extend(self._last_params, ids_B, position_B + i, memories, new - i)
             every.append(logits_BV)
         return self.run.from_last(np.stack(jax.device_get(every), axis=1))
+
+    def compiled_cache_bytes(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
+        """What the compiler says that the cache of all prompts takes on the last part's device; 0 where it says nothing.
+
+        Keys and values as in `cost.cache_bytes`, and a count for each row.
+        """
+        total = 0
+        for num_tokens, numbers in self._groups(prompts, max_new_tokens):
+            _, position_B, memories = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
+            if self.run.last_here:
+                ids_B = np.zeros(len(numbers), np.int32)
+                extend = self._extend.lower(self._last_params, ids_B, position_B, memories, max_new_tokens)
+                said = extend.compile().memory_analysis()
+                total += said.alias_size_in_bytes if said else 0  # the cache is what a step gets and gives back
+        return int(self.run.from_last(np.array(total, np.int32)))
+
+    def _groups(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[tuple[int, list[int]]]:
+        """The numbers of the prompts by padded length."""
+        groups: dict[int, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            groups.setdefault(self.padded_length(i, prompt, max_new_tokens), []).append(i)
+        return sorted(groups.items())
 
     def padded_length(self, i: int, prompt: Sequence[int], max_new_tokens: int) -> int:
         """N, to which prompt number `i` is padded; part boundaries follow from it.

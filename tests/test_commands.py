@@ -238,6 +238,9 @@ def test_generate_streams_and_measures(gpt2_config, tmp_path, monkeypatch, capsy
     # 2 prompts, keys and values, 2 blocks, 32 features of 4 bytes; 16 tokens and 5 new ones, or 8, 2 means and 5
     assert one["cache_bytes"] == 2 * 2 * 2 * 32 * 4 * (16 + 5)
     assert prism["cache_bytes"] == 2 * 2 * 2 * 32 * 4 * (8 + 2 + 5)
+    # and a count of 4 bytes for each row
+    assert one["cache_bytes_compiled"] == one["cache_bytes"] + 2 * 2 * 4 * (16 + 5)
+    assert prism["cache_bytes_compiled"] == prism["cache_bytes"] + 2 * 2 * 4 * (8 + 2 + 5)
     assert prism["tokens_per_second"] > 0
 
     exact = ["--exchange", "all_gather", "--no-compare"]
