@@ -70,30 +70,26 @@ def scale(path: Path, rows: list[dict], exponents: dict[str, dict[str, float]]) 
 
 
 def latency(path: Path, content: dict) -> None:
-    """Of `eval.latency`: latency against rate at the shortest round-trip time, and against that at the middle rate, a row of panels for each N and B.
+    """Of `eval.latency`: latency against rate, at the shortest round-trip time, and against that, at the middle rate.
 
-    One device is the dashed line; a star marks where an exchange crosses it.
+    A row of panels for each N and B; where there is one rate, or one round-trip time, its panel is left out. One device is the
+    dashed line; a star marks where an exchange crosses it.
     """
     shaped = content["rows"]
     settings = list(dict.fromkeys(row["setting"] for row in shaped if row["num_parts"] > 1))
     groups = sorted({(row["tokens"], row["batch_size"]) for row in shaped})
     rates, rtts = (sorted({row[name] for row in shaped}) for name in ("rate_bits_per_second", "rtt_ms"))
-    figure, several = plt.subplots(
-        len(groups), 2, figsize=(8, 0.9 + 2.8 * len(groups)), layout="constrained", squeeze=False
-    )
-    axis_of = (
+    middle = rates[len(rates) // 2]
+    against = [
         ("rate_bits_per_second", 1e6, "link rate (Mbit/s)", ("rtt_ms", rtts[0]), f"rtt {rtts[0]:g} ms"),
-        (
-            "rtt_ms",
-            1,
-            "round-trip time (ms)",
-            ("rate_bits_per_second", rates[len(rates) // 2]),
-            f"{rates[len(rates) // 2] / 1e6:g} Mbit/s",
-        ),
-    )
+        ("rtt_ms", 1, "round-trip time (ms)", ("rate_bits_per_second", middle), f"{middle / 1e6:g} Mbit/s"),
+    ]
+    against = [one for one, values in zip(against, (rates, rtts), strict=True) if len(values) > 1] or against[:1]
+    size = (0.5 + 3.75 * len(against), 0.9 + 2.8 * len(groups))
+    figure, several = plt.subplots(len(groups), len(against), figsize=size, layout="constrained", squeeze=False)
     for panels, (num_tokens, batch_size) in zip(several, groups, strict=True):
         here = [row for row in shaped if (row["tokens"], row["batch_size"]) == (num_tokens, batch_size)]
-        for axes, (name, unit, label, (other, value), at) in zip(panels, axis_of, strict=True):
+        for axes, (name, unit, label, (other, value), at) in zip(panels, against, strict=True):
             mine = [row for row in here if row[other] == value]
             one = {row[name]: row["seconds"] for row in mine if row["num_parts"] == 1}
             xs = sorted(one)
@@ -139,7 +135,7 @@ def latency(path: Path, content: dict) -> None:
     several[0, 0].legend(fontsize=6)
     where = content["environment"]
     figure.suptitle(
-        f"{content['model']}, 2 processes, a core each ({where['cpu']}); median, bars p10 to p90; star: as fast as one device",
+        f"{content['model']}\n2 processes, a core each ({where['cpu']}); median, p10 to p90\nstar: as fast as one device",
         fontsize=7,
     )
     finish(figure, path)
