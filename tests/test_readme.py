@@ -99,3 +99,14 @@ def test_sending_all_last_tokens_is_an_all_gather():
 @pytest.mark.parametrize("command", re.findall(r"python -m ((?:eval|train)\.\w+) ", README))
 def test_every_command_of_the_readme_is_an_entry_point(command):
     assert (Path(__file__).parents[1] / command.replace(".", "/")).with_suffix(".py").is_file()
+
+
+def test_the_plan_says_what_the_readme_says(tmp_path, capsys, monkeypatch):
+    command = re.search(r"python -m eval\.plan (configs/bert_newsgroups.*?)\n\n", README, flags=re.DOTALL)
+    words = command[1].replace("\\\n", " ").split()
+    assert run("eval.plan", *words, "--out", tmp_path, monkeypatch=monkeypatch) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    said = re.search(
+        r"Here it says: isolated parts on 2 devices, (\S+ ms), (\S+) times one device", " ".join(README.split())
+    )
+    assert f"Use isolated_parts on 2 devices with base weights: {said[1]} predicted, {said[2]} times" in printed
