@@ -15,6 +15,7 @@ from conftest import run
 from test_processes import GONE_SECONDS, ROOT, alive, children, environment
 
 from eval import figures, latency_model, network
+from eval.latency import before
 from eval.latency_model import Constants, Link
 from prism_jax.errors import InputError
 
@@ -135,6 +136,26 @@ def test_wrong_flags_of_latency_are_one_line(flags, message, toy_config, tmp_pat
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_latencies_of_something_else_are_not_mixed(tmp_path):
+    same = dict.fromkeys(("schema", "config", "model", "weights", "library", "processes"), 1)
+    content = same | {"environment": {"cpu": "a CPU"}}
+    nothing = {"rows": [], "parts_alone": [], "ladders": []}
+    assert before(tmp_path, content) == nothing
+    path, found = tmp_path / "results.json", nothing | {"rows": [{"seconds": 1.0}]}
+    path.write_text(json.dumps(content | found))
+    assert before(tmp_path, content) == found
+    for other, message in (
+        ({"library": 2, "processes": 3}, "is of another library, processes; choose another --out"),
+        ({"environment": {"cpu": "another"}}, "is of another machine; choose another --out"),
+    ):
+        path.write_text(json.dumps(content | found | other))
+        with pytest.raises(InputError, match=message):
+            before(tmp_path, content)
+    path.write_text("{")
+    with pytest.raises(InputError, match="can't be read"):
+        before(tmp_path, content)
 
 
 def test_without_namespaces_loopback_is_offered(monkeypatch):
