@@ -197,10 +197,14 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks processes up in /proc")
 @pytest.mark.parametrize(
-    ("number", "said"), [(signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGSTOP, "stopped answering")]
+    ("rank", "number", "said"),
+    [
+        (0, signal.SIGKILL, "was killed by SIGKILL"),
+        (1, signal.SIGKILL, "was killed by SIGKILL"),
+        (1, signal.SIGSTOP, "stopped answering"),
+    ],
 )
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_is_killed_or_stopped_ends_all(number, said, rank, toy_config, tmp_path):
+def test_a_process_that_is_killed_or_stopped_ends_all(rank, number, said, toy_config, tmp_path):
     command = [sys.executable, "-m", "eval.launch", "-n", "2", "--", *endless(toy_config, tmp_path / "run")]
     with subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True) as launcher:
         wait_for_a_step(tmp_path / "run")
