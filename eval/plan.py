@@ -81,9 +81,6 @@ class Candidate:
     sent: float
     rejected: str | None = None
 
-    def __str__(self) -> str:
-        return f"{self.setting} on {self.num_parts}, {self.weights}"
-
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Plan, __doc__, argv)
