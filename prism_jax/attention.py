@@ -98,7 +98,7 @@ def attend(
     out_BHTF = jnp.einsum(
         "BHTK,BHKF->BHTF", weight_BHTK.astype(v_BHKF.dtype), v_BHKF, preferred_element_type=jnp.float32
     )
-    return (out_BHTF / total_BHT1).astype(v_BHKF.dtype)
+    return out_BHTF / total_BHT1
 
 
 def attend_in_blocks(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.attention import Memory, attend_in_blocks, attention_bias, count_bias
-from prism_jax.dense import Dense
+from prism_jax.dense import DOT_GENERALS, Dense
 from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange, Exchanges, per_block
 from prism_jax.partition import Layout
@@ -93,12 +93,12 @@ def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None, site: int) -> j
 
 def dense(features: int, config: TransformerConfig, *, use_bias: bool = True) -> Dense:
     init = nn.initializers.normal(config.init_scale)
-    return Dense(features, use_bias=use_bias, kernel_init=init, dtype=config.compute_dtype)
+    return Dense(features, use_bias=use_bias, kernel_init=init, dot_general=DOT_GENERALS[config.compute_dtype])
 
 
 def head_dense(features: int, config: TransformerConfig) -> Dense:
     """A layer of a head: always float32, for what a loss or a comparison of scores is made of; its rows may lie on a data axis."""
-    return Dense(features, kernel_init=nn.initializers.normal(config.init_scale), dot_general=None)
+    return Dense(features, kernel_init=nn.initializers.normal(config.init_scale), dot_general=jax.lax.dot_general)
 
 
 def embedding(rows: int, config: TransformerConfig) -> nn.Embed:
@@ -155,6 +155,7 @@ class Attention(nn.Module):
         return dropout(self.output(out_BTD), self.config.dropout, keys_B, site=1)
 
     def _heads(self, y_BTD: jax.Array) -> jax.Array:
+        y_BTD = y_BTD.astype(self.config.compute_dtype)
         return y_BTD.reshape(*y_BTD.shape[:2], self.config.num_heads, -1).swapaxes(1, 2)
 
 
