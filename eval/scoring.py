@@ -103,10 +103,9 @@ def load_variant(
     if (Path(source) / adapter_files.CONFIG).is_file():
         return load_model(replace(experiment, adapter=source), dataset)
     trained = from_terminal(lambda: checkpoint.named(source))
-    checkpoint.check_same_model(
-        trained, experiment, *(("training.validation",) if experiment.split == HELD_OUT else ())
-    )
-    pretrained = load_run(trained, experiment.compute_dtype)
+    held_out = ("data_source", "buckets", "training.validation", "training.validation_limit")
+    checkpoint.check_same_model(trained, experiment, *(held_out if experiment.split == HELD_OUT else ()))
+    pretrained = load_run(trained, experiment.model, experiment.compute_dtype)
     return replace(pretrained, params=lora.merge(pretrained.params))
 
 

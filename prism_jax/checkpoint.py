@@ -1,7 +1,9 @@
 """Checkpoints of a run, with Orbax: what is trained, the optimiser, the position in the data."""
 
+import hashlib
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from prism_jax import config
-from prism_jax.errors import InputError
+from prism_jax.errors import InputError, RunError
+from prism_jax.models.families import class_named
 from prism_jax.processes import from_terminal, is_terminal, several
 from prism_jax.runners import replicated
 
@@ -55,6 +58,10 @@ def open_manager(run: Path) -> ocp.CheckpointManager | Nowhere:
         multiprocessing_options=alone if several() else ocp.options.MultiprocessingOptions(),
         create=not several(),  # Orbax refuses to make a folder that some processes don't use
     )
+    if unreadable := _unreadable(run):
+        raise InputError(
+            f"checkpoint {unreadable[0]} in {run} is damaged: its metrics can't be read; train.finetune --resume sets it aside"
+        )
     if several():
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
@@ -66,38 +73,73 @@ def save(
     state: Any,
     data: grain.DatasetIterator,
     metrics: dict[str, float],
+    recipe: str,
 ) -> None:
-    """Saves a state and the position of its data in the background; `manager.wait_until_finished()` waits for it."""
+    """Saves a state and the position of its data in the background; `manager.wait_until_finished()` waits for it.
+
+    The arrays are saved from the host, so that they can be read where there are other devices, or fewer. `recipe` stands
+    for what was trained: a checkpoint of another one is refused.
+
+    Raises:
+      RunError: if Orbax does not take it.
+    """
     if isinstance(manager, Nowhere):
         return
-    if several():
-        state = jax.device_get(state)
-    both = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data.get_state()))
-    manager.save(step, args=both, metrics=metrics)
+    position = {"recipe": recipe, "position": data.get_state()}
+    both = ocp.args.Composite(state=ocp.args.StandardSave(jax.device_get(state)), data=ocp.args.JsonSave(position))
+    if not manager.save(step, args=both, metrics=metrics):
+        raise RunError(
+            f"checkpoint {step} was not saved in {manager.directory}; the last one is {manager.latest_step()}"
+        )
+
+
+def set_aside_unreadable(run: Path) -> list[str]:
+    """Moves checkpoints that Orbax can't even list into `run/damaged`; says which. Called on the terminal."""
+    return [_set_aside(run, step, "its metrics can't be read") for step in _unreadable(run)]
+
+
+def _unreadable(run: Path) -> list[int]:
+    steps = []
+    for folder in (run / "checkpoints").glob("*"):
+        if folder.name.isdigit():
+            try:
+                json.loads((folder / "metrics" / "metrics").read_text())
+            except (OSError, ValueError):
+                steps.append(int(folder.name))
+    return sorted(steps)
+
+
+def _set_aside(run: Path, step: int, reason: str) -> str:
+    aside = run / "damaged" / str(step)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(exist_ok=True)
+    (run / "checkpoints" / str(step)).rename(aside)
+    return f"checkpoint {step}, now in {aside}: {reason}"
 
 
 def restore_last(
-    manager: ocp.CheckpointManager | Nowhere, like: Any, data: grain.DatasetIterator
+    manager: ocp.CheckpointManager | Nowhere, like: Any, data: grain.DatasetIterator, recipe: str
 ) -> tuple[Any, int | None, list[str]]:
-    """The last state that is whole, with `data` set to its position.
+    """The last state that is whole, with `data` set to its position. Later ones are moved into the run's folder `damaged`.
 
     Args:
       manager: of the run.
       like: a state of the same structure, shapes and shardings.
       data: the iterator to set.
+      recipe: of the run, as it was saved.
 
     Returns:
       The state and its step (`like` and None where nothing was saved yet), and why later ones were passed over.
 
     Raises:
-      InputError: if there are checkpoints, but none is whole and of this model.
+      InputError: if there are checkpoints, but none is whole and of this run.
     """
     if not several():
-        return _restore_last(manager, like, data)
+        return _restore_last(manager, like, data, recipe)
 
     def on_terminal():
         here = jax.device_put(jax.device_get(like), jax.local_devices()[0])
-        state, step, damaged = _restore_last(manager, here, data)
+        state, step, damaged = _restore_last(manager, here, data, recipe)
         return jax.device_get(state), step, damaged, data.get_state()
 
     state, step, damaged, position = from_terminal(on_terminal)
@@ -105,8 +147,8 @@ def restore_last(
     return jax.tree.map(lambda x, own: replicated(own.sharding.mesh, x), state, like), step, damaged
 
 
-def _restore_last(manager, like, data):
-    damaged: list[str] = []
+def _restore_last(manager, like, data, recipe):
+    damaged: dict[int, str] = {}
     for step in sorted(manager.all_steps(), reverse=True):
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
@@ -114,13 +156,20 @@ def _restore_last(manager, like, data):
         )
         try:
             restored = _guarded(manager, step, args)
-            data.set_state(restored["data"])
-            return restored["state"], step, damaged
         except InputError as error:
-            damaged.append(str(error))
+            damaged[step] = str(error)
+            continue
+        if restored["data"].get("recipe") != recipe:
+            damaged[step] = f"checkpoint {step} in {manager.directory} is of another run; train into a new folder"
+            continue
+        data.set_state(restored["data"]["position"])
+        run = Path(manager.directory).parent
+        reasons = [_set_aside(run, *each) for each in damaged.items()]
+        manager.reload()  # what is not there any more is neither the last nor the best
+        return restored["state"], step, reasons
     if damaged:
-        raise InputError(damaged[0])
-    return like, None, damaged
+        raise InputError(next(iter(damaged.values())))
+    return like, None, []
 
 
 @dataclass(frozen=True)
@@ -178,9 +227,21 @@ SAME_MODEL = ("model", "weights", "revision", "dataset", "num_tokens", "image_si
 """The fields of an experiment that say what was trained."""
 
 
+def recipe_digest(experiment: config.Experiment, fields: tuple[str, ...]) -> str:
+    """Stands for the values of some fields, such as `weights` or `training.seed`."""
+    asked = _flat(config.to_json(experiment))
+    return hashlib.sha256(json.dumps([asked[name] for name in fields]).encode()).hexdigest()[:16]
+
+
 def check_same_model(trained: Trained, experiment: config.Experiment, *more: str) -> None:
-    """Raises InputError if a run trained another model than the experiment's, or on other data, or with `more` different."""
-    if differing := _differences(trained.config, experiment, (*SAME_MODEL, *more)):
+    """Raises InputError if a run trained another model than the experiment's, or on other data, or with `more` different.
+
+    The experiment's class may extend that of the run: an idea is tried with the weights that are there.
+    """
+    said = trained.config
+    if issubclass(experiment.model, class_named(said["model"])):
+        said = said | {"model": experiment.model.__name__}
+    if differing := _differences(said, experiment, (*SAME_MODEL, *more)):
         raise InputError(
             f"the run in {trained.run} was trained with another {', '.join(differing)}; use the same values"
         )
@@ -192,10 +253,12 @@ def differences(run: Path, experiment: config.Experiment, fields: tuple[str, ...
 
 
 def _differences(before: dict[str, Any], experiment: config.Experiment, fields: tuple[str, ...]) -> list[str]:
-    asked = config.to_json(experiment)
-    asked |= {f"training.{name}": value for name, value in asked["training"].items()}
-    before = before | {f"training.{name}": value for name, value in before.get("training", {}).items()}
+    asked, before = _flat(config.to_json(experiment)), _flat(before)
     return [name for name in fields if asked[name] != before.get(name)]
+
+
+def _flat(said: dict[str, Any]) -> dict[str, Any]:
+    return said | {f"training.{name}": value for name, value in said.get("training", {}).items()}
 
 
 def _read_config(run: Path) -> dict:
@@ -220,5 +283,6 @@ def _guarded(manager: ocp.CheckpointManager, step: int, args: ocp.args.Checkpoin
     except Exception as error:  # whatever Orbax and TensorStore make of a damaged file
         reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"checkpoint {step} in {manager.directory} is damaged or of another model: {reason} ...; train into a new folder"
+            f"checkpoint {step} in {manager.directory} is damaged or of another model: {reason} ...; there are "
+            f"{', '.join(map(str, sorted(manager.all_steps())))}"
         ) from error

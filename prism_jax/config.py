@@ -61,7 +61,7 @@ class Training:
     batch_size: int = 32
     """B, examples of a step."""
     accumulate: int = 1
-    """Steps whose gradients are averaged before the parameters change."""
+    """Steps whose gradients are averaged before the parameters change; a batch counts as one, however full it is."""
     learning_rate: float = 1e-4
     """The highest."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -106,7 +106,7 @@ class Training:
         for name in ("batch_size", "accumulate", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"training.{name} is {getattr(self, name)}; choose 1 or more")
-        for name in ("lora_rank", "limit", "validation_limit", "evaluate_every"):
+        for name in ("lora_rank", "limit", "validation_limit", "evaluate_every", "seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"training.{name} is {getattr(self, name)}; choose 0 or more")
         for name in ("epochs", "learning_rate", "lora_alpha"):

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -76,22 +77,26 @@ def load_model(experiment: Experiment, dataset: Dataset, *, fresh: Iterable[str]
       fresh: first names of parameters to be drawn at random.
     """
     hub.check_source(experiment.weights)
-    pretrained = _load(config.to_json(experiment), num_labels(dataset), fresh, experiment.compute_dtype)
+    pretrained = _load(
+        experiment.model, config.to_json(experiment), num_labels(dataset), fresh, experiment.compute_dtype
+    )
     pretrained.model.check(experiment.num_tokens)
     return pretrained
 
 
-def load_run(trained: Trained, compute_dtype: str = "float32") -> Pretrained:
-    """The model of a run as a checkpoint left it, see `with_trained`."""
+def load_run(trained: Trained, kind: type[nn.Module], compute_dtype: str = "float32") -> Pretrained:
+    """A model of the class `kind` with the weights of a run as a checkpoint left them, see `with_trained`."""
     said = trained.config
-    return with_trained(_load(said, said["num_labels"], said["training"]["fresh"], compute_dtype), trained)
+    return with_trained(_load(kind, said, said["num_labels"], said["training"]["fresh"], compute_dtype), trained)
 
 
-def _load(said: dict[str, Any], num_labels: int | None, fresh: Iterable[str], compute_dtype: str) -> Pretrained:
-    """The model that config.json, or an experiment as JSON, names."""
+def _load(
+    kind: type[nn.Module], said: dict[str, Any], num_labels: int | None, fresh: Iterable[str], compute_dtype: str
+) -> Pretrained:
+    """A model of the class `kind` with the weights that config.json, or an experiment as JSON, names."""
     side = said["image_size"]
     pretrained = weights.load(
-        weights.class_named(said["model"]),
+        kind,
         said["weights"],
         revision=said["revision"],
         adapter=said["adapter"],
@@ -104,7 +109,7 @@ def _load(said: dict[str, Any], num_labels: int | None, fresh: Iterable[str], co
     if not side:
         return pretrained
     if not hasattr(pretrained.model.config, "image_size"):
-        raise InputError(f"{said['model']} takes no images; leave image_size out")
+        raise InputError(f"{kind.__name__} takes no images; leave image_size out")
     model, params = vit.with_image_size(pretrained.model, pretrained.params, (side, side))
     return replace(pretrained, model=model, params=params)
 

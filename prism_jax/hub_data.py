@@ -73,14 +73,13 @@ class Rows(Sequence):
 
 @dataclass(frozen=True)
 class GlueTask:
-    """A task of GLUE: its columns, classes (none: a number) and official metrics, and its evaluation splits."""
+    """A task of GLUE: its columns, classes (none: a number) and official metrics, and what its splits to score are called."""
 
     title: str
     columns: tuple[str, ...]
     label_names: tuple[str, ...]
     metrics: tuple[str, ...] = ("accuracy_percent",)
-    config: str | None = None
-    matching: str = ""
+    sets: tuple[str, ...] = ("",)
 
 
 ENTAILMENT = ("entailment", "not_entailment")
@@ -94,8 +93,7 @@ GLUE = {
         "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy_percent", "f1_percent")
     ),
     "stsb": GlueTask("STS-B", TWO, (), ("pearson_percent", "spearman_percent")),
-    "mnli": GlueTask("MNLI", ("premise", "hypothesis"), MNLI, matching="_matched"),
-    "mnli_mismatched": GlueTask("MNLI", ("premise", "hypothesis"), MNLI, config="mnli", matching="_mismatched"),
+    "mnli": GlueTask("MNLI", ("premise", "hypothesis"), MNLI, sets=("_matched", "_mismatched")),
     "qnli": GlueTask("QNLI", ("question", "sentence"), ENTAILMENT),
     "rte": GlueTask("RTE", TWO, ENTAILMENT),
     "wnli": GlueTask("WNLI", TWO, ENTAILMENT[::-1]),
@@ -138,16 +136,17 @@ def glue(task: str, split: str, source: str | None = None) -> Labelled:
 
     Args:
       task: a key of `GLUE`.
-      split: "train"; "validation", which "test" also means, with the hub's `_matched` or `_mismatched` for MNLI; or
-        "hidden_test", whose labels are None (but MRPC's, which the hub has).
+      split: "train"; "validation", which "test" also means; or "hidden_test", whose labels are None (but MRPC's, which the hub
+        has). MNLI has "validation_matched" ("test") and "validation_mismatched", and likewise "hidden_test_mismatched".
       source: stands in for `nyu-mll/glue`.
     """
     of = GLUE[task]
-    validation, hidden = f"validation{of.matching}", f"test{of.matching}"
-    splits = {"train": "train", "test": validation, validation: validation, "hidden_test": hidden}
+    splits = {"train": "train", "test": f"validation{of.sets[0]}", "hidden_test": f"test{of.sets[0]}"}
+    for one in of.sets:
+        splits |= {f"validation{one}": f"validation{one}", f"hidden_test{one}": f"test{one}"}
     own = own_split(f"GLUE {of.title}", split, splits)
-    name = f"GLUE {of.title}, {'hidden_test' if own == hidden else own}"
-    table = read("nyu-mll/glue", of.config or task, own, source)
+    name = f"GLUE {of.title}, {own.replace('test', 'hidden_test')}"
+    table = read("nyu-mll/glue", task, own, source)
     check_columns(name, table, [*of.columns, "label"])
     inputs = dict(zip(("text", "pair"), (table[column][:] for column in of.columns), strict=False))
     if of.label_names:

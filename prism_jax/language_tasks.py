@@ -85,8 +85,10 @@ class ClozeTask(Task):
 
     @cached_property
     def lengths(self):
-        whole = [len(self.contexts[i // self.num_choices]) + len(ending) for i, ending in enumerate(self.endings)]
-        return np.minimum(whole, self.num_tokens)
+        """Of a question, that with its longest ending: all its endings are compared at the same part boundaries."""
+        endings = np.array([len(ending) for ending in self.endings]).reshape(-1, self.num_choices)
+        whole = np.array([len(context) for context in self.contexts]) + endings.max(1)
+        return np.minimum(whole, self.num_tokens).repeat(self.num_choices)
 
     @property
     def labels(self):

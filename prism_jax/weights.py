@@ -17,7 +17,6 @@ from prism_jax import adapter_files, hub, images, lora
 from prism_jax.errors import InputError
 from prism_jax.forward import init_params, params_shapes
 from prism_jax.models.families import FAMILIES, architecture_of, family_of
-from prism_jax.models.families import class_named as class_named
 from prism_jax.models.hugging_face import Entry, Table, give, refuse_tensors
 
 HINTS = {
@@ -77,7 +76,7 @@ def load(
     folder = hub.resolve(source, revision)
     hf_config = hub.read_config(folder, FAMILIES)
     family = FAMILIES[hf_config["model_type"]]
-    if not hasattr(family, kind.__name__):
+    if family is not family_of(kind):
         raise InputError(f"{source!r} holds a {hf_config['model_type']} model, which {kind.__name__} is not")
     if adapter is not None and num_labels is None:
         num_labels = adapter_files.num_labels(Path(adapter).expanduser())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +15,17 @@ import pytest
 from conftest import assert_close, run
 
 from prism_jax import checkpoint, experiment, weights
+from prism_jax.models.bert import BertForSequenceClassification
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 FULL = ["--training.frozen", "--training.learning-rate", "0.003", "--training.batch-size", "16"]
 """All parameters are trained: 54 examples, 4 steps an epoch, 16 steps."""
 PRISM = ["--training.exchanges", "segment_means:1", "segment_means:3", "--training.parts", "3"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parent.parent)} | more
 
 
 def lines(out: Path) -> list[dict]:
@@ -110,12 +116,11 @@ def test_stopped_by_ctrl_c_it_saves_and_goes_on_as_if_never_stopped(whole, toy_c
 
 
 def test_killed_at_any_time_it_goes_on_as_if_never_stopped(toy_config, tmp_path):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parent.parent)}
     flags = [*FULL, *PRISM, "--training.log-every", "1", "--training.evaluate-every", "3"]
 
     def train(out: Path, *more: str, kill_at: int | None = None) -> None:
         command = [sys.executable, "-m", "train.finetune", toy_config, *flags, "--out", str(out), *more]
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
         while kill_at and process.poll() is None:
             if (out / "metrics.jsonl").exists() and lines_so_far(out) >= kill_at:
                 process.kill()
@@ -140,7 +145,7 @@ def lines_so_far(out: Path) -> int:
 
 def test_a_mesh_of_data_and_parts_trains_alike_and_goes_on_elsewhere(toy_config, tmp_path, monkeypatch):
     """The same losses, dropout included, on 2 x 3 devices and on one; then at another P, with other exchanges."""
-    common = [*FULL, *PRISM, "--training.log-every", "1", "--training.epochs", "1"]
+    common = [*FULL, *PRISM, "--training.log-every", "1", "--training.epochs", "1", "--training.evaluate-every", "2"]
     common += ["--num-parts", "3", "--exchange", "segment_means:1"]
     for name, flags in {"mesh": ["--training.data", "2"], "one": []}.items():
         assert (
@@ -157,26 +162,47 @@ def test_a_mesh_of_data_and_parts_trains_alike_and_goes_on_elsewhere(toy_config,
             assert_close(a[path], b[path], 1e-4)
     elsewhere = ["--training.parts", "2", "--training.exchanges", "all_gather", "--training.data", "1", "--resume"]
     flags = [*common, *elsewhere, "--out", tmp_path / "mesh"]
+    shutil.rmtree(tmp_path / "mesh" / "checkpoints" / "4")
     assert run("train.finetune", toy_config, *flags, monkeypatch=monkeypatch) == 0
+    assert [line["step"] for line in lines(tmp_path / "mesh") if "loss" in line] == [1, 2, 3, 4]
+    assert lines(tmp_path / "mesh")[1]["loss"] == mesh[1]
+
+    read = f"from pathlib import Path; from prism_jax import checkpoint; checkpoint.load(Path({str(tmp_path / 'mesh')!r}), 2)"
+    subprocess.run([sys.executable, "-c", read], env=environment(JAX_NUM_CPU_DEVICES="1"), check=True, timeout=300)
 
 
 def test_a_damaged_checkpoint_is_passed_over(whole, toy_config, tmp_path, monkeypatch, capsys):
-    import shutil
-
     out = Path(shutil.copytree(whole, tmp_path / "run"))
     for path in (out / "checkpoints" / "16" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     flags = [*FULL, *PRISM, "--training.log-every", "1", "--training.evaluate-every", "3", "--out", out, "--resume"]
     assert run("train.finetune", toy_config, *flags, monkeypatch=monkeypatch) == 0
-    assert "passed over: checkpoint 16" in capsys.readouterr().out
+    assert f"passed over: checkpoint 16, now in {out}/damaged/16: " in capsys.readouterr().out
     assert without_times(out) == without_times(whole)
+    assert_same_parameters(out, whole)
+    (out / "checkpoints" / "16" / "metrics" / "metrics").write_text("{")
+    assert run("eval.evaluate", toy_config, "--checkpoint", out, monkeypatch=monkeypatch) == 2
+    assert "checkpoint 16 in" in capsys.readouterr().err
+    assert run("train.finetune", toy_config, *flags, monkeypatch=monkeypatch) == 0
+    assert "passed over: checkpoint 16, now in" in capsys.readouterr().out
+    assert_same_parameters(out, whole)
     for folder in (out / "checkpoints").iterdir():
         for path in (folder / "state").rglob("*"):
             if path.is_file():
                 path.write_bytes(b"of something else")
     assert run("train.finetune", toy_config, *flags, monkeypatch=monkeypatch) == 2
     assert "is damaged or of another model" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_checkpoint_of_another_recipe_is_passed_over(whole, toy_config, tmp_path, monkeypatch, capsys):
+    """Same model, same shapes: only what the run says of itself tells them apart."""
+    flags = [*FULL, *PRISM, "--training.epochs", "1", "--training.evaluate-every", "2", "--out", tmp_path / "run"]
+    assert run("train.finetune", toy_config, *flags, monkeypatch=monkeypatch) == 0
+    shutil.copytree(whole / "checkpoints" / "16", tmp_path / "run" / "checkpoints" / "16")
+    assert run("train.finetune", toy_config, *flags, "--resume", monkeypatch=monkeypatch) == 0
+    assert "is of another run" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["2", "4"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before(toy_config, tmp_path, monkeypatch, capsys):
@@ -255,7 +281,10 @@ def test_lora_trains_adapters_and_the_fresh_head_only(toy_config, tmp_path, monk
     assert run("train.finetune", toy_config, *again, monkeypatch=monkeypatch) == 0
     assert json.loads((whole / "config.json").read_text())["started_from"]["run"] == str(exact)
     assert run("train.finetune", toy_config, *again, "--start", prism, monkeypatch=monkeypatch) == 2
-    left, kept = experiment.load_run(checkpoint.load(whole)).params, checkpoint.load(whole).params
+    left, kept = (
+        experiment.load_run(checkpoint.load(whole), BertForSequenceClassification).params,
+        checkpoint.load(whole).params,
+    )
     assert jax.tree.structure(left) == jax.tree.structure(kept)
     jax.tree.map(np.testing.assert_array_equal, left, kept)
     assert run("train.export", whole, tmp_path / "none", "--adapter", monkeypatch=monkeypatch) == 2

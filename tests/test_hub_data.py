@@ -132,9 +132,9 @@ def test_images_are_decoded_when_they_are_asked_for(tmp_path):
 def test_glue(tmp_path, task):
     of = hub_data.GLUE[task]
     labels: list = [0, 1] if of.label_names else [0.5, 4.75]
-    folder = tmp_path / (of.config or task)
-    matching = {"mnli": "_matched", "mnli_mismatched": "_mismatched"}.get(task, "")
-    for split in ("train", f"validation{matching}", f"test{matching}"):
+    folder = tmp_path / task
+    matching, also = ("_matched", "_mismatched") if task == "mnli" else ("", "")
+    for split in {"train", *(f"{kind}{one}" for kind in ("validation", "test") for one in (matching, also))}:
         columns = {column: [f"{column} {i} {split}" for i in range(2)] for column in of.columns}
         hidden = split.startswith("test")
         columns |= {"label": [-1 if of.label_names else -1.0] * 2 if hidden else labels, "idx": [0, 1]}
@@ -148,9 +148,13 @@ def test_glue(tmp_path, task):
     assert all(metric in METRICS for metric in test.metrics)
     assert data.load(f"glue/{task}", "train", str(tmp_path)).inputs["text"][0].endswith(" 0 train")
     assert data.load(f"glue/{task}", f"validation{matching}", str(tmp_path)).inputs == test.inputs
-    hidden_test = data.load(f"glue/{task}", "hidden_test", str(tmp_path))
-    assert hidden_test.labels is None
-    assert hidden_test.inputs["text"][0].endswith(f" 0 test{matching}")
+    other = data.load(f"glue/{task}", f"validation{also}", str(tmp_path))
+    assert other.inputs["text"][0].endswith(f" 0 validation{also}")
+    for split, of_hub in {"hidden_test": f"test{matching}", f"hidden_test{also}": f"test{also}"}.items():
+        hidden_test = data.load(f"glue/{task}", split, str(tmp_path))
+        assert hidden_test.labels is None
+        assert hidden_test.inputs["text"][0].endswith(f" 0 {of_hub}")
+        assert hidden_test.name.endswith(f", hidden_{of_hub}")
 
 
 def test_glue_has_its_official_metrics_and_classes():
@@ -300,7 +304,7 @@ def test_stsb_takes_ratings_from_0_to_5(tmp_path):
     [
         ("cifar10", "validation", None, "CIFAR-10 has no split 'validation'; choose one of train, test"),
         ("imagenet", "val", None, "choose one of train, test, validation, hidden_test"),
-        ("glue/mnli", "validation", None, "choose one of train, test, validation_matched, hidden_test"),
+        ("glue/mnli", "validation", None, "choose one of train, test, hidden_test, validation_matched, hidden_test_matched, validation_mismatched"),
         ("cbt/CN", "dev", None, "CBT-CN has no split 'dev'; choose one of train, validation, test"),
         ("cifar10", "test", "./nowhere", "no folder './nowhere'; give a folder in the hub's layout, or a hub id"),
         ("text", "test", None, "plain text needs a source; add --data-source"),
@@ -339,7 +343,7 @@ def test_a_folder_with_no_images_is_refused(tmp_path):
     [
         ("cifar10", "test", None, ("uoft-cs/cifar10", "plain_text", {"split": "test"})),
         ("cifar100", "train", None, ("uoft-cs/cifar100", "cifar100", {"split": "train"})),
-        ("glue/mnli_mismatched", "test", None, ("nyu-mll/glue", "mnli", {"split": "validation_mismatched"})),
+        ("glue/mnli", "validation_mismatched", None, ("nyu-mll/glue", "mnli", {"split": "validation_mismatched"})),
         ("glue/cola", "hidden_test", "me/glue", ("me/glue", "cola", {"split": "test"})),
         ("cbt/NE", "validation", None, ("cam-cst/cbt", "NE", {"split": "validation"})),
         (

@@ -1,4 +1,4 @@
-"""The README's code runs as it stands."""
+"""The code of the README and of the pages in docs/ runs as it stands."""
 
 import inspect
 import json
@@ -17,9 +17,11 @@ from prism_jax.forward import encode
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+PAGES = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+EVERYTHING = "\n".join(PAGES.values())
 BLOCKS = {re.search(r"(?:(LastTokens)|(cost\.lowered)|(BertForSentenceEmbedding)|(encode_part)|(ViTForImageFeatures)|(pj\.Generator))", block)[0]: block
-          for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)}  # fmt: skip
+          for block in re.findall(r"```python\n(.*?)```", EVERYTHING, flags=re.DOTALL)}  # fmt: skip
 
 
 def test_the_cost_example_prints_what_it_says(capsys):
@@ -96,17 +98,23 @@ def test_sending_all_last_tokens_is_an_all_gather():
     assert_close(hidden_states(model, params, batch, names["LastTokens"](4), pj.on_mesh(3)), expected)
 
 
-@pytest.mark.parametrize("command", re.findall(r"python -m ((?:eval|train)\.\w+) ", README))
-def test_every_command_of_the_readme_is_an_entry_point(command):
-    assert (Path(__file__).parents[1] / command.replace(".", "/")).with_suffix(".py").is_file()
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"python -m ((?:eval|train)\.\w+) ", EVERYTHING))))
+def test_every_command_is_an_entry_point(command):
+    assert (ROOT / command.replace(".", "/")).with_suffix(".py").is_file()
 
 
-def test_the_plan_says_what_the_readme_says(tmp_path, capsys, monkeypatch):
-    command = re.search(r"python -m eval\.plan (configs/bert_newsgroups.*?)\n\n", README, flags=re.DOTALL)
+def test_every_link_leads_to_a_file():
+    links = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text)]
+    assert len(links) > 20
+    assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_plan_says_what_the_page_says(tmp_path, capsys, monkeypatch):
+    command = re.search(r"python -m eval\.plan (configs/bert_newsgroups.*?)\n\n", EVERYTHING, flags=re.DOTALL)
     words = command[1].replace("\\\n", " ").split()
     assert run("eval.plan", *words, "--out", tmp_path, monkeypatch=monkeypatch) == 0
     printed = " ".join(capsys.readouterr().out.split())
     said = re.search(
-        r"Here it says: isolated parts on 2 devices, (\S+ ms), (\S+) times one device", " ".join(README.split())
+        r"Here it says: isolated parts on 2 devices, (\S+ ms), (\S+) times one device", " ".join(EVERYTHING.split())
     )
     assert f"Use isolated_parts on 2 devices with base weights: {said[1]} predicted, {said[2]} times" in printed

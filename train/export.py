@@ -17,6 +17,7 @@ from prism_jax import adapter_files, checkpoint, flags, hub, lora, weights
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
 from prism_jax.experiment import load_run
+from prism_jax.models.families import class_named
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> None:
             f"the run in {command.run}, or one that it started from, trained more than adapters; leave --adapter out to write "
             "the whole model"
         )
-    loaded = load_run(trained)
+    loaded = load_run(trained, class_named(trained.config["model"]))
     if command.adapter:
         whole = {name for recipe in recipes for name in recipe["fresh"]}
         base = hub.public_name(trained.config["weights"])

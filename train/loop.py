@@ -35,6 +35,14 @@ MAY_CHANGE = ("parts", "exchanges", "data", "log_every", "tensorboard", "patienc
 SCORED_BY = ("exchange", "num_parts")
 """What the held-out examples are scored through: scores through several would not compare."""
 
+STAYS = (
+    *checkpoint.SAME_MODEL,
+    *SCORED_BY,
+    *("data_source", "buckets", "compute_dtype"),
+    *(f"training.{one.name}" for one in dataclasses.fields(Training) if one.name not in MAY_CHANGE),
+)
+"""What must be the same when a run goes on."""
+
 
 def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: str | None = None) -> dict:
     """Trains, keeping in `out` what is needed to go on after an interruption.
@@ -97,6 +105,7 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
         runners=runners,
         frozen=runners[settings[0].num_parts].replicate(frozen),
         training=training,
+        recipe=checkpoint.recipe_digest(experiment, STAYS),
         predictor=Predictor(
             pretrained.model,
             prepare(held_out, pretrained, experiment.num_tokens),
@@ -109,9 +118,10 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
     state = runners[settings[0].num_parts].replicate(init_state(trained, rule, training.seed))
     batches = iter(training_batches(task, lengths, training.batch_size, training.seed))
     every = training.evaluate_every or of_epoch
+    unreadable = from_terminal(lambda: checkpoint.set_aside_unreadable(out))
     with checkpoint.open_manager(out) as manager:
-        state, restored, damaged = checkpoint.restore_last(manager, state, batches)
-        for reason in damaged:
+        state, restored, damaged = checkpoint.restore_last(manager, state, batches, run.recipe)
+        for reason in (*unreadable, *damaged):
             print(f"passed over: {reason}")
         write(out / "config.json", json.dumps(said, indent=2))
         print(
@@ -163,12 +173,14 @@ def _named_or_noted(out: Path, start: str | None) -> checkpoint.Trained | None:
 
 def _check_folder(out: Path, experiment: Experiment, resume: bool) -> None:
     if not (out / "config.json").exists():
+        if (out / "checkpoints").exists():
+            raise InputError(f"{out} holds checkpoints without the config.json of their run; choose another --out")
+        if resume:
+            print(f"no run in {out} yet; it starts from the beginning")
         return
     if not resume:
         raise InputError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
-    recipe = [f"training.{name}" for name in dataclasses.asdict(experiment.training) if name not in MAY_CHANGE]
-    fields = (*checkpoint.SAME_MODEL, *SCORED_BY, "data_source", "buckets", "compute_dtype", *recipe)
-    if differing := checkpoint.differences(out, experiment, fields):
+    if differing := checkpoint.differences(out, experiment, STAYS):
         raise InputError(
             f"{out} was started with another {', '.join(differing)}; choose another --out, or the same values"
         )

@@ -12,7 +12,6 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from prism_jax import checkpoint, lora, metrics
 from prism_jax.config import Training
@@ -21,6 +20,7 @@ from prism_jax.prediction import Predictor, Setting
 from prism_jax.processes import from_terminal
 from prism_jax.runners import Runner
 from prism_jax.weights import flatten, unflatten
+from train.clock import Clock, Progress
 from train.log import Log
 from train.step import TrainState, step_key
 
@@ -37,6 +37,7 @@ class Run:
       runners: by number of parts.
       frozen: parameters that stay as they are, by path.
       training: the recipe.
+      recipe: its digest, which checkpoints carry.
       predictor: for the held-out examples.
     """
 
@@ -44,59 +45,60 @@ class Run:
     runners: dict[int, Runner]
     frozen: dict[str, Any]
     training: Training
+    recipe: str
     predictor: Predictor
-    waited: float = field(default=0.0, init=False)
+    clock: Clock = field(default_factory=Clock, init=False)
 
     def to_the_end(
         self, state: TrainState, batches: grain.DatasetIterator, num_steps: int, every: int, manager, log: Log
     ) -> dict:
         """Steps, evaluations and checkpoints up to step `num_steps`, or until `patience` is spent."""
-        step, started, pending = int(state.step), time.perf_counter(), None
-        first = step
-        progress = tqdm(total=num_steps, initial=step, desc="training", unit="step", disable=None)
+        step, started, pending, used = int(state.step), time.perf_counter(), None, set()
+        progress = Progress(step, num_steps)
         with stopping() as stop:
             stopped = False
             while step < num_steps and not stopped and not from_terminal(lambda: self._out_of_patience(log)):
-                position = batches.get_state()
-                state, shown = self._step(state, step, batches)
+                began, position, setting = time.perf_counter(), batches.get_state(), self._draw(step)
+                state, shown = self._step(state, step, setting, batches)
                 step += 1
                 before, pending = pending, (step, shown, position)
                 finite = self._look_at(before, progress, log)
-                progress.update()
                 evaluate = step % every == 0 or step == num_steps
                 stopped = from_terminal(lambda: bool(stop))
                 if finite and (evaluate or stopped):
                     before, pending = pending, None
                     finite = self._look_at(before, progress, log)
+                if setting in used:  # what is used for the first time is compiled
+                    self.clock.count(time.perf_counter() - began)
+                used.add(setting)
                 if not finite:
                     self._keep_last_good(state, before, batches, manager)
                 if evaluate:
                     self._evaluate(state, step, batches, manager, log)
             if step not in manager.all_steps():
-                checkpoint.save(manager, step, state, batches, {checkpoint.SCORE: LOWEST})
+                self._save(manager, step, state, batches, LOWEST)
             manager.wait_until_finished()
         progress.close()
         if stopped and step < num_steps:
             raise RunError(f"stopped at step {step} of {num_steps}, which is saved; go on with --resume")
-        seconds = time.perf_counter() - started
+        clock = self.clock
         return {
             "step": step,
             "best_step": manager.best_step(),
             "evaluation": next((line for line in log.evaluations if line["step"] == manager.best_step()), None),
-            "seconds": round(seconds, 1),
-            "seconds_a_step": round(seconds / max(step - first, 1), 3),
-            "share_of_time_waiting_for_data": round(self.waited / seconds, 4),
+            "seconds": round(time.perf_counter() - started, 1),
+            "seconds_a_step": round(clock.stepping / clock.steps, 3) if clock.steps else None,
+            "share_of_time_waiting_for_data": round(clock.waited / clock.stepping, 4) if clock.steps else None,
         }
 
-    def _step(self, state, step, batches):
-        began = time.perf_counter()
-        batch = next(batches)
-        self.waited += time.perf_counter() - began
-        setting = self._draw(step)
+    def _step(self, state, step, setting, batches):
+        batch = self.clock.next_of(batches)
         key = step_key(state, step) if self.training.dropout else None
         runner = self.runners[setting.num_parts]
         on_devices = (runner.split(batch.tokens, key), runner.broadcast(batch.targets))
-        return self.steps[setting](state, self.frozen, on_devices, batch.weight_B)
+        state, shown = self.steps[setting](state, self.frozen, on_devices, batch.weight_B)
+        self.clock.started(shown["loss"])
+        return state, shown
 
     def _draw(self, step: int) -> Setting:
         settings = list(self.steps)
@@ -107,10 +109,10 @@ class Run:
         if pending is None:
             return True
         step, shown = pending[0], jax.device_get(pending[1])
-        progress.set_postfix(loss=f"{float(shown['loss']):.4g}", refresh=False)
+        progress.at(step, float(shown["loss"]))
         if shown["finite"] and step % self.training.log_every == 0:
             values = {name: float(shown[name]) for name in ("loss", "gradient_norm")}
-            log.write({"step": step, **values, "waited": round(self.waited, 3), "time": time.time()})
+            log.write({"step": step, **values, "waited": round(self.clock.waited, 3), "time": time.time()})
         return bool(shown["finite"])
 
     def _keep_last_good(self, state, failed, batches, manager) -> NoReturn:
@@ -119,7 +121,7 @@ class Run:
         batches.set_state(position)
         if step - 1 not in manager.all_steps():
             state = replace(state, finite=jnp.ones_like(state.finite))
-            checkpoint.save(manager, step - 1, state, batches, {checkpoint.SCORE: LOWEST})
+            self._save(manager, step - 1, state, batches, LOWEST)
         manager.wait_until_finished()
         raise RunError(
             f"the loss of step {step} is {float(shown['loss']):g}, or the change that it makes is not finite; the state after step "
@@ -137,7 +139,10 @@ class Run:
         score = score if math.isfinite(score) else LOWEST
         held_out = {f"held_out_{name}": x if math.isfinite(x) else None for name, x in values.items()}
         log.write({"step": step, checkpoint.SCORE: score, **held_out, "time": time.time()})
-        checkpoint.save(manager, step, state, batches, {checkpoint.SCORE: score})
+        self._save(manager, step, state, batches, score)
+
+    def _save(self, manager, step, state, batches, score: float) -> None:
+        checkpoint.save(manager, step, state, batches, {checkpoint.SCORE: score}, self.recipe)
 
     def _out_of_patience(self, log: Log) -> bool:
         return self.training.patience is not None and log.without_progress >= self.training.patience

@@ -1,5 +1,6 @@
 """The families of models, by Hugging Face's names and by ours."""
 
+from collections.abc import Iterator
 from types import ModuleType
 
 import flax.linen as nn
@@ -12,21 +13,36 @@ FAMILIES = {"bert": bert, "gpt2": gpt2, "vit": vit}
 
 
 def family_of(kind: type[nn.Module]) -> ModuleType:
-    """The module of the family that a model class belongs to."""
-    for family in FAMILIES.values():
-        if getattr(family, kind.__name__, None) is kind:
-            return family
-    raise InputError(f"{kind.__name__} is no model of {', '.join(FAMILIES)}, so Hugging Face has no name for it")
+    """The module of the family that a model class belongs to, or that it extends a class of."""
+    return _family_and_class(kind)[0]
 
 
 def class_named(name: str) -> type[nn.Module]:
-    """A model class of ours by its name."""
-    for family in FAMILIES.values():
-        if isinstance(kind := getattr(family, name, None), type) and issubclass(kind, nn.Module):
+    """A model class by its name: one of ours, or one that extends it and has been imported."""
+    ours = [getattr(family, name, None) for family in FAMILIES.values()]
+    for kind in (*ours, *(kind for family in FAMILIES.values() for kind in _extending(family))):
+        if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__name__ == name:
             return kind
     raise InputError(f"{name} is no model of {', '.join(FAMILIES)}")
 
 
 def architecture_of(kind: type[nn.Module]) -> str:
-    """Hugging Face's class for a model class of ours."""
-    return getattr(kind, "architecture", kind.__name__)
+    """Hugging Face's class for a model class."""
+    return getattr(kind, "architecture", _family_and_class(kind)[1].__name__)
+
+
+def _family_and_class(kind: type[nn.Module]) -> tuple[ModuleType, type[nn.Module]]:
+    for base in kind.__mro__:
+        for family in FAMILIES.values():
+            if getattr(family, base.__name__, None) is base:
+                return family, base
+    raise InputError(f"{kind.__name__} is no model of {', '.join(FAMILIES)}, so Hugging Face has no name for it")
+
+
+def _extending(family: ModuleType) -> Iterator[type[nn.Module]]:
+    """Classes outside a family that extend one of its models."""
+    waiting = [kind for kind in vars(family).values() if isinstance(kind, type) and issubclass(kind, nn.Module)]
+    while waiting:
+        for kind in waiting.pop().__subclasses__():
+            waiting.append(kind)
+            yield kind

@@ -190,6 +190,10 @@ class ViTEncoder(nn.Module):
         self.norm = layer_norm(stack)
 
     def __call__(self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges) -> jax.Array:
+        return self.norm(self.blocks(self.embed(tokens, layout), exchange, layout)[0])
+
+    def embed(self, tokens: dict[str, jax.Array], layout: Layout) -> jax.Array:
+        """The rows before the first block."""
         config, stack = self.config, self.config.stack
         patches = tokens["patches"]
         if patches.shape[-1] != config.patch_pixels:
@@ -202,8 +206,7 @@ class ViTEncoder(nn.Module):
         x_BTD = jnp.where(first_BTD, self.class_token[None, None], self.patch(patches))
         position_T = jnp.minimum(layout.positions_T, config.num_tokens - 1)  # P*T may pass N by up to P - 1
         x_BTD = x_BTD + self.position(position_T)[None]
-        x_BTD = dropout(x_BTD, stack.dropout, replace(layout, block=stack.num_layers).block_keys_B, site=0)
-        return self.norm(self.blocks(x_BTD, exchange, layout)[0])
+        return dropout(x_BTD, stack.dropout, replace(layout, block=stack.num_layers).block_keys_B, site=0)
 
 
 class _ViT(nn.Module):

@@ -1,0 +1,71 @@
+"""Ideas that extend a model: as the ones in docs/, and with the runs that are there."""
+
+import json
+import runpy
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import assert_close, run, stack_config
+
+import prism_jax as pj
+from prism_jax.models.vit import ViTConfig, ViTForImageClassification
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_class_tokens_on_every_part(runner):
+    """With all rows sent every class row is that of one device, and so is their mean; with means it is not."""
+    idea = runpy.run_path(DOCS / "vit_ideas" / "class_tokens.py")
+    config = ViTConfig(stack_config(norm_first=True), image_size=(12, 16), patch_size=(4, 4), num_labels=5)
+    plain, copied = ViTForImageClassification(config), idea["ClassTokens"](config)
+    params, on_parts = pj.init_params(plain, jax.random.key(0)), runner(3)
+    patches = np.random.default_rng(0).normal(size=(2, config.num_tokens, config.patch_pixels)).astype(np.float32)
+
+    def logits(model, exchange, on):
+        parts = on.split({"patches": patches})
+        return np.asarray(
+            jax.jit(lambda p, parts: pj.forward(model, p, parts, exchange, on))(on.replicate(params), parts)
+        )
+
+    expected = logits(plain, pj.WholeSequence(), pj.on_one_device(1))
+    assert_close(logits(copied, pj.WholeSequence(), pj.on_one_device(1)), expected)
+    assert_close(logits(copied, pj.AllGather(), on_parts), expected)
+    assert np.abs(logits(copied, pj.SegmentMeans(1), on_parts) - expected).max() > 1e-3
+
+
+def test_a_class_that_extends_a_model_starts_from_its_runs(toy_config, trained, tmp_path, monkeypatch, capsys):
+    own = tmp_path / "own.py"
+    own.write_text(f"""
+from dataclasses import replace
+
+from prism_jax import config as configs
+from prism_jax.models.bert import BertForSequenceClassification
+
+
+class Upside(BertForSequenceClassification):
+    def head(self, rows_BRD, real_BN, keys_B=None):
+        return -super().head(rows_BRD, real_BN, keys_B)
+
+
+config = replace(configs.load({toy_config!r}), model=Upside)
+""")
+
+    def score(config, checkpoint, out):
+        flags = ["--checkpoint", checkpoint, "--out", tmp_path / out]
+        assert run("eval.evaluate", config, *flags, monkeypatch=monkeypatch) == 0
+        content = json.loads((tmp_path / out / "results.json").read_text())
+        return content["model"], content["rows"][0]["score"]
+
+    plain, upside = score(toy_config, trained, "plain"), score(own, trained, "upside")
+    assert (plain[0].split(",")[0], upside[0].split(",")[0]) == ("BertForSequenceClassification", "Upside")
+    assert plain[1] > 60 > 40 > upside[1]
+    flags = ["--start", trained, "--out", tmp_path / "run"]
+    assert run("train.finetune", own, *flags, monkeypatch=monkeypatch) == 0
+    assert score(own, tmp_path / "run", "tuned")[1] > upside[1]
+    flags = ["--checkpoint", tmp_path / "run", "--out", tmp_path / "refused"]
+    assert run("eval.evaluate", toy_config, *flags, monkeypatch=monkeypatch) == 2
+    assert "was trained with another model" in capsys.readouterr().err
