@@ -4,7 +4,8 @@ r"""BERT-base at N = 256 on two devices: for latency, which does not hang on the
 
 Weights: google-bert/bert-base-uncased from the hub, its classifier drawn at random; where no hub can be reached, all of
 them: --weights FOLDER --training.fresh encoder pooler classifier, with a folder that holds a config.json and a tokenizer.
-L = 16 is a CR of 8. Expected: ours, docs/latency.
+L = 16 is a CR of 8. Expected: ours (docs/latency, two cores), B = 1, 200 Mbit/s without delay: one device 477 ms, L = 16
+299 ms, Voltage 699 ms.
 """
 
 from prism_jax.config import Experiment, Training

@@ -8,7 +8,8 @@
     python -m train.finetune configs/bert_newsgroups.py --out runs/control --start runs/exact --training.epochs 0.5
     python -m train.export runs/exact configs/adapters/minilm_newsgroups --adapter --dtype float16
 
-The two adapters were trained so: exactly, and from there through segment means. Expected: ours (JAX 0.10.2, CPU), accuracy in percent
+Weights: asset:minilm, from the package index, with the two adapters in configs/adapters, which were trained so: exactly, and from there
+through segment means. Expected: ours (JAX 0.10.2, CPU), accuracy in percent
 on the default 256 documents: one device and Voltage 85.2; P = 4, L = 4: 79.3 as it is, 81.6 tuned (paired intervals of 3 to 5 points to either
 side). The full test split: one device 82.7; P = 4, L = 4: 75.5 as it is, 80.0 tuned; control 82.1.
 """
