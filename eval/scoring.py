@@ -105,7 +105,7 @@ def load_variant(
     trained = from_terminal(lambda: checkpoint.named(source))
     held_out = ("data_source", "buckets", "training.validation", "training.validation_limit")
     checkpoint.check_same_model(trained, experiment, *(held_out if experiment.split == HELD_OUT else ()))
-    pretrained = load_run(trained, experiment.model, experiment.compute_dtype)
+    pretrained = load_run(trained, experiment.model, experiment.compute_dtype, experiment.training.fresh)
     return replace(pretrained, params=lora.merge(pretrained.params))
 
 

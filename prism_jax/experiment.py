@@ -84,10 +84,16 @@ def load_model(experiment: Experiment, dataset: Dataset, *, fresh: Iterable[str]
     return pretrained
 
 
-def load_run(trained: Trained, kind: type[nn.Module], compute_dtype: str = "float32") -> Pretrained:
-    """A model of the class `kind` with the weights of a run as a checkpoint left them, see `with_trained`."""
+def load_run(
+    trained: Trained, kind: type[nn.Module], compute_dtype: str = "float32", fresh: Iterable[str] = ()
+) -> Pretrained:
+    """A model of the class `kind` with the weights of a run as a checkpoint left them, see `with_trained`.
+
+    Parameters in `fresh` that the run has not trained, of a class that extends the run's, are as they are drawn.
+    """
     said = trained.config
-    return with_trained(_load(kind, said, said["num_labels"], said["training"]["fresh"], compute_dtype), trained)
+    drawn = dict.fromkeys((*said["training"]["fresh"], *fresh))
+    return with_trained(_load(kind, said, said["num_labels"], drawn, compute_dtype), trained)
 
 
 def _load(

@@ -187,7 +187,9 @@ def test_the_commands_of_a_recipe_are_understood(name, monkeypatch, capsys):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_says_what_to_expect_and_who_says_so(name):
     expected = " ".join(docstring(name).partition("Expected: ")[2].split())
-    assert re.search(r"not yet measured|(the paper's|ours|tested).*\d", expected), 'add "Expected: ", a number, and whose it is'
+    assert re.search(r"not yet measured|(the paper's|ours|tested).*\d", expected), (
+        'add "Expected: ", a number, and whose it is'
+    )
     assert "Weights: " in docstring(name), 'add "Weights: " and where they come from'
 
 

@@ -304,7 +304,12 @@ def test_stsb_takes_ratings_from_0_to_5(tmp_path):
     [
         ("cifar10", "validation", None, "CIFAR-10 has no split 'validation'; choose one of train, test"),
         ("imagenet", "val", None, "choose one of train, test, validation, hidden_test"),
-        ("glue/mnli", "validation", None, "choose one of train, test, hidden_test, validation_matched, hidden_test_matched, validation_mismatched"),
+        (
+            "glue/mnli",
+            "validation",
+            None,
+            "choose one of train, test, hidden_test, validation_matched, hidden_test_matched, validation_mismatched",
+        ),
         ("cbt/CN", "dev", None, "CBT-CN has no split 'dev'; choose one of train, validation, test"),
         ("cifar10", "test", "./nowhere", "no folder './nowhere'; give a folder in the hub's layout, or a hub id"),
         ("text", "test", None, "plain text needs a source; add --data-source"),

@@ -5,11 +5,13 @@ import runpy
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_close, run, stack_config
+from conftest import assert_close, run, stack_config, tiny_batch
 
 import prism_jax as pj
+from prism_jax.models.bert import BertConfig, BertForSequenceClassification
 from prism_jax.models.vit import ViTConfig, ViTForImageClassification
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -35,6 +37,29 @@ def test_class_tokens_on_every_part(runner):
     assert_close(logits(copied, pj.WholeSequence(), pj.on_one_device(1)), expected)
     assert_close(logits(copied, pj.AllGather(), on_parts), expected)
     assert np.abs(logits(copied, pj.SegmentMeans(1), on_parts) - expected).max() > 1e-3
+
+
+def test_a_learned_weight_on_log_count():
+    """At 1, which it is at first, it changes nothing; at 0 log(count) is left out."""
+    idea = runpy.run_path(DOCS / "sst2_ideas" / "learned_weight.py")
+    config = BertConfig(stack_config(), vocab_size=100, num_positions=64)
+    plain, learned, batch = (
+        BertForSequenceClassification(config),
+        idea["LearnedWeight"](config),
+        tiny_batch(12, padded=True),
+    )
+    params = pj.init_params(learned, jax.random.key(0))
+    on_parts = pj.on_one_device(3)
+
+    def logits(model, params, exchange):
+        return pj.forward(model, params, on_parts.split(batch), exchange, on_parts)
+
+    shared = {name: x for name, x in params.items() if name != "log_count"}
+    assert_close(logits(learned, params, pj.SegmentMeans(1)), logits(plain, shared, pj.SegmentMeans(1)))
+    unscaled = logits(plain, shared, pj.UnscaledMeans(1))
+    assert_close(logits(learned, params | {"log_count": jnp.full(2, -0.01)}, pj.SegmentMeans(1)), unscaled)
+    gradient = jax.grad(lambda params: logits(learned, params, pj.SegmentMeans(1)).sum())(params)
+    assert (gradient["log_count"] != 0).all()
 
 
 def test_a_class_that_extends_a_model_starts_from_its_runs(toy_config, trained, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,51 @@
+r"""A weight on log(count) for each block, learned in fine-tuning through segment means from what was tuned on one device.
+
+    python -m train.finetune docs/sst2_ideas/learned_weight.py --out runs/sst2_minilm/learned --start runs/sst2_minilm/exact \
+        --training.epochs 0.34 --training.exchanges segment_means:1 --training.parts 2 4
+    python -m eval.sweep docs/sst2_ideas/learned_weight.py --out runs/sst2_minilm/learned_sweep --base runs/sst2_minilm/exact \
+        --tuned runs/sst2_minilm/learned --segments 1
+"""
+
+from dataclasses import dataclass, replace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+import prism_jax as pj
+from prism_jax import config as configs
+from prism_jax.exchange import per_block
+from prism_jax.models.bert import BertForSequenceClassification
+
+
+@dataclass(frozen=True)
+class Weighted(pj.Exchange):
+    """An exchange whose log(count) is multiplied by a weight."""
+
+    plain: pj.Exchange
+    weight: jax.Array | float
+
+    def __call__(self, x_BTD, layout):
+        context = self.plain(x_BTD, layout)
+        count_BK = context.count_BK
+        return context.replace(count_BK=jnp.where(count_BK > 0, jnp.maximum(count_BK, 1) ** self.weight, 0))
+
+    def rows_sent(self, part_len):
+        return self.plain.rows_sent(part_len)
+
+
+class LearnedWeight(BertForSequenceClassification):
+    """The weights are 1 at first. Learned at a hundred times the rate of the others, so that they move in a few hundred steps."""
+
+    def setup(self):
+        super().setup()
+        self.log_count = self.param("log_count", nn.initializers.zeros, (self.config.stack.num_layers,))
+
+    def part(self, tokens, layout, exchange):
+        plain = per_block(exchange, self.config.stack.num_layers)
+        return super().part(tokens, layout, tuple(map(Weighted, plain, 1 + 100 * self.log_count)))
+
+
+config = configs.load("configs/sst2_minilm.py")
+fresh = (*config.training.fresh, "log_count")
+config = replace(config, model=LearnedWeight, training=replace(config.training, fresh=fresh))
