@@ -77,7 +77,7 @@ def attention_bias(count_BK: jax.Array, last_K: jax.Array, positions_T: jax.Arra
 def attend(
     q_BHTF: jax.Array, k_BHKF: jax.Array, v_BHKF: jax.Array, bias_BHTK: jax.Array, keep_BHTK: jax.Array | None = None
 ) -> jax.Array:
-    """`softmax(q k^T / sqrt(F) + bias) v`, [B, H, T, F].
+    """`softmax(q k^T / sqrt(F) + bias) v`, [B, H, T, F], float32.
 
     Heads stand in front and the division by the sum comes after the product with `v`: on a CPU several times faster than
     the textbook order. Scores are float32 whatever the inputs are.

@@ -28,9 +28,8 @@ class Clock:
 
     def __init__(self) -> None:
         self.waited, self.stepping, self.steps = 0.0, 0.0, 0
-        self._watch, self._ready = ThreadPoolExecutor(1), None
-
-    _ready: Future[float] | None
+        self._watch = ThreadPoolExecutor(1)
+        self._ready: Future[float] | None = None
 
     def next_of(self, batches: Iterator[T]) -> T:
         """The next batch. What it takes after the step before has ended is waiting."""
