@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from prism_jax import images, language
 from prism_jax.classification import Classification, Images, Texts
@@ -10,6 +11,7 @@ from prism_jax.errors import InputError
 from prism_jax.exchange import WholeSequence
 from prism_jax.forward import forward, params_shapes, parts_shapes
 from prism_jax.language_tasks import ClozeTask, LanguageModelling
+from prism_jax.metrics import METRICS
 from prism_jax.processes import from_terminal
 from prism_jax.runners import on_one_device
 from prism_jax.task import Task, outline
@@ -30,9 +32,10 @@ def prepare(
       smoothing: of labels in the loss.
 
     Raises:
-      InputError: if the model does not answer what the data set asks.
+      InputError: if the model does not answer what the data set asks, or a metric takes other answers.
     """
     check_model(pretrained.model, dataset, num_tokens)
+    check_metrics(dataset)
     return from_terminal(
         lambda: _prepare(dataset, pretrained, num_tokens, augment, smoothing), lambda task: outline(task, num_tokens)
     )
@@ -64,6 +67,17 @@ def _prepare(dataset: Dataset, pretrained: Pretrained, num_tokens: int, augment:
 def num_labels(dataset: Dataset) -> int | None:
     """C, the classes of a head for this data set: 1 where a number is to be told; None where there is no such head."""
     return (len(dataset.label_names) or 1) if isinstance(dataset, Labelled) else None
+
+
+def check_metrics(dataset: Dataset) -> None:
+    """Raises InputError if a data set names a metric that there isn't, or that does not take its answers."""
+    if not isinstance(dataset, Labelled):
+        return
+    if unknown := [name for name in dataset.metrics if name not in METRICS]:
+        raise InputError(f"{dataset.name} has the metric {unknown[0]!r}; choose from {', '.join(METRICS)}")
+    answers = np.arange(len(dataset.label_names)) if dataset.label_names else np.zeros(1)
+    for name in dataset.metrics:
+        METRICS[name].check(name, answers, answers)
 
 
 def check_model(model: nn.Module, dataset: Dataset, num_tokens: int) -> None:

@@ -159,3 +159,17 @@ def test_models_that_do_not_answer_what_is_asked_are_refused(model, dataset, mes
 def test_models_that_do_answer_are_taken():
     tasks.check_model(BertForSequenceClassification(BERT_BASE), TEXTS, 32)
     tasks.check_model(GPT2LMHeadModel(GPT2), Corpus("d", ["a"]), 32)
+
+
+@pytest.mark.parametrize(
+    ("names", "metrics", "message"),
+    [
+        (("a", "b", "c"), ("accuracy_percent", "f1_percent"), "f1_percent takes the classes 0 and 1, not .0, 1, 2."),
+        (("a", "b"), ("pearson_percent",), "pearson_percent takes numbers"),
+        ((), ("accuracy_percent",), "accuracy_percent takes classes"),
+        (("a", "b"), ("f1",), "d has the metric 'f1'; choose from accuracy_percent, f1_percent"),
+    ],
+)
+def test_metrics_that_do_not_take_the_answers_are_refused(names, metrics, message):
+    with pytest.raises(ValueError, match=message):
+        tasks.check_metrics(Labelled("d", {"text": ["a"]}, np.zeros(1), names, metrics))
