@@ -35,14 +35,14 @@ def log_likelihoods(model: nn.Module, params: Any, parts: Parts, exchange: Excha
     rows_BRD = encode(model, params, parts, exchange, run)
     ids_BN = run(lambda _, tokens, layout: tokens["ids"], (), parts)[:, :num_tokens]
 
-    def one(example):
+    def one(params, example):
         rows_RD, ids_N = example
         logits_1NV = model.apply({"params": params}, rows_RD[None], jnp.ones((1, num_tokens), bool), method="head")
         log_p_NV = jax.nn.log_softmax(logits_1NV[0, :-1].astype(jnp.float32))
         return jnp.take_along_axis(log_p_NV, ids_N[1:, None], axis=1)[:, 0]
 
     real_BN = parts.real_BN[:, :num_tokens]
-    log_p_BN = jax.lax.map(jax.checkpoint(one), (rows_BRD, ids_BN))  # a gradient computes the logits once more
+    log_p_BN = run.one_by_one(jax.checkpoint(one), params, (rows_BRD, ids_BN))  # a gradient computes the logits once more
     return jnp.where(real_BN[:, 1:] & real_BN[:, :-1], log_p_BN, 0)
 
 

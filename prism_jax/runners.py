@@ -59,6 +59,9 @@ class Runner(Protocol):
     def each(self, function: PartFunction, params: Any, parts: Parts) -> Any:
         """As a call, but every part keeps what it returns: arrays [B, P*R, ...] cut along axis 1, for `last_part`."""
 
+    def one_by_one(self, function: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
+        """`function(params, example)` of each example of a joined batch, stacked; what it computes is held for one at a time."""
+
     @property
     def last_here(self) -> bool:
         """Whether this process has the last part's device. Where not, the next two can't be called."""
@@ -117,6 +120,9 @@ class OnOneDevice:
         run = jax.vmap(one_part, in_axes=1, out_axes=1, axis_name=PARTS, axis_size=self.num_parts)
         stacked = run(jax.tree.map(cut, parts.tokens))
         return jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:]), stacked)
+
+    def one_by_one(self, function, params, batch):
+        return jax.lax.map(partial(function, params), batch)
 
     def last_part(self, tree):
         return jax.tree.map(lambda x: x[:, -(x.shape[1] // self.num_parts) :], tree)
@@ -285,6 +291,13 @@ class OnMesh:
         cut, whole = self._specs()
         run = jax.shard_map(one_part, mesh=self.mesh, in_specs=(jax.P(), cut, whole, whole), out_specs=cut)
         return run(params, parts.tokens, parts.real_BN, parts.keys_B)
+
+    def one_by_one(self, function, params, batch):
+        def mine(params, batch):
+            return jax.lax.map(partial(function, params), batch)
+
+        whole = self._specs()[1]
+        return jax.shard_map(mine, mesh=self.mesh, in_specs=(jax.P(), whole), out_specs=whole)(params, batch)
 
     @property
     def _last(self) -> jax.Device:

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from conftest import assert_close
+from conftest import assert_close, stack_config
 from test_bert import save_hf_model
 from test_gpt2 import hf_config, run_hf, token_batch
 
@@ -32,6 +32,22 @@ def test_loss_equals_hugging_face(padding, runner, tmp_path):
     scored = batch["mask"][:, 1:] & batch["mask"][:, :-1]
     assert (scores[~scored] == 0).all()
     assert_close(-scores.sum() / scored.sum(), theirs)
+
+
+def test_scores_and_gradients_on_a_mesh_of_data_and_parts_are_those_of_one_device():
+    model = gpt2.GPT2LMHeadModel(gpt2.GPT2Config(stack_config(causal=True, norm_first=True), 100, 64, 0.0))
+    params, batch = pj.init_params(model, jax.random.key(0)), token_batch("right")
+    found = []
+    for run in (pj.on_one_device(3), pj.on_mesh(3, data=2)):
+
+        def total(params, parts, run=run):
+            scores = language.log_likelihoods(model, params, parts, pj.SegmentMeans(2), run)
+            return scores.sum(), scores
+
+        (_, scores), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(run.replicate(params), run.split(batch))
+        found.append((scores, *jax.tree.leaves(gradient)))
+    for one, mesh in zip(*found, strict=True):
+        assert_close(mesh, one, 1e-4)
 
 
 def test_the_likelihood_of_a_continuation(tmp_path):
