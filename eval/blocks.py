@@ -9,7 +9,7 @@ import shlex
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ from prism_jax.text import bucket_lengths
 
 @dataclass(frozen=True)
 class Blocks:
+    UNUSED: ClassVar = flags.ONE_SETTING
+
     experiment: config.Flat
     checkpoint: str | None = None
     """A run of train.finetune (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout."""

@@ -7,7 +7,7 @@ python -m eval.evaluate configs/X.py [--exchange segment_means:8] [--num-parts 4
 import shlex
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from eval import results, tables
 from eval.grid import BASE
@@ -22,6 +22,8 @@ from prism_jax.text import bucket_lengths
 
 @dataclass(frozen=True)
 class Evaluate:
+    UNUSED: ClassVar = flags.ONE_SETTING
+
     experiment: config.Flat
     checkpoint: str | None = None
     """Folder of a train.finetune run (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout."""
@@ -49,7 +51,7 @@ def main(argv: list[str]) -> None:
     print(tables.line(columns, columns), tables.line(columns, tables.cells(row, columns)), sep="\n")
     results.write_json(out, results.results(scoring, [row], f"python -m eval.evaluate {shlex.join(argv)}"))
     if is_terminal():
-        results.write_predictions(out / "predictions.tsv", scoring.task, outcomes)
+        results.write_predictions(out / "predictions.tsv", scoring, outcomes)
     print(f"wrote {out}/results.json, predictions.tsv")
 
 

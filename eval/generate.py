@@ -1,18 +1,21 @@
 """Goes on with prompts, with a cache on the device of the last part.
 
 python -m eval.generate configs/X.py --prompt "Once upon a time" ["A second one" ...] [--max-new-tokens 64]
-        [--temperature 0.8] [--top-k 50] [--top-p 0.95] [--seed 0] [--exchange segment_means:8] [--num-parts 4] [flags]
+        [--temperature 0.8] [--top-k 50] [--top-p 0.95] [--seed 0] [--exchange segment_means:8] [--num-parts 4]
+        [--checkpoint RUN] [flags]
     -> streams the texts, then prints cache bytes and tokens per second beside one device; DIR/results.json
 """
 
 import sys
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import jax
 
 from eval import results
 from eval.decoding import compare, stop_token, stream_texts, table, where_prompts_stand
+from eval.scoring import load_variant
 from prism_jax import config, flags, text, weights
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
@@ -24,6 +27,8 @@ from prism_jax.runners import emulate_devices, on_mesh, on_one_device
 
 @dataclass(frozen=True)
 class Generate:
+    UNUSED: ClassVar = flags.ONE_SETTING
+
     experiment: config.Flat
     prompt: tuple[str, ...] = ()
     """One or more texts to go on with."""
@@ -35,8 +40,24 @@ class Generate:
     """Prompts are padded on the left to a multiple of this many tokens; part boundaries follow from that length."""
     compare: bool = True
     """Measure cache and speed beside one device, after the texts."""
+    checkpoint: str | None = None
+    """A run of train.finetune (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout."""
     out: str = "runs/generate"
     """Folder for the results."""
+
+
+def load(command: Generate) -> weights.Pretrained:
+    """The model, of any N."""
+    experiment = command.experiment
+    if command.checkpoint is not None:
+        return load_variant(experiment, None, command.checkpoint)
+    return weights.load(
+        experiment.model,
+        experiment.weights,
+        revision=experiment.revision,
+        adapter=experiment.adapter,
+        compute_dtype=experiment.compute_dtype,
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -54,13 +75,7 @@ def main(argv: list[str]) -> None:
         )
     out = output_folder(command.out)
     emulate_devices(experiment.num_parts)
-    loaded = weights.load(
-        experiment.model,
-        experiment.weights,
-        revision=experiment.revision,
-        adapter=experiment.adapter,
-        compute_dtype=experiment.compute_dtype,
-    )
+    loaded = load(command)
     tokenizer = text.load_tokenizer(loaded.folder, loaded.model.config.vocab_size)
     check_same("weights", loaded.params)
     prompts = from_terminal(lambda: [tokenizer(text)["input_ids"] for text in command.prompt])

@@ -58,14 +58,14 @@ def over_runs(contents: Mapping[str, dict]) -> str:
     if not common:
         return ""
     mean = {key: np.mean([run[key]["score"] for run in runs]) for key in common}
-    controls = [mean[key] for key in common if key[-1] == CONTROL]
+    controls = {key[0]: mean[key] for key in common if key[-1] == CONTROL}
     header = ("N", "parts", "exchange", "L", "wire", "weights", f"{tables.UNITS[kinds.pop()[-1]]} (sd)", "recovery %")
     lines = [header, ["---"] * len(header)]
     for key in common:
         spread, recovery = np.std([run[key]["score"] for run in runs], ddof=1), "-"
-        if all(run[key].get("recovery_percent") is not None for run in runs) and controls:
+        if all(run[key].get("recovery_percent") is not None for run in runs) and key[0] in controls:
             as_is = mean[(*key[:-1], BASE)]
-            recovery = f"{100 * (mean[key] - as_is) / (controls[0] - as_is):.0f}"
+            recovery = f"{100 * (mean[key] - as_is) / (controls[key[0]] - as_is):.0f}"
         lines.append((*(str(x or "-") for x in key), f"{mean[key]:.2f} ({spread:.2f})", recovery))
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"""# All {len(contents)} runs

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prism_jax import cost
-from prism_jax.exchange import Context, Exchange, own_rows
+from prism_jax.exchange import Context, Exchange, Wrapped, own_rows
 from prism_jax.forward import init_params
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertModel
 from prism_jax.partition import Layout, part_length
@@ -20,10 +20,8 @@ AT_LEAST_SECONDS, AT_MOST_RUNS = 5.0, 20
 
 
 @dataclass(frozen=True)
-class StandIn(Exchange):
+class StandIn(Wrapped):
     """The context of one part without the others: their rows are its own, again and again."""
-
-    of: Exchange
 
     def __call__(self, x_BTD, layout):
         T, others = layout.part_len, (layout.num_parts - 1) * self.of.rows_sent(layout.part_len)
@@ -32,9 +30,6 @@ class StandIn(Exchange):
         own, taken = own_rows(x_BTD, layout), jnp.arange(others) % T
         received = Context(x_BTD[:, taken], own.count_BK[:, taken], own.last_K[taken])
         return jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=0 if x.ndim == 1 else 1), own, received)
-
-    def rows_sent(self, part_len):
-        return self.of.rows_sent(part_len)
 
 
 def one_part(layers: int, exchange: Exchange, num_parts: int, num_tokens: int):

@@ -216,14 +216,8 @@ def _drops(sweep: dict, command: Plan) -> dict[tuple[str, int, str], tuple[float
             continue
         sign = -1 if metrics.METRICS[row["metric"]].higher_is_better else 1
         drop = sign * (row["difference_to_one_device"] or 0.0) + 0.0  # no -0.0
-        found[_text(row), row["num_parts"], row["weights"]] = (row["score"], drop)
+        found[row["setting"], row["num_parts"], row["weights"]] = (row["score"], drop)
     return found
-
-
-def _text(row: dict) -> str:
-    """The exchange of a sweep's row, as the command line has it."""
-    numbered = row["exchange"] + (f":{row['num_segments']:.0f}" if row["num_segments"] else "")
-    return numbered if "," in numbered or row["wire"] == "float32" else f"{numbered}:{row['wire']}"
 
 
 def _measured(calibration: dict, command: Plan) -> list[dict]:

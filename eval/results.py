@@ -15,7 +15,6 @@ import numpy as np
 from eval.scoring import Scoring
 from prism_jax import config
 from prism_jax.command import write
-from prism_jax.task import Task
 
 SCHEMA = 1
 
@@ -75,14 +74,16 @@ def write_json(out: Path, content: dict) -> None:
     write(out / "results.json", json.dumps(content, indent=2))
 
 
-def write_predictions(path: Path, task: Task, outcomes: np.ndarray) -> None:
-    """A line for each example: its index, what was predicted, and the label where there is one. Tabs between them."""
+def write_predictions(path: Path, scoring: Scoring, outcomes: np.ndarray) -> None:
+    """A line for each example: its index in the split, what was predicted, and the label where there is one. Tabs between them."""
+    task = scoring.task
     predictions = task.predictions(outcomes)
+    index = np.arange(len(predictions)) if scoring.index is None else scoring.index
     labels = [""] * len(predictions) if task.labels is None else task.labels
     with path.open("w", newline="") as file:
         writer = csv.writer(file, delimiter="\t")
         writer.writerow(("index", "prediction", "label"))
-        for i, (prediction, label) in enumerate(zip(predictions, labels, strict=True)):
+        for i, prediction, label in zip(index, predictions, labels, strict=True):
             writer.writerow((i, prediction, " ".join(map(str, np.atleast_1d(label)))))
 
 

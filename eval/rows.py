@@ -7,7 +7,7 @@ import numpy as np
 
 from eval.grid import Planned
 from prism_jax import cost, metrics
-from prism_jax.errors import InputError
+from prism_jax.errors import InputError, RunError
 from prism_jax.exchange import AllGather, Exchange, WholeSequence, name_of, several, text_of
 from prism_jax.language_tasks import LanguageModelling
 from prism_jax.partition import part_length
@@ -87,6 +87,7 @@ def setting_row(setting: Setting, num_tokens: int, rows: dict[int, int]) -> dict
     else:
         name, wire = text_of(exchange), ",".join(each.wire.name for each in several(exchange))
     return {
+        "setting": text_of(exchange),
         "exchange": name,
         "wire": wire,
         "num_parts": setting.num_parts,
@@ -103,7 +104,7 @@ def planned_row(planned: Planned) -> dict:
 
 def failed_row(task: Task, planned: Planned, error: Exception) -> dict:
     """What was to run, and why it did not."""
-    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, InputError | RunError) else f"{type(error).__name__}: "
     nothing = dict.fromkeys(("score", "score_ci95", "difference_to_one_device", "difference_ci95"))
     row = planned_row(planned) | {"metric": task.metrics[0], **nothing, "examples": None}
     return row | {"error": kind + " ".join(str(error).split())[:500]}

@@ -12,7 +12,7 @@ from eval.grid import BASE
 from eval.rows import cost_row, last_part_row, score_row, setting_row
 from prism_jax import adapter_files, checkpoint, lora
 from prism_jax.config import Experiment
-from prism_jax.dataset import Dataset, subset
+from prism_jax.dataset import Corpus, Dataset, even_rows, subset
 from prism_jax.exchange import per_block
 from prism_jax.experiment import HELD_OUT, load_data, load_model, load_run
 from prism_jax.language_tasks import LanguageModelling
@@ -34,6 +34,7 @@ class Scoring:
       params: by kind of weights, without adapters.
       sources: where each kind comes from.
       dataset: the examples.
+      index: where each example stands in its split; None of plain text, whose windows count from 0.
       folder: with tokenizer or image processor.
       task: the examples as the model reads them.
     """
@@ -43,6 +44,7 @@ class Scoring:
     params: dict[str, Any]
     sources: dict[str, str]
     dataset: Dataset
+    index: np.ndarray | None
     folder: Path | None
     task: Task
 
@@ -82,16 +84,17 @@ def load_scoring(
     for setting in settings:
         per_block(setting.exchange, pretrained.model.config.stack.num_layers)
     limit = 0 if experiment.split == HELD_OUT else experiment.limit  # held out is what training scored
+    index = None if isinstance(dataset, Corpus) else even_rows(len(dataset), limit)
     dataset = subset(dataset, limit)
     task = prepare(dataset, pretrained, experiment.num_tokens)
     named = {kind: source or experiment.adapter or experiment.weights for kind, source in sources.items()}
     params = {kind: one.params for kind, one in variants.items()}
     check_same("weights", params)
-    return Scoring(experiment, pretrained.model, params, named, dataset, pretrained.folder, task)
+    return Scoring(experiment, pretrained.model, params, named, dataset, index, pretrained.folder, task)
 
 
 def load_variant(
-    experiment: Experiment, dataset: Dataset, source: str | None, fresh: tuple[str, ...] = ()
+    experiment: Experiment, dataset: Dataset | None, source: str | None, fresh: tuple[str, ...] = ()
 ) -> Pretrained:
     """The model of an experiment, as a run left it or with an adapter in PEFT's layout; adapters folded in.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -72,6 +73,11 @@ def digest_of_exchange(setting: Setting) -> str:
     """Of its text, and of the files in which it and its wire formats stand: a change of one's own exchange is a new row."""
     each = several(setting.exchange)
     return digest(text_of(setting.exchange), *(source_of(type(x)) for one in each for x in (one, one.wire)))
+
+
+def digest_of_model(model: nn.Module) -> str:
+    """Of its config, and of the files of its class and of those that it extends."""
+    return digest(repr(model), *map(source_of, type(model).__mro__))
 
 
 def source_of(kind: type) -> bytes | str:

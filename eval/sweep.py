@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -30,6 +30,8 @@ from prism_jax.runners import Runner, emulate_devices, on_mesh, on_one_device
 
 @dataclass(frozen=True)
 class Sweep:
+    UNUSED: ClassVar = {"exchange": "--exchanges or --segments", "num_parts": "--parts"}
+
     experiment: config.Flat
     base: str | None = None
     """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights."""
@@ -62,7 +64,8 @@ class Sweeper:
         self._predictor: Predictor | None = None
         self._kept: dict[tuple[int, Setting, str], np.ndarray] = {}
         self._library = store.digest_of_library()
-        params = next(iter(scorings.values())).params
+        one = next(iter(scorings.values()))
+        self._model, params = store.digest_of_model(one.model), one.params
         self._params = {kind: store.digest_of_params(of) for kind, of in params.items()}
         self._tasks = {N: store.digest_of_task(one.task, N) for N, one in scorings.items()}
 
@@ -96,7 +99,7 @@ class Sweeper:
             store.digest_of_exchange(setting),
             self._params[planned.weights],
             self._tasks[planned.num_tokens],
-            repr(scoring.model),
+            self._model,
             (setting.num_parts, experiment.num_tokens, scoring.buckets, experiment.batch_size, type(run).__name__),
         )
         if found := from_terminal(lambda: self._store.load(key)):

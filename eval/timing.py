@@ -15,7 +15,6 @@ from eval.one_alone import traffic
 from eval.rows import setting_row
 from eval.scoring import Scoring
 from prism_jax import cost
-from prism_jax.exchange import text_of
 from prism_jax.forward import forward
 from prism_jax.prediction import Setting
 from prism_jax.processes import from_terminal
@@ -134,7 +133,6 @@ def row(request: Request, requests: Sequence[Request]) -> dict:
     lengths = scoring.task.lengths[np.arange(batch_size) % len(scoring.task.lengths)]
     return {
         **setting_row(setting, num_tokens, {num_tokens: 1}),
-        "setting": text_of(setting.exchange),
         "batch_size": batch_size,
         "real_tokens_median": float(np.median(lengths)),
         "rounds": len(request.seconds),
@@ -169,7 +167,7 @@ def table(rows: Sequence[dict]) -> str:
     for row in rows:
         counted = row["bytes_counted_sent"]
         cells = (
-            row["exchange"] + (f":{row['num_segments']}" if row["num_segments"] else ""),
+            row["setting"].removesuffix(f":{row['wire']}"),
             row["wire"],
             str(row["num_parts"]),
             f"{1e3 * row['seconds']:.1f} [{1e3 * row['seconds_p10']:.1f}, {1e3 * row['seconds_p90']:.1f}]",

@@ -21,6 +21,7 @@ from prism_jax.exchange import (
     IsolatedParts,
     SegmentMeans,
     WholeSequence,
+    Wrapped,
 )
 from prism_jax.forward import forward, init_params
 from prism_jax.generation import Generator, Sampling
@@ -45,6 +46,7 @@ __all__ = [
     "UnscaledMeans",
     "WholeSequence",
     "Wire",
+    "Wrapped",
     "emulate_devices",
     "forward",
     "init_params",

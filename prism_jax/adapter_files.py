@@ -83,7 +83,7 @@ def save(
       dtype: "float32" or "float16", of the tensors.
 
     Raises:
-      InputError: if there are no adapters, or an argument is not one of these.
+      InputError: if there are no adapters, an argument is not one of these, or a parameter of an own class has no name there.
     """
     if dtype not in ("float32", "float16"):
         raise InputError(f"dtype is {dtype!r}; choose float32 or float16")
@@ -97,6 +97,7 @@ def save(
         )
     table, architecture = family_of(type(model)).table(model.config), architecture_of(type(model))
     flat = {path: np.asarray(x) for path, x in flax.traverse_util.flatten_dict(jax.device_get(params), sep="/").items()}
+    table.check_named(path for path in flat if path.rpartition("/")[2] not in ("lora_a", "lora_b", "lora_scale"))
     tensors: dict[str, np.ndarray] = {}
     sizes: dict[str, tuple[int, float]] = {}
     kept: set[str] = set()

@@ -14,7 +14,6 @@ import orbax.checkpoint as ocp
 
 from prism_jax import config
 from prism_jax.errors import InputError, RunError
-from prism_jax.models.families import class_named
 from prism_jax.processes import from_terminal, is_terminal, several
 from prism_jax.runners import replicated
 
@@ -239,7 +238,7 @@ def check_same_model(trained: Trained, experiment: config.Experiment, *more: str
     The experiment's class may extend that of the run: an idea is tried with the weights that are there.
     """
     said = trained.config
-    if issubclass(experiment.model, class_named(said["model"])):
+    if said["model"] in (kind.__name__ for kind in experiment.model.__mro__):
         said = said | {"model": experiment.model.__name__}
     if differing := _differences(said, experiment, (*SAME_MODEL, *more)):
         raise InputError(

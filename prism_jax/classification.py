@@ -11,9 +11,13 @@ import optax
 
 from prism_jax import images
 from prism_jax.dataset import Labelled, outline
+from prism_jax.errors import RunError
 from prism_jax.forward import forward
 from prism_jax.task import Task
 from prism_jax.text import Tokens
+
+NO_CLASS = -1
+"""The outcome of an example whose logits are not finite."""
 
 
 class Inputs(Protocol):
@@ -111,4 +115,14 @@ class Classification(Task):
 
     def outcomes(self, model, params, parts, targets, exchange, run):
         logits_BC = forward(model, params, parts, exchange, run)
-        return logits_BC.argmax(-1) if self.dataset.label_names else logits_BC[:, 0]
+        if not self.dataset.label_names:
+            return logits_BC[:, 0]
+        return jnp.where(jnp.isfinite(logits_BC).all(-1), logits_BC.argmax(-1), NO_CLASS)
+
+    def predictions(self, outcomes):
+        if self.dataset.label_names and (outcomes == NO_CLASS).any():
+            raise RunError(
+                f"the logits of {(outcomes == NO_CLASS).sum()} of {len(outcomes)} examples are not finite, so they have no class; "
+                "use weights that did not diverge, or a wire format of a wider range"
+            )
+        return outcomes

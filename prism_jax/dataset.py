@@ -132,13 +132,19 @@ def outline(dataset: Dataset) -> Dataset:
     return replace(dataset, contexts=count, endings=count)
 
 
-def subset(dataset: Dataset, limit: int) -> Dataset:
-    """`limit` examples at even distances over the data set, so that one sorted by class keeps its mixture; all with 0."""
+def even_rows(length: int, limit: int) -> np.ndarray:
+    """Of `length` examples `limit` at even distances, so that a data set sorted by class keeps its mixture; all with 0."""
     if limit < 0:
         raise InputError(f"limit is {limit}; choose a number of examples, or 0 for all")
-    if limit == 0 or limit >= len(dataset):
-        return dataset
-    return dataset.take((np.arange(limit) * 2 + 1) * len(dataset) // (2 * limit))
+    if limit == 0 or limit >= length:
+        return np.arange(length)
+    return (np.arange(limit) * 2 + 1) * length // (2 * limit)
+
+
+def subset(dataset: Dataset, limit: int) -> Dataset:
+    """The examples at `even_rows`."""
+    rows = even_rows(len(dataset), limit)
+    return dataset if len(rows) == len(dataset) else dataset.take(rows)
 
 
 def check_split(name: str, split: str, allowed: Sequence[str] = ("train", "test")) -> None:

@@ -6,6 +6,7 @@ known on every part, so only features cross the mesh. Every collective but the j
 """
 
 import abc
+import inspect
 import re
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
@@ -91,6 +92,27 @@ class Exchange(abc.ABC):
     def __str__(self) -> str:
         numbers = [str(getattr(self, one.name)) for one in fields(self) if one.name != "wire"]
         return ":".join([name_of(type(self)), *numbers, *([self.wire.name] if self.wire != FLOAT32 else [])])
+
+
+@dataclass(frozen=True)
+class Wrapped(Exchange):
+    """An exchange that changes the context of another one; subclasses say how. It sends what that one sends, where that one does.
+
+    Attributes:
+      of: the other one, with its own wire format.
+    """
+
+    of: Exchange
+
+    @property
+    def after_norm(self) -> bool:  # type: ignore[override]
+        return self.of.after_norm
+
+    def rows_sent(self, part_len):
+        return self.of.rows_sent(part_len)
+
+    def check(self, num_tokens, num_parts):
+        self.of.check(num_tokens, num_parts)
 
 
 def own_rows(x_BTD: jax.Array, layout: Layout) -> Context:
@@ -263,7 +285,7 @@ def parse(text: str) -> Exchanges:
 
 
 def _parse_one(text: str) -> Exchange:
-    kinds = {name_of(kind): kind for kind in Exchange.__subclasses__()}
+    kinds = {name_of(kind): kind for kind in Exchange.__subclasses__() if not inspect.isabstract(kind)}
     name, *values = text.strip().split(":")
     if name not in kinds:
         raise InputError(f"unknown exchange {name!r}; known are {', '.join(sorted(kinds))}")

@@ -68,12 +68,12 @@ def _divided(experiment: Experiment) -> tuple[Dataset, Dataset]:
     return subset(train, training.limit), subset(held_out, training.validation_limit)
 
 
-def load_model(experiment: Experiment, dataset: Dataset, *, fresh: Iterable[str] = ()) -> Pretrained:
+def load_model(experiment: Experiment, dataset: Dataset | None, *, fresh: Iterable[str] = ()) -> Pretrained:
     """The model of an experiment for a data set, with the weights that the experiment names.
 
     Args:
       experiment: names them.
-      dataset: gives the number of classes.
+      dataset: gives the number of classes; None where there is no such head.
       fresh: first names of parameters to be drawn at random.
     """
     hub.check_source(experiment.weights)
@@ -89,10 +89,11 @@ def load_run(
 ) -> Pretrained:
     """A model of the class `kind` with the weights of a run as a checkpoint left them, see `with_trained`.
 
-    Parameters in `fresh` that the run has not trained, of a class that extends the run's, are as they are drawn.
+    Parameters in `fresh` that a class adds to that of the run are as they are drawn.
     """
     said = trained.config
-    drawn = dict.fromkeys((*said["training"]["fresh"], *fresh))
+    added = () if said["model"] == kind.__name__ else fresh
+    drawn = dict.fromkeys((*said["training"]["fresh"], *added))
     return with_trained(_load(kind, said, said["num_labels"], drawn, compute_dtype), trained)
 
 

@@ -12,17 +12,26 @@ from prism_jax import processes
 from prism_jax.config import load
 from prism_jax.errors import InputError
 
+ONE_SETTING = {
+    "parts": "--num-parts",
+    **dict.fromkeys(("segments", "exchanges", "wires"), "--exchange"),
+    "lengths": "--num-tokens",
+    "tuned": "--checkpoint",
+}
+"""`UNUSED` of a command that runs one setting: what a sweep reads."""
+
 
 def parse(command: type, description: str, argv: list[str]) -> Any:
     """An entry point's arguments: `CONFIG [flags]`, the flags over the values of the config file.
 
     Args:
-      command: a dataclass with a field `experiment: Flat`, and fields of its own for the command's own flags.
+      command: a dataclass with a field `experiment: Flat`, and fields of its own for the command's own flags. Its `UNUSED`, if
+        any, has the experiment's fields that the command does not read, and the flags to use in their place.
       description: for `--help`.
       argv: without the name of the program.
 
     Raises:
-      InputError: for a missing or wrong config, an unknown flag, a value that does not fit.
+      InputError: for a missing or wrong config, an unknown flag or one that would do nothing, a value that does not fit.
       SystemExit: after `--help`.
     """
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
@@ -34,6 +43,9 @@ def parse(command: type, description: str, argv: list[str]) -> Any:
         raise SystemExit(0)
     default = command(experiment=load(argv[0]))
     parsed = _cli(command, argv[1:], default=default, prog=argv[0], description=description)
+    for name, instead in getattr(command, "UNUSED", {}).items():
+        if getattr(parsed.experiment, name) != getattr(default.experiment, name):
+            raise InputError(f"--{name.replace('_', '-')} does nothing in this command; use {instead}")
     parsed.experiment.check()
     processes.check_same("flags, config or version of JAX", repr((jax.__version__, parsed)))
     return parsed

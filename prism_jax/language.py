@@ -42,7 +42,9 @@ def log_likelihoods(model: nn.Module, params: Any, parts: Parts, exchange: Excha
         return jnp.take_along_axis(log_p_NV, ids_N[1:, None], axis=1)[:, 0]
 
     real_BN = parts.real_BN[:, :num_tokens]
-    log_p_BN = run.one_by_one(jax.checkpoint(one), params, (rows_BRD, ids_BN))  # a gradient computes the logits once more
+    log_p_BN = run.one_by_one(
+        jax.checkpoint(one), params, (rows_BRD, ids_BN)
+    )  # a gradient computes the logits once more
     return jnp.where(real_BN[:, 1:] & real_BN[:, :-1], log_p_BN, 0)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from prism_jax import language
 from prism_jax.dataset import Cloze, Elsewhere, outline
+from prism_jax.errors import RunError
 from prism_jax.task import Task
 from prism_jax.text import Tokens
 
@@ -114,4 +115,9 @@ class ClozeTask(Task):
         return jnp.where(targets, log_p_BN, 0).sum(1)
 
     def predictions(self, outcomes):
+        if np.isnan(outcomes).any():
+            raise RunError(
+                f"the likelihoods of {np.isnan(outcomes).sum()} of {len(outcomes)} endings are not numbers, so none is the best; "
+                "use weights that did not diverge, or a wire format of a wider range"
+            )
         return outcomes.reshape(-1, self.num_choices).argmax(1)

@@ -64,7 +64,11 @@ class Task(abc.ABC):
         """What scoring keeps of each row: [B], or [B, N - 1]."""
 
     def predictions(self, outcomes: np.ndarray) -> np.ndarray:
-        """A prediction for each example, from the outcomes of all rows."""
+        """A prediction for each example, from the outcomes of all rows.
+
+        Raises:
+          RunError: if the model's numbers are not finite, so that no example's answer is known.
+        """
         return outcomes
 
     @abc.abstractmethod

@@ -32,10 +32,17 @@ def prepare(
       smoothing: of labels in the loss.
 
     Raises:
-      InputError: if the model does not answer what the data set asks, or a metric takes other answers.
+      InputError: if the model does not answer what the data set asks, a metric takes other answers, or there are no classes to
+        smooth or no images to augment.
     """
     check_model(pretrained.model, dataset, num_tokens)
     check_metrics(dataset)
+    if smoothing and not getattr(dataset, "label_names", ()):
+        raise InputError(
+            f"labels are smoothed between classes, which {dataset.name} has none of; set label_smoothing to 0"
+        )
+    if augment and "image" not in getattr(dataset, "inputs", ()):
+        raise InputError(f"images are cropped and flipped, which {dataset.name} has none of; leave augment out")
     return from_terminal(
         lambda: _prepare(dataset, pretrained, num_tokens, augment, smoothing), lambda task: outline(task, num_tokens)
     )
@@ -64,7 +71,7 @@ def _prepare(dataset: Dataset, pretrained: Pretrained, num_tokens: int, augment:
     return ClozeTask(dataset, contexts, endings, num_tokens)
 
 
-def num_labels(dataset: Dataset) -> int | None:
+def num_labels(dataset: Dataset | None) -> int | None:
     """C, the classes of a head for this data set: 1 where a number is to be told; None where there is no such head."""
     return (len(dataset.label_names) or 1) if isinstance(dataset, Labelled) else None
 

@@ -185,12 +185,18 @@ def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()
       label_names: of the classes.
 
     Raises:
-      InputError: if there is something in the folder.
+      InputError: if there is something in the folder, or a parameter has no name in Hugging Face's library: an adapter, or one
+        of an own class.
     """
     model, source = pretrained.model, pretrained.folder
     check_empty(folder)
     family, architecture = family_of(type(model)), architecture_of(type(model))
     table = family.table(model.config)
+    if lora.has_adapters(pretrained.params):
+        raise InputError(
+            "the parameters have adapters; fold them in with lora.merge, or write these alone with adapter_files.save"
+        )
+    table.check_named(flatten(pretrained.params))
     tensors = export_tensors(jax.device_get(pretrained.params), table)
     tensors = {table.full_name(name, architecture): x for name, x in tensors.items()}
     content = hub.read_json(source / "config.json") if source else {}

@@ -33,6 +33,7 @@ def test_what_a_batch_takes_beside_the_step_before_is_no_waiting():
         timed.started(step)
         timed.next_of(batches)
         step.block_until_ready()
+        timed.count(1.0)
         assert abs(timed.waited - waited) < 0.2, (of_batch, timed.waited)
 
 

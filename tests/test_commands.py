@@ -175,6 +175,21 @@ def test_a_config_file_without_a_config_or_with_an_error(tmp_path, monkeypatch, 
     assert "can't be read: ModuleNotFoundError" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("module", "flags", "message"),
+    [
+        ("train.finetune", ["--parts", 2], "--parts does nothing in this command; use --training.parts"),
+        ("train.finetune", ["--limit", 7], "--limit does nothing in this command; use --training.limit"),
+        ("eval.evaluate", ["--segments", 2], "--segments does nothing in this command; use --exchange"),
+        ("eval.blocks", ["--lengths", 16], "--lengths does nothing in this command; use --num-tokens"),
+        ("eval.sweep", ["--num-parts", 4], "--num-parts does nothing in this command; use --parts"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(module, flags, message, toy_config, tmp_path, monkeypatch, capsys):
+    assert run(module, toy_config, *flags, "--out", tmp_path, monkeypatch=monkeypatch) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("module", ["eval.sweep", "eval.evaluate", "eval.blocks", "eval.generate", "train.finetune"])
 def test_help(module, toy_config, monkeypatch, capsys):
     assert run(module, "--help", monkeypatch=monkeypatch) == 0
@@ -262,6 +277,44 @@ def test_generate_stops_at_a_token_and_samples_by_seed(gpt2_config, tmp_path, mo
     assert text("--max-new-tokens", 8, "--stop", "w77") == ["w77"]
     sampled = [text("--max-new-tokens", 8, "--temperature", 2, "--top-k", 20, "--seed", seed) for seed in (1, 1, 2)]
     assert sampled[0] == sampled[1] != sampled[2]
+
+
+def test_generate_goes_on_with_what_a_run_left(gpt2_config, tmp_path, monkeypatch):
+    """The same text as from the weights that the run exports."""
+    lines = "w1 w2 w3 w4 w5 w6 w7 w8 w9 " * 8
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "data" / f"{split}.txt").write_text("\n\n".join([lines] * 30))
+    config, *weights, _, _, _, _ = gpt2_config
+    said = weights[1] / "tokenizer_config.json"
+    said.write_text(json.dumps(json.loads(said.read_text()) | {"eos_token": "[SEP]"}))
+    small = ["--num-tokens", 16, "--num-parts", 1, "--exchange", "whole_sequence"]
+    of_run = ["--dataset", "text", "--data-source", tmp_path / "data", *small]
+    steps = ["--training.fresh", "--training.epochs", 1, "--training.learning-rate", 0.01, "--training.no-dropout"]
+    assert (
+        run("train.finetune", config, *weights, *of_run, *steps, "--out", tmp_path / "run", monkeypatch=monkeypatch)
+        == 0
+    )
+    assert run("train.export", tmp_path / "run", tmp_path / "exported", monkeypatch=monkeypatch) == 0
+
+    def text(*flags):
+        flags = [
+            "--prompt",
+            "w1 w2 w3",
+            "--max-new-tokens",
+            6,
+            "--no-compare",
+            *small,
+            *flags,
+            "--out",
+            tmp_path / "out",
+        ]
+        assert run("eval.generate", config, *flags, monkeypatch=monkeypatch) == 0
+        return json.loads((tmp_path / "out" / "results.json").read_text())["texts"][0]["new"].split()
+
+    learned = text(*weights, *of_run, "--checkpoint", tmp_path / "run")
+    assert learned == text("--weights", tmp_path / "exported")
+    assert learned != text(*weights)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +415,7 @@ def test_tensorboard_gets_the_same_figures(tmp_path):
     from train.log import Log
 
     with Log(tmp_path, 0, tensorboard=True) as log:
-        log.write({"step": 3, "loss": 0.25, "time": 1.0})
+        log.write({"step": 3, "loss": 0.25, "held_out_pearson_percent": None})
     (path,) = (tmp_path / "tensorboard").iterdir()
     content, start, seen = path.read_bytes(), 0, []
     while start < len(content):  # TFRecord: length, checksum, event, checksum
@@ -380,6 +433,6 @@ def test_the_share_of_examples_with_tokens_in_every_part():
     lengths = np.array([8, 7, 6, 4, 1])
     experiment = Experiment(model=None, weights="", num_tokens=8)
     task = type("Task", (), {"lengths": lengths})()
-    shares = [Scoring(experiment, None, {}, {}, None, None, task).share_in_every_part(p) for p in (1, 2, 3, 4)]
+    shares = [Scoring(experiment, None, {}, {}, None, None, None, task).share_in_every_part(p) for p in (1, 2, 3, 4)]
     # Parts of 8; 4 and 4; 3, 3 and 2; 2 each.
     assert shares == [1.0, 0.6, 0.4, 0.4]

@@ -12,7 +12,7 @@ from conftest import GOLDEN, assert_close, run
 from test_bert import run_ours, save_hf_model
 
 import prism_jax as pj
-from prism_jax import text, weights
+from prism_jax import adapter_files, lora, text, weights
 from prism_jax.models import bert, gpt2
 
 BERT = {
@@ -70,6 +70,22 @@ def test_a_model_made_here_goes_out(tmp_path):
     run = pj.on_one_device(1)
     ours = pj.forward(model, params, run.split(batch), pj.WholeSequence(), run)
     assert_close(np.asarray(ours)[batch["mask"]], test_gpt2.run_hf(theirs, batch).logits.numpy()[batch["mask"]])
+
+
+def test_parameters_without_a_name_there_are_not_dropped(tmp_path):
+    model = gpt2.GPT2LMHeadModel(
+        gpt2.GPT2Config(replace(gpt2.GPT2.stack, num_layers=1, features=24, num_heads=2), 99, 32)
+    )
+    params = pj.init_params(model, jax.random.key(0))
+    own = params | {"log_count": np.zeros(1)}
+    with pytest.raises(ValueError, match="no name for log_count, which would be lost"):
+        weights.export(weights.Pretrained(model, own), tmp_path / "whole")
+    adapted = lora.add(params, lora.LoRA(2), jax.random.key(0))
+    with pytest.raises(ValueError, match="have adapters; fold them in with lora.merge"):
+        weights.export(weights.Pretrained(model, adapted), tmp_path / "whole")
+    with pytest.raises(ValueError, match="no name for log_count, which would be lost"):
+        adapter_files.save(tmp_path / "adapter", model, adapted | {"log_count": np.zeros(1)}, base="org/name")
+    assert not any(tmp_path.iterdir())
 
 
 def test_what_the_source_says_of_its_precision_and_labels_does_not_go_out(tmp_path):

@@ -33,7 +33,7 @@ def lines(out: Path) -> list[dict]:
 
 
 def without_times(out: Path) -> list[dict]:
-    return [{name: x for name, x in line.items() if name not in ("time", "waited")} for line in lines(out)]
+    return [{name: x for name, x in line.items() if name not in ("seconds", "time", "waited")} for line in lines(out)]
 
 
 def assert_same_parameters(one: Path, other: Path) -> None:
@@ -93,6 +93,21 @@ def test_an_evaluation_of_the_checkpoint_is_that_of_training(whole, toy_config, 
     (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert row["score"] == lines(whole)[-1]["score"]
     assert row["examples"] == 6
+
+
+def test_a_run_that_is_done_stays_as_it_is(whole, toy_config, tmp_path, monkeypatch, capsys):
+    out = Path(shutil.copytree(whole, tmp_path / "run"))
+    flags = [*FULL, *PRISM, "--training.log-every", "1", "--training.evaluate-every", "3", "--out", out, "--resume"]
+    assert run("train.finetune", toy_config, *flags, monkeypatch=monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert (
+        "trained through segment_means:1 on 3, segment_means:3 on 3; checkpoints chosen by segment_means:8 on 2" in said
+    )
+    for name in ("result.json", "metrics.jsonl"):
+        assert (out / name).read_text() == (whole / name).read_text()
+    result = json.loads((out / "result.json").read_text())
+    assert result["first_step"] == 0
+    assert result["seconds"] > lines(whole)[-1]["seconds"] > 0
 
 
 def test_stopped_by_ctrl_c_it_saves_and_goes_on_as_if_never_stopped(whole, toy_config, tmp_path, monkeypatch, capsys):

@@ -33,6 +33,9 @@ def test_class_tokens_on_every_part(runner):
             jax.jit(lambda p, parts: pj.forward(model, p, parts, exchange, on))(on.replicate(params), parts)
         )
 
+    class_beside = idea["BesideClassRow"]
+    assert class_beside(pj.MeansAfterNorm(1)).after_norm
+    assert not class_beside(pj.SegmentMeans(1)).after_norm
     expected = logits(plain, pj.WholeSequence(), pj.on_one_device(1))
     assert_close(logits(copied, pj.WholeSequence(), pj.on_one_device(1)), expected)
     assert_close(logits(copied, pj.AllGather(), on_parts), expected)
@@ -88,6 +91,16 @@ config = replace(configs.load({toy_config!r}), model=Upside)
     plain, upside = score(toy_config, trained, "plain"), score(own, trained, "upside")
     assert (plain[0].split(",")[0], upside[0].split(",")[0]) == ("BertForSequenceClassification", "Upside")
     assert plain[1] > 60 > 40 > upside[1]
+
+    def swept():
+        flags = ["--base", trained, "--parts", 2, "--segments", 2, "--exchanges", "--out", tmp_path / "sweep"]
+        assert run("eval.sweep", own, *flags, monkeypatch=monkeypatch) == 0
+        return [row["score"] for row in json.loads((tmp_path / "sweep" / "results.json").read_text())["rows"]]
+
+    as_it_was, before = own.read_text(), swept()
+    own.write_text(as_it_was.replace("return -super()", "return super()"))  # stored rows are of another model now
+    assert max(before) < 40 < 60 < min(swept())
+    own.write_text(as_it_was)
     flags = ["--start", trained, "--out", tmp_path / "run"]
     assert run("train.finetune", own, *flags, monkeypatch=monkeypatch) == 0
     assert score(own, tmp_path / "run", "tuned")[1] > upside[1]

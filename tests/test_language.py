@@ -44,7 +44,9 @@ def test_scores_and_gradients_on_a_mesh_of_data_and_parts_are_those_of_one_devic
             scores = language.log_likelihoods(model, params, parts, pj.SegmentMeans(2), run)
             return scores.sum(), scores
 
-        (_, scores), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(run.replicate(params), run.split(batch))
+        (_, scores), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(
+            run.replicate(params), run.split(batch)
+        )
         found.append((scores, *jax.tree.leaves(gradient)))
     for one, mesh in zip(*found, strict=True):
         assert_close(mesh, one, 1e-4)

@@ -222,14 +222,14 @@ def test_lines_cross_where_they_are_equal():
 def planned(toy_config, tmp_path, monkeypatch, capsys):
     """Runs eval.plan on made-up scores and times; returns its status, what it printed, and plan.json."""
     scored = [
-        ("whole_sequence", None, "float32", 1, "base", 80.0, None),
-        ("all_gather", None, "float32", 2, "base", 80.0, 0.0),
-        ("segment_means", 1, "float32", 2, "base", 77.0, -3.0),
-        ("segment_means", 1, "float32", 2, "tuned", 79.5, -0.5),
-        ("isolated_parts", None, "float32", 2, "base", 60.0, -20.0),
-        ("segment_means", 1, "float32", 4, "tuned", 79.2, -0.8),
+        ("whole_sequence", 1, "base", 80.0, None),
+        ("all_gather", 2, "base", 80.0, 0.0),
+        ("segment_means:1", 2, "base", 77.0, -3.0),
+        ("segment_means:1", 2, "tuned", 79.5, -0.5),
+        ("isolated_parts", 2, "base", 60.0, -20.0),
+        ("segment_means:1", 4, "tuned", 79.2, -0.8),
     ]
-    names = ("exchange", "num_segments", "wire", "num_parts", "weights", "score", "difference_to_one_device")
+    names = ("setting", "num_parts", "weights", "score", "difference_to_one_device")
     sweep = [dict(zip(names, row, strict=True)) | {"metric": "accuracy_percent", "tokens": 32} for row in scored]
     rows = measured_rows()
     alone = [row | {"seconds": row["seconds_alone"]} for row in rows[:4]]

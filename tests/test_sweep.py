@@ -289,11 +289,12 @@ class TwoNumbers(IsolatedParts):
 
 
 def test_rows_of_an_exchange_with_several_numbers_can_be_told_apart():
-    names = [
-        setting_row(Setting(exchange, 2), 8, {8: 1})["exchange"]
+    rows = [
+        setting_row(Setting(exchange, 2), 8, {8: 1})
         for exchange in (TwoNumbers(1, 50), TwoNumbers(1, 75), SegmentMeans(1))
     ]
-    assert names == ["two_numbers:1:50", "two_numbers:1:75", "segment_means"]
+    assert [row["exchange"] for row in rows] == ["two_numbers:1:50", "two_numbers:1:75", "segment_means"]
+    assert [row["setting"] for row in rows] == ["two_numbers:1:50", "two_numbers:1:75", "segment_means:1"]
 
 
 @pytest.mark.parametrize("label", ["a", "first token and means:16, int8, L = 16"])

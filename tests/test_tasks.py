@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from conftest import assert_close, save_toy_tokenizer, tiny_batch
+from conftest import assert_close, save_toy_tokenizer, stack_config, tiny_batch
 from PIL import Image
 
 import prism_jax as pj
@@ -15,6 +15,7 @@ from prism_jax.models.bert import BERT_BASE, BertConfig, BertForMaskedLM, BertFo
 from prism_jax.models.gpt2 import GPT2, GPT2LMHeadModel
 from prism_jax.models.vit import VIT_BASE, ViTForImageClassification
 from prism_jax.text import Tokens, load_tokenizer
+from prism_jax.weights import Pretrained
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -24,8 +25,6 @@ RUN = pj.on_one_device(1)
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_classification_loss_is_pytorch_s(smoothing):
     torch = pytest.importorskip("torch")
-    from conftest import stack_config
-
     model = BertForSequenceClassification(BertConfig(stack_config(), vocab_size=100, num_positions=64, num_labels=5))
     params = pj.init_params(model, jax.random.key(0))
     batch, labels = tiny_batch(9, padded=True), np.array([4, 0, 2])
@@ -41,8 +40,6 @@ def test_classification_loss_is_pytorch_s(smoothing):
 
 
 def test_a_number_in_place_of_a_class():
-    from conftest import stack_config
-
     model = BertForSequenceClassification(BertConfig(stack_config(), vocab_size=100, num_positions=64, num_labels=1))
     params = pj.init_params(model, jax.random.key(0))
     labels = np.array([0.5, 4.0, 2.5])
@@ -94,8 +91,6 @@ def test_the_ending_with_the_highest_likelihood_as_a_whole_is_chosen():
 
 
 def test_the_loss_of_a_language_model_counts_what_it_predicts():
-    from conftest import stack_config
-
     from prism_jax.models.gpt2 import GPT2Config
 
     stack = stack_config(norm_first=True, causal=True)
@@ -154,6 +149,28 @@ PICTURES = Labelled("d", {"image": [None]}, np.zeros(1, int), ("no", "yes"))
 def test_models_that_do_not_answer_what_is_asked_are_refused(model, dataset, message):
     with pytest.raises(ValueError, match=message):
         tasks.check_model(model, dataset, 32)
+
+
+def test_logits_that_are_not_finite_have_no_class():
+    model = BertForSequenceClassification(BertConfig(stack_config(), vocab_size=100, num_positions=64, num_labels=2))
+    params = pj.init_params(model, jax.random.key(0))
+    batch = tiny_batch(9, padded=False)
+    task = Classification(Labelled("d", {"text": "abc"}, np.array([0, 1, 0]), ("no", "yes")), None)
+    parts = RUN.split(batch | {"ids": np.where(np.arange(3)[:, None] == 1, 99, batch["ids"] % 99)})
+    params["encoder"]["token"]["embedding"] = params["encoder"]["token"]["embedding"].at[99].set(np.inf)
+    outcomes = np.asarray(task.outcomes(model, params, parts, None, pj.WholeSequence(), RUN))
+    with pytest.raises(RuntimeError, match="the logits of 1 of 3 examples are not finite"):
+        task.predictions(outcomes)
+    cloze = ClozeTask(Cloze("c", ["a"], [("b", "c")], np.zeros(1, int)), [np.ones(1)], [np.ones(1)] * 2, 8)
+    with pytest.raises(RuntimeError, match="the likelihoods of 1 of 2 endings are not numbers"):
+        cloze.predictions(np.array([-1.0, np.nan]))
+
+
+@pytest.mark.parametrize("more", [{"smoothing": 0.1}, {"augment": True}])
+def test_a_recipe_that_a_data_set_can_not_follow_is_refused(more):
+    pretrained = Pretrained(GPT2LMHeadModel(GPT2), None)
+    with pytest.raises(ValueError, match="which d has none of"):
+        tasks.prepare(Corpus("d", ["a"]), pretrained, 32, **more)
 
 
 def test_models_that_do_answer_are_taken():

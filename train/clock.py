@@ -21,22 +21,23 @@ class Clock:
     """Times steps that run in the background while the next batch is made.
 
     Attributes:
-      waited: seconds in which no step was running because the next batch was not there yet.
+      waited: seconds of the steps that were counted in which none was running because the next batch was not there yet.
       stepping: seconds of the steps that were counted.
       steps: their number.
     """
 
     def __init__(self) -> None:
         self.waited, self.stepping, self.steps = 0.0, 0.0, 0
+        self._waiting = 0.0
         self._watch = ThreadPoolExecutor(1)
         self._ready: Future[float] | None = None
 
     def next_of(self, batches: Iterator[T]) -> T:
         """The next batch. What it takes after the step before has ended is waiting."""
         began = time.perf_counter()
-        batch = next(batches)
+        batch, self._waiting = next(batches), 0.0
         if self._ready is not None and self._ready.done():
-            self.waited += max(time.perf_counter() - max(began, self._ready.result()), 0.0)
+            self._waiting = max(time.perf_counter() - max(began, self._ready.result()), 0.0)
         return batch
 
     def started(self, result: Any) -> None:
@@ -45,7 +46,7 @@ class Clock:
 
     def count(self, seconds: float) -> None:
         """A step that took so long, until it was under way and the one before had ended."""
-        self.stepping, self.steps = self.stepping + seconds, self.steps + 1
+        self.waited, self.stepping, self.steps = self.waited + self._waiting, self.stepping + seconds, self.steps + 1
 
 
 def _when_ready(result: jax.Array) -> float:

@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 from dataclasses import dataclass
+from typing import ClassVar
 
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run, write
@@ -17,6 +18,15 @@ from train.loop import finetune
 
 @dataclass(frozen=True)
 class Finetune:
+    UNUSED: ClassVar = {
+        "parts": "--training.parts",
+        **dict.fromkeys(("segments", "exchanges", "wires"), "--training.exchanges"),
+        "lengths": "--num-tokens",
+        **dict.fromkeys(("tuned", "adapter"), "--start"),
+        "limit": "--training.limit",
+        "split": "--training.validation",
+    }
+
     experiment: config.Flat
     out: str = "runs/finetune"
     """Folder for all that the run writes."""
@@ -33,7 +43,8 @@ def main(argv: list[str]) -> None:
         emulate_devices(max(*training.parts, command.experiment.num_parts) * training.data)
     reached = finetune(command.experiment, out, resume=command.resume, start=command.start)
     said = f"python -m train.finetune {shlex.join(argv)}"
-    write(out / "result.json", json.dumps({"command": said} | reached, indent=2) + "\n")
+    if reached["first_step"] < reached["step"] or not (out / "result.json").exists():
+        write(out / "result.json", json.dumps({"command": said} | reached, indent=2) + "\n")
     print(json.dumps(reached, indent=2))
     print(
         f"wrote {out}; score it with eval.evaluate --checkpoint {out}, the same config and what its flags say of model and data"

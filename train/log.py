@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,18 @@ from prism_jax.errors import InputError
 class Log:
     """Lines of JSON, one for some steps and one for each evaluation, which holds a `score`.
 
-    Lines after the step that training goes on from are dropped.
+    Lines after the step that training goes on from are dropped. Each line ends with `seconds`, what the run has taken so far
+    without its interruptions, and `time`, that of the day since 1970.
     """
 
     def __init__(self, out: Path, step: int, *, tensorboard: bool = False):
         self._path, self._events = out / "metrics.jsonl", None
         lines = self._path.read_text().split("\n")[:-1] if self._path.exists() else []  # the last may be half written
         self._lines = [line for line in map(json.loads, lines) if line["step"] <= step]
+        self._before, self._began = (
+            max((line.get("seconds", 0.0) for line in self._lines), default=0.0),
+            time.perf_counter(),
+        )
         write(self._path, "".join(f"{json.dumps(line)}\n" for line in self._lines))
         if tensorboard:
             check_tensorboard()
@@ -35,12 +41,18 @@ class Log:
 
     def write(self, values: dict[str, Any]) -> None:
         """A line of values of a `step`, on disk at once."""
+        values = values | {"seconds": round(self.seconds, 3), "time": time.time()}
         self._lines.append(values)
         with self._path.open("a") as file:
             file.write(json.dumps(values) + "\n")
         for name, value in values.items():
-            if self._events and name not in ("step", "time"):
+            if self._events and name not in ("step", "seconds", "time") and value is not None:
                 self._events.add_scalar(name, value, values["step"])
+
+    @property
+    def seconds(self) -> float:
+        """What the run has taken, up to the step that it went on from and since then."""
+        return self._before + time.perf_counter() - self._began
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:

@@ -61,6 +61,7 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
       RunError: where the loss is no finite number, or training was interrupted.
     """
     experiment = replace(experiment, adapter=None, tuned=None)
+    experiment.check()
     training = experiment.training
     lengths = bucket_lengths(experiment.buckets, experiment.num_tokens)
     settings = [Setting(exchange, parts) for parts, exchange in product(training.parts, training.exchanges)]
@@ -125,7 +126,8 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
             print(f"passed over: {reason}")
         write(out / "config.json", json.dumps(said, indent=2))
         print(
-            f"{len(dataset)} examples, {of_epoch} steps an epoch, {num_steps} steps; {count(trained):,} parameters trained"
+            f"{len(dataset)} examples, {of_epoch} steps an epoch, {num_steps} steps; {count(trained):,} parameters trained "
+            f"through {', '.join(map(str, settings))}; checkpoints chosen by {scored}"
         )
         with Log(out, restored or 0, tensorboard=training.tensorboard) as log:
             return run.to_the_end(state, batches, num_steps, every, manager, log)

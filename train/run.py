@@ -53,13 +53,14 @@ class Run:
         self, state: TrainState, batches: grain.DatasetIterator, num_steps: int, every: int, manager, log: Log
     ) -> dict:
         """Steps, evaluations and checkpoints up to step `num_steps`, or until `patience` is spent."""
-        step, started, pending, used = int(state.step), time.perf_counter(), None, set()
+        first = step = int(state.step)
+        pending, compiled = None, set[tuple[Setting, int]]()
         progress = Progress(step, num_steps)
         with stopping() as stop:
             stopped = False
             while step < num_steps and not stopped and not from_terminal(lambda: self._out_of_patience(log)):
                 began, position, setting = time.perf_counter(), batches.get_state(), self._draw(step)
-                state, shown = self._step(state, step, setting, batches)
+                state, shown, num_tokens = self._step(state, step, setting, batches)
                 step += 1
                 before, pending = pending, (step, shown, position)
                 finite = self._look_at(before, progress, log)
@@ -68,9 +69,9 @@ class Run:
                 if finite and (evaluate or stopped):
                     before, pending = pending, None
                     finite = self._look_at(before, progress, log)
-                if setting in used:  # what is used for the first time is compiled
+                if (setting, num_tokens) in compiled:
                     self.clock.count(time.perf_counter() - began)
-                used.add(setting)
+                compiled.add((setting, num_tokens))
                 if not finite:
                     self._keep_last_good(state, before, batches, manager)
                 if evaluate:
@@ -83,10 +84,11 @@ class Run:
             raise RunError(f"stopped at step {step} of {num_steps}, which is saved; go on with --resume")
         clock = self.clock
         return {
+            "first_step": first,
             "step": step,
             "best_step": manager.best_step(),
             "evaluation": next((line for line in log.evaluations if line["step"] == manager.best_step()), None),
-            "seconds": round(time.perf_counter() - started, 1),
+            "seconds": round(log.seconds, 1),
             "seconds_a_step": round(clock.stepping / clock.steps, 3) if clock.steps else None,
             "share_of_time_waiting_for_data": round(clock.waited / clock.stepping, 4) if clock.steps else None,
         }
@@ -98,7 +100,7 @@ class Run:
         on_devices = (runner.split(batch.tokens, key), runner.broadcast(batch.targets))
         state, shown = self.steps[setting](state, self.frozen, on_devices, batch.weight_B)
         self.clock.started(shown["loss"])
-        return state, shown
+        return state, shown, batch.num_tokens
 
     def _draw(self, step: int) -> Setting:
         settings = list(self.steps)
@@ -112,7 +114,7 @@ class Run:
         progress.at(step, float(shown["loss"]))
         if shown["finite"] and step % self.training.log_every == 0:
             values = {name: float(shown[name]) for name in ("loss", "gradient_norm")}
-            log.write({"step": step, **values, "waited": round(self.clock.waited, 3), "time": time.time()})
+            log.write({"step": step, **values, "waited": round(self.clock.waited, 3)})
         return bool(shown["finite"])
 
     def _keep_last_good(self, state, failed, batches, manager) -> NoReturn:
@@ -131,14 +133,19 @@ class Run:
     def _evaluate(self, state, step, batches, manager, log) -> None:
         task, params = self.predictor.task, lora.merge(unflatten(self.frozen | flatten(state.params)))
         params = self.predictor.run.replicate(params)
-        predictions = task.predictions(self.predictor(params, "held out"))
+        outcomes = self.predictor(params, "held out")
+        try:
+            predictions = task.predictions(outcomes)
+        except RunError:
+            self._save(manager, step, state, batches, LOWEST)
+            raise
         assert task.labels is not None
         values = {name: float(metrics.METRICS[name].value(predictions, task.labels)) for name in task.metrics}
         chosen = metrics.METRICS[task.metrics[0]]
         score = values[chosen.name] if chosen.higher_is_better else -values[chosen.name]
         score = score if math.isfinite(score) else LOWEST
         held_out = {f"held_out_{name}": x if math.isfinite(x) else None for name, x in values.items()}
-        log.write({"step": step, checkpoint.SCORE: score, **held_out, "time": time.time()})
+        log.write({"step": step, checkpoint.SCORE: score, **held_out})
         self._save(manager, step, state, batches, score)
 
     def _save(self, manager, step, state, batches, score: float) -> None:

@@ -19,19 +19,15 @@ from prism_jax.models.bert import BertForSequenceClassification
 
 
 @dataclass(frozen=True)
-class Weighted(pj.Exchange):
+class Weighted(pj.Wrapped):
     """An exchange whose log(count) is multiplied by a weight."""
 
-    plain: pj.Exchange
     weight: jax.Array | float
 
     def __call__(self, x_BTD, layout):
-        context = self.plain(x_BTD, layout)
+        context = self.of(x_BTD, layout)
         count_BK = context.count_BK
         return context.replace(count_BK=jnp.where(count_BK > 0, jnp.maximum(count_BK, 1) ** self.weight, 0))
-
-    def rows_sent(self, part_len):
-        return self.plain.rows_sent(part_len)
 
 
 class LearnedWeight(BertForSequenceClassification):

@@ -18,14 +18,12 @@ from prism_jax.transformer import head_dense
 
 
 @dataclass(frozen=True)
-class BesideClassRow(pj.Exchange):
+class BesideClassRow(pj.Wrapped):
     """An exchange of a part's rows but its first, the class row, which stays at home."""
-
-    patches: pj.Exchange
 
     def __call__(self, x_BTD, layout):
         inner = replace(layout, real_BN=layout.real_BPT[:, :, 1:].reshape(len(x_BTD), -1))
-        context = self.patches(x_BTD[:, 1:], replace(inner, num_tokens=inner.real_BN.shape[1]))
+        context = self.of(x_BTD[:, 1:], replace(inner, num_tokens=inner.real_BN.shape[1]))
         return pj.Context(
             jnp.concatenate([x_BTD[:, :1], context.x_BKD], 1),
             jnp.pad(context.count_BK, ((0, 0), (1, 0)), constant_values=1),
@@ -33,7 +31,7 @@ class BesideClassRow(pj.Exchange):
         )
 
     def rows_sent(self, part_len):
-        return self.patches.rows_sent(part_len - 1)
+        return self.of.rows_sent(part_len - 1)
 
 
 class Encoder(vit.ViTEncoder):
@@ -44,7 +42,7 @@ class Encoder(vit.ViTEncoder):
         class_BTD = jnp.broadcast_to(self.class_token + self.position.embedding[0], (len(x_BTD), 1, x_BTD.shape[2]))
         real_BPT = jnp.pad(layout.real_BPT.at[:, 0, 0].set(False), ((0, 0), (0, 0), (1, 0)), constant_values=True)
         layout = replace(layout, real_BN=real_BPT.reshape(len(x_BTD), -1), num_tokens=real_BPT[0].size)
-        each = tuple(BesideClassRow(patches=one) for one in per_block(exchange, self.config.stack.num_layers))
+        each = tuple(BesideClassRow(of=one) for one in per_block(exchange, self.config.stack.num_layers))
         return self.norm(self.blocks(jnp.concatenate([class_BTD, x_BTD], 1), each, layout)[0])
 
 

@@ -1,6 +1,5 @@
 """The families of models, by Hugging Face's names and by ours."""
 
-from collections.abc import Iterator
 from types import ModuleType
 
 import flax.linen as nn
@@ -18,12 +17,13 @@ def family_of(kind: type[nn.Module]) -> ModuleType:
 
 
 def class_named(name: str) -> type[nn.Module]:
-    """A model class by its name: one of ours, or one that extends it and has been imported."""
-    ours = [getattr(family, name, None) for family in FAMILIES.values()]
-    for kind in (*ours, *(kind for family in FAMILIES.values() for kind in _extending(family))):
-        if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__name__ == name:
+    """One of our model classes by its name."""
+    for kind in (getattr(family, name, None) for family in FAMILIES.values()):
+        if isinstance(kind, type) and issubclass(kind, nn.Module):
             return kind
-    raise InputError(f"{name} is no model of {', '.join(FAMILIES)}")
+    raise InputError(
+        f"{name} is no model of {', '.join(FAMILIES)}, but of a config file of one's own; open it with that"
+    )
 
 
 def architecture_of(kind: type[nn.Module]) -> str:
@@ -37,12 +37,3 @@ def _family_and_class(kind: type[nn.Module]) -> tuple[ModuleType, type[nn.Module
             if getattr(family, base.__name__, None) is base:
                 return family, base
     raise InputError(f"{kind.__name__} is no model of {', '.join(FAMILIES)}, so Hugging Face has no name for it")
-
-
-def _extending(family: ModuleType) -> Iterator[type[nn.Module]]:
-    """Classes outside a family that extend one of its models."""
-    waiting = [kind for kind in vars(family).values() if isinstance(kind, type) and issubclass(kind, nn.Module)]
-    while waiting:
-        for kind in waiting.pop().__subclasses__():
-            waiting.append(kind)
-            yield kind

@@ -1,6 +1,6 @@
 """What the families say of Hugging Face: which config values they implement, and the names of their weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -141,6 +141,15 @@ class Table:
         for old, new in self.renamed:
             name = name.replace(old, new)
         return name
+
+    def check_named(self, ours: Iterable[str]) -> None:
+        """Raises InputError if one of our parameters has no tensor."""
+        known = {entry.ours for entry in self.entries}
+        if own := [path for path in ours if path not in known]:
+            raise InputError(
+                f"Hugging Face's library has no name for {', '.join(own)}, which would be lost; keep the run, and open it with the "
+                "config file that defines its class"
+            )
 
 
 def linear(theirs: str, ours: str, *, bias: bool = True) -> tuple[Entry, ...]:
