@@ -61,11 +61,11 @@ class Training:
     batch_size: int = 32
     """B, examples of a step."""
     accumulate: int = 1
-    """Steps whose gradients are averaged before the parameters change; a batch counts as one, however full it is."""
+    """Steps whose gradients are averaged before the parameters change, with equal weight, even if a batch is not full."""
     learning_rate: float = 1e-4
     """The highest."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How it falls to 0 after the warm-up."""
+    """How it falls to 0 after the warm-up, or that it stays."""
     warmup: float = 0.1
     """Share of the steps over which it rises."""
     weight_decay: float = 0.01

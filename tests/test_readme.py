@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_to_compile")
 ROOT = Path(__file__).parents[1]
 PAGES = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 EVERYTHING = "\n".join(PAGES.values())
-BLOCKS = {re.search(r"(?:(LastTokens)|(cost\.lowered)|(BertForSentenceEmbedding)|(encode_part)|(ViTForImageFeatures)|(pj\.Generator))", block)[0]: block
+BLOCKS = {re.search(r"(?:(LastTokens)|(cost\.lowered)|(BertForSentenceEmbedding)|(encode_part)|(ViTForImageFeatures)|(pj\.Generator)|(DictReader))", block)[0]: block
           for block in re.findall(r"```python\n(.*?)```", EVERYTHING, flags=re.DOTALL)}  # fmt: skip
 
 
@@ -98,9 +98,48 @@ def test_sending_all_last_tokens_is_an_all_gather():
     assert_close(hidden_states(model, params, batch, names["LastTokens"](4), pj.on_mesh(3)), expected)
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"python -m ((?:eval|train)\.\w+) ", EVERYTHING))))
-def test_every_command_is_an_entry_point(command):
-    assert (ROOT / command.replace(".", "/")).with_suffix(".py").is_file()
+COMMANDS = re.findall(
+    r"python -m (?:eval\.launch -n 2 -- )?((?:eval|train)\.\w+) (.*?)(?=python -m|`|&&|\n\n|\Z)",
+    EVERYTHING,
+    flags=re.DOTALL,
+)
+
+
+@pytest.mark.parametrize("module", sorted({module for module, _ in COMMANDS}))
+def test_every_command_has_the_flags_that_are_named(module, toy_config, monkeypatch, capsys):
+    named = {flag for of, words in COMMANDS if of == module for flag in re.findall(r"--[a-z][a-z-.]*[a-z]", words)}
+    source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
+    for config in ([toy_config], []) if "flags.parse(" in source else ([],):
+        assert run(module, *config, "--help", monkeypatch=monkeypatch) == 0
+    there = set(re.findall(r"--[a-z][a-z-.]*[a-z]", capsys.readouterr().out))
+    assert named <= there, f"{module} has no {', '.join(named - there)}"
+
+
+def test_every_field_that_is_written_is_explained(trained, toy_config, tmp_path, monkeypatch):
+    explained = (ROOT / "docs" / "commands.md").read_text()
+    flags = ["--base", trained, "--control", trained, "--tuned", trained, "--parts", 2, "--segments", 2, "--exchanges"]
+    assert run("eval.sweep", toy_config, *flags, "--out", tmp_path, monkeypatch=monkeypatch) == 0
+    written = set()
+    for path in (tmp_path / "results.json", ROOT / "docs" / "gpt2_tales" / "results.json"):
+        content = json.loads(path.read_text())
+        written |= {*content, *(name for row in content["rows"] for name in row)}
+    for line in (trained / "metrics.jsonl").read_text().splitlines():
+        written |= {name for name in json.loads(line) if not name.startswith("held_out_")}
+    written |= {*json.loads((trained / "result.json").read_text())}
+    assert len(written) > 50
+    assert [name for name in written if f"`{name.removesuffix('_compiled')}`" not in explained] == []
+
+
+def test_a_data_set_of_ones_own(toy_config, tmp_path, monkeypatch):
+    rows = [f"w{3 + i % 2} w5,{'no' if i % 2 else 'yes'}" for i in range(40)]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *rows]))
+    (tmp_path / "mine.py").write_text(BLOCKS["DictReader"].replace("configs/bert_newsgroups.py", toy_config))
+    monkeypatch.chdir(tmp_path)
+    flags = ["--training.batch-size", 8, "--training.epochs", 8, "--training.frozen", "--out", "run"]
+    assert run("train.finetune", "mine.py", *flags, monkeypatch=monkeypatch) == 0
+    assert json.loads(Path("run/config.json").read_text())["label_names"] == ["no", "yes"]
+    assert json.loads(Path("run/result.json").read_text())["evaluation"]["score"] == 100
 
 
 def test_every_link_leads_to_a_file():
