@@ -12,8 +12,8 @@ from prism_jax.exchange import (
     IsolatedParts,
     SegmentMeans,
     WholeSequence,
+    as_tuple,
     sends,
-    several,
     with_wire,
 )
 from prism_jax.prediction import Setting
@@ -92,7 +92,7 @@ def loses(exchange: Exchanges) -> bool:
     """Whether an exchange sends something, but not everything as it is."""
     return not all(
         isinstance(one, WholeSequence | IsolatedParts) or (isinstance(one, AllGather) and one.wire == FLOAT32)
-        for one in several(exchange)
+        for one in as_tuple(exchange)
     )
 
 

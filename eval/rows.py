@@ -8,7 +8,7 @@ import numpy as np
 from eval.grid import Planned
 from prism_jax import cost, metrics
 from prism_jax.errors import InputError, RunError
-from prism_jax.exchange import AllGather, Exchange, WholeSequence, name_of, several, text_of
+from prism_jax.exchange import AllGather, Exchange, WholeSequence, as_tuple, name_of, text_of
 from prism_jax.language_tasks import LanguageModelling
 from prism_jax.partition import part_length
 from prism_jax.prediction import Predictor, Setting, rows_by_bucket
@@ -85,7 +85,7 @@ def setting_row(setting: Setting, num_tokens: int, rows: dict[int, int]) -> dict
         only_segments = [number.name for number in fields(one) if number.name != "wire"] == ["num_segments"]
         name, wire = name_of(type(one)) if only_segments else str(replace(one, wire=FLOAT32)), one.wire.name
     else:
-        name, wire = text_of(exchange), ",".join(each.wire.name for each in several(exchange))
+        name, wire = text_of(exchange), ",".join(each.wire.name for each in as_tuple(exchange))
     return {
         "setting": text_of(exchange),
         "exchange": name,

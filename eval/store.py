@@ -14,7 +14,7 @@ import numpy as np
 import prism_jax
 from prism_jax.classification import Images
 from prism_jax.command import write
-from prism_jax.exchange import several, text_of
+from prism_jax.exchange import as_tuple, text_of
 from prism_jax.prediction import Setting
 from prism_jax.task import Task
 from prism_jax.weights import flatten
@@ -71,7 +71,7 @@ def digest_of_task(task: Task, num_tokens: int) -> str:
 
 def digest_of_exchange(setting: Setting) -> str:
     """Of its text, and of the files in which it and its wire formats stand: a change of one's own exchange is a new row."""
-    each = several(setting.exchange)
+    each = as_tuple(setting.exchange)
     return digest(text_of(setting.exchange), *(source_of(type(x)) for one in each for x in (one, one.wire)))
 
 

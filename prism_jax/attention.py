@@ -14,7 +14,7 @@ HIDDEN = -1e9
 
 
 @flax.struct.dataclass
-class Memory:
+class KVCache:
     """What the queries of a block attend to: the keys and values of its context. Generation keeps it, as its cache.
 
     Attributes:
@@ -27,18 +27,18 @@ class Memory:
     v_BHKF: jax.Array
     count_BK: jax.Array
 
-    def grow(self, rows: int) -> "Memory":
+    def grow(self, rows: int) -> "KVCache":
         """With room for more rows at the end, hidden until they are written."""
 
         def padded(x, axis):
             return jnp.pad(x, [(0, rows * (i == axis)) for i in range(x.ndim)])
 
-        return Memory(padded(self.k_BHKF, 2), padded(self.v_BHKF, 2), padded(self.count_BK, 1))
+        return KVCache(padded(self.k_BHKF, 2), padded(self.v_BHKF, 2), padded(self.count_BK, 1))
 
-    def write(self, rows: "Memory", slot: jax.Array) -> "Memory":
+    def write(self, rows: "KVCache", slot: jax.Array) -> "KVCache":
         """With `rows` in place of those from `slot` on."""
         put = jax.lax.dynamic_update_slice_in_dim
-        return Memory(
+        return KVCache(
             put(self.k_BHKF, rows.k_BHKF, slot, axis=2),
             put(self.v_BHKF, rows.v_BHKF, slot, axis=2),
             put(self.count_BK, rows.count_BK, slot, axis=1),

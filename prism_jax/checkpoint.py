@@ -21,10 +21,10 @@ SCORE = "score"
 """The metric by which checkpoints are compared: the task's own, with its sign changed where lower is better."""
 
 
-class Nowhere:
+class NoCheckpoints:
     """Stands in for the manager beside the terminal, which keeps the checkpoints of a run of several processes."""
 
-    def __enter__(self) -> "Nowhere":
+    def __enter__(self) -> "NoCheckpoints":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -40,13 +40,13 @@ class Nowhere:
         pass
 
 
-def open_manager(run: Path) -> ocp.CheckpointManager | Nowhere:
+def open_manager(run: Path) -> ocp.CheckpointManager | NoCheckpoints:
     """The checkpoints in `run/checkpoints`: the last two and the best one are kept. Written in the background.
 
     Of several processes, the terminal alone keeps them.
     """
     if not is_terminal():
-        return Nowhere()
+        return NoCheckpoints()
     policies = ocp.checkpoint_managers.preservation_policy
     best = policies.BestN(get_metric_fn=lambda metrics: metrics[SCORE], n=1)
     keep = policies.AnyPreservationPolicy([policies.LatestN(2), best])
@@ -67,7 +67,7 @@ def open_manager(run: Path) -> ocp.CheckpointManager | Nowhere:
 
 
 def save(
-    manager: ocp.CheckpointManager | Nowhere,
+    manager: ocp.CheckpointManager | NoCheckpoints,
     step: int,
     state: Any,
     data: grain.DatasetIterator,
@@ -82,7 +82,7 @@ def save(
     Raises:
       RunError: if Orbax does not take it.
     """
-    if isinstance(manager, Nowhere):
+    if isinstance(manager, NoCheckpoints):
         return
     position = {"recipe": recipe, "position": data.get_state()}
     both = ocp.args.Composite(state=ocp.args.StandardSave(jax.device_get(state)), data=ocp.args.JsonSave(position))
@@ -117,7 +117,7 @@ def _set_aside(run: Path, step: int, reason: str) -> str:
 
 
 def restore_last(
-    manager: ocp.CheckpointManager | Nowhere, like: Any, data: grain.DatasetIterator, recipe: str
+    manager: ocp.CheckpointManager | NoCheckpoints, like: Any, data: grain.DatasetIterator, recipe: str
 ) -> tuple[Any, int | None, list[str]]:
     """The last state that is whole, with `data` set to its position. Later ones are moved into the run's folder `damaged`.
 

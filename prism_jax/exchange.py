@@ -243,11 +243,11 @@ Exchanges = Exchange | tuple[Exchange, ...]
 def check(exchange: Exchanges, num_tokens: int, num_parts: int) -> None:
     """Raises InputError if an exchange, or one of several, can't run on N tokens in P parts."""
     check_parts(num_parts, num_tokens)
-    for one in several(exchange):
+    for one in as_tuple(exchange):
         one.check(num_tokens, num_parts)
 
 
-def several(exchange: Exchanges) -> tuple[Exchange, ...]:
+def as_tuple(exchange: Exchanges) -> tuple[Exchange, ...]:
     """As a tuple, one or several."""
     return (exchange,) if isinstance(exchange, Exchange) else exchange
 

@@ -126,14 +126,14 @@ class Generator:
             return run.each(one_part, params, parts)
 
         @partial(jax.jit, static_argnums=(3, 4))
-        def first(params, rows_BTD, memories, index, max_new_tokens):
+        def first(params, rows_BTD, caches, index, max_new_tokens):
             row_B1D = rows_BTD[:, index : index + 1]
             logits_B1V = model.apply({"params": params}, row_B1D, jnp.ones((1, 1), bool), method="head")
-            return logits_B1V[:, 0], tuple(memory.grow(max_new_tokens) for memory in memories)
+            return logits_B1V[:, 0], tuple(cache.grow(max_new_tokens) for cache in caches)
 
         @partial(jax.jit, donate_argnums=3)
-        def extend(params, ids_B, position_B, memories, room):
-            return model.apply({"params": params}, ids_B, position_B, memories, room, method="extend")
+        def extend(params, ids_B, position_B, caches, room):
+            return model.apply({"params": params}, ids_B, position_B, caches, room, method="extend")
 
         @partial(jax.jit, static_argnums=0)
         def choose(sampling, logits_BV, keys_B, i):
@@ -189,12 +189,12 @@ class Generator:
         if len(lengths) != 1:
             raise InputError(f"the prompts are padded to several lengths, {sorted(lengths)}; give those of one length")
         batch, new = continuation_BN.shape
-        logits_BV, position_B, memories = self._start(prompts, lengths.pop(), new)
+        logits_BV, position_B, caches = self._start(prompts, lengths.pop(), new)
         if not self.run.last_here:
             return self.run.from_last(np.zeros((batch, 1 + new, self.model.config.vocab_size), np.float32))
         every = [logits_BV]
         for i, ids_B in enumerate(continuation_BN.T):
-            logits_BV, memories = self._extend(self._last_params, ids_B, position_B + i, memories, new - i)
+            logits_BV, caches = self._extend(self._last_params, ids_B, position_B + i, caches, new - i)
             every.append(logits_BV)
         return self.run.from_last(np.stack(jax.device_get(every), axis=1))
 
@@ -205,10 +205,10 @@ class Generator:
         """
         total = 0
         for num_tokens, numbers in self._groups(prompts, max_new_tokens):
-            _, position_B, memories = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
+            _, position_B, caches = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
             if self.run.last_here:
                 ids_B = np.zeros(len(numbers), np.int32)
-                extend = self._extend.lower(self._last_params, ids_B, position_B, memories, max_new_tokens)
+                extend = self._extend.lower(self._last_params, ids_B, position_B, caches, max_new_tokens)
                 said = extend.compile().memory_analysis()
                 total += said.alias_size_in_bytes if said else 0  # the cache is what a step gets and gives back
         return int(self.run.from_last(np.array(total, np.int32)))
@@ -260,14 +260,14 @@ class Generator:
         prefilled = self._prefill(self._params, run.split({"ids": ids, "mask": mask}))
         if not run.last_here:
             return None, lengths, None
-        rows_BTD, memories = run.last_part(prefilled)
+        rows_BTD, caches = run.last_part(prefilled)
         index = num_tokens - 1 - (run.num_parts - 1) * part_length(num_tokens, run.num_parts)
-        logits_BV, memories = self._first(self._last_params, rows_BTD, memories, index, max_new_tokens)
-        return logits_BV, lengths, memories
+        logits_BV, caches = self._first(self._last_params, rows_BTD, caches, index, max_new_tokens)
+        return logits_BV, lengths, caches
 
     def _stream_group(self, num_tokens, numbers, prompts, max_new_tokens, sampling, stop_token):
         numbers = np.array(numbers)
-        logits_BV, position_B, memories = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
+        logits_BV, position_B, caches = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
         keys_B = jax.vmap(partial(jax.random.fold_in, jax.random.key(sampling.seed)))(numbers)
         choose = partial(self._choose, replace(sampling, seed=0))  # of which only the keys depend on the seed
         running_B = np.ones(len(numbers), bool)
@@ -280,6 +280,4 @@ class Generator:
             if not running_B.any():
                 return
             if self.run.last_here:
-                logits_BV, memories = self._extend(
-                    self._last_params, ids_B, position_B + i, memories, max_new_tokens - i
-                )
+                logits_BV, caches = self._extend(self._last_params, ids_B, position_B + i, caches, max_new_tokens - i)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prism_jax.attention import Memory, attend_in_blocks, attention_bias, count_bias
+from prism_jax.attention import KVCache, attend_in_blocks, attention_bias, count_bias
 from prism_jax.dense import DOT_GENERALS, Dense
 from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange, Exchanges, per_block
@@ -134,23 +134,23 @@ class Attention(nn.Module):
         self.query, self.key, self.value = (dense(D, self.config, use_bias=bias) for _ in range(3))
         self.output = dense(D, self.config)
 
-    def memory(self, x_BKD: jax.Array, count_BK: jax.Array) -> Memory:
+    def cache(self, x_BKD: jax.Array, count_BK: jax.Array) -> KVCache:
         """Keys and values of the rows to attend to."""
-        return Memory(self._heads(self.key(x_BKD)), self._heads(self.value(x_BKD)), count_BK)
+        return KVCache(self._heads(self.key(x_BKD)), self._heads(self.value(x_BKD)), count_BK)
 
     def __call__(
         self,
         x_BTD: jax.Array,
-        memory: Memory,
+        cache: KVCache,
         bias_of: Callable[[jax.Array], jax.Array],
         positions_T: jax.Array,
         keys_B: jax.Array | None,
     ) -> jax.Array:
         q_BHTF = self._heads(self.query(x_BTD))
         with jax.named_scope("softmax"):
-            shape = (*q_BHTF.shape[:3], memory.k_BHKF.shape[2])
+            shape = (*q_BHTF.shape[:3], cache.k_BHKF.shape[2])
             keep_BHTK = keep_factors(shape, self.config.attention_dropout, keys_B, site=0)
-            out_BHTF = attend_in_blocks(q_BHTF, memory.k_BHKF, memory.v_BHKF, bias_of, positions_T, keep_BHTK)
+            out_BHTF = attend_in_blocks(q_BHTF, cache.k_BHKF, cache.v_BHKF, bias_of, positions_T, keep_BHTK)
         out_BTD = out_BHTF.swapaxes(1, 2).reshape(x_BTD.shape)
         return dropout(self.output(out_BTD), self.config.dropout, keys_B, site=1)
 
@@ -185,7 +185,7 @@ class Block(nn.Module):
         self.attention, self.mlp = Attention(self.config), Mlp(self.config)
         self.norm_1, self.norm_2 = layer_norm(self.config), layer_norm(self.config)
 
-    def __call__(self, x_BTD: jax.Array, exchange: Exchange, layout: Layout) -> tuple[jax.Array, Memory]:
+    def __call__(self, x_BTD: jax.Array, exchange: Exchange, layout: Layout) -> tuple[jax.Array, KVCache]:
         """The rows after this block, and what they attended to."""
         normed = exchange.after_norm and self.config.norm_first
         rows_BTD = self.norm_1(x_BTD) if normed else x_BTD
@@ -197,26 +197,26 @@ class Block(nn.Module):
                 f"{exchange} gave a context of {context.x_BKD.shape[1]} rows, but by its rows_sent it should be {expected}; "
                 "it sends another number of rows than it says, or a part has too few tokens for it"
             )
-        memory = (self.attention.memory if normed else self._memory)(context.x_BKD, context.count_BK)
+        cache = (self.attention.cache if normed else self._cache)(context.x_BKD, context.count_BK)
         bias_of = partial(attention_bias, context.count_BK, context.last_K, causal=self.config.causal)
-        return self._update(x_BTD, memory, bias_of, layout.positions_T, layout.block_keys_B), memory
+        return self._update(x_BTD, cache, bias_of, layout.positions_T, layout.block_keys_B), cache
 
-    def extend(self, x_B1D: jax.Array, memory: Memory, room: jax.Array) -> tuple[jax.Array, Memory]:
-        """One more row, which attends to `memory` and to itself. Its keys and values take the first of the `room` free rows.
+    def extend(self, x_B1D: jax.Array, cache: KVCache, room: jax.Array) -> tuple[jax.Array, KVCache]:
+        """One more row, which attends to `cache` and to itself. Its keys and values take the first of the `room` free rows.
 
-        Needs no other part, and no mask: whatever stands in the memory of a causal model came earlier.
+        Needs no other part, and no mask: whatever stands in the cache of a causal model came earlier.
         """
-        memory = memory.write(self._memory(x_B1D, jnp.ones(x_B1D.shape[:2])), memory.count_BK.shape[1] - room)
-        return self._update(x_B1D, memory, lambda _: count_bias(memory.count_BK), jnp.zeros(1, int), None), memory
+        cache = cache.write(self._cache(x_B1D, jnp.ones(x_B1D.shape[:2])), cache.count_BK.shape[1] - room)
+        return self._update(x_B1D, cache, lambda _: count_bias(cache.count_BK), jnp.zeros(1, int), None), cache
 
-    def _memory(self, x_BKD, count_BK):
-        return self.attention.memory(self.norm_1(x_BKD) if self.config.norm_first else x_BKD, count_BK)
+    def _cache(self, x_BKD, count_BK):
+        return self.attention.cache(self.norm_1(x_BKD) if self.config.norm_first else x_BKD, count_BK)
 
-    def _update(self, x_BTD, memory, bias_of, positions_T, keys_B):
+    def _update(self, x_BTD, cache, bias_of, positions_T, keys_B):
         if self.config.norm_first:
-            x_BTD = x_BTD + self.attention(self.norm_1(x_BTD), memory, bias_of, positions_T, keys_B)
+            x_BTD = x_BTD + self.attention(self.norm_1(x_BTD), cache, bias_of, positions_T, keys_B)
             return x_BTD + self.mlp(self.norm_2(x_BTD), keys_B)
-        x_BTD = self.norm_1(x_BTD + self.attention(x_BTD, memory, bias_of, positions_T, keys_B))
+        x_BTD = self.norm_1(x_BTD + self.attention(x_BTD, cache, bias_of, positions_T, keys_B))
         return self.norm_2(x_BTD + self.mlp(x_BTD, keys_B))
 
 
@@ -228,20 +228,20 @@ class Stack(nn.Module):
     def setup(self):
         self.blocks = [Block(self.config, name=f"block_{i}") for i in range(self.config.num_layers)]
 
-    def __call__(self, x_BTD: jax.Array, exchange: Exchanges, layout: Layout) -> tuple[jax.Array, tuple[Memory, ...]]:
+    def __call__(self, x_BTD: jax.Array, exchange: Exchanges, layout: Layout) -> tuple[jax.Array, tuple[KVCache, ...]]:
         """The rows after the last block, and what every block attended to."""
-        memories = []
+        caches = []
         for i, one in enumerate(per_block(exchange, self.config.num_layers)):
-            x_BTD, memory = self.blocks[i](x_BTD, one, replace(layout, block=i))
-            memories.append(memory)
-        return x_BTD, tuple(memories)
+            x_BTD, cache = self.blocks[i](x_BTD, one, replace(layout, block=i))
+            caches.append(cache)
+        return x_BTD, tuple(caches)
 
     def extend(
-        self, x_B1D: jax.Array, memories: tuple[Memory, ...], room: jax.Array
-    ) -> tuple[jax.Array, tuple[Memory, ...]]:
+        self, x_B1D: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
+    ) -> tuple[jax.Array, tuple[KVCache, ...]]:
         """One more row through all blocks, see `Block.extend`."""
         extended = []
-        for block, memory in zip(self.blocks, memories, strict=True):
-            x_B1D, memory = block.extend(x_B1D, memory, room)
-            extended.append(memory)
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x_B1D, cache = block.extend(x_B1D, cache, room)
+            extended.append(cache)
         return x_B1D, tuple(extended)

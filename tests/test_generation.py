@@ -137,14 +137,14 @@ def test_no_program_is_compiled_again_for_another_prompt_or_token():
 def test_a_new_token_needs_no_other_device_and_the_cache_has_the_size_that_cost_says(exchange):
     model, params = tiny_gpt2()
     generator = pj.Generator(model, params, exchange, pj.on_mesh(4), bucket=32)
-    *_, memories = generator._start(prompts_of(30, 32), 32, 10)
-    assert {device for x in jax.tree.leaves(memories) for device in x.devices()} == {jax.devices()[3]}
-    held = sum(memory.k_BHKF.nbytes + memory.v_BHKF.nbytes for memory in memories)
+    *_, caches = generator._start(prompts_of(30, 32), 32, 10)
+    assert {device for x in jax.tree.leaves(caches) for device in x.devices()} == {jax.devices()[3]}
+    held = sum(cache.k_BHKF.nbytes + cache.v_BHKF.nbytes for cache in caches)
     assert held == 2 * cost.cache_bytes(model.config.stack, exchange, 4, 32, 10)
     K = {3: 8 + 3 * 3 + 10, 8: 32 + 10, 0: 8 + 10}[exchange.rows_sent(8)]
     assert held == 2 * 2 * 2 * K * 32 * 4  # examples, keys and values, blocks, rows, features, bytes
     text = (
-        generator._extend.lower(generator._last_params, np.zeros(2, np.int32), np.zeros(2, int), memories, 10)
+        generator._extend.lower(generator._last_params, np.zeros(2, np.int32), np.zeros(2, int), caches, 10)
         .compile()
         .as_text()
     )

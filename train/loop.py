@@ -90,14 +90,14 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
         dataset, pretrained, experiment.num_tokens, augment=training.augment, smoothing=training.label_smoothing
     )
     of_epoch = steps_per_epoch(task, lengths, training.batch_size)
-    changes = -(-max(round(training.epochs * of_epoch), 1) // training.accumulate)
-    num_steps = changes * training.accumulate
+    num_updates = -(-max(round(training.epochs * of_epoch), 1) // training.accumulate)
+    num_steps = num_updates * training.accumulate
     label_names = getattr(dataset, "label_names", ())
     before = trained_before and {"run": str(trained_before.run.absolute()), "step": trained_before.step}
     said = config.to_json(experiment) | {"label_names": label_names, "num_labels": num_labels(dataset)}
     said["started_from"] = before
 
-    rule = optimizer(training, changes)
+    rule = optimizer(training, num_updates)
     run = Run(
         steps={
             setting: make_step(_losses(task, pretrained.model, setting, runners[setting.num_parts]), rule)

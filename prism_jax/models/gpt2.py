@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prism_jax.attention import Memory
+from prism_jax.attention import KVCache
 from prism_jax.exchange import Exchanges
 from prism_jax.models.hugging_face import (
     ANY,
@@ -142,22 +142,22 @@ class GPT2Encoder(nn.Module):
 
     def __call__(
         self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges
-    ) -> tuple[jax.Array, tuple[Memory, ...]]:
+    ) -> tuple[jax.Array, tuple[KVCache, ...]]:
         """The rows of this part [B, T, D], and what every block attended to."""
         position_BT = jnp.minimum(layout.real_before_BT, self.config.num_positions - 1)  # P*T may pass N by up to P - 1
         x_BTD = self.token(tokens["ids"]) + self.position(position_BT)
         keys_B = replace(layout, block=self.config.stack.num_layers).block_keys_B
         x_BTD = dropout(x_BTD, self.config.embedding_dropout, keys_B, site=0)
-        x_BTD, memories = self.blocks(x_BTD, exchange, layout)
-        return self.norm(x_BTD), memories
+        x_BTD, caches = self.blocks(x_BTD, exchange, layout)
+        return self.norm(x_BTD), caches
 
     def extend(
-        self, ids_B: jax.Array, position_B: jax.Array, memories: tuple[Memory, ...], room: jax.Array
-    ) -> tuple[jax.Array, tuple[Memory, ...]]:
-        """The row [B, 1, D] of one more token, and the memories with it, see `Block.extend`."""
+        self, ids_B: jax.Array, position_B: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
+    ) -> tuple[jax.Array, tuple[KVCache, ...]]:
+        """The row [B, 1, D] of one more token, and the caches with it, see `Block.extend`."""
         x_B1D = self.token(ids_B[:, None]) + self.position(position_B[:, None])
-        x_B1D, memories = self.blocks.extend(x_B1D, memories, room)
-        return self.norm(x_B1D), memories
+        x_B1D, caches = self.blocks.extend(x_B1D, caches, room)
+        return self.norm(x_B1D), caches
 
 
 class GPT2Model(nn.Module):
@@ -189,16 +189,16 @@ class GPT2LMHeadModel(GPT2Model):
         """Logits [B, N, V]."""
         return vocabulary_logits(rows_BRD[:, : real_BN.shape[1]], self.encoder.token, self.config.stack)
 
-    def prefill(self, tokens, layout, exchange) -> tuple[jax.Array, tuple[Memory, ...]]:
+    def prefill(self, tokens, layout, exchange) -> tuple[jax.Array, tuple[KVCache, ...]]:
         """As `part`, and what every block attended to: where generation starts from."""
         return self.encoder(tokens, layout, exchange)
 
     def extend(
-        self, ids_B: jax.Array, position_B: jax.Array, memories: tuple[Memory, ...], room: jax.Array
-    ) -> tuple[jax.Array, tuple[Memory, ...]]:
-        """Logits [B, V] after one more token, and the memories with it, see `Block.extend`."""
-        row_B1D, memories = self.encoder.extend(ids_B, position_B, memories, room)
-        return vocabulary_logits(row_B1D, self.encoder.token, self.config.stack)[:, 0], memories
+        self, ids_B: jax.Array, position_B: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
+    ) -> tuple[jax.Array, tuple[KVCache, ...]]:
+        """Logits [B, V] after one more token, and the caches with it, see `Block.extend`."""
+        row_B1D, caches = self.encoder.extend(ids_B, position_B, caches, room)
+        return vocabulary_logits(row_B1D, self.encoder.token, self.config.stack)[:, 0], caches
 
 
 def table(config: GPT2Config) -> Table:
