@@ -256,27 +256,25 @@ def test_the_pareto_front(metric, expected):
 
 
 def test_over_runs_stand_mean_spread_and_the_recovery_of_the_means():
-    def run_of(as_is, tuned, control, recovery):
-        setting = {"tokens": 32, "wire": "float32", "num_parts": 2, "exchange": "segment_means", "num_segments": 1}
-        one_device = {
-            "tokens": 32,
-            "wire": "float32",
-            "num_parts": 1,
-            "exchange": "whole_sequence",
-            "num_segments": None,
-        }
-        rows = [
+    def rows_of(tokens, as_is, tuned, control, recovery):
+        every = {"tokens": tokens, "wire": "float32", "metric": "accuracy_percent"}
+        setting = every | {"num_parts": 2, "exchange": "segment_means", "num_segments": 1}
+        one_device = every | {"num_parts": 1, "exchange": "whole_sequence", "num_segments": None}
+        return [
             one_device | {"weights": "control", "score": control},
             setting | {"weights": "base", "score": as_is},
             setting | {"weights": "tuned", "score": tuned, "recovery_percent": recovery},
         ]
-        rows = [row | {"metric": "accuracy_percent"} for row in rows]
+
+    def run_of(*figures):
+        rows = [*rows_of(32, *figures), *rows_of(64, 80.0, 82.0, 90.0, 20.0)]
         return {"model": "BERT", "dataset": "glue/sst2", "rows": rows}
 
     seeds = {"a": run_of(80.0, 83.0, 85.0, 60.0), "b": run_of(82.0, 86.0, 87.0, 80.0)}
     report = over_runs(seeds)
     assert "| 32 | 2 | segment_means | 1 | float32 | base | 81.00 (1.41) | - |" in report
     assert "| 32 | 2 | segment_means | 1 | float32 | tuned | 84.50 (2.12) | 70 |" in report
+    assert "| 64 | 2 | segment_means | 1 | float32 | tuned | 82.00 (0.00) | 20 |" in report
     seeds["b"]["rows"][2]["recovery_percent"] = None
     assert "84.50 (2.12) | - |" in over_runs(seeds)
     assert over_runs({"a": seeds["a"]}) == over_runs({"a": seeds["a"], "b": seeds["b"] | {"dataset": "cifar10"}}) == ""

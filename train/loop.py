@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -30,7 +31,6 @@ from train.step import init_state, make_step
 
 MAY_CHANGE = ("parts", "exchanges", "data", "log_every", "tensorboard", "patience")
 """What of a recipe may differ when a run goes on."""
-
 
 SCORED_BY = ("exchange", "num_parts")
 """What the held-out examples are scored through: scores through several would not compare."""
@@ -61,18 +61,10 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
       RunError: where the loss is no finite number, or training was interrupted.
     """
     experiment = replace(experiment, adapter=None, tuned=None)
-    experiment.check()
-    training = experiment.training
-    lengths = bucket_lengths(experiment.buckets, experiment.num_tokens)
+    training, lengths = experiment.training, bucket_lengths(experiment.buckets, experiment.num_tokens)
     settings = [Setting(exchange, parts) for parts, exchange in product(training.parts, training.exchanges)]
     scored = Setting(experiment.exchange, experiment.num_parts)
-    for setting in (*settings, scored):
-        setting.check(lengths)
-    for name, size in (("training.batch_size", training.batch_size), ("batch_size", experiment.batch_size)):
-        if size % (training.data or 1):
-            raise InputError(f"{name} is {size}; choose a multiple of training.data, {training.data}")
-    if training.tensorboard:
-        check_tensorboard()
+    _check_recipe(experiment, (*settings, scored), lengths)
     from_terminal(lambda: _check_folder(out, experiment, resume))
     runners = {setting.num_parts: runner(training, setting.num_parts) for setting in (*settings, scored)}
     trained_before = from_terminal(lambda: _trained_before(out, start, experiment))
@@ -171,6 +163,19 @@ def _named_or_noted(out: Path, start: str | None) -> checkpoint.Trained | None:
     if start and (before is None or checkpoint.named(start).run.absolute() != Path(before["run"])):
         raise InputError(f"{out} was started from {before and before['run']}; leave --start out to go on with it")
     return checkpoint.load(Path(before["run"]), before["step"]) if before else None
+
+
+def _check_recipe(experiment: Experiment, settings: Sequence[Setting], lengths: tuple[int, ...]) -> None:
+    experiment.check()
+    for setting in settings:
+        setting.check(lengths)
+    data = experiment.training.data or 1
+    sizes = {"training.batch_size": experiment.training.batch_size, "batch_size": experiment.batch_size}
+    for name, size in sizes.items():
+        if size % data:
+            raise InputError(f"{name} is {size}; choose a multiple of training.data, {data}")
+    if experiment.training.tensorboard:
+        check_tensorboard()
 
 
 def _check_folder(out: Path, experiment: Experiment, resume: bool) -> None:
