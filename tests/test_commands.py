@@ -279,8 +279,8 @@ def test_generate_stops_at_a_token_and_samples_by_seed(gpt2_config, tmp_path, mo
     assert sampled[0] == sampled[1] != sampled[2]
 
 
-def test_generate_goes_on_with_what_a_run_left(gpt2_config, tmp_path, monkeypatch):
-    """The same text as from the weights that the run exports."""
+def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config, tmp_path, monkeypatch):
+    """Its evaluation is that of training, to the last bit; its text is that of the weights that it exports."""
     lines = "w1 w2 w3 w4 w5 w6 w7 w8 w9 " * 8
     (tmp_path / "data").mkdir()
     for split in ("train", "test"):
@@ -295,6 +295,20 @@ def test_generate_goes_on_with_what_a_run_left(gpt2_config, tmp_path, monkeypatc
         run("train.finetune", config, *weights, *of_run, *steps, "--out", tmp_path / "run", monkeypatch=monkeypatch)
         == 0
     )
+    evaluation = json.loads((tmp_path / "run" / "result.json").read_text())["evaluation"]
+    flags = [
+        *weights,
+        *of_run,
+        "--checkpoint",
+        f"{tmp_path / 'run'}@{evaluation['step']}",
+        "--split",
+        "held_out",
+        "--on",
+        "one_device",
+    ]
+    assert run("eval.evaluate", config, *flags, "--out", tmp_path / "scored", monkeypatch=monkeypatch) == 0
+    (row,) = json.loads((tmp_path / "scored" / "results.json").read_text())["rows"]
+    assert row["score"] == evaluation["held_out_perplexity"]
     assert run("train.export", tmp_path / "run", tmp_path / "exported", monkeypatch=monkeypatch) == 0
 
     def text(*flags):
