@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from prism_jax import language
+from prism_jax import metric_formulas as formulas
 from prism_jax.errors import InputError
 
 Z95 = stats.norm.ppf(0.975)
@@ -115,7 +115,7 @@ def recovery(
 
     def draw(counts):
         won, best, least = (metric.resampled(which, labels, counts) for which in (tuned, control, as_is))
-        return ratio(100 * (won - least), best - least)
+        return formulas.ratio(100 * (won - least), best - least)
 
     return value, bootstrap(value, len(labels), draw)
 
@@ -177,11 +177,6 @@ def bootstrap(value: float, examples: int, draw: Callable[[np.ndarray], np.ndarr
     return float(low), float(high)
 
 
-def ratio(above: np.ndarray, below: np.ndarray, undefined: float = math.nan) -> np.ndarray:
-    """above / below, and `undefined` where that is 0."""
-    return np.divide(above, below, out=np.full(np.shape(above), float(undefined)), where=below != 0)
-
-
 def checked(metric: Metric, labels: np.ndarray, *predictions: np.ndarray) -> list[np.ndarray]:
     """Labels and predictions as arrays of the kind that a metric takes."""
     labels = np.asarray(labels)
@@ -225,131 +220,23 @@ def check_windows(name: str, predictions: np.ndarray, labels: np.ndarray) -> Non
         raise InputError(f"{name} takes windows with at least one token and one byte, not {labels.sum(0).tolist()}")
 
 
-# What follows are `value` and `resampled` of each metric. The values are by scikit-learn, SciPy and `language.summary`. The
-# resamples have formulas of their own: a thousand F1 of 40,000 examples took scikit-learn 12 s, the formula here 0.7 s.
-
-
-def accuracy_value(predictions, labels):
-    return accuracy(predictions == labels)[0]
-
-
-def accuracy_resampled(predictions, labels, counts):
-    """Share of the draws whose class is right."""
-    return 100 * counts @ (predictions == labels) / counts.sum(1)
-
-
-def f1_value(predictions, labels):
-    """Of class 1; 0 where there is none, as GLUE has it."""
-    from sklearn.metrics import f1_score
-
-    return 100 * float(f1_score(labels, predictions, zero_division=0))
-
-
-def f1_resampled(predictions, labels, counts):
-    """Twice those both call 1, over all that either does."""
-    both, either = (predictions == 1) & (labels == 1), predictions.astype(float) + labels
-    return 100 * ratio(2 * counts @ both, counts @ either, 0)
-
-
-def matthews_value(predictions, labels):
-    """0 where predictions or labels are all of one class, as scikit-learn has it."""
-    from sklearn.metrics import matthews_corrcoef
-
-    return 100 * float(matthews_corrcoef(labels, predictions))
-
-
-def matthews_resampled(predictions, labels, counts):
-    """Of any number of classes (Gorodkin 2004): the correlation of the one-hot tables."""
-    names = np.union1d(predictions, labels)
-    told, true = (predictions[:, None] == names[None]), (labels[:, None] == names[None])
-    shares = counts / counts.sum(1, keepdims=True)
-    share_told, share_true, agreed = shares @ told, shares @ true, shares @ (predictions == labels)
-    spread = (1 - (share_told**2).sum(1)) * (1 - (share_true**2).sum(1))
-    spread = np.where(spread > 1e-12, spread, 0)  # one class only: 0 but for rounding
-    return 100 * ratio(agreed - (share_told * share_true).sum(1), np.sqrt(spread), 0)
-
-
-def correlation(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Pearson's correlation in percent [resamples], of x and y [examples] or [resamples, examples]; nan of a constant."""
-    weights = counts / counts.sum(1, keepdims=True)
-    x, y = (np.broadcast_to(each, weights.shape) for each in (x, y))
-    size = (weights * x**2).sum(1) * (weights * y**2).sum(1)
-    x, y = (each - (weights * each).sum(1, keepdims=True) for each in (x, y))
-    spread = (weights * x**2).sum(1) * (weights * y**2).sum(1)
-    spread = np.where(spread > 1e-24 * size, spread, 0)  # a constant's is 0 but for rounding
-    return 100 * ratio((weights * x * y).sum(1), np.sqrt(spread))
-
-
-def constant(*arrays: np.ndarray) -> bool:
-    """Whether a correlation is undefined."""
-    return any(len(array) < 2 or not np.isfinite(array).all() or np.ptp(array) == 0 for array in arrays)
-
-
-def pearson_value(predictions, labels):
-    """Linear correlation."""
-    return math.nan if constant(predictions, labels) else 100 * float(stats.pearsonr(predictions, labels).statistic)
-
-
-def pearson_resampled(predictions, labels, counts):
-    """Linear correlation of the draws."""
-    return correlation(predictions.astype(float), labels.astype(float), counts)
-
-
-def spearman_value(predictions, labels):
-    """Correlation of the ranks."""
-    return math.nan if constant(predictions, labels) else 100 * float(stats.spearmanr(predictions, labels).statistic)
-
-
-def spearman_resampled(predictions, labels, counts):
-    """Correlation of the ranks among the draws."""
-    return correlation(ranks(predictions, counts), ranks(labels, counts), counts)
-
-
-def ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The rank of each example in each resample [resamples, examples]; equal ones share their mean rank."""
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    first, last = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
-    up_to = np.pad(np.cumsum(counts[:, order], axis=1), [(0, 0), (1, 0)])
-    return (up_to[:, first] + up_to[:, last] + 1) / 2
-
-
-def language_value(key: str, predictions, labels):
-    """A figure of `language.summary`, of all windows together."""
-    tokens, num_bytes = labels.sum(0)
-    return float(language.summary(float(predictions.sum(dtype=np.float64)), int(tokens), int(num_bytes))[key])
-
-
-def loss_resampled(predictions, labels, counts):
-    """Nats per token; nan where no window drawn has one."""
-    return -ratio(counts @ predictions.astype(float), counts @ labels[:, 0])
-
-
-def perplexity_resampled(predictions, labels, counts):
-    """Perplexity per token."""
-    return np.exp(loss_resampled(predictions, labels, counts))
-
-
-def bits_per_byte_resampled(predictions, labels, counts):
-    """Bits per byte of the text."""
-    return -ratio(counts @ predictions.astype(float), counts @ labels[:, 1]) / math.log(2)
-
-
 def _language(name: str, key: str, resampled: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> Metric:
-    return Metric(name, functools.partial(language_value, key), resampled, check_windows, higher_is_better=False)
+    return Metric(
+        name, functools.partial(formulas.language_value, key), resampled, check_windows, higher_is_better=False
+    )
 
 
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy_percent", accuracy_value, accuracy_resampled, check_classes),
-        Metric("f1_percent", f1_value, f1_resampled, check_two_classes),
-        Metric("matthews_percent", matthews_value, matthews_resampled, check_classes),
-        Metric("pearson_percent", pearson_value, pearson_resampled, check_numbers),
-        Metric("spearman_percent", spearman_value, spearman_resampled, check_numbers),
-        _language("bits_per_byte", "bits_per_byte", bits_per_byte_resampled),
-        _language("perplexity", "perplexity", perplexity_resampled),
-        _language("loss_nats", "loss", loss_resampled),
+        Metric("accuracy_percent", formulas.accuracy_value, formulas.accuracy_resampled, check_classes),
+        Metric("f1_percent", formulas.f1_value, formulas.f1_resampled, check_two_classes),
+        Metric("matthews_percent", formulas.matthews_value, formulas.matthews_resampled, check_classes),
+        Metric("pearson_percent", formulas.pearson_value, formulas.pearson_resampled, check_numbers),
+        Metric("spearman_percent", formulas.spearman_value, formulas.spearman_resampled, check_numbers),
+        _language("bits_per_byte", "bits_per_byte", formulas.bits_per_byte_resampled),
+        _language("perplexity", "perplexity", formulas.perplexity_resampled),
+        _language("loss_nats", "loss", formulas.loss_resampled),
     )
 }
 """By name. Windows of language models are drawn as if they were independent of each other."""
