@@ -3,6 +3,7 @@
 from itertools import pairwise
 from math import exp, log
 from pathlib import Path
+from typing import Any
 
 from eval.plots import COLOURS, MARKERS, finish, plt
 from eval.tables import UNITS
@@ -90,48 +91,9 @@ def latency(path: Path, content: dict) -> None:
     for panels, (num_tokens, batch_size) in zip(several, groups, strict=True):
         here = [row for row in shaped if (row["tokens"], row["batch_size"]) == (num_tokens, batch_size)]
         for axes, (name, unit, label, (other, value), at) in zip(panels, against, strict=True):
-            mine = [row for row in here if row[other] == value]
-            one = {row[name]: row["seconds"] for row in mine if row["num_parts"] == 1}
-            xs = sorted(one)
-            axes.plot(
-                [x / unit for x in xs], [1e3 * one[x] for x in xs], "--", color="black", linewidth=1, label="one device"
-            )
-            for i, setting in enumerate(settings):
-                rows = sorted((row for row in mine if row["setting"] == setting), key=lambda row: row[name])
-                colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-                ys = [1e3 * row["seconds"] for row in rows]
-                bars = [[1e3 * abs(row["seconds"] - row[f"seconds_{p}"]) for row in rows] for p in ("p10", "p90")]
-                text = setting.replace("_", " ")
-                axes.errorbar(
-                    [row[name] / unit for row in rows],
-                    ys,
-                    bars,
-                    marker=marker,
-                    color=colour,
-                    markersize=4,
-                    linewidth=0.9,
-                    elinewidth=0.6,
-                    label=text,
-                )
-                for x, y in crossings(
-                    [(row[name] / unit, 1e3 * row["seconds"], 1e3 * one[row[name]]) for row in rows],
-                    logarithmic=name != "rtt_ms",
-                ):
-                    axes.plot(
-                        x, y, "*", color=colour, markeredgecolor="black", markersize=10, markeredgewidth=0.5, zorder=5
-                    )
-            if name != "rtt_ms":
-                axes.set_xscale("log")
-                axes.set_xticks([x / unit for x in xs], [f"{x / unit:g}" for x in xs], minor=False)
-                axes.minorticks_off()
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-            axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if f"{y:.0e}"[0] in "235" else "")
-            axes.tick_params(which="both", labelsize=7)
+            panel(axes, [row for row in here if row[other] == value], settings, name, unit)
             axes.set_xlabel(label)
-            axes.set_ylabel("latency (ms)")
             axes.set_title(f"N = {num_tokens}, B = {batch_size}, {at}", fontsize=8)
-            axes.grid(alpha=0.25)
     several[0, 0].legend(fontsize=6)
     where = content["environment"]
     figure.suptitle(
@@ -139,6 +101,46 @@ def latency(path: Path, content: dict) -> None:
         fontsize=7,
     )
     finish(figure, path)
+
+
+def panel(axes: plt.Axes, rows: list[dict], settings: list[str], name: str, unit: float) -> None:
+    """Latency against the field `name`, in `unit`: a line for each setting, dashed for one device."""
+    one = {row[name]: row["seconds"] for row in rows if row["num_parts"] == 1}
+    xs = sorted(one)
+    axes.plot([x / unit for x in xs], [1e3 * one[x] for x in xs], "--", color="black", linewidth=1, label="one device")
+    for i, setting in enumerate(settings):
+        mine = sorted((row for row in rows if row["setting"] == setting), key=lambda row: row[name])
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        at, ys = [row[name] / unit for row in mine], [1e3 * row["seconds"] for row in mine]
+        bars = [[1e3 * abs(row["seconds"] - row[f"seconds_{p}"]) for row in mine] for p in ("p10", "p90")]
+        style: dict[str, Any] = {
+            "marker": marker,
+            "color": colour,
+            "markersize": 4,
+            "linewidth": 0.9,
+            "elinewidth": 0.6,
+        }
+        axes.errorbar(at, ys, bars, label=setting.replace("_", " "), **style)
+        star: dict[str, Any] = {
+            "color": colour,
+            "markeredgecolor": "black",
+            "markersize": 10,
+            "markeredgewidth": 0.5,
+            "zorder": 5,
+        }
+        lines = [(x, y, 1e3 * one[row[name]]) for x, y, row in zip(at, ys, mine, strict=True)]
+        for x, y in crossings(lines, logarithmic=name != "rtt_ms"):
+            axes.plot(x, y, "*", **star)
+    if name != "rtt_ms":
+        axes.set_xscale("log")
+        axes.set_xticks([x / unit for x in xs], [f"{x / unit:g}" for x in xs], minor=False)
+        axes.minorticks_off()
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+    axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if f"{y:.0e}"[0] in "235" else "")
+    axes.tick_params(which="both", labelsize=7)
+    axes.set_ylabel("latency (ms)")
+    axes.grid(alpha=0.25)
 
 
 def crossings(points: list[tuple[float, float, float]], *, logarithmic: bool) -> list[tuple[float, float]]:
