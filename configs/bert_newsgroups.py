@@ -11,7 +11,8 @@
 Weights: asset:minilm, from the package index, with the two adapters in configs/adapters, which were trained so: exactly, and from there
 through segment means. Expected: ours (JAX 0.10.2, CPU), accuracy in percent
 on the default 256 documents: one device and Voltage 85.2; P = 4, L = 4: 79.3 untuned, 81.6 tuned (paired intervals of 3 to 5 points to either
-side). The full test split: one device 82.7; P = 4, L = 4: 75.5 untuned, 80.0 tuned; control 82.1.
+side). The full test split, three seeds (--training.seed 1 and 2 on each command): one device 82.6; P = 4, L = 4: 74.6 untuned, 79.7
+tuned; control 82.1.
 """
 
 from prism_jax.config import Experiment, Training
