@@ -8,24 +8,22 @@ python -m eval.sweep configs/X.py [--parts 1 2 4] [--segments 1 4 16] [--exchang
 
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
 from tqdm import tqdm
 
 from eval import markdown, plots, results, store, tables
-from eval.grid import BASE, CONTROL, ONE_DEVICE, TUNED, Planned, plan
-from eval.rows import failed_row, planned_row, recovery_row
-from eval.scoring import Scoring, complete, load_scoring, measure
+from eval.grid import BASE, CONTROL, TUNED, plan
+from eval.rows import planned_row
+from eval.scoring import load_scoring
+from eval.sweeper import Sweeper
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError, RunError
-from prism_jax.prediction import Predictor, Setting
-from prism_jax.processes import from_terminal, is_terminal, refuse_several, several
-from prism_jax.runners import Runner, emulate_devices, on_mesh, on_one_device
+from prism_jax.processes import is_terminal, refuse_several
+from prism_jax.runners import emulate_devices, on_mesh, on_one_device
 
 
 @dataclass(frozen=True)
@@ -43,74 +41,6 @@ class Sweep:
     """Whether each part has a device of its own (emulated ones on a CPU), or all lie inside one: the same scores."""
     out: str | None = None
     """Folder for the results; a sweep that was stopped goes on there. runs/NAME/sweep by default, NAME being the config's."""
-
-
-class Sweeper:
-    """Runs planned rows, and takes from the store those that ran before.
-
-    Attributes:
-      rows: finished, as they stand in results.json.
-    """
-
-    def __init__(self, scorings: Mapping[int, Scoring], rows: store.Store, runners: Mapping[int, Runner]):
-        """
-        Args:
-          scorings: model and examples, by N.
-          rows: what ran before.
-          runners: by P.
-        """
-        self.rows = list[dict]()
-        self._scorings, self._store, self._runners = scorings, rows, runners
-        self._predictor: Predictor | None = None
-        self._kept: dict[tuple[int, Setting, str], np.ndarray] = {}
-        self._library = store.digest_of_library()
-        one = next(iter(scorings.values()))
-        self._model, params = store.digest_of_model(one.model), one.params
-        self._params = {kind: store.digest_of_params(of) for kind, of in params.items()}
-        self._tasks = {N: store.digest_of_task(one.task, N) for N, one in scorings.items()}
-
-    def __call__(self, planned: Planned) -> dict:
-        """The row; one that fails says why under "error"."""
-        N, setting, weights = planned.num_tokens, planned.setting, planned.weights
-        scoring, kept = self._scorings[N], self._kept
-        whose = BASE if weights in (TUNED, CONTROL) else weights
-        try:
-            if planned.impossible:
-                raise InputError(planned.impossible)
-            measured, outcomes = self._measured(planned)
-            row = complete(scoring, setting, weights, measured, outcomes, kept.get((N, ONE_DEVICE, whose)))
-            if weights == TUNED:
-                others = ((N, setting, BASE), (N, ONE_DEVICE, CONTROL), (N, ONE_DEVICE, BASE))
-                row |= recovery_row(scoring.task, outcomes, *map(kept.get, others))
-            kept[N, setting, weights] = outcomes
-        except Exception as error:
-            if several() and not isinstance(error, InputError):
-                raise  # the others may not have failed, and wait
-            row = failed_row(scoring.task, planned, error)
-        self.rows.append(row)
-        return row
-
-    def _measured(self, planned: Planned) -> tuple[dict, np.ndarray]:
-        scoring, setting = self._scorings[planned.num_tokens], planned.setting
-        run = self._runners[setting.num_parts]
-        experiment = scoring.experiment
-        key = store.digest(
-            self._library,
-            store.digest_of_exchange(setting),
-            self._params[planned.weights],
-            self._tasks[planned.num_tokens],
-            self._model,
-            (setting.num_parts, experiment.num_tokens, scoring.buckets, experiment.batch_size, type(run).__name__),
-        )
-        if found := from_terminal(lambda: self._store.load(key)):
-            return found
-        predictor = self._predictor
-        if predictor is None or predictor.task is not scoring.task or predictor.setting != setting:
-            predictor = Predictor(scoring.model, scoring.task, setting, run, experiment.batch_size, scoring.buckets)
-            self._predictor = predictor
-        measured, outcomes = measure(scoring, predictor, planned.weights)
-        self._store.save(key, measured, outcomes)
-        return measured, outcomes
 
 
 def main(argv: list[str]) -> None:
