@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from prism_jax import config
 from prism_jax.errors import InputError, RunError
 from prism_jax.processes import from_terminal, is_terminal, several
-from prism_jax.runners import replicated
+from prism_jax.sending import replicated
 
 SCORE = "score"
 """The metric by which checkpoints are compared: the task's own, with its sign changed where lower is better."""

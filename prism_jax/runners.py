@@ -7,17 +7,16 @@ The devices of a mesh may belong to several processes, see `processes`. Then eve
 is the terminal's, and what the others give in its place matters by its shapes alone.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prism_jax import processes
+from prism_jax import processes, sending
 from prism_jax.errors import InputError
 from prism_jax.partition import PARTS, Layout, Parts, split
 
@@ -134,57 +133,6 @@ class OnOneDevice:
         return x
 
 
-def _placed(mesh: jax.sharding.Mesh, spec: jax.P, x: Any) -> jax.Array:
-    """A value that every process knows, on a mesh of several processes."""
-    if jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key):
-        data = _placed(mesh, spec, jax.random.key_data(x))
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-    x = np.asarray(x)
-    return jax.make_array_from_callback(x.shape, jax.NamedSharding(mesh, spec), lambda index: x[index])
-
-
-def replicated(mesh: jax.sharding.Mesh, x: Any) -> jax.Array:
-    """A copy on every device of a mesh of several processes, of a value that all of them have."""
-    return _placed(mesh, jax.P(), x)
-
-
-@cache
-def _everywhere(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
-    return jax.jit(lambda tree: tree, out_shardings=jax.NamedSharding(mesh, jax.P()))
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A device's piece of an array, in the bytes that the terminal sends it."""
-
-    start: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @property
-    def stop(self) -> int:
-        return self.start + math.prod(self.shape) * self.dtype.itemsize
-
-    def read(self, bytes_N: jax.Array) -> jax.Array:
-        mine = bytes_N[self.start : self.stop]
-        if self.dtype == bool:
-            return mine.reshape(self.shape).astype(bool)
-        width = () if self.dtype.itemsize == 1 else (self.dtype.itemsize,)
-        return jax.lax.bitcast_convert_type(mine.reshape(*self.shape, *width), self.dtype)
-
-
-@cache
-def _sender(mesh: jax.sharding.Mesh, pieces: tuple[_Piece, ...], specs: tuple[jax.P, ...]) -> Callable:
-    """The program of `OnMesh._from_terminal`: every device gets its row of the first device's table, and reads its pieces."""
-    axes = mesh.axis_names
-
-    def send(table_1DN):
-        bytes_N = jax.lax.all_to_all(table_1DN[0], axes, 0, 0, tiled=True)[0]
-        return tuple(piece.read(bytes_N) for piece in pieces)
-
-    return jax.jit(jax.shard_map(send, mesh=mesh, in_specs=jax.P(axes), out_specs=specs, check_vma=False))
-
-
 @dataclass(frozen=True)
 class OnMesh:
     """Every part on its own device. Made by `on_mesh`."""
@@ -222,8 +170,8 @@ class OnMesh:
         if not self._several:
             return jax.device_put(parts, self._shardings(parts))
         cut, whole = self._specs()
-        tokens, real_BN = self._from_terminal((parts.tokens, parts.real_BN), (cut, whole))
-        keys_B = jax.tree.map(partial(_placed, self.mesh, whole), parts.keys_B)
+        tokens, real_BN = sending.send(self.mesh, (parts.tokens, parts.real_BN), (cut, whole))
+        keys_B = jax.tree.map(partial(sending.placed, self.mesh, whole), parts.keys_B)
         return replace(parts, tokens=tokens, real_BN=real_BN, keys_B=keys_B)
 
     def shapes(self, params, parts):
@@ -245,41 +193,13 @@ class OnMesh:
     def replicate(self, tree):
         if not self._several:
             return jax.device_put(tree, jax.NamedSharding(self.mesh, jax.P()))
-        return jax.tree.map(partial(replicated, self.mesh), tree)
+        return jax.tree.map(partial(sending.replicated, self.mesh), tree)
 
     def broadcast(self, tree):
-        return self._from_terminal((tree,), (jax.P(),))[0] if self._several else tree
+        return sending.send(self.mesh, (tree,), (jax.P(),))[0] if self._several else tree
 
     def fetch(self, tree):
-        return jax.device_get(_everywhere(self.mesh)(tree) if self._several else tree)
-
-    def _from_terminal(self, trees: tuple, specs: tuple) -> tuple:
-        """Trees of the terminal's arrays, on the mesh as `specs` say. What is cut reaches each device alone.
-
-        One all-to-all, in which all devices but the terminal's first give zeros: it takes one round trip, however many arrays
-        there are.
-        """
-        leaves, structure = jax.tree.flatten(trees)
-        leaves = [np.asarray(x, jax.dtypes.canonicalize_dtype(np.asarray(x).dtype)) for x in leaves]
-        of_leaf = [spec for spec, tree in zip(specs, trees, strict=True) for _ in jax.tree.leaves(tree)]
-        shardings = [jax.NamedSharding(self.mesh, spec) for spec in of_leaf]
-        where = [sharding.devices_indices_map(x.shape) for sharding, x in zip(shardings, leaves, strict=True)]
-        pieces: list[_Piece] = []
-        for x, sharding in zip(leaves, shardings, strict=True):
-            start = pieces[-1].stop if pieces else 0
-            pieces.append(_Piece(start, sharding.shard_shape(x.shape), x.dtype))
-        axes, devices = self.mesh.axis_names, self.mesh.devices
-        table_DN = np.zeros((devices.size, pieces[-1].stop), np.uint8)
-        if devices.flat[0] in self.mesh.local_devices:
-            for row_N, device in zip(table_DN, devices.flat, strict=True):
-                cut = [np.ascontiguousarray(x[index[device]]) for x, index in zip(leaves, where, strict=True)]
-                row_N[:] = np.concatenate([x.reshape(-1).view(np.uint8) for x in cut])
-        stacked = jax.make_array_from_callback(
-            (devices.size, *table_DN.shape),
-            jax.NamedSharding(self.mesh, jax.P(axes)),
-            lambda index: table_DN[None] if index and not index[0].start else np.zeros_like(table_DN)[None],
-        )
-        return jax.tree.unflatten(structure, _sender(self.mesh, tuple(pieces), tuple(of_leaf))(stacked))
+        return jax.device_get(sending.everywhere(self.mesh)(tree) if self._several else tree)
 
     def __call__(self, function, params, parts):
         rows_BRD = self.each(function, params, parts)

@@ -1,0 +1,92 @@
+"""Arrays on a mesh whose devices belong to several processes: what all of them know, and what the terminal sends them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def placed(mesh: jax.sharding.Mesh, spec: jax.P, x: Any) -> jax.Array:
+    """A value that every process knows, on a mesh of several processes."""
+    if jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key):
+        data = placed(mesh, spec, jax.random.key_data(x))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, jax.NamedSharding(mesh, spec), lambda index: x[index])
+
+
+def replicated(mesh: jax.sharding.Mesh, x: Any) -> jax.Array:
+    """A copy on every device of a mesh of several processes, of a value that all of them have."""
+    return placed(mesh, jax.P(), x)
+
+
+@cache
+def everywhere(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
+    """A program that puts a copy of a result on every device."""
+    return jax.jit(lambda tree: tree, out_shardings=jax.NamedSharding(mesh, jax.P()))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A device's piece of an array, in the bytes that the terminal sends it."""
+
+    start: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def stop(self) -> int:
+        return self.start + math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self, bytes_N: jax.Array) -> jax.Array:
+        mine = bytes_N[self.start : self.stop]
+        if self.dtype == bool:
+            return mine.reshape(self.shape).astype(bool)
+        width = () if self.dtype.itemsize == 1 else (self.dtype.itemsize,)
+        return jax.lax.bitcast_convert_type(mine.reshape(*self.shape, *width), self.dtype)
+
+
+@cache
+def _sender(mesh: jax.sharding.Mesh, pieces: tuple[_Piece, ...], specs: tuple[jax.P, ...]) -> Callable:
+    """The program of `send`: every device gets its row of the first device's table, and reads its pieces."""
+    axes = mesh.axis_names
+
+    def received(table_1DN):
+        bytes_N = jax.lax.all_to_all(table_1DN[0], axes, 0, 0, tiled=True)[0]
+        return tuple(piece.read(bytes_N) for piece in pieces)
+
+    return jax.jit(jax.shard_map(received, mesh=mesh, in_specs=jax.P(axes), out_specs=specs, check_vma=False))
+
+
+def send(mesh: jax.sharding.Mesh, trees: tuple, specs: tuple) -> tuple:
+    """Trees of the terminal's arrays, on the mesh as `specs` say. What is cut reaches each device alone.
+
+    One all-to-all, in which all devices but the terminal's first give zeros: it takes one round trip, however many arrays
+    there are.
+    """
+    leaves, structure = jax.tree.flatten(trees)
+    leaves = [np.asarray(x, jax.dtypes.canonicalize_dtype(np.asarray(x).dtype)) for x in leaves]
+    of_leaf = [spec for spec, tree in zip(specs, trees, strict=True) for _ in jax.tree.leaves(tree)]
+    shardings = [jax.NamedSharding(mesh, spec) for spec in of_leaf]
+    where = [sharding.devices_indices_map(x.shape) for sharding, x in zip(shardings, leaves, strict=True)]
+    pieces: list[_Piece] = []
+    for x, sharding in zip(leaves, shardings, strict=True):
+        start = pieces[-1].stop if pieces else 0
+        pieces.append(_Piece(start, sharding.shard_shape(x.shape), x.dtype))
+    axes, devices = mesh.axis_names, mesh.devices
+    table_DN = np.zeros((devices.size, pieces[-1].stop), np.uint8)
+    if devices.flat[0] in mesh.local_devices:
+        for row_N, device in zip(table_DN, devices.flat, strict=True):
+            cut = [np.ascontiguousarray(x[index[device]]) for x, index in zip(leaves, where, strict=True)]
+            row_N[:] = np.concatenate([x.reshape(-1).view(np.uint8) for x in cut])
+    stacked = jax.make_array_from_callback(
+        (devices.size, *table_DN.shape),
+        jax.NamedSharding(mesh, jax.P(axes)),
+        lambda index: table_DN[None] if index and not index[0].start else np.zeros_like(table_DN)[None],
+    )
+    return jax.tree.unflatten(structure, _sender(mesh, tuple(pieces), tuple(of_leaf))(stacked))
