@@ -129,19 +129,23 @@ class BertEncoder(nn.Module):
         self.blocks = Stack(stack)
 
     def __call__(self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges) -> jax.Array:
+        return self.blocks(self.embed(tokens, layout), exchange, layout)[0]
+
+    def embed(self, tokens: dict[str, jax.Array], layout: Layout) -> jax.Array:
+        """The rows before the first block."""
         config, stack = self.config, self.config.stack
         ids_BT = tokens["ids"]
         types_BT = tokens.get("types", jnp.zeros_like(ids_BT))
         position_T = jnp.minimum(layout.positions_T, config.num_positions - 1)  # P*T may pass N by up to P - 1
         x_BTD = self.norm(self.token(ids_BT) + self.type(types_BT) + self.position(position_T)[None])
-        x_BTD = dropout(x_BTD, stack.dropout, replace(layout, block=stack.num_layers).block_keys_B, site=0)
-        return self.blocks(x_BTD, exchange, layout)[0]
+        return dropout(x_BTD, stack.dropout, replace(layout, block=stack.num_layers).block_keys_B, site=0)
 
 
 class _Bert(nn.Module):
     """What all heads share. Abstract: a head sets up its own layers and has `head`, and `read` if it needs fewer rows."""
 
     config: BertConfig
+    encoder_class: ClassVar[type[nn.Module]] = BertEncoder
 
     def part(self, tokens, layout, exchange):
         return self.read(self.encoder(tokens, layout, exchange), layout)
@@ -172,7 +176,7 @@ class BertModel(_Bert):
     """Every hidden state, and the pooler's output."""
 
     def setup(self):
-        self.encoder = BertEncoder(self.config)
+        self.encoder = self.encoder_class(self.config)
         self.pooler = head_dense(self.config.stack.features, self.config.stack)
 
     def head(
@@ -186,7 +190,7 @@ class BertForSequenceClassification(_Bert):
     """Logits from the class row: pooler, tanh, classifier."""
 
     def setup(self):
-        self.encoder = BertEncoder(self.config)
+        self.encoder = self.encoder_class(self.config)
         self.pooler = head_dense(self.config.stack.features, self.config.stack)
         self.classifier = head_dense(self.config.num_labels, self.config.stack)
 
@@ -203,7 +207,7 @@ class BertForTokenClassification(_Bert):
     """Logits for every token, as for named entities."""
 
     def setup(self):
-        self.encoder = BertEncoder(self.config)
+        self.encoder = self.encoder_class(self.config)
         self.classifier = head_dense(self.config.num_labels, self.config.stack)
 
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
@@ -215,7 +219,7 @@ class BertForMaskedLM(_Bert):
     """Logits of the vocabulary for every token: a dense layer, a norm, and the token table once more."""
 
     def setup(self):
-        self.encoder = BertEncoder(self.config)
+        self.encoder = self.encoder_class(self.config)
         self.transform = head_dense(self.config.stack.features, self.config.stack)
         self.norm = layer_norm(self.config.stack)
         self.bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
@@ -233,7 +237,7 @@ class BertForSentenceEmbedding(_Bert):
     architecture: ClassVar[str] = "BertModel"
 
     def setup(self):
-        self.encoder = BertEncoder(self.config)
+        self.encoder = self.encoder_class(self.config)
 
     def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         return jnp.where(layout.real_BT[..., None], x_BTD, 0).sum(1, keepdims=True)

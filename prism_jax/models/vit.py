@@ -213,6 +213,7 @@ class _ViT(nn.Module):
     """What all heads share. Abstract: a head sets up its own layers and has `head`, and `read` if it needs fewer rows."""
 
     config: ViTConfig
+    encoder_class: ClassVar[type[nn.Module]] = ViTEncoder
 
     def part(self, tokens, layout, exchange):
         return self.read(self.encoder(tokens, layout, exchange), layout)
@@ -239,7 +240,7 @@ class ViTModel(_ViT):
     """Every hidden state, and the pooler's output."""
 
     def setup(self):
-        self.encoder, self.pooler = ViTEncoder(self.config), self._new_pooler()
+        self.encoder, self.pooler = self.encoder_class(self.config), self._new_pooler()
 
     def head(
         self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None
@@ -254,7 +255,7 @@ class ViTHiddenStates(_ViT):
     architecture: ClassVar[str] = "ViTModel"
 
     def setup(self):
-        self.encoder = ViTEncoder(self.config)
+        self.encoder = self.encoder_class(self.config)
 
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         """Hidden states [B, N, D]."""
@@ -267,7 +268,7 @@ class ViTForImageFeatures(_ViT):
     architecture: ClassVar[str] = "ViTModel"
 
     def setup(self):
-        self.encoder = ViTEncoder(self.config)
+        self.encoder = self.encoder_class(self.config)
 
     def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         return x_BTD[:, :1]
@@ -283,7 +284,7 @@ class ViTForPooledFeatures(_ViT):
     architecture: ClassVar[str] = "ViTModel"
 
     def setup(self):
-        self.encoder, self.pooler = ViTEncoder(self.config), self._new_pooler()
+        self.encoder, self.pooler = self.encoder_class(self.config), self._new_pooler()
 
     def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         return x_BTD[:, :1]
@@ -297,7 +298,7 @@ class ViTForImageClassification(_ViT):
     """Logits from the class row."""
 
     def setup(self):
-        self.encoder = ViTEncoder(self.config)
+        self.encoder = self.encoder_class(self.config)
         self.classifier = head_dense(self.config.num_labels, self.config.stack)
 
     def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
