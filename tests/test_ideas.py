@@ -50,20 +50,10 @@ def test_class_tokens_on_every_part_of_a_bert(runner):
     ids[:, 0] = idea["CLS"]
     batch = {"ids": ids.astype(np.int32), "mask": mask}
     check_class_tokens(BertForSequenceClassification(config), idea["ClassTokens"](config), batch, runner)
-    alone = logits_of(
-        idea["ClassTokens"](config),
-        pj.init_params(idea["ClassTokens"](config), jax.random.key(0)),
-        batch,
-        pj.IsolatedParts(),
-        runner(3),
-    )
-    exact = logits_of(
-        idea["ClassTokens"](config),
-        pj.init_params(idea["ClassTokens"](config), jax.random.key(0)),
-        batch,
-        pj.WholeSequence(),
-        pj.on_one_device(1),
-    )
+    model = idea["ClassTokens"](config)
+    params = pj.init_params(model, jax.random.key(0))
+    alone = logits_of(model, params, batch, pj.IsolatedParts(), runner(3))
+    exact = logits_of(model, params, batch, pj.WholeSequence(), pj.on_one_device(1))
     assert_close(alone[2], exact[2])
     assert np.abs(alone[:2] - exact[:2]).max(1).min() > 1e-3
 

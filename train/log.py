@@ -21,10 +21,8 @@ class Log:
         self._path, self._events = out / "metrics.jsonl", None
         lines = self._path.read_text().split("\n")[:-1] if self._path.exists() else []  # the last may be half written
         self._lines = [line for line in map(json.loads, lines) if line["step"] <= step]
-        self._before, self._began = (
-            max((line.get("seconds", 0.0) for line in self._lines), default=0.0),
-            time.perf_counter(),
-        )
+        self._before = max((line.get("seconds", 0.0) for line in self._lines), default=0.0)
+        self._began = time.perf_counter()
         write(self._path, "".join(f"{json.dumps(line)}\n" for line in self._lines))
         if tensorboard:
             check_tensorboard()
