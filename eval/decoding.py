@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from prism_jax import cost
 from prism_jax.errors import InputError
-from prism_jax.exchange import text_of
+from prism_jax.exchange_text import text_of
 from prism_jax.generation import Generator, Sampling
 from prism_jax.partition import part_length
 from prism_jax.processes import from_terminal, is_terminal

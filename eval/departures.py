@@ -33,6 +33,9 @@ def departures(scoring: Scoring, params: Any, setting: Setting) -> list[dict]:
 
     Returns:
       For each block its cosine similarity, and the relative error |x - exact| / |exact|.
+
+    Raises:
+      InputError: if the model gives a part rows beside its tokens.
     """
     run, one_device, model = runner(setting.num_parts), on_one_device(1), scoring.model
 
@@ -55,7 +58,13 @@ def departures(scoring: Scoring, params: Any, setting: Setting) -> list[dict]:
     batches = scoring_batches(scoring.task, scoring.buckets, scoring.experiment.batch_size)
     for batch in tqdm(batches, "departures", leave=False, unit="batch", disable=None):
         whole = one_device.split(batch.tokens)
-        ours = run.fetch(outputs(setting.exchange, run, placed, run.split(batch.tokens)))
+        parts = run.split(batch.tokens)
+        ours = run.fetch(outputs(setting.exchange, run, placed, parts))
+        if ours[0].shape[1] != parts.real_BN.shape[1]:
+            raise InputError(
+                f"a block of {type(model).__name__} gives {ours[0].shape[1]} rows for {parts.real_BN.shape[1]} tokens, so its rows can't be "
+                "compared with one device's token by token; choose a model without rows of its own"
+            )
         exact = outputs(ONE_DEVICE.exchange, one_device, params, whole)
         sums, count = compare(ours, exact, whole.real_BN * batch.weight_B[:, None])
         total, tokens = total + np.asarray(sums), tokens + float(count)

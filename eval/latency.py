@@ -28,7 +28,8 @@ from eval.scoring import Scoring, load_scoring
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError, RunError
-from prism_jax.exchange import AllGather, check, text_of
+from prism_jax.exchange import AllGather, check
+from prism_jax.exchange_text import text_of
 from prism_jax.prediction import Setting
 from prism_jax.processes import from_terminal, is_terminal, several
 

@@ -12,7 +12,8 @@ from eval.grid import BASE
 from eval.one_part import StandIn
 from eval.scoring import Scoring
 from prism_jax import cost
-from prism_jax.exchange import Exchange, Exchanges, text_of
+from prism_jax.exchange import Exchange, Exchanges
+from prism_jax.exchange_text import text_of
 from prism_jax.forward import forward
 from prism_jax.partition import Layout, split
 from prism_jax.prediction import Setting

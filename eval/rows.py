@@ -1,14 +1,13 @@
 """What stands in a row of results.json: the setting, the score, the cost."""
 
-from dataclasses import fields, replace
-
 import jax
 import numpy as np
 
 from eval.grid import Planned
 from prism_jax import cost, metrics
 from prism_jax.errors import InputError, RunError
-from prism_jax.exchange import AllGather, Exchange, WholeSequence, as_tuple, name_of, text_of
+from prism_jax.exchange import AllGather, Exchange, WholeSequence, as_tuple, name_of, numbers, with_wire
+from prism_jax.exchange_text import text_of
 from prism_jax.language_tasks import LanguageModelling
 from prism_jax.partition import part_length
 from prism_jax.prediction import Predictor, Setting, rows_by_bucket
@@ -82,8 +81,8 @@ def setting_row(setting: Setting, num_tokens: int, rows: dict[int, int]) -> dict
     known = None not in rates.values()
     num_segments = getattr(one, "num_segments", None)
     if one:
-        only_segments = [number.name for number in fields(one) if number.name != "wire"] == ["num_segments"]
-        name, wire = name_of(type(one)) if only_segments else str(replace(one, wire=FLOAT32)), one.wire.name
+        only_segments = list(numbers(type(one))) == ["num_segments"]
+        name, wire = name_of(type(one)) if only_segments else str(with_wire(one, FLOAT32)), one.wire.name
     else:
         name, wire = text_of(exchange), ",".join(each.wire.name for each in as_tuple(exchange))
     return {

@@ -14,7 +14,8 @@ import numpy as np
 import prism_jax
 from prism_jax.classification import Images
 from prism_jax.command import write
-from prism_jax.exchange import as_tuple, text_of
+from prism_jax.exchange import Exchange, Wrapped, as_tuple
+from prism_jax.exchange_text import text_of
 from prism_jax.prediction import Setting
 from prism_jax.task import Task
 from prism_jax.weights import flatten
@@ -70,9 +71,15 @@ def digest_of_task(task: Task, num_tokens: int) -> str:
 
 
 def digest_of_exchange(setting: Setting) -> str:
-    """Of its text, and of the files in which it and its wire formats stand: a change of one's own exchange is a new row."""
-    each = as_tuple(setting.exchange)
-    return digest(text_of(setting.exchange), *(source_of(type(x)) for one in each for x in (one, one.wire)))
+    """Of its text, and of the files of its class, of those that it extends, of what it wraps and of its wire format: a change of
+    one's own exchange is a new row.
+    """
+    return digest(text_of(setting.exchange), *(x for one in as_tuple(setting.exchange) for x in sources_of(one)))
+
+
+def sources_of(exchange: Exchange) -> list[bytes | str]:
+    wrapped = sources_of(exchange.of) if isinstance(exchange, Wrapped) else []
+    return [*wrapped, *map(source_of, (*type(exchange).__mro__, *type(exchange.wire).__mro__))]
 
 
 def digest_of_model(model: nn.Module) -> str:

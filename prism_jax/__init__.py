@@ -20,6 +20,7 @@ from prism_jax.exchange import (
     Exchange,
     IsolatedParts,
     SegmentMeans,
+    Segments,
     WholeSequence,
     Wrapped,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Parts",
     "Sampling",
     "SegmentMeans",
+    "Segments",
     "UnscaledMeans",
     "WholeSequence",
     "Wire",

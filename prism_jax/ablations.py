@@ -5,46 +5,26 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from prism_jax.exchange import Exchange, SegmentMeans
-from prism_jax.wire import Wire
-
-
-class _LikeSegmentMeans:
-    """What both have in common with segment means."""
-
-    num_segments: int
-    wire: Wire
-
-    def __post_init__(self):
-        self.means()
-
-    def means(self) -> SegmentMeans:
-        return SegmentMeans(self.num_segments, wire=self.wire)
-
-    def rows_sent(self, part_len):
-        return self.num_segments
-
-    def check(self, num_tokens, num_parts):
-        self.means().check(num_tokens, num_parts)
+from prism_jax.exchange import Segments, segment_means
 
 
 @dataclass(frozen=True)
-class UnscaledMeans(_LikeSegmentMeans, Exchange):
+class UnscaledMeans(Segments):
     """Segment means that count as one token each, whatever they stand for: no log(count) in the softmax."""
 
-    num_segments: int
+    def pool(self, x_BLSD, real_BLS):
+        return segment_means(x_BLSD, real_BLS)
 
     def __call__(self, x_BTD, layout):
-        context = self.means()(x_BTD, layout)
+        context = super().__call__(x_BTD, layout)
         return context.replace(count_BK=jnp.minimum(context.count_BK, 1))
 
 
 @dataclass(frozen=True)
-class MeansAfterNorm(_LikeSegmentMeans, Exchange):
+class MeansAfterNorm(Segments):
     """Segment means of the normalised rows, in place of normalised means. In BERT, whose norms come after, both are one."""
 
-    num_segments: int
     after_norm: ClassVar[bool] = True
 
-    def __call__(self, x_BTD, layout):
-        return self.means()(x_BTD, layout)
+    def pool(self, x_BLSD, real_BLS):
+        return segment_means(x_BLSD, real_BLS)

@@ -47,7 +47,7 @@ class KVCache:
 
 def count_bias(count_BK: jax.Array) -> jax.Array:
     """`log(count)`, and HIDDEN where the count is 0: [B, 1, 1, K], float32."""
-    return jnp.where(count_BK > 0, jnp.log(jnp.maximum(count_BK, 1)), HIDDEN)[:, None, None, :]
+    return jnp.where(count_BK > 0, jnp.log(jnp.where(count_BK > 0, count_BK, 1)), HIDDEN)[:, None, None, :]
 
 
 def attention_bias(count_BK: jax.Array, last_K: jax.Array, positions_T: jax.Array, *, causal: bool) -> jax.Array:

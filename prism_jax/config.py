@@ -1,6 +1,7 @@
 """Experiments: a frozen record, filled by a file in `configs/` and by flags."""
 
 import dataclasses
+import hashlib
 import importlib.util
 import math
 import re
@@ -12,7 +13,7 @@ from typing import Annotated, Literal
 import flax.linen as nn
 import tyro
 
-from prism_jax import adapter_files
+from prism_jax import adapter_files, exchange_text
 from prism_jax import exchange as exchanges
 from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange, Exchanges
@@ -25,9 +26,9 @@ ExchangeFlag = Annotated[
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="EXCHANGE",
-        instance_from_str=lambda args: exchanges.parse(args[0]),
+        instance_from_str=lambda args: exchange_text.parse(args[0]),
         is_instance=lambda value: isinstance(value, Exchange | tuple),
-        str_from_instance=lambda value: [exchanges.text_of(value)],
+        str_from_instance=lambda value: [exchange_text.text_of(value)],
     ),
 ]
 """An exchange, as `all_gather` or `segment_means:8` on the command line; with commas between them, one for each block."""
@@ -38,9 +39,9 @@ ExchangesFlag = Annotated[
     tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",
         metavar="[EXCHANGE [EXCHANGE ...]]",
-        instance_from_str=lambda args: tuple(exchanges.parse(arg) for arg in args),
+        instance_from_str=lambda args: tuple(exchange_text.parse(arg) for arg in args),
         is_instance=lambda value: isinstance(value, tuple) and all(isinstance(x, Exchange | tuple) for x in value),
-        str_from_instance=lambda value: [exchanges.text_of(one) for one in value],
+        str_from_instance=lambda value: [exchange_text.text_of(one) for one in value],
     ),
 ]
 """Several of them, with spaces between."""
@@ -221,11 +222,12 @@ def load(path: str) -> Experiment:
     file = Path(path)
     if not file.is_file() or file.suffix != ".py":
         raise InputError(f"no config file {path!r}; give a Python file such as configs/bert_newsgroups.py")
-    spec = importlib.util.spec_from_file_location(f"config_file_{file.stem}", file)
+    name = f"config_file_{file.stem}_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[f"config_file_{file.stem}"] = module  # dataclasses in it look their own module up
+    sys.modules[name] = module  # dataclasses in it look their own module up
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -6,10 +6,9 @@ known on every part, so only features cross the mesh. Every collective but the j
 """
 
 import abc
-import inspect
 import re
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar
+from typing import ClassVar, get_type_hints
 
 import flax
 import jax
@@ -18,7 +17,7 @@ import numpy as np
 
 from prism_jax.errors import InputError
 from prism_jax.partition import PARTS, Layout, check_parts, part_length
-from prism_jax.wire import FLOAT32, WIRES, Wire
+from prism_jax.wire import FLOAT32, Wire
 
 
 @flax.struct.dataclass
@@ -27,7 +26,7 @@ class Context:
 
     Attributes:
       x_BKD: features.
-      count_BK: float32, how many real tokens a row stands for; 0 hides the row.
+      count_BK: float32, how many real tokens a row stands for, or another weight above 0; 0 hides the row.
       last_K: int32, position in the whole sequence of the last token that a row stands for.
     """
 
@@ -71,11 +70,20 @@ class Exchange(abc.ABC):
           count_BPL: how many real tokens each row of every part's `z` stands for.
           last_PL: position of the last token that each row of every part's `z` stands for.
           layout: where this part stands.
+
+        Raises:
+          InputError: if the shapes are others, as those of one part's counts and positions are.
         """
-        own, others = own_rows(x_BTD, layout), layout.num_parts - 1
+        P, (B, L, _) = layout.num_parts, z_BLD.shape
+        if (count_BPL.shape, last_PL.shape) != ((B, P, L), (P, L)):
+            raise InputError(
+                f"{name_of(type(self))} shares counts of shape {count_BPL.shape} and last positions of shape {last_PL.shape}, "
+                f"but those of every part are {(B, P, L)} and {(P, L)}; take them from layout.real_BPT and layout.positions_PT"
+            )
+        own, others = own_rows(x_BTD, layout), P - 1
         if others == 0:
             return own
-        part_after_part = (layout.part + 1 + jnp.arange(others)) % layout.num_parts
+        part_after_part = (layout.part + 1 + jnp.arange(others)) % P
 
         def from_others(y, axis):
             """Keeps the other parts of an axis of parts, and joins it with the axis of rows behind it."""
@@ -90,8 +98,8 @@ class Exchange(abc.ABC):
         )
 
     def __str__(self) -> str:
-        numbers = [str(getattr(self, one.name)) for one in fields(self) if one.name != "wire"]
-        return ":".join([name_of(type(self)), *numbers, *([self.wire.name] if self.wire != FLOAT32 else [])])
+        wire = [self.wire.name] if self.wire != FLOAT32 else []
+        return ":".join([name_of(type(self)), *(str(getattr(self, number)) for number in numbers(type(self))), *wire])
 
 
 @dataclass(frozen=True)
@@ -99,10 +107,15 @@ class Wrapped(Exchange):
     """An exchange that changes the context of another one; subclasses say how. It sends what that one sends, where that one does.
 
     Attributes:
-      of: the other one, with its own wire format.
+      of: the other one.
+      wire: that of the other one.
     """
 
     of: Exchange
+    wire: Wire = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "wire", self.of.wire)
 
     @property
     def after_norm(self) -> bool:  # type: ignore[override]
@@ -113,6 +126,11 @@ class Wrapped(Exchange):
 
     def check(self, num_tokens, num_parts):
         self.of.check(num_tokens, num_parts)
+
+    def __str__(self) -> str:
+        return ":".join(
+            [name_of(type(self)), *(str(getattr(self, number)) for number in numbers(type(self))), str(self.of)]
+        )
 
 
 def own_rows(x_BTD: jax.Array, layout: Layout) -> Context:
@@ -184,11 +202,10 @@ class AllGather(Exchange):
 
 
 @dataclass(frozen=True)
-class SegmentMeans(Exchange):
-    """A part sends the means of `num_segments` segments of its tokens. PRISM (arXiv 2507.12145).
+class Segments(Exchange):
+    """A part sends one row for each of `num_segments` segments of its tokens, which counts for as many as are real; subclasses say what row.
 
-    Segments are cut at fixed places, in sizes that differ by at most one. A mean is over the real tokens of its segment,
-    and counts as many; a segment without any is hidden.
+    Segments are cut at fixed places, in sizes that differ by at most one. One without real tokens is hidden.
     """
 
     num_segments: int
@@ -199,13 +216,18 @@ class SegmentMeans(Exchange):
                 f"num_segments is {self.num_segments}; choose 1 or more, or isolated_parts to send nothing"
             )
 
+    @abc.abstractmethod
+    def pool(self, x_BLSD: jax.Array, real_BLS: jax.Array) -> jax.Array:
+        """The rows that are sent [B, L, D], from the tokens of each segment and which of them are real."""
+
+    def segments(self, part_len: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which tokens of a part belong to which segment, as `segment_table` has it."""
+        return segment_table(part_len, self.num_segments)
+
     def __call__(self, x_BTD, layout):
-        T, L = layout.part_len, self.num_segments
         self.check(layout.num_tokens, layout.num_parts)
-        index_LS, inside_LS = segment_table(T, L)
-        real_BLS = layout.real_BT[:, index_LS] & inside_LS[None]
-        total_BLD = jnp.where(real_BLS[..., None], x_BTD[:, index_LS], 0).sum(2)
-        z_BLD = total_BLD / jnp.maximum(real_BLS.sum(-1), 1)[..., None].astype(x_BTD.dtype)
+        index_LS, inside_LS = self.segments(layout.part_len)
+        z_BLD = self.pool(x_BTD[:, index_LS], layout.real_BT[:, index_LS] & inside_LS[None])
         count_BPL = (layout.real_BPT[:, :, index_LS] & inside_LS[None, None]).sum(-1)
         last_PL = layout.positions_PT[:, index_LS[:, -1]]
         return self.share(x_BTD, z_BLD, count_BPL, last_PL, layout)
@@ -220,6 +242,20 @@ class SegmentMeans(Exchange):
                 f"{self.num_segments} segments asked for, but a part has {part_len} tokens "
                 f"({num_tokens} tokens in {num_parts} parts); choose num_segments <= {part_len}"
             )
+
+
+def segment_means(x_BLSD: jax.Array, real_BLS: jax.Array) -> jax.Array:
+    """The means over the real tokens of each segment, [B, L, D]."""
+    total_BLD = jnp.where(real_BLS[..., None], x_BLSD, 0).sum(2)
+    return total_BLD / jnp.maximum(real_BLS.sum(-1), 1)[..., None].astype(x_BLSD.dtype)
+
+
+@dataclass(frozen=True)
+class SegmentMeans(Segments):
+    """A part sends the means of `num_segments` segments of its tokens. PRISM (arXiv 2507.12145)."""
+
+    def pool(self, x_BLSD, real_BLS):
+        return segment_means(x_BLSD, real_BLS)
 
 
 def segment_table(part_len: int, num_segments: int) -> tuple[np.ndarray, np.ndarray]:
@@ -266,38 +302,10 @@ def name_of(kind: type[Exchange]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
-def text_of(exchange: Exchanges) -> str:
-    """What `parse` reads."""
-    return ",".join(map(str, exchange)) if isinstance(exchange, tuple) else str(exchange)
-
-
-def parse(text: str) -> Exchanges:
-    """An exchange from its text: `all_gather`, `segment_means:8`, `segment_means:8:int8`; several with commas between them,
-    one a block.
-
-    Every subclass of `Exchange` that has been imported is known, a user's own too.
-
-    Raises:
-      InputError: if the name is unknown, or the numbers or the wire format don't fit.
-    """
-    each = tuple(_parse_one(one) for one in text.split(","))
-    return each[0] if len(each) == 1 else each
-
-
-def _parse_one(text: str) -> Exchange:
-    kinds = {name_of(kind): kind for kind in Exchange.__subclasses__() if not inspect.isabstract(kind)}
-    name, *values = text.strip().split(":")
-    if name not in kinds:
-        raise InputError(f"unknown exchange {name!r}; known are {', '.join(sorted(kinds))}")
-    expected = [one.name for one in fields(kinds[name]) if one.name != "wire"]
-    wire = values.pop() if len(values) == len(expected) + 1 else FLOAT32.name
-    if len(values) != len(expected) or not all(value.isdigit() for value in values) or wire not in WIRES:
-        form = ":".join([name, *expected])
-        raise InputError(
-            f"exchange {text!r} does not fit the form {form!r}, with whole numbers for the names; "
-            f"behind it may stand a wire format, one of {', '.join(WIRES)}"
-        )
-    return with_wire(kinds[name](*map(int, values)), WIRES[wire])
+def numbers(kind: type[Exchange]) -> dict[str, type]:
+    """The fields of an exchange that stand in its text, with their types."""
+    types = get_type_hints(kind)
+    return {one.name: types[one.name] for one in fields(kind) if one.name not in ("wire", "of")}
 
 
 def with_wire(exchange: Exchange, wire: Wire) -> Exchange:
@@ -308,6 +316,8 @@ def with_wire(exchange: Exchange, wire: Wire) -> Exchange:
     """
     if wire != exchange.wire and not sends(exchange):
         raise InputError(f"{exchange} sends nothing, so it takes no wire format")
+    if isinstance(exchange, Wrapped):
+        return replace(exchange, of=with_wire(exchange.of, wire))
     return replace(exchange, wire=wire)
 
 

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from prism_jax.exchange import Exchanges, check, text_of
+from prism_jax.exchange import Exchanges, check
+from prism_jax.exchange_text import text_of
 from prism_jax.loading import Batch, scoring_batches
 from prism_jax.runners import Runner
 from prism_jax.task import Task

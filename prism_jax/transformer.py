@@ -192,10 +192,15 @@ class Block(nn.Module):
         with jax.named_scope("exchange"):
             context = exchange(rows_BTD, layout)
         expected = x_BTD.shape[1] + (layout.num_parts - 1) * exchange.rows_sent(layout.part_len)
-        if context.x_BKD.shape[1] != expected:
+        rows = context.x_BKD.shape[1]
+        if rows != expected:
             raise InputError(
-                f"{exchange} gave a context of {context.x_BKD.shape[1]} rows, but by its rows_sent it should be {expected}; "
+                f"{exchange} gave a context of {rows} rows, but by its rows_sent it should be {expected}; "
                 "it sends another number of rows than it says, or a part has too few tokens for it"
+            )
+        if context.count_BK.shape[1] != rows or context.last_K.shape != (rows,):
+            raise InputError(
+                f"{exchange} gave {rows} rows, {context.count_BK.shape[1]} counts and {context.last_K.shape[0]} last positions; give one of each for every row"
             )
         cache = (self.attention.cache if normed else self._cache)(context.x_BKD, context.count_BK)
         bias_of = partial(attention_bias, context.count_BK, context.last_K, causal=self.config.causal)

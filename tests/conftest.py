@@ -73,6 +73,21 @@ def hidden_states(model, params, batch, exchange, run) -> np.ndarray:
     return np.where(batch["mask"][..., None], hidden, 0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """A program that several tests or processes need is compiled once."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))  # for other processes
+        yield
+
+
 @pytest.fixture(scope="module")
 def quick_to_compile():
     """Programs without most of XLA's optimisations, for tests that compile many tiny ones. Parity and cost are tested with them."""

@@ -9,7 +9,7 @@ import numpy as np
 
 import prism_jax as pj
 from prism_jax import processes, weights
-from prism_jax.exchange import text_of
+from prism_jax.exchange_text import text_of
 from prism_jax.models.bert import BertForSequenceClassification
 from prism_jax.models.gpt2 import GPT2LMHeadModel
 from prism_jax.models.vit import ViTForImageClassification

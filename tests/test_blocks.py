@@ -41,3 +41,19 @@ def test_the_command(toy_config, trained, tmp_path, monkeypatch, capsys):
     for row in json.loads((tmp_path / "results.json").read_text())["rows"][:2]:
         assert row["relative_error"] < 1e-5
         assert row["cosine_similarity"] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_model_with_rows_of_its_own_is_refused(toy_config, trained, tmp_path, monkeypatch, capsys):
+    own = tmp_path / "own.py"
+    own.write_text(f"""
+from dataclasses import replace
+
+from docs.newsgroups_ideas.class_tokens import ClassTokens
+from prism_jax import config as configs
+
+config = replace(configs.load({toy_config!r}), model=ClassTokens)
+""")
+    monkeypatch.setattr("docs.newsgroups_ideas.class_tokens.CLS", 2)
+    flags = ["--checkpoint", trained, "--exchange", "segment_means:1", "--num-parts", "3", "--out", tmp_path]
+    assert run("eval.blocks", own, *flags, monkeypatch=monkeypatch) == 2
+    assert "a block of ClassTokens gives 21 rows for 18 tokens" in capsys.readouterr().err

@@ -9,7 +9,8 @@ import pytest
 from conftest import assert_close, hidden_states, tiny_batch, tiny_bert
 
 import prism_jax as pj
-from prism_jax.exchange import parse, per_block, segment_table, text_of
+from prism_jax.exchange import per_block, segment_table
+from prism_jax.exchange_text import parse, text_of
 from prism_jax.transformer import Block, TransformerConfig
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -178,6 +179,90 @@ def test_an_exchange_that_sends_other_rows_than_it_says_is_refused():
     model, params = tiny_bert()
     with pytest.raises(ValueError, match="liar gave a context of 12 rows, but by its rows_sent it should be 6"):
         hidden_states(model, params, tiny_batch(12, padded=False), Liar(), pj.on_one_device(3))
+
+
+def test_sharing_the_counts_of_one_part_is_refused():
+    """They would be taken for those of every part, and a causal model would see the future."""
+
+    @dataclass(frozen=True)
+    class Mine(pj.Exchange):
+        def __call__(self, x_BTD, layout):
+            return self.share(x_BTD, x_BTD[:, -1:], layout.real_BT[:, -1:], layout.positions_T[-1:], layout)
+
+        def rows_sent(self, part_len):
+            return 1
+
+    model, params = tiny_bert(causal=True)
+    batch = tiny_batch(12, padded=False)
+    with pytest.raises(
+        ValueError, match=r"mine shares counts of shape \(3, 1\) .* but those of every part are \(3, 3, 1\)"
+    ):
+        hidden_states(model, params, batch, Mine(), pj.on_one_device(3))
+
+
+def test_a_context_without_a_count_for_every_row_is_refused():
+    @dataclass(frozen=True)
+    class Short(pj.Exchange):
+        def __call__(self, x_BTD, layout):
+            return pj.Context(x_BTD, layout.real_BT[:, :1].astype(jnp.float32), layout.positions_T)
+
+        def rows_sent(self, part_len):
+            return 0
+
+    model, params = tiny_bert()
+    with pytest.raises(ValueError, match="short gave 4 rows, 1 counts and 4 last positions"):
+        hidden_states(model, params, tiny_batch(12, padded=False), Short(), pj.on_one_device(3))
+
+
+def test_a_row_weighs_as_its_count_says_below_one_too():
+    """Two equal rows at half the count each weigh as much as one of them alone."""
+
+    @dataclass(frozen=True)
+    class Split(pj.Wrapped):
+        def __call__(self, x_BTD, layout):
+            one = self.of(x_BTD, layout)
+            sent = slice(layout.part_len, None)
+            return pj.Context(
+                jnp.concatenate([one.x_BKD, one.x_BKD[:, sent]], 1),
+                jnp.concatenate([one.count_BK.at[:, sent].divide(4), one.count_BK[:, sent] * 3 / 4], 1),
+                jnp.concatenate([one.last_K, one.last_K[sent]]),
+            )
+
+        def rows_sent(self, part_len):
+            return 2 * self.of.rows_sent(part_len)
+
+    model, params = tiny_bert()
+    batch, run = tiny_batch(12, padded=True), pj.on_one_device(3)
+    one, split = (hidden_states(model, params, batch, x, run) for x in (pj.SegmentMeans(2), Split(pj.SegmentMeans(2))))
+    assert_close(split, one)
+
+
+def test_an_exchange_of_ones_own_by_name():
+    @dataclass(frozen=True)
+    class SegmentMaxima(pj.Segments):
+        def pool(self, x_BLSD, real_BLS):
+            return jnp.where(real_BLS[..., None], x_BLSD, -jnp.inf).max(2)
+
+    assert parse("segment_maxima:2") == SegmentMaxima(2)
+    x = np.arange(8.0, dtype=np.float32).reshape(1, 8, 1)
+    rows, count, _ = contexts(SegmentMaxima(2), x, np.arange(8)[None] != 7, 2)
+    assert rows[0, :, 4:, 0].tolist() == [[5, 6], [1, 3]]
+    assert count[0, :, 4:].tolist() == [[2, 1], [2, 2]]
+
+
+def test_an_exchange_of_ones_own_with_the_name_of_another():
+    def own(base):
+        return dataclass(frozen=True)(
+            type("SameName", (base,), {"pool": lambda self, x_BLSD, real_BLS: x_BLSD[:, :, 0]})
+        )
+
+    first, second = own(pj.Segments), own(pj.Segments)
+    assert type(parse("same_name:1")) is second is not first  # a file that was loaded twice
+    ours = own(pj.Segments)
+    ours.__name__ = "SegmentMeans"
+    with pytest.raises(ValueError, match="'segment_means', as one of prism_jax is; give it another name"):
+        parse("all_gather")
+    ours.__name__ = "SameName"
 
 
 def test_a_pre_norm_block_by_hand():

@@ -43,26 +43,6 @@ def assert_same_parameters(one: Path, other: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(quick_to_compile, tmp_path_factory):
-    """Programs are compiled once for all runs of this file, those in other processes too."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    settings = {
-        "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name.upper(), str(value))
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 @pytest.fixture(scope="module")
 def whole(toy_config, tmp_path_factory):
     """A run through segment means, from beginning to end."""

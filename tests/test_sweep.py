@@ -232,6 +232,34 @@ def test_a_key_changes_with_what_it_stands_for():
     assert len(set(keys)) == len(keys)
 
 
+def test_a_change_of_what_an_exchange_is_made_of_is_a_new_row(tmp_path, monkeypatch):
+    """Two config files of one name, with an exchange that extends one of a third file, and one that wraps it."""
+    pooled, own, around = tmp_path / "pooled.py", tmp_path / "own" / "ideas.py", tmp_path / "around" / "ideas.py"
+    own.parent.mkdir()
+    around.parent.mkdir()
+    head = "from dataclasses import dataclass\nimport prism_jax as pj\nfrom prism_jax.config import Experiment, load\n"
+    pooled.write_text(f"{head}class First(pj.Segments):\n  def pool(self, x, real): return x[:, :, 0]\n")
+    extends = f"{head}from pooled import First\n@dataclass(frozen=True)\nclass Own(First): pass\n"
+    own.write_text(f"{extends}config = Experiment(None, '', 8, exchanges=(Own(1),))\n")
+    wraps = "class Around(pj.Wrapped):\n  def __call__(self, x, layout): return self.of(x, layout)\n"
+    inner = f"load({str(own)!r}).exchanges[0]"
+    around.write_text(f"{head}{wraps}config = Experiment(None, '', 8, exchanges=(Around({inner}),))\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    exchanges = [config.load(str(around)).exchanges[0], config.load(str(own)).exchanges[0]]
+
+    def digests():
+        return [store.digest_of_exchange(Setting(one, 2)) for one in exchanges]
+
+    before, again = digests(), digests()
+    pooled.write_text(pooled.read_text().replace("0]", "-1]"))
+    assert before == again
+    assert all(x != y for x, y in zip(before, digests(), strict=True))
+    before = digests()
+    around.write_text(around.read_text().replace("self.of(x, layout)", "self.of(x + 1, layout)"))
+    assert before[0] != digests()[0]
+    assert before[1] == digests()[1]
+
+
 def test_a_damaged_row_is_no_row(tmp_path):
     rows = store.Store(tmp_path)
     assert rows.load("key") is None

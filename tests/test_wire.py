@@ -11,9 +11,12 @@ import pytest
 from conftest import assert_close, tiny_bert
 
 import prism_jax as pj
+from eval.rows import setting_row
 from prism_jax import cost
-from prism_jax.exchange import parse, text_of, with_wire
+from prism_jax.exchange import with_wire
+from prism_jax.exchange_text import parse, text_of
 from prism_jax.forward import lower
+from prism_jax.prediction import Setting
 from prism_jax.wire import BFLOAT16, FLOAT16, FLOAT32, INT8
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -64,6 +67,35 @@ def test_the_compiled_program_sends_it_in_one_collective_a_block(wire, exchange)
     exchanges = re.findall(r"= \(?(\w+)\[[^=]* all-gather(?:-start)?\([^\n]*exchange", program.as_text())
     assert exchanges == [SENT_AS[wire.name]] * model.config.stack.num_layers
     assert cost.compiled(program, 3).bytes_sent == cost.formula(model.config.stack, exchange, 4, 30).bytes_sent
+
+
+@dataclass(frozen=True)
+class Loud(pj.Wrapped):
+    """An exchange of a user's own around another one, with a number that is not whole."""
+
+    weight: float
+
+    def __call__(self, x_BTD, layout):
+        context = self.of(x_BTD, layout)
+        return context.replace(count_BK=context.count_BK * self.weight)
+
+
+@pytest.mark.parametrize(
+    "exchange", [Loud(pj.SegmentMeans(2, wire=INT8), 1.5), with_wire(Loud(pj.SegmentMeans(2), 1.5), INT8)]
+)
+def test_a_wrapped_exchange_has_the_wire_format_of_the_one_inside(exchange):
+    assert (
+        exchange
+        == Loud(pj.SegmentMeans(2, wire=INT8), 1.5)
+        == parse("loud:1.5:segment_means:2:int8")
+        == parse(str(exchange))
+    )
+    row = setting_row(Setting(exchange, 4), 30, {30: 1})
+    assert (row["exchange"], row["wire"]) == ("loud:1.5:segment_means:2", "int8")
+    stack = tiny_bert()[0].config.stack
+    program = lower(tiny_bert()[0], exchange, pj.on_mesh(4), 3, 30).compile()
+    assert cost.compiled(program, 3).bytes_sent == cost.formula(stack, exchange, 4, 30).bytes_sent
+    assert cost.formula(stack, exchange, 4, 30) == cost.formula(stack, pj.SegmentMeans(2, wire=INT8), 4, 30)
 
 
 @dataclass(frozen=True)

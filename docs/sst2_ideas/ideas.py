@@ -6,44 +6,41 @@ python -m eval.sweep docs/sst2_ideas/ideas.py --out runs/sst2_minilm/ideas --bas
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
+import numpy as np
 
 import prism_jax as pj
 from prism_jax import config as configs
-from prism_jax.exchange import segment_table
+from prism_jax.exchange import segment_means, segment_table
 
 
 @dataclass(frozen=True)
-class WeightedMeans(pj.Exchange):
+class WeightedMeans(pj.Segments):
     """Segment means with a weight on log(count), in percent: 0 leaves it out, 100 is PRISM."""
 
-    num_segments: int
     percent: int
 
+    def pool(self, x_BLSD, real_BLS):
+        return segment_means(x_BLSD, real_BLS)
+
     def __call__(self, x_BTD, layout):
-        context = pj.SegmentMeans(self.num_segments, wire=self.wire)(x_BTD, layout)
+        context = super().__call__(x_BTD, layout)
         count_BK = context.count_BK
         return context.replace(count_BK=jnp.where(count_BK > 0, count_BK ** (self.percent / 100), 0))
 
-    def rows_sent(self, part_len):
-        return self.num_segments
-
 
 @dataclass(frozen=True)
-class FirstTokenAndMeans(pj.Exchange):
+class FirstTokenAndMeans(pj.Segments):
     """A part's first token as it is (in the first part, the class token) and the means of segments of its other tokens."""
 
-    num_segments: int
+    def segments(self, part_len):
+        index_LS, inside_LS = segment_table(part_len - 1, self.num_segments)
+        first_1S = np.zeros((1, index_LS.shape[1]), int)
+        return np.concatenate([first_1S, index_LS + 1]), np.concatenate(
+            [first_1S == np.arange(len(first_1S[0])), inside_LS]
+        )
 
-    def __call__(self, x_BTD, layout):
-        index_LS, inside_LS = segment_table(layout.part_len - 1, self.num_segments)
-        first_1S = jnp.zeros((1, index_LS.shape[1]), int)
-        index_LS = jnp.concatenate([first_1S, index_LS + 1])
-        inside_LS = jnp.concatenate([first_1S.at[0, 0].set(1) > 0, inside_LS])
-        real_BLS = layout.real_BT[:, index_LS] & inside_LS
-        total_BLD = jnp.where(real_BLS[..., None], x_BTD[:, index_LS], 0).sum(2)
-        z_BLD = total_BLD / jnp.maximum(real_BLS.sum(-1), 1)[..., None]
-        count_BPL = (layout.real_BPT[:, :, index_LS] & inside_LS).sum(-1)
-        return self.share(x_BTD, z_BLD, count_BPL, layout.positions_PT[:, index_LS[:, -1]], layout)
+    def pool(self, x_BLSD, real_BLS):
+        return segment_means(x_BLSD, real_BLS)
 
     def rows_sent(self, part_len):
         return self.num_segments + 1
