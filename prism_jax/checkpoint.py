@@ -210,10 +210,15 @@ def load(run: Path, step: int | None = None) -> Trained:
 
 def named(source: str | Path) -> Trained:
     """The checkpoint that `RUN` (the best one) or `RUN@STEP` names, see `load`."""
+    return load(*run_and_step(source))
+
+
+def run_and_step(source: str | Path) -> tuple[Path, int | None]:
+    """The folder and the step that `RUN` (no step) or `RUN@STEP` names."""
     at_step = re.fullmatch(r"(.+)@(\d+)", str(source))
     if at_step and not Path(source).is_dir():
-        return load(Path(at_step[1]), int(at_step[2]))
-    return load(Path(source))
+        return Path(at_step[1]), int(at_step[2])
+    return Path(source), None
 
 
 def chain(trained: Trained) -> list[Trained]:

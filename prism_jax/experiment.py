@@ -141,6 +141,21 @@ def with_trained(pretrained: Pretrained, trained: Trained) -> Pretrained:
     return replace(pretrained, params=unflatten(own | new))
 
 
+def check_same_classes(trained: Trained, dataset: Dataset | None) -> None:
+    """Raises InputError if a run was trained with other classes than those of a data set, or in another order."""
+    theirs = tuple(trained.config["label_names"])
+    if isinstance(dataset, Labelled) and theirs != tuple(dataset.label_names):
+        raise InputError(
+            f"the run in {trained.run} was trained with the classes {shown(theirs)}; {dataset.name} has {shown(tuple(dataset.label_names))}; "
+            "use the data_source that it was trained with"
+        )
+
+
+def shown(names: tuple[str, ...]) -> str:
+    """Names in one line, at most eight of them."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "none"
+
+
 def with_adapters(params: Any, rank: int, alpha: float, seed: int) -> Any:
     """The parameters with LoRA adapters, or without where the rank is 0. Those that are there already stay.
 

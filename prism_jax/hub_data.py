@@ -181,6 +181,10 @@ def plain_text(split: str, source: str | None = None) -> Corpus:
     name, folder = f"{source}, {split}", Path(source).expanduser()
     if folder.is_dir() and (files := local_files([folder], split, [".txt"])):
         return Corpus(name, [read_text(path) for path in files])
+    if folder.is_dir() and not local_files([folder], split):
+        raise InputError(
+            f"no files of the split {split!r} in {folder}; it should hold {split}*.txt, {split}/**/*.txt or {split}-*.parquet (or .jsonl)"
+        )
     import pyarrow.compute as pc
 
     table = read(source, None, split, source)

@@ -145,7 +145,7 @@ def local_files(places: Collection[Path], split: str, suffixes: Collection[str] 
 
 
 def image_folder(folder: Path, split: str):
-    """Plain images in a folder of each class, as a table of columns `image` and `label`."""
+    """Plain images in a folder of each class, as a table of columns `image` and `label`. The classes are those of `train`, if it is there."""
     import datasets
 
     names = {"train": ("train",), "validation": ("val", "validation")}.get(split, ())
@@ -154,11 +154,15 @@ def image_folder(folder: Path, split: str):
         raise InputError(
             f"no split {split!r} in {folder}; it should hold {split}-*.parquet, or train/WNID/*.JPEG and val/WNID/*.JPEG"
         )
-    wnids = sorted(path.name for path in place.iterdir() if path.is_dir())
+    wnids = folders_in(folder / "train") or folders_in(place)
+    if unknown := set(folders_in(place)).difference(wnids):
+        raise InputError(
+            f"{place} has the class {min(unknown)}, which {folder / 'train'} lacks; give both the same folders"
+        )
     files = [
         (str(path), label)
         for label, wnid in enumerate(wnids)
-        for path in sorted((place / wnid).iterdir())
+        for path in sorted((place / wnid).glob("*"))
         if path.suffix.lower() in IMAGES
     ]
     if not files:
@@ -166,6 +170,11 @@ def image_folder(folder: Path, split: str):
     paths, labels = zip(*files, strict=True)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=wnids)})
     return datasets.Dataset.from_dict({"image": paths, "label": labels}, features)
+
+
+def folders_in(place: Path) -> list[str]:
+    """The names of the folders in a folder, in alphabetic order; none where it is none."""
+    return sorted(path.name for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
 
 
 def labelled_images(name: str, table, image: str, label: str, label_names: tuple[str, ...]) -> Labelled:

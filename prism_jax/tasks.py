@@ -32,11 +32,12 @@ def prepare(
       smoothing: of labels in the loss.
 
     Raises:
-      InputError: if the model does not answer what the data set asks, a metric takes other answers, or there are no classes to
-        smooth or no images to augment.
+      InputError: if the model does not answer what the data set asks, a metric takes other answers, labels are none of the classes, or
+        there are no classes to smooth or no images to augment.
     """
     check_model(pretrained.model, dataset, num_tokens)
     check_metrics(dataset)
+    check_labels(dataset)
     if smoothing and not getattr(dataset, "label_names", ()):
         raise InputError(
             f"labels are smoothed between classes, which {dataset.name} has none of; set label_smoothing to 0"
@@ -85,6 +86,28 @@ def check_metrics(dataset: Dataset) -> None:
     answers = np.arange(len(dataset.label_names)) if dataset.label_names else np.zeros(1)
     for name in dataset.metrics:
         METRICS[name].check(name, answers, answers)
+
+
+def check_labels(dataset: Dataset) -> None:
+    """Raises InputError unless there is a label for every input, and it is a class of the data set, or a finite number."""
+    if not isinstance(dataset, Labelled):
+        return
+    counts = {name: len(items) for name, items in dataset.inputs.items()}
+    if dataset.labels is not None:
+        counts["labels"] = len(dataset.labels)
+    if len(set(counts.values())) != 1:
+        said = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise InputError(f"{dataset.name} has {said}; give as many of each")
+    if dataset.labels is None or not len(dataset):
+        return
+    labels, last = np.asarray(dataset.labels), len(dataset.label_names) - 1
+    if dataset.label_names and (labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > last):
+        raise InputError(
+            f"{dataset.name} has labels from {labels.min()} to {labels.max()} ({labels.dtype}); give whole numbers from 0 to {last}, "
+            "which label_names names"
+        )
+    if not np.isfinite(labels).all():
+        raise InputError(f"{dataset.name} has labels that are no finite numbers; leave these examples out")
 
 
 def check_model(model: nn.Module, dataset: Dataset, num_tokens: int) -> None:

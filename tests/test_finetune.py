@@ -222,7 +222,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before(toy_
     assert json.loads((out / "result.json").read_text())["step"] == 16
 
 
-def test_lora_trains_adapters_and_the_fresh_head_only(toy_config, tmp_path, monkeypatch):
+def test_lora_trains_adapters_and_the_fresh_head_only(toy_config, tmp_path, monkeypatch, capsys):
     from prism_jax import config
 
     exact, prism = tmp_path / "exact", tmp_path / "prism"
@@ -275,7 +275,10 @@ def test_lora_trains_adapters_and_the_fresh_head_only(toy_config, tmp_path, monk
     again = [*FULL, "--training.epochs", "1", "--out", whole, "--resume"]
     assert run("train.finetune", toy_config, *again, monkeypatch=monkeypatch) == 0
     assert json.loads((whole / "config.json").read_text())["started_from"]["run"] == str(exact)
-    assert run("train.finetune", toy_config, *again, "--start", prism, monkeypatch=monkeypatch) == 2
+    for start in (prism, f"{exact}@3"):
+        assert run("train.finetune", toy_config, *again, "--start", start, monkeypatch=monkeypatch) == 2
+        assert f"{whole} was started from {exact}@4; leave --start out" in capsys.readouterr().err
+    assert run("train.finetune", toy_config, *again, "--start", f"{exact}@4", monkeypatch=monkeypatch) == 0
     left, kept = (
         experiment.load_run(checkpoint.load(whole), BertForSequenceClassification).params,
         checkpoint.load(whole).params,
@@ -308,6 +311,10 @@ def test_lora_trains_adapters_and_the_fresh_head_only(toy_config, tmp_path, monk
         (
             ["--training.exchanges", "segment_means:10", "--training.parts", "2"],
             "10 segments asked for, but a part has 9",
+        ),
+        (
+            ["--training.exchanges", "segment_means:2"],
+            "segment_means:2 on training.parts 1 exchanges nothing; add --training.parts",
         ),
         (["--training.parts", "2"], "the whole sequence lies on 1 device, but num_parts is 2"),
         (
@@ -342,3 +349,18 @@ def test_a_run_is_not_overwritten(whole, toy_config, monkeypatch, capsys):
         "was started with another num_tokens, exchange, training.evaluate_every, training.seed"
         in capsys.readouterr().err
     )
+
+
+def test_a_run_is_not_scored_on_classes_in_another_order(toy_config, trained, tmp_path, monkeypatch, capsys):
+    other = tmp_path / "other.py"
+    other.write_text(Path(toy_config).read_text().replace('("zero", "one", "two")', '("two", "one", "zero")'))
+    assert run("eval.evaluate", other, "--checkpoint", trained, "--out", tmp_path, monkeypatch=monkeypatch) == 2
+    assert "was trained with the classes zero, one, two; toy, test has two, one, zero" in capsys.readouterr().err
+    assert run("train.finetune", other, "--start", trained, "--out", tmp_path / "run", monkeypatch=monkeypatch) == 2
+    assert "was trained with the classes zero, one, two" in capsys.readouterr().err
+
+
+def test_held_out_examples_are_scored_as_in_training(toy_config, trained, tmp_path, monkeypatch, capsys):
+    flags = ["--checkpoint", trained, "--split", "held_out", "--compute-dtype", "bfloat16", "--out", tmp_path]
+    assert run("eval.evaluate", toy_config, *flags, monkeypatch=monkeypatch) == 2
+    assert "was trained with another compute_dtype; use the same values" in capsys.readouterr().err

@@ -117,6 +117,20 @@ def test_imagenet_as_a_folder_of_images(tmp_path, val):
         data.load("imagenet", "hidden_test", str(tmp_path))
 
 
+def test_the_classes_of_a_folder_of_images_are_those_of_its_training_split(tmp_path):
+    def add(split, wnid):
+        (tmp_path / split / wnid).mkdir(parents=True)
+        (tmp_path / split / wnid / "a.JPEG").write_bytes(png(RED))
+
+    for place in (("train", "n01"), ("train", "n02"), ("train", "n03"), ("val", "n01"), ("val", "n03")):
+        add(*place)
+    assert classes(data.load("imagenet", "test", str(tmp_path))) == ["n01", "n03"]
+    assert data.load("imagenet", "test", str(tmp_path)).label_names == ("n01", "n02", "n03")
+    add("val", "n04")
+    with pytest.raises(InputError, match="val has the class n04, which .*train lacks; give both the same folders"):
+        data.load("imagenet", "test", str(tmp_path))
+
+
 def test_images_are_decoded_when_they_are_asked_for(tmp_path):
     broken = [IMAGES[0], {"bytes": png(GREEN)[:40], "path": None}]
     write(tmp_path / "plain_text" / "test.parquet", {"img": broken, "label": [0, 1]})
@@ -327,7 +341,7 @@ def test_what_can_not_be_is_refused(name, split, source, message):
     [
         ("glue/sst2", "it should hold sst2/validation-*.parquet (or .jsonl)"),
         ("imagenet", "it should hold validation-*.parquet, or train/WNID/*.JPEG and val/WNID/*.JPEG"),
-        ("text", "it should hold test-*.parquet"),
+        ("text", "it should hold test*.txt, test/**/*.txt or test-*.parquet"),
     ],
 )
 def test_an_empty_folder_is_refused(tmp_path, name, message):

@@ -90,3 +90,19 @@ def test_after_a_step_that_is_not_finite_nothing_changes_any_more():
     bad = jax.device_get(state)
     jax.tree.map(np.testing.assert_array_equal, replace(bad, finite=good.finite), good)
     assert bad.step == 1
+
+
+def test_a_gradient_that_is_not_finite_is_not_accumulated():
+    """Its loss is finite, and so is the change of the step that only accumulates."""
+
+    def root(trained, frozen, batch):
+        return jnp.sqrt(batch[0] @ trained["kernel"]), jnp.ones(len(batch[1]))
+
+    params, (x, y) = problem(8)  # the root of 0
+    rule = optimizer(replace(RECIPE, accumulate=2), 10)
+    state = init_state(params, rule, 0)
+    before = jax.device_get(state)
+    state, shown = make_step(root, rule)(state, {}, (x, y), np.ones(8, np.float32))
+    assert shown["loss"] == 0
+    assert not shown["finite"]
+    jax.tree.map(np.testing.assert_array_equal, replace(jax.device_get(state), finite=before.finite), before)

@@ -190,3 +190,28 @@ def test_models_that_do_answer_are_taken():
 def test_metrics_that_do_not_take_the_answers_are_refused(names, metrics, message):
     with pytest.raises(ValueError, match=message):
         tasks.check_metrics(Labelled("d", {"text": ["a"]}, np.zeros(1), names, metrics))
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "message"),
+    [
+        (
+            3,
+            np.array([1, 2, 3]),
+            "d has labels from 1 to 3 .int64.; give whole numbers from 0 to 2, which label_names names",
+        ),
+        (3, np.array([0, -1, 2]), "d has labels from -1 to 2"),
+        (2, np.array([0.9, 1.0]), "d has labels from 0.9 to 1.0 .float64.; give whole numbers"),
+        (3, np.array([0, 1]), "d has 3 text, 2 labels; give as many of each"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(texts, labels, message):
+    with pytest.raises(ValueError, match=message):
+        tasks.check_labels(Labelled("d", {"text": ["a"] * texts}, labels, ("a", "b", "c")))
+
+
+def test_labels_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="d has labels that are no finite numbers"):
+        tasks.check_labels(Labelled("d", {"text": ["a", "b"]}, np.array([0.5, np.nan]), ()))
+    tasks.check_labels(Labelled("d", {"text": ["a", "b"]}, np.array([0.5, 2]), ()))
+    tasks.check_labels(Labelled("d", {"text": ["a", "b"]}, None, ("a", "b")))

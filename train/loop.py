@@ -13,8 +13,9 @@ from prism_jax import checkpoint, config
 from prism_jax.command import write
 from prism_jax.config import Experiment, Training
 from prism_jax.errors import InputError
-from prism_jax.exchange import per_block
-from prism_jax.experiment import load_model, load_training_data, with_adapters, with_trained
+from prism_jax.exchange import WholeSequence, per_block
+from prism_jax.exchange_text import text_of
+from prism_jax.experiment import check_same_classes, load_model, load_training_data, with_adapters, with_trained
 from prism_jax.loading import steps_per_epoch, training_batches
 from prism_jax.prediction import Predictor, Setting
 from prism_jax.processes import check_same, from_terminal, several
@@ -70,6 +71,8 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
     trained_before = from_terminal(lambda: _trained_before(out, start, experiment))
 
     dataset, held_out = load_training_data(experiment)
+    if trained_before:
+        check_same_classes(trained_before, dataset)
     pretrained = load_model(experiment, dataset, fresh=training.fresh)
     if trained_before:
         pretrained = with_trained(pretrained, trained_before)
@@ -160,21 +163,29 @@ def _named_or_noted(out: Path, start: str | None) -> checkpoint.Trained | None:
     if not (out / "config.json").exists():
         return checkpoint.named(start) if start else None
     before = checkpoint.started_from(out)
-    if start and (before is None or checkpoint.named(start).run.absolute() != Path(before["run"])):
-        raise InputError(f"{out} was started from {before and before['run']}; leave --start out to go on with it")
+    if start:
+        run, step = checkpoint.run_and_step(start)
+        if before is None or (str(run.absolute()), step or before["step"]) != (before["run"], before["step"]):
+            begun = f"{before['run']}@{before['step']}" if before else "no other run"
+            raise InputError(f"{out} was started from {begun}; leave --start out to go on with it")
     return checkpoint.load(Path(before["run"]), before["step"]) if before else None
 
 
 def _check_recipe(experiment: Experiment, settings: Sequence[Setting], lengths: tuple[int, ...]) -> None:
     experiment.check()
+    training = experiment.training
+    if training.parts == (1,) and (idle := [one for one in training.exchanges if one != WholeSequence()]):
+        raise InputError(
+            f"{text_of(idle[0])} on training.parts 1 exchanges nothing; add --training.parts, such as 2 4, or leave training.exchanges out"
+        )
     for setting in settings:
         setting.check(lengths)
-    data = experiment.training.data or 1
-    sizes = {"training.batch_size": experiment.training.batch_size, "batch_size": experiment.batch_size}
+    data = training.data or 1
+    sizes = {"training.batch_size": training.batch_size, "batch_size": experiment.batch_size}
     for name, size in sizes.items():
         if size % data:
             raise InputError(f"{name} is {size}; choose a multiple of training.data, {data}")
-    if experiment.training.tensorboard:
+    if training.tensorboard:
         check_tensorboard()
 
 

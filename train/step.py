@@ -23,7 +23,7 @@ class TrainState:
       params: the trained parameters.
       opt_state: of the optimiser.
       key: random key data; that of a step follows from it and `step`.
-      finite: whether every loss and every change so far was a finite number. Where not, the rest is as it was before.
+      finite: whether every loss, gradient and change so far was a finite number. Where not, the rest is as it was before.
     """
 
     step: jax.Array
@@ -62,9 +62,10 @@ def make_step(
     def step(state, frozen, batch, weight_B):
         value, gradient = jax.value_and_grad(loss)(state.params, frozen, batch, weight_B)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        finite = state.finite & jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(updates))
+        norm = optax.tree.norm(gradient)
+        finite = state.finite & jnp.isfinite(value) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
         new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, state.key, finite)
         new = jax.tree.map(partial(jnp.where, finite), new, replace(state, finite=finite))
-        return new, {"loss": value, "gradient_norm": optax.tree.norm(gradient), "finite": finite}
+        return new, {"loss": value, "gradient_norm": norm, "finite": finite}
 
     return step
