@@ -125,4 +125,4 @@ def weights(content: dict) -> str:
         text += """ *Recovery* is (tuned - base) / (control on one
 device - base), at the same exchange; it is given only where the interval of its denominator excludes zero. results.json has the
 paper's own definition too, with one device's base score in place of the control's."""
-    return text
+    return text + "".join(f"\nNote: {remark}." for remark in content.get("remarks", ()))

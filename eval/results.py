@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,15 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def results(scoring: Scoring, rows: list[dict], command: str) -> dict:
-    """The contents of results.json. What a row does not have is null."""
+def results(scoring: Scoring, rows: list[dict], command: str, remarks: Sequence[str] = ()) -> dict:
+    """The contents of results.json. What a row does not have is null. `remarks` are what a reader must know of the weights."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {
         "schema": SCHEMA,
         "config": config.to_json(scoring.experiment),
         "model": f"{type(scoring.model).__name__}, {scoring.experiment.weights}",
         "weights": scoring.sources,
+        "remarks": list(remarks),
         "dataset": scoring.dataset.name,
         "command": command,
         "environment": environment(),

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 from tqdm import tqdm
 
-from eval import markdown, plots, results, store, tables
+from eval import branches, markdown, plots, results, store, tables
 from eval.grid import BASE, CONTROL, TUNED, plan
 from eval.rows import planned_row
 from eval.scoring import load_scoring
@@ -22,7 +22,7 @@ from eval.sweeper import Sweeper
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError, RunError
-from prism_jax.processes import is_terminal, refuse_several
+from prism_jax.processes import from_terminal, is_terminal, refuse_several
 from prism_jax.runners import emulate_devices, on_mesh, on_one_device
 
 
@@ -46,6 +46,9 @@ class Sweep:
 def main(argv: list[str]) -> None:
     command = flags.parse(Sweep, __doc__, argv)
     experiment, tuned = command.experiment, command.experiment.tuned
+    if command.base and tuned and not any(word.split("=")[0] == "--tuned" for word in argv):
+        print(f"{tuned} was tuned from the config's own weights, not from --base, so it is left out; add --tuned RUN")
+        tuned = None
     out = output_folder(command.out or f"runs/{Path(argv[0]).stem}/sweep")
     named = {TUNED: tuned, CONTROL: command.control}
     if taken := {BASE, *named}.intersection(command.checkpoints):
@@ -66,6 +69,9 @@ def main(argv: list[str]) -> None:
         raise InputError(
             f"{scoring.dataset.name} has no labels to compare scores by; use eval.evaluate to predict them"
         )
+    remarks = from_terminal(lambda: branches.remarks(command.base, tuned, command.control))
+    for remark in remarks:
+        print(f"note: {remark}; so recovery compares more than the exchange")
     scorings = {num_tokens: scoring.at(num_tokens) for num_tokens in dict.fromkeys(row.num_tokens for row in rows)}
     for name in markdown.AT_THE_END:
         (out / name).unlink(missing_ok=True)
@@ -77,7 +83,7 @@ def main(argv: list[str]) -> None:
         for planned in progress:
             row = sweeper(planned)
             tqdm.write(tables.line(columns, tables.cells(row, columns)))
-            content = results.results(scoring, sweeper.rows, command_line)
+            content = results.results(scoring, sweeper.rows, command_line, remarks)
             results.write_json(out, content)
     if not is_terminal():
         return

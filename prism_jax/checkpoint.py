@@ -196,7 +196,7 @@ def load(run: Path, step: int | None = None) -> Trained:
     """
     if not (run / "checkpoints").is_dir():
         raise InputError(f"no checkpoints in {run}; give the --out folder of a train.finetune run")
-    said = _read_config(run)
+    said = read_config(run)
     with open_manager(run) as manager:
         steps = sorted(manager.all_steps())
         if not steps:
@@ -253,7 +253,7 @@ def check_same_model(trained: Trained, experiment: config.Experiment, *more: str
 
 def differences(run: Path, experiment: config.Experiment, fields: tuple[str, ...]) -> list[str]:
     """The fields, such as `weights` or `training.seed`, in which the experiment of a run differs from `experiment`."""
-    return _differences(_read_config(run), experiment, fields)
+    return _differences(read_config(run), experiment, fields)
 
 
 def _differences(before: dict[str, Any], experiment: config.Experiment, fields: tuple[str, ...]) -> list[str]:
@@ -265,7 +265,12 @@ def _flat(said: dict[str, Any]) -> dict[str, Any]:
     return said | {f"training.{name}": value for name, value in said.get("training", {}).items()}
 
 
-def _read_config(run: Path) -> dict:
+def read_config(run: Path) -> dict:
+    """What the config.json of a run says.
+
+    Raises:
+      InputError: if it can't be read.
+    """
     try:
         said = json.loads((run / "config.json").read_text())
     except (OSError, ValueError) as error:
@@ -276,9 +281,10 @@ def _read_config(run: Path) -> dict:
     return said
 
 
-def started_from(run: Path) -> dict | None:
-    """The run and the step that a run started from, from its config.json."""
-    return _read_config(run)["started_from"]
+def best_step(run: Path) -> int | None:
+    """The step of the best checkpoint; None where there is none."""
+    with open_manager(run) as manager:
+        return manager.best_step()
 
 
 def _guarded(manager: ocp.CheckpointManager, step: int, args: ocp.args.CheckpointArgs) -> Any:

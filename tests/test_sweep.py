@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import run
 
-from eval import plots, store
+from eval import branches, plots, store
 from eval.grid import plan
 from eval.markdown import over_runs
 from eval.rows import setting_row
@@ -281,6 +281,57 @@ def test_the_pareto_front(metric, expected):
         for i, (score, kb) in enumerate(zip(scores, sent, strict=True))
     ]
     assert [row["number"] for row in plots.pareto(rows)] == expected
+
+
+def test_what_recovery_must_not_be_taken_for_is_said(trained, toy_config, tmp_path, monkeypatch, capsys):
+    said = json.loads((trained / "config.json").read_text())
+    best = json.loads((trained / "result.json").read_text())["best_step"]
+
+    def made(name, run, step, **training):
+        (tmp_path / name).mkdir()
+        content = said | {"started_from": {"run": str(run), "step": step}, "training": said["training"] | training}
+        (tmp_path / name / "config.json").write_text(json.dumps(content))
+        return str(tmp_path / name)
+
+    prism = {"exchanges": ["segment_means:2"], "parts": [2, 3]}
+    tuned, control = made("tuned", trained, best, epochs=1, **prism), made("control", trained, best, epochs=1)
+    base = str(trained)
+    assert branches.remarks(base, tuned, control) == branches.remarks(f"{base}@{best}", tuned, control) == []
+    assert branches.remarks(None, None, None) == branches.remarks(base, None, "configs/adapters/minilm") == []
+    assert branches.remarks(base, control, tuned) == ["control was trained through segment_means:2"]
+    longer, elsewhere = made("longer", trained, best, epochs=2, **prism), made("elsewhere", tuned, 7, epochs=1)
+    assert branches.remarks(base, longer, control) == ["epochs was 2 for tuned, 1 for control"]
+    assert branches.remarks(base, tuned, elsewhere) == [f"control started from {tuned}@7, not from base, {base}@{best}"]
+    assert branches.remarks(f"{base}@1", tuned, None) == [f"tuned started from {base}@{best}, not from base, {base}@1"]
+    flags = [
+        "--base",
+        trained,
+        "--tuned",
+        trained,
+        "--parts",
+        2,
+        "--segments",
+        2,
+        "--exchanges",
+        "--out",
+        tmp_path / "out",
+    ]
+    assert run("eval.sweep", toy_config, *flags, monkeypatch=monkeypatch) == 0
+    remark = f"tuned started from the config's own weights, not from base, {base}@{best}"
+    assert f"note: {remark}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["remarks"] == [remark]
+
+
+def test_tuned_weights_of_the_config_are_left_out_beside_another_base(
+    toy_config, trained, tmp_path, monkeypatch, capsys
+):
+    own = tmp_path / "own.py"
+    own.write_text(Path(toy_config).read_text().replace("limit=40", f"limit=40,\n    tuned={str(trained)!r}"))
+    flags = ["--parts", 2, "--segments", 2, "--exchanges", "--base", trained, "--out", tmp_path / "out"]
+    for more, kinds in (([], ["base", "base"]), (["--tuned", trained], ["base", "base", "tuned"])):
+        assert run("eval.sweep", own, *flags, *more, monkeypatch=monkeypatch) == 0
+        assert [row["weights"] for row in rows_of(tmp_path / "out")] == kinds
+        assert ("so it is left out; add --tuned RUN" in capsys.readouterr().out) == (not more)
 
 
 def test_over_runs_stand_mean_spread_and_the_recovery_of_the_means():

@@ -162,7 +162,7 @@ def _trained_before(out: Path, start: str | None, experiment: Experiment) -> che
 def _named_or_noted(out: Path, start: str | None) -> checkpoint.Trained | None:
     if not (out / "config.json").exists():
         return checkpoint.named(start) if start else None
-    before = checkpoint.started_from(out)
+    before = checkpoint.read_config(out)["started_from"]
     if start:
         run, step = checkpoint.run_and_step(start)
         if before is None or (str(run.absolute()), step or before["step"]) != (before["run"], before["step"]):
