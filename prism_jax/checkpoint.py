@@ -10,6 +10,7 @@ from typing import Any
 
 import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from prism_jax import config
@@ -84,8 +85,9 @@ def save(
     """
     if isinstance(manager, NoCheckpoints):
         return
-    position = {"recipe": recipe, "position": data.get_state()}
-    both = ocp.args.Composite(state=ocp.args.StandardSave(jax.device_get(state)), data=ocp.args.JsonSave(position))
+    state = jax.device_get(state)
+    said = {"recipe": recipe, "position": data.get_state(), "sha256": _digest(state)}
+    both = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(said))
     if not manager.save(step, args=both, metrics=metrics):
         raise RunError(
             f"checkpoint {step} was not saved in {manager.directory}; the last one is {manager.latest_step()}"
@@ -149,12 +151,8 @@ def restore_last(
 def _restore_last(manager, like, data, recipe):
     damaged: dict[int, str] = {}
     for step in sorted(manager.all_steps(), reverse=True):
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
-            data=ocp.args.JsonRestore(),
-        )
         try:
-            restored = _guarded(manager, step, args)
+            restored = _restore(manager, step, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
         except InputError as error:
             damaged[step] = str(error)
             continue
@@ -204,7 +202,7 @@ def load(run: Path, step: int | None = None) -> Trained:
         step = manager.best_step() if step is None else step
         if step is None or step not in steps:
             raise InputError(f"no checkpoint of step {step} in {run}; there are {', '.join(map(str, steps))}")
-        state = _guarded(manager, step, ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+        state = _restore(manager, step)["state"]
     return Trained(run, said, step, jax.device_get(state["params"]))
 
 
@@ -287,12 +285,25 @@ def best_step(run: Path) -> int | None:
         return manager.best_step()
 
 
-def _guarded(manager: ocp.CheckpointManager, step: int, args: ocp.args.CheckpointArgs) -> Any:
+def _restore(manager: ocp.CheckpointManager, step: int, like: Any = None) -> Any:
+    """The state of a step and what was saved with it, if the values are those that were saved: Orbax has no checksum of them."""
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
+    reason = "its values are not those that were saved"
     try:
-        return manager.restore(step, args=args)
+        restored = manager.restore(step, args=args)
+        whole = restored["data"].get("sha256") in (None, _digest(jax.device_get(restored["state"])))
     except Exception as error:  # whatever Orbax and TensorStore make of a damaged file
-        reason = " ".join(str(error).split())[:160]
+        reason, whole = " ".join(str(error).split())[:160] + " ...", False
+    if not whole:
         raise InputError(
-            f"checkpoint {step} in {manager.directory} is damaged or of another model: {reason} ...; there are "
+            f"checkpoint {step} in {manager.directory} is damaged or of another model: {reason}; there are "
             f"{', '.join(map(str, sorted(manager.all_steps())))}"
-        ) from error
+        )
+    return restored
+
+
+def _digest(state: Any) -> str:
+    """Of the arrays of a state on the host, in whatever structure they stand."""
+    arrays = map(np.asarray, jax.tree.leaves(state))
+    each = (hashlib.sha256(f"{x.dtype}{x.shape}".encode() + x.tobytes()).hexdigest() for x in arrays)
+    return hashlib.sha256("".join(sorted(each)).encode()).hexdigest()

@@ -227,7 +227,8 @@ class Segments(Exchange):
     def __call__(self, x_BTD, layout):
         self.check(layout.num_tokens, layout.num_parts)
         index_LS, inside_LS = self.segments(layout.part_len)
-        z_BLD = self.pool(x_BTD[:, index_LS], layout.real_BT[:, index_LS] & inside_LS[None])
+        real_BLS = layout.real_BT[:, index_LS] & inside_LS[None]
+        z_BLD = jnp.where(real_BLS.any(2, keepdims=True), self.pool(x_BTD[:, index_LS], real_BLS), 0)
         count_BPL = (layout.real_BPT[:, :, index_LS] & inside_LS[None, None]).sum(-1)
         last_PL = layout.positions_PT[:, index_LS[:, -1]]
         return self.share(x_BTD, z_BLD, count_BPL, last_PL, layout)

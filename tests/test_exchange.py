@@ -10,6 +10,7 @@ from conftest import assert_close, hidden_states, tiny_batch, tiny_bert
 
 import prism_jax as pj
 from prism_jax.exchange import per_block, segment_table
+from prism_jax.exchange_check import check_exchange
 from prism_jax.exchange_text import parse, text_of
 from prism_jax.transformer import Block, TransformerConfig
 
@@ -248,6 +249,7 @@ def test_an_exchange_of_ones_own_by_name():
     rows, count, _ = contexts(SegmentMaxima(2), x, np.arange(8)[None] != 7, 2)
     assert rows[0, :, 4:, 0].tolist() == [[5, 6], [1, 3]]
     assert count[0, :, 4:].tolist() == [[2, 1], [2, 2]]
+    check_exchange(SegmentMaxima(2))  # its last part has a segment without real tokens
 
 
 def test_an_exchange_of_ones_own_with_the_name_of_another():

@@ -15,6 +15,7 @@ import pytest
 from conftest import assert_close, run
 
 from prism_jax import checkpoint, experiment, weights
+from prism_jax.errors import InputError
 from prism_jax.models.bert import BertForSequenceClassification
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -188,6 +189,23 @@ def test_a_damaged_checkpoint_is_passed_over(whole, toy_config, tmp_path, monkey
                 path.write_bytes(b"of something else")
     assert run("train.finetune", toy_config, *flags, monkeypatch=monkeypatch) == 2
     assert "is damaged or of another model" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_flipped_bit_is_noticed(whole, toy_config, tmp_path, monkeypatch, capsys):
+    """Orbax reads one in the middle of an array without a word."""
+    out = Path(shutil.copytree(whole, tmp_path / "run"))
+    largest = max((out / "checkpoints" / "16" / "state").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with pytest.raises(
+        InputError, match="checkpoint 16 in .* is damaged or of another model: its values are not those"
+    ):
+        checkpoint.load(out, 16)
+    flags = [*FULL, *PRISM, "--training.log-every", "1", "--training.evaluate-every", "3", "--out", out, "--resume"]
+    assert run("train.finetune", toy_config, *flags, monkeypatch=monkeypatch) == 0
+    assert f"passed over: checkpoint 16, now in {out}/damaged/16: " in capsys.readouterr().out
+    assert_same_parameters(out, whole)
 
 
 def test_a_checkpoint_of_another_recipe_is_passed_over(whole, toy_config, tmp_path, monkeypatch, capsys):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_to_compile")
 ROOT = Path(__file__).parents[1]
 PAGES = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 EVERYTHING = "\n".join(PAGES.values())
-BLOCKS = {re.search(r"(?:(LastTokens)|(cost\.lowered)|(BertForSentenceEmbedding)|(encode_part)|(ViTForImageFeatures)|(pj\.Generator)|(DictReader))", block)[0]: block
+BLOCKS = {re.search(r"(?:(check_exchange)|(LastTokens)|(cost\.lowered)|(BertForSentenceEmbedding)|(encode_part)|(ViTForImageFeatures)|(pj\.Generator)|(DictReader))", block)[0]: block
           for block in re.findall(r"```python\n(.*?)```", EVERYTHING, flags=re.DOTALL)}  # fmt: skip
 
 
@@ -96,6 +96,7 @@ def test_sending_all_last_tokens_is_an_all_gather():
     batch = tiny_batch(12, padded=True)
     expected = hidden_states(model, params, batch, pj.WholeSequence(), pj.on_one_device(1))
     assert_close(hidden_states(model, params, batch, names["LastTokens"](4), pj.on_mesh(3)), expected)
+    exec(BLOCKS["check_exchange"], names)
 
 
 COMMANDS = re.findall(

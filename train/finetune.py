@@ -13,7 +13,7 @@ from typing import ClassVar
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run, write
 from prism_jax.runners import emulate_devices
-from train.loop import finetune
+from train.assembly import finetune
 
 
 @dataclass(frozen=True)

@@ -1,204 +1,173 @@
-"""What a run is made of: its settings, data, model, steps and folder."""
+"""The training loop: draw an exchange, take a step, score what is held out, keep a checkpoint."""
 
-import dataclasses
-import json
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import product
-from pathlib import Path
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
 
+import grain
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from prism_jax import checkpoint, config
-from prism_jax.command import write
-from prism_jax.config import Experiment, Training
-from prism_jax.errors import InputError
-from prism_jax.exchange import WholeSequence, per_block
-from prism_jax.exchange_text import text_of
-from prism_jax.experiment import check_same_classes, load_model, load_training_data, with_adapters, with_trained
-from prism_jax.loading import steps_per_epoch, training_batches
+from prism_jax import checkpoint, lora, metrics
+from prism_jax.config import Training
+from prism_jax.errors import RunError
 from prism_jax.prediction import Predictor, Setting
-from prism_jax.processes import check_same, from_terminal, several
-from prism_jax.runners import Runner, on_mesh, on_one_device
-from prism_jax.task import Task
-from prism_jax.tasks import num_labels, prepare
-from prism_jax.text import bucket_lengths
+from prism_jax.processes import from_terminal
+from prism_jax.runners import Runner
 from prism_jax.weights import flatten, unflatten
-from train.log import Log, check_tensorboard
-from train.optimizer import optimizer
-from train.parameters import count, divide
-from train.run import Run
-from train.step import init_state, make_step
+from train.clock import Clock, Progress
+from train.log import Log
+from train.step import TrainState, step_key
 
-MAY_CHANGE = ("parts", "exchanges", "data", "log_every", "tensorboard", "patience")
-"""What of a recipe may differ when a run goes on."""
-
-SCORED_BY = ("exchange", "num_parts")
-"""What the held-out examples are scored through: scores through several would not compare."""
-
-STAYS = (
-    *checkpoint.SAME_MODEL,
-    *SCORED_BY,
-    *("data_source", "buckets", "compute_dtype"),
-    *(f"training.{one.name}" for one in dataclasses.fields(Training) if one.name not in MAY_CHANGE),
-)
-"""What must be the same when a run goes on."""
+LOWEST = -1e30
+"""The score of a checkpoint that was not scored, or whose score is undefined."""
 
 
-def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: str | None = None) -> dict:
-    """Trains, keeping in `out` what is needed to go on after an interruption.
+@dataclass
+class Run:
+    """A run under way.
 
-    Args:
-      experiment: its `training` says how; its `exchange` and `num_parts` what the held-out examples are scored through.
-      out: folder for config.json, checkpoints and metrics.jsonl.
-      resume: go on with the run in `out`, from its last whole checkpoint.
-      start: a run, as `checkpoint.named` has it, from which training starts.
-
-    Returns:
-      What was reached.
-
-    Raises:
-      InputError: for wrong values, before anything slow starts.
-      RunError: where the loss is no finite number, or training was interrupted.
+    Attributes:
+      steps: a compiled step for each setting that is trained through.
+      runners: by number of parts.
+      frozen: parameters that stay as they are, by path.
+      training: the recipe.
+      recipe: its digest, which checkpoints carry.
+      predictor: for the held-out examples.
     """
-    experiment = replace(experiment, adapter=None, tuned=None)
-    training, lengths = experiment.training, bucket_lengths(experiment.buckets, experiment.num_tokens)
-    settings = [Setting(exchange, parts) for parts, exchange in product(training.parts, training.exchanges)]
-    scored = Setting(experiment.exchange, experiment.num_parts)
-    _check_recipe(experiment, (*settings, scored), lengths)
-    from_terminal(lambda: _check_folder(out, experiment, resume))
-    runners = {setting.num_parts: runner(training, setting.num_parts) for setting in (*settings, scored)}
-    trained_before = from_terminal(lambda: _trained_before(out, start, experiment))
 
-    dataset, held_out = load_training_data(experiment)
-    if trained_before:
-        check_same_classes(trained_before, dataset)
-    pretrained = load_model(experiment, dataset, fresh=training.fresh)
-    if trained_before:
-        pretrained = with_trained(pretrained, trained_before)
-    params = with_adapters(pretrained.params, training.lora_rank, training.lora_alpha, training.seed)
-    for setting in (*settings, scored):
-        per_block(setting.exchange, pretrained.model.config.stack.num_layers)
-    check_same("weights", params)
-    trained, frozen = divide(params, training)
-    task = prepare(
-        dataset, pretrained, experiment.num_tokens, augment=training.augment, smoothing=training.label_smoothing
-    )
-    of_epoch = steps_per_epoch(task, lengths, training.batch_size)
-    num_updates = -(-max(round(training.epochs * of_epoch), 1) // training.accumulate)
-    num_steps = num_updates * training.accumulate
-    label_names = getattr(dataset, "label_names", ())
-    before = trained_before and {"run": str(trained_before.run.absolute()), "step": trained_before.step}
-    said = config.to_json(experiment) | {"label_names": label_names, "num_labels": num_labels(dataset)}
-    said["started_from"] = before
+    steps: dict[Setting, Callable]
+    runners: dict[int, Runner]
+    frozen: dict[str, Any]
+    training: Training
+    recipe: str
+    predictor: Predictor
+    clock: Clock = field(default_factory=Clock, init=False)
 
-    rule = optimizer(training, num_updates)
-    run = Run(
-        steps={
-            setting: make_step(_losses(task, pretrained.model, setting, runners[setting.num_parts]), rule)
-            for setting in settings
-        },
-        runners=runners,
-        frozen=runners[settings[0].num_parts].replicate(frozen),
-        training=training,
-        recipe=checkpoint.recipe_digest(experiment, STAYS),
-        predictor=Predictor(
-            pretrained.model,
-            prepare(held_out, pretrained, experiment.num_tokens),
-            scored,
-            runners[scored.num_parts],
-            experiment.batch_size,
-            lengths,
-        ),
-    )
-    state = runners[settings[0].num_parts].replicate(init_state(trained, rule, training.seed))
-    batches = iter(training_batches(task, lengths, training.batch_size, training.seed))
-    every = training.evaluate_every or of_epoch
-    unreadable = from_terminal(lambda: checkpoint.set_aside_unreadable(out))
-    with checkpoint.open_manager(out) as manager:
-        state, restored, damaged = checkpoint.restore_last(manager, state, batches, run.recipe)
-        for reason in (*unreadable, *damaged):
-            print(f"passed over: {reason}")
-        write(out / "config.json", json.dumps(said, indent=2))
-        print(
-            f"{len(dataset)} examples, {of_epoch} steps an epoch, {num_steps} steps; {count(trained):,} parameters trained "
-            f"through {', '.join(map(str, settings))}; checkpoints chosen by {scored}"
+    def to_the_end(
+        self, state: TrainState, batches: grain.DatasetIterator, num_steps: int, every: int, manager, log: Log
+    ) -> dict:
+        """Steps, evaluations and checkpoints up to step `num_steps`, or until `patience` is spent."""
+        first = step = int(state.step)
+        pending, compiled = None, set[tuple[Setting, int]]()
+        progress = Progress(step, num_steps)
+        with stopping() as stop:
+            stopped = False
+            while step < num_steps and not stopped and not from_terminal(lambda: self._out_of_patience(log)):
+                began, position, setting = time.perf_counter(), batches.get_state(), self._draw(step)
+                state, shown, num_tokens = self._step(state, step, setting, batches)
+                step += 1
+                before, pending = pending, (step, shown, position)
+                finite = self._look_at(before, progress, log)
+                evaluate = step % every == 0 or step == num_steps
+                stopped = from_terminal(lambda: bool(stop))
+                if finite and (evaluate or stopped):
+                    before, pending = pending, None
+                    finite = self._look_at(before, progress, log)
+                if (setting, num_tokens) in compiled:
+                    self.clock.count(time.perf_counter() - began)
+                compiled.add((setting, num_tokens))
+                if not finite:
+                    self._keep_last_good(state, before, batches, manager)
+                if evaluate:
+                    self._evaluate(state, step, batches, manager, log)
+            if step not in manager.all_steps():
+                self._save(manager, step, state, batches, LOWEST)
+            manager.wait_until_finished()
+        progress.close()
+        if stopped and step < num_steps:
+            raise RunError(f"stopped at step {step} of {num_steps}, which is saved; go on with --resume")
+        clock = self.clock
+        return {
+            "first_step": first,
+            "step": step,
+            "best_step": manager.best_step(),
+            "evaluation": next((line for line in log.evaluations if line["step"] == manager.best_step()), None),
+            "seconds": round(log.seconds, 1),
+            "seconds_a_step": round(clock.stepping / clock.steps, 3) if clock.steps else None,
+            "share_of_time_waiting_for_data": round(clock.waited / clock.stepping, 4) if clock.steps else None,
+        }
+
+    def _step(self, state, step, setting, batches):
+        batch = self.clock.next_of(batches)
+        key = step_key(state, step) if self.training.dropout else None
+        runner = self.runners[setting.num_parts]
+        on_devices = (runner.split(batch.tokens, key), runner.broadcast(batch.targets))
+        state, shown = self.steps[setting](state, self.frozen, on_devices, batch.weight_B)
+        self.clock.started(shown["loss"])
+        return state, shown, batch.num_tokens
+
+    def _draw(self, step: int) -> Setting:
+        settings = list(self.steps)
+        return settings[np.random.default_rng((self.training.seed, step)).integers(len(settings))]
+
+    def _look_at(self, pending, progress, log) -> bool:
+        """Reads the metrics of a step, one step late, so that the next one is already under way. Whether it was finite."""
+        if pending is None:
+            return True
+        step, shown = pending[0], jax.device_get(pending[1])
+        progress.at(step, float(shown["loss"]))
+        if shown["finite"] and step % self.training.log_every == 0:
+            values = {name: float(shown[name]) for name in ("loss", "gradient_norm")}
+            log.write({"step": step, **values, "waited": round(self.clock.waited, 3)})
+        return bool(shown["finite"])
+
+    def _keep_last_good(self, state, failed, batches, manager) -> NoReturn:
+        """Saves the state as it was before the step that failed, with its place in the data, and ends the run."""
+        step, shown, position = failed
+        batches.set_state(position)
+        if step - 1 not in manager.all_steps():
+            state = replace(state, finite=jnp.ones_like(state.finite))
+            self._save(manager, step - 1, state, batches, LOWEST)
+        manager.wait_until_finished()
+        raise RunError(
+            f"the loss of step {step} is {float(shown['loss']):g}, or the change that it makes is not finite; the state after step "
+            f"{step - 1} is saved; lower training.learning_rate, in a new folder with --start RUN@{step - 1}"
         )
-        with Log(out, restored or 0, tensorboard=training.tensorboard) as log:
-            return run.to_the_end(state, batches, num_steps, every, manager, log)
+
+    def _evaluate(self, state, step, batches, manager, log) -> None:
+        task, params = self.predictor.task, lora.merge(unflatten(self.frozen | flatten(state.params)))
+        params = self.predictor.run.replicate(params)
+        outcomes = self.predictor(params, "held out")
+        try:
+            predictions = task.predictions(outcomes)
+        except RunError:
+            self._save(manager, step, state, batches, LOWEST)
+            raise
+        assert task.labels is not None
+        values = {name: float(metrics.METRICS[name].value(predictions, task.labels)) for name in task.metrics}
+        chosen = metrics.METRICS[task.metrics[0]]
+        score = values[chosen.name] if chosen.higher_is_better else -values[chosen.name]
+        score = score if math.isfinite(score) else LOWEST
+        held_out = {f"held_out_{name}": x if math.isfinite(x) else None for name, x in values.items()}
+        log.write({"step": step, checkpoint.SCORE: score, **held_out})
+        self._save(manager, step, state, batches, score)
+
+    def _save(self, manager, step, state, batches, score: float) -> None:
+        checkpoint.save(manager, step, state, batches, {checkpoint.SCORE: score}, self.recipe)
+
+    def _out_of_patience(self, log: Log) -> bool:
+        return self.training.patience is not None and log.without_progress >= self.training.patience
 
 
-def runner(training: Training, num_parts: int) -> Runner:
-    """Where `num_parts` parts run in training.
+@contextmanager
+def stopping() -> Iterator[list]:
+    """A list that is filled when the process is asked to stop (Ctrl-C, SIGTERM); asked once more, it stops at once."""
+    asked: list[int] = []
 
-    Raises:
-      InputError: if there are too few devices, or processes that would have none of them.
-    """
-    if several() and num_parts * (training.data or 0) != jax.device_count():
-        raise InputError(
-            f"{num_parts} parts and training.data {training.data} don't use each of the {jax.device_count()} devices of all processes; "
-            "choose every num_parts and training.parts so that, times training.data, they do"
-        )
-    return on_one_device(num_parts) if training.data is None else on_mesh(num_parts, data=training.data)
+    def ask(number, frame):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
 
-
-def _losses(task: Task, model, setting: Setting, run: Runner):
-    def losses(trained, frozen, batch):
-        parts, targets = batch
-        params = unflatten(frozen | flatten(trained))
-        return task.losses(model, params, parts, targets, setting.exchange, run)
-
-    return losses
-
-
-def _trained_before(out: Path, start: str | None, experiment: Experiment) -> checkpoint.Trained | None:
-    """What a run starts from: as it was when the run began, where it goes on."""
-    before = _named_or_noted(out, start)
-    if before:
-        checkpoint.check_same_model(before, experiment, "training.validation")
-    return before
-
-
-def _named_or_noted(out: Path, start: str | None) -> checkpoint.Trained | None:
-    if not (out / "config.json").exists():
-        return checkpoint.named(start) if start else None
-    before = checkpoint.read_config(out)["started_from"]
-    if start:
-        run, step = checkpoint.run_and_step(start)
-        if before is None or (str(run.absolute()), step or before["step"]) != (before["run"], before["step"]):
-            begun = f"{before['run']}@{before['step']}" if before else "no other run"
-            raise InputError(f"{out} was started from {begun}; leave --start out to go on with it")
-    return checkpoint.load(Path(before["run"]), before["step"]) if before else None
-
-
-def _check_recipe(experiment: Experiment, settings: Sequence[Setting], lengths: tuple[int, ...]) -> None:
-    experiment.check()
-    training = experiment.training
-    if training.parts == (1,) and (idle := [one for one in training.exchanges if one != WholeSequence()]):
-        raise InputError(
-            f"{text_of(idle[0])} on training.parts 1 exchanges nothing; add --training.parts, such as 2 4, or leave training.exchanges out"
-        )
-    for setting in settings:
-        setting.check(lengths)
-    data = training.data or 1
-    sizes = {"training.batch_size": training.batch_size, "batch_size": experiment.batch_size}
-    for name, size in sizes.items():
-        if size % data:
-            raise InputError(f"{name} is {size}; choose a multiple of training.data, {data}")
-    if training.tensorboard:
-        check_tensorboard()
-
-
-def _check_folder(out: Path, experiment: Experiment, resume: bool) -> None:
-    if not (out / "config.json").exists():
-        if (out / "checkpoints").exists():
-            raise InputError(f"{out} holds checkpoints without the config.json of their run; choose another --out")
-        if resume:
-            print(f"no run in {out} yet; it starts from the beginning")
-        return
-    if not resume:
-        raise InputError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
-    if differing := checkpoint.differences(out, experiment, STAYS):
-        raise InputError(
-            f"{out} was started with another {', '.join(differing)}; choose another --out, or the same values"
-        )
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,204 @@
+"""What a run is made of: its settings, data, model, steps and folder."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import jax
+
+from prism_jax import checkpoint, config
+from prism_jax.command import write
+from prism_jax.config import Experiment, Training
+from prism_jax.errors import InputError
+from prism_jax.exchange import WholeSequence, per_block
+from prism_jax.exchange_text import text_of
+from prism_jax.experiment import check_same_classes, load_model, load_training_data, with_adapters, with_trained
+from prism_jax.loading import steps_per_epoch, training_batches
+from prism_jax.prediction import Predictor, Setting
+from prism_jax.processes import check_same, from_terminal, several
+from prism_jax.runners import Runner, on_mesh, on_one_device
+from prism_jax.task import Task
+from prism_jax.tasks import num_labels, prepare
+from prism_jax.text import bucket_lengths
+from prism_jax.weights import flatten, unflatten
+from train.log import Log, check_tensorboard
+from train.loop import Run
+from train.optimizer import optimizer
+from train.parameters import count, divide
+from train.step import init_state, make_step
+
+MAY_CHANGE = ("parts", "exchanges", "data", "log_every", "tensorboard", "patience")
+"""What of a recipe may differ when a run goes on."""
+
+SCORED_BY = ("exchange", "num_parts")
+"""What the held-out examples are scored through: scores through several would not compare."""
+
+STAYS = (
+    *checkpoint.SAME_MODEL,
+    *SCORED_BY,
+    *("data_source", "buckets", "compute_dtype"),
+    *(f"training.{one.name}" for one in dataclasses.fields(Training) if one.name not in MAY_CHANGE),
+)
+"""What must be the same when a run goes on."""
+
+
+def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: str | None = None) -> dict:
+    """Trains, keeping in `out` what is needed to go on after an interruption.
+
+    Args:
+      experiment: its `training` says how; its `exchange` and `num_parts` what the held-out examples are scored through.
+      out: folder for config.json, checkpoints and metrics.jsonl.
+      resume: go on with the run in `out`, from its last whole checkpoint.
+      start: a run, as `checkpoint.named` has it, from which training starts.
+
+    Returns:
+      What was reached.
+
+    Raises:
+      InputError: for wrong values, before anything slow starts.
+      RunError: where the loss is no finite number, or training was interrupted.
+    """
+    experiment = replace(experiment, adapter=None, tuned=None)
+    training, lengths = experiment.training, bucket_lengths(experiment.buckets, experiment.num_tokens)
+    settings = [Setting(exchange, parts) for parts, exchange in product(training.parts, training.exchanges)]
+    scored = Setting(experiment.exchange, experiment.num_parts)
+    _check_recipe(experiment, (*settings, scored), lengths)
+    from_terminal(lambda: _check_folder(out, experiment, resume))
+    runners = {setting.num_parts: runner(training, setting.num_parts) for setting in (*settings, scored)}
+    trained_before = from_terminal(lambda: _trained_before(out, start, experiment))
+
+    dataset, held_out = load_training_data(experiment)
+    if trained_before:
+        check_same_classes(trained_before, dataset)
+    pretrained = load_model(experiment, dataset, fresh=training.fresh)
+    if trained_before:
+        pretrained = with_trained(pretrained, trained_before)
+    params = with_adapters(pretrained.params, training.lora_rank, training.lora_alpha, training.seed)
+    for setting in (*settings, scored):
+        per_block(setting.exchange, pretrained.model.config.stack.num_layers)
+    check_same("weights", params)
+    trained, frozen = divide(params, training)
+    task = prepare(
+        dataset, pretrained, experiment.num_tokens, augment=training.augment, smoothing=training.label_smoothing
+    )
+    of_epoch = steps_per_epoch(task, lengths, training.batch_size)
+    num_updates = -(-max(round(training.epochs * of_epoch), 1) // training.accumulate)
+    num_steps = num_updates * training.accumulate
+    label_names = getattr(dataset, "label_names", ())
+    before = trained_before and {"run": str(trained_before.run.absolute()), "step": trained_before.step}
+    said = config.to_json(experiment) | {"label_names": label_names, "num_labels": num_labels(dataset)}
+    said["started_from"] = before
+
+    rule = optimizer(training, num_updates)
+    run = Run(
+        steps={
+            setting: make_step(_losses(task, pretrained.model, setting, runners[setting.num_parts]), rule)
+            for setting in settings
+        },
+        runners=runners,
+        frozen=runners[settings[0].num_parts].replicate(frozen),
+        training=training,
+        recipe=checkpoint.recipe_digest(experiment, STAYS),
+        predictor=Predictor(
+            pretrained.model,
+            prepare(held_out, pretrained, experiment.num_tokens),
+            scored,
+            runners[scored.num_parts],
+            experiment.batch_size,
+            lengths,
+        ),
+    )
+    state = runners[settings[0].num_parts].replicate(init_state(trained, rule, training.seed))
+    batches = iter(training_batches(task, lengths, training.batch_size, training.seed))
+    every = training.evaluate_every or of_epoch
+    unreadable = from_terminal(lambda: checkpoint.set_aside_unreadable(out))
+    with checkpoint.open_manager(out) as manager:
+        state, restored, damaged = checkpoint.restore_last(manager, state, batches, run.recipe)
+        for reason in (*unreadable, *damaged):
+            print(f"passed over: {reason}")
+        write(out / "config.json", json.dumps(said, indent=2))
+        print(
+            f"{len(dataset)} examples, {of_epoch} steps an epoch, {num_steps} steps; {count(trained):,} parameters trained "
+            f"through {', '.join(map(str, settings))}; checkpoints chosen by {scored}"
+        )
+        with Log(out, restored or 0, tensorboard=training.tensorboard) as log:
+            return run.to_the_end(state, batches, num_steps, every, manager, log)
+
+
+def runner(training: Training, num_parts: int) -> Runner:
+    """Where `num_parts` parts run in training.
+
+    Raises:
+      InputError: if there are too few devices, or processes that would have none of them.
+    """
+    if several() and num_parts * (training.data or 0) != jax.device_count():
+        raise InputError(
+            f"{num_parts} parts and training.data {training.data} don't use each of the {jax.device_count()} devices of all processes; "
+            "choose every num_parts and training.parts so that, times training.data, they do"
+        )
+    return on_one_device(num_parts) if training.data is None else on_mesh(num_parts, data=training.data)
+
+
+def _losses(task: Task, model, setting: Setting, run: Runner):
+    def losses(trained, frozen, batch):
+        parts, targets = batch
+        params = unflatten(frozen | flatten(trained))
+        return task.losses(model, params, parts, targets, setting.exchange, run)
+
+    return losses
+
+
+def _trained_before(out: Path, start: str | None, experiment: Experiment) -> checkpoint.Trained | None:
+    """What a run starts from: as it was when the run began, where it goes on."""
+    before = _named_or_noted(out, start)
+    if before:
+        checkpoint.check_same_model(before, experiment, "training.validation")
+    return before
+
+
+def _named_or_noted(out: Path, start: str | None) -> checkpoint.Trained | None:
+    if not (out / "config.json").exists():
+        return checkpoint.named(start) if start else None
+    before = checkpoint.read_config(out)["started_from"]
+    if start:
+        run, step = checkpoint.run_and_step(start)
+        if before is None or (str(run.absolute()), step or before["step"]) != (before["run"], before["step"]):
+            begun = f"{before['run']}@{before['step']}" if before else "no other run"
+            raise InputError(f"{out} was started from {begun}; leave --start out to go on with it")
+    return checkpoint.load(Path(before["run"]), before["step"]) if before else None
+
+
+def _check_recipe(experiment: Experiment, settings: Sequence[Setting], lengths: tuple[int, ...]) -> None:
+    experiment.check()
+    training = experiment.training
+    if training.parts == (1,) and (idle := [one for one in training.exchanges if one != WholeSequence()]):
+        raise InputError(
+            f"{text_of(idle[0])} on training.parts 1 exchanges nothing; add --training.parts, such as 2 4, or leave training.exchanges out"
+        )
+    for setting in settings:
+        setting.check(lengths)
+    data = training.data or 1
+    sizes = {"training.batch_size": training.batch_size, "batch_size": experiment.batch_size}
+    for name, size in sizes.items():
+        if size % data:
+            raise InputError(f"{name} is {size}; choose a multiple of training.data, {data}")
+    if training.tensorboard:
+        check_tensorboard()
+
+
+def _check_folder(out: Path, experiment: Experiment, resume: bool) -> None:
+    if not (out / "config.json").exists():
+        if (out / "checkpoints").exists():
+            raise InputError(f"{out} holds checkpoints without the config.json of their run; choose another --out")
+        if resume:
+            print(f"no run in {out} yet; it starts from the beginning")
+        return
+    if not resume:
+        raise InputError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
+    if differing := checkpoint.differences(out, experiment, STAYS):
+        raise InputError(
+            f"{out} was started with another {', '.join(differing)}; choose another --out, or the same values"
+        )
