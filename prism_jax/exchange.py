@@ -72,7 +72,7 @@ class Exchange(abc.ABC):
           layout: where this part stands.
 
         Raises:
-          InputError: if the shapes are others, as those of one part's counts and positions are.
+          InputError: if counts or positions are not those of every part's `z`.
         """
         P, (B, L, _) = layout.num_parts, z_BLD.shape
         if (count_BPL.shape, last_PL.shape) != ((B, P, L), (P, L)):
@@ -98,8 +98,7 @@ class Exchange(abc.ABC):
         )
 
     def __str__(self) -> str:
-        wire = [self.wire.name] if self.wire != FLOAT32 else []
-        return ":".join([name_of(type(self)), *(str(getattr(self, number)) for number in numbers(type(self))), *wire])
+        return _name_and_numbers(self) + (f":{self.wire.name}" if self.wire != FLOAT32 else "")
 
 
 @dataclass(frozen=True)
@@ -128,9 +127,7 @@ class Wrapped(Exchange):
         self.of.check(num_tokens, num_parts)
 
     def __str__(self) -> str:
-        return ":".join(
-            [name_of(type(self)), *(str(getattr(self, number)) for number in numbers(type(self))), str(self.of)]
-        )
+        return f"{_name_and_numbers(self)}:{self.of}"
 
 
 def own_rows(x_BTD: jax.Array, layout: Layout) -> Context:
@@ -307,6 +304,11 @@ def numbers(kind: type[Exchange]) -> dict[str, type]:
     """The fields of an exchange that stand in its text, with their types."""
     types = get_type_hints(kind)
     return {one.name: types[one.name] for one in fields(kind) if one.name not in ("wire", "of")}
+
+
+def _name_and_numbers(exchange: Exchange) -> str:
+    kind = type(exchange)
+    return ":".join([name_of(kind), *(str(getattr(exchange, number)) for number in numbers(kind))])
 
 
 def with_wire(exchange: Exchange, wire: Wire) -> Exchange:

@@ -20,10 +20,10 @@ from prism_jax.models.families import FAMILIES, architecture_of, family_of
 from prism_jax.models.hugging_face import Entry, Table, give, refuse_tensors
 
 HINTS = {
-    "classifier": " (give an adapter that holds one with --adapter, or train one with train.finetune)",
+    "classifier": " (give an adapter that holds one with --adapter, or train one with train.finetune and score its run)",
     "pooler": " (choose a model class without a pooler, or draw one with fresh=['pooler'])",
 }
-"""What to do where the source lacks a part of the model."""
+"""What to do where the source lacks a part of the model, or has another one."""
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,12 @@ def import_params(tensors: Mapping[str, np.ndarray], table: Table, shapes: Any, 
         if entry.ours not in wanted or entry.ours.split("/")[0] in fresh:
             continue
         shape = wanted[entry.ours].shape
+        hint = HINTS.get(entry.ours.split("/")[0], "")
         if entry.theirs not in tensors:
-            hint = HINTS.get(entry.ours.split("/")[0], "")
             wrong[entry.theirs] = f"{entry.theirs} is missing{hint}"
         elif tensors[entry.theirs].shape != entry.their_shape(shape):
             wrong[entry.theirs] = (
-                f"{entry.theirs} has shape {tensors[entry.theirs].shape}, not {entry.their_shape(shape)}"
+                f"{entry.theirs} has shape {tensors[entry.theirs].shape}, not {entry.their_shape(shape)}{hint}"
             )
         else:
             params[entry.ours] = entry.take(tensors[entry.theirs], shape).astype(np.float32)
