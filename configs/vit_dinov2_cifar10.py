@@ -13,8 +13,7 @@ Weights: asset:dinov2, from the package index, tuned for saliency by its authors
 The data come from the hub, or with --data-source from a folder that holds plain_text/train-*.parquet and
 plain_text/test-*.parquet; 20,000 training images are used, products are in bfloat16. L = 3 at P = 2 is a CR of 11, the
 nearest to the paper's 9.9. Expected: ours (JAX 0.10.2, CPU, one seed), accuracy in percent of all 10,000 test images:
-one device and Voltage 92.0; L = 3 at P = 2 82.1 untuned, 89.6 tuned, at P = 4 67.7 and 88.2; isolated parts 69.7 and 32.7;
-control 91.7.
+one device and Voltage 92.0, control 91.7; isolated parts 69.7 (P = 2), 32.7 (P = 4); L = 3 82.1, 67.7, tuned 89.6, 88.2.
 """
 
 from prism_jax.config import Experiment, Training
