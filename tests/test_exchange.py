@@ -84,9 +84,7 @@ def test_a_part_attends_to_its_own_rows_and_those_sent_by_the_others(exchange, n
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=str)
-@pytest.mark.parametrize(
-    ("num_parts", "norm_first"), [(1, True), (2, True), (3, True), (3, False), (4, True), (8, False)]
-)
+@pytest.mark.parametrize(("num_parts", "norm_first"), [(2, True), (3, True), (3, False), (8, False)])
 def test_no_token_sees_the_future(exchange, num_parts, norm_first):
     """The gradient from any token to the embedding of any later one is exactly zero, and not zero to all earlier ones."""
     num_tokens = 11
@@ -106,11 +104,7 @@ def test_no_token_sees_the_future(exchange, num_parts, norm_first):
     influence = np.abs(jacobian).max(axis=(1, 3))
     assert (influence[np.triu_indices(num_tokens, 1)] == 0).all()
     earlier = influence[np.tril_indices(num_tokens)]
-    assert (
-        (earlier > 0).all()
-        if not isinstance(exchange, pj.IsolatedParts) or num_parts == 1
-        else (earlier > 0).sum() >= num_tokens
-    )
+    assert (earlier > 0).all() if not isinstance(exchange, pj.IsolatedParts) else (earlier > 0).sum() >= num_tokens
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=str)
