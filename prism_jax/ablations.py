@@ -12,8 +12,7 @@ from prism_jax.exchange import Segments, segment_means
 class UnscaledMeans(Segments):
     """Segment means that count as one token each, whatever they stand for: no log(count) in the softmax."""
 
-    def pool(self, x_BLSD, real_BLS):
-        return segment_means(x_BLSD, real_BLS)
+    pool = staticmethod(segment_means)
 
     def __call__(self, x_BTD, layout):
         context = super().__call__(x_BTD, layout)
@@ -26,5 +25,4 @@ class MeansAfterNorm(Segments):
 
     after_norm: ClassVar[bool] = True
 
-    def pool(self, x_BLSD, real_BLS):
-        return segment_means(x_BLSD, real_BLS)
+    pool = staticmethod(segment_means)

@@ -286,7 +286,10 @@ def best_step(run: Path) -> int | None:
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, like: Any = None) -> Any:
-    """The state of a step and what was saved with it, if the values are those that were saved: Orbax has no checksum of them."""
+    """The state of a step and what was saved with it, if the values are those that were saved: Orbax has no checksum of them.
+
+    Checkpoints of earlier versions carry no digest, and are taken as they are.
+    """
     args = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
     reason = "its values are not those that were saved"
     try:

@@ -16,7 +16,8 @@ from prism_jax.wire import FLOAT32
 
 NUM_PARTS, NUM_TOKENS = 3, 17
 """Parts of 6 tokens, of which the last one has 5."""
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5
+"""Of the largest value; ours are off by 0 in one program, and by 7e-7 between one device and three."""
 
 
 def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
@@ -32,7 +33,7 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
         there are 3 devices (`emulate_devices(3)`), the bytes on a CPU.
     """
     exact = with_wire(exchange, FLOAT32)
-    on_devices = [on_mesh(NUM_PARTS)] if jax.device_count() >= NUM_PARTS else []
+    mesh = on_mesh(NUM_PARTS) if jax.device_count() >= NUM_PARTS else None
     for norm_first in (False, True):
         masked = norm_first and causal
         stack = TransformerConfig(2, 32, 4, 64, norm_first=norm_first, causal=masked, init_scale=0.3)
@@ -42,23 +43,17 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
         ids, others = rng.integers(0, 100, (2, 2, NUM_TOKENS)).astype(np.int32)
         real = np.arange(NUM_TOKENS) < np.array([[NUM_TOKENS], [8]])
         answer = hidden(ids, real, run)
-        _same(
-            answer,
-            hidden(np.where(real, ids, others), real, run),
-            real,
-            exchange,
-            "what stands in padded places changes an answer",
-        )
-        alone = hidden(np.stack([others[0], ids[1]]), real, run)
-        _same(answer[1:], alone[1:], real[1:], exchange, "another example of the batch changes an answer")
+        same = partial(_same, exchange, answer)
+        elsewhere = hidden(np.where(real, ids, others), real, run)
+        same(elsewhere, real, "what stands in padded places changes an answer")
+        beside_another = hidden(np.stack([others[0], ids[1]]), real, run)
+        same(beside_another, real & [[False], [True]], "another example of the batch changes an answer")
         for place in range(1, NUM_TOKENS) if masked else ():
             before = real & (np.arange(NUM_TOKENS) < place)
             changed = hidden(np.where(before, ids, others), real, run)
-            _same(answer, changed, before, exchange, f"the tokens from {place} on change what is computed before them")
-        for mesh in on_devices:
-            _same(
-                answer, hidden(ids, real, mesh), real, exchange, "on a device for each part the answer is another one"
-            )
+            same(changed, before, f"the tokens from {place} on change what is computed before them")
+        if mesh:
+            same(hidden(ids, real, mesh), real, "on a device for each part the answer is another one")
             if jax.default_backend() == "cpu":
                 _check_bytes(model, exchange, mesh)
 
@@ -73,7 +68,7 @@ def _hidden(model: BertModel, params, exchange: Exchange, ids: np.ndarray, real:
     return np.asarray(_encoded(model, exchange, run, run.replicate(params), parts)[0])
 
 
-def _same(one: np.ndarray, other: np.ndarray, where: np.ndarray, exchange: Exchange, otherwise: str) -> None:
+def _same(exchange: Exchange, one: np.ndarray, other: np.ndarray, where: np.ndarray, otherwise: str) -> None:
     difference = np.abs(one - other)[where].max(initial=0) / np.abs(one[where]).max(initial=1)
     if not difference <= TOLERANCE:
         raise InputError(f"{exchange} can't be trusted: {otherwise} (by {difference:.2g} of its size)")

@@ -19,8 +19,7 @@ class WeightedMeans(pj.Segments):
 
     percent: int
 
-    def pool(self, x_BLSD, real_BLS):
-        return segment_means(x_BLSD, real_BLS)
+    pool = staticmethod(segment_means)
 
     def __call__(self, x_BTD, layout):
         context = super().__call__(x_BTD, layout)
@@ -34,13 +33,11 @@ class FirstTokenAndMeans(pj.Segments):
 
     def segments(self, part_len):
         index_LS, inside_LS = segment_table(part_len - 1, self.num_segments)
-        first_1S = np.zeros((1, index_LS.shape[1]), int)
-        return np.concatenate([first_1S, index_LS + 1]), np.concatenate(
-            [first_1S == np.arange(len(first_1S[0])), inside_LS]
-        )
+        first_1S = np.zeros((1, index_LS.shape[1]), int)  # the first token, and repetitions of it
+        inside_1S = np.arange(index_LS.shape[1])[None] == 0
+        return np.concatenate([first_1S, index_LS + 1]), np.concatenate([inside_1S, inside_LS])
 
-    def pool(self, x_BLSD, real_BLS):
-        return segment_means(x_BLSD, real_BLS)
+    pool = staticmethod(segment_means)
 
     def rows_sent(self, part_len):
         return self.num_segments + 1
