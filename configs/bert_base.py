@@ -1,9 +1,10 @@
-r"""BERT-base at N = 256 on two devices: for latency, which does not hang on the values of the weights.
+r"""BERT-base at N = 256 on two devices, with random weights: for latency, which does not hang on their values.
 
     python -m eval.latency configs/bert_base.py -n 2 --rates 10mbit 50mbit 200mbit --rtts 0 5 20
 
-Weights: google-bert/bert-base-uncased from the hub, its classifier drawn at random; where no hub can be reached, all of
-them: --weights FOLDER --training.fresh encoder pooler classifier, with a folder that holds a config.json and a tokenizer.
+Weights: drawn at random. configs/models/bert_base holds the sizes and the vocabulary of google-bert/bert-base-uncased
+and no weights, so no hub is needed; only times and bytes mean something. With the hub's own weights, and a classifier
+drawn at random: --weights google-bert/bert-base-uncased --training.fresh classifier.
 L = 16 is a CR of 8. Expected: ours (docs/latency, two cores), B = 1, 200 Mbit/s without delay: one device 477 ms, L = 16
 299 ms, Voltage 699 ms.
 """
@@ -15,7 +16,7 @@ from prism_jax.wire import INT8
 
 config = Experiment(
     model=BertForSequenceClassification,
-    weights="google-bert/bert-base-uncased",
+    weights="configs/models/bert_base",
     dataset="newsgroups",
     num_tokens=256,
     exchange=SegmentMeans(16),
@@ -23,5 +24,5 @@ config = Experiment(
     parts=(2, 4),
     segments=(1, 16),
     exchanges=(IsolatedParts(), SegmentMeans(16, wire=INT8)),
-    training=Training(learning_rate=2e-5, epochs=3),
+    training=Training(fresh=("encoder", "pooler", "classifier"), learning_rate=2e-5, epochs=3),
 )

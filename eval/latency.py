@@ -10,6 +10,7 @@ several hosts, leave -n out and start it on each with --coordinator.
 """
 
 import json
+import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -25,11 +26,12 @@ from eval import figures, latency_model, network, one_alone, results, store, tim
 from eval.grid import BASE, ONE_DEVICE, grid_of_exchanges, why_impossible
 from eval.launch import commands, free_port, own_cores, supervise
 from eval.scoring import Scoring, load_scoring
-from prism_jax import config, flags
+from prism_jax import config, flags, hub
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError, RunError
 from prism_jax.exchange import AllGather, check
 from prism_jax.exchange_text import text_of
+from prism_jax.experiment import load_data
 from prism_jax.prediction import Setting
 from prism_jax.processes import from_terminal, is_terminal, several
 
@@ -117,8 +119,11 @@ def main(argv: list[str]) -> None:
             f"-n is {command.n}, but there are {cores} cores; choose at most as many, one for each process"
         )
     command.settings(command.n)
+    way_in = network.way_in(delay=any(command.rtts)) if command.rates else []
+    fetch(command.experiment)
+    network.enter(way_in)
     if command.rates:
-        network.enter(delay=any(command.rtts))
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for the ranks: there is no way out of their network
         for rtt in dict.fromkeys(command.rtts):
             with network.joined(rtt) as ends:
                 words = [*argv, "--rtts", str(rtt)]
@@ -127,6 +132,17 @@ def main(argv: list[str]) -> None:
     else:
         _supervise(commands(command.n, "eval.latency", argv, free_port()))
     finish(out, f"python -m eval.latency {shlex.join(argv)}")
+
+
+def fetch(experiment: config.Experiment) -> None:
+    """Brings what an experiment reads into the caches, so that its processes need no network for it.
+
+    Raises:
+      InputError: if the weights' source or the data set is unknown, or the hub does not give it.
+      AssetError: if an asset can't be had.
+    """
+    hub.resolve(experiment.weights, experiment.revision)
+    load_data(experiment, experiment.split)
 
 
 def _supervise(ranks: list[list[str]]) -> None:

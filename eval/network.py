@@ -80,8 +80,8 @@ def rate_of(text: str) -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
-def enter(*, delay: bool) -> None:
-    """Sees to it that this process may make namespaces; without root, it begins again in a user namespace of its own.
+def way_in(*, delay: bool) -> list[str]:
+    """What goes before a command that may make namespaces: nothing for root, else what makes a user namespace of its own.
 
     Args:
       delay: whether there will be links with a round-trip time.
@@ -95,12 +95,18 @@ def enter(*, delay: bool) -> None:
         raise InputError(f"a delay needs {TUN}, which this process may not open; leave --rtts out")
     make = ["--net", "--mount", "--uts"]
     if _succeeds("unshare", *make, "true"):
-        return
+        return []
     as_root = ["unshare", "--user", "--map-root-user"]
     if not _succeeds(*as_root, *make, "true"):
         raise InputError(f"shaping needs root or user namespaces, and this process may make neither; {OFFER}")
-    sys.stdout.flush()
-    os.execvp(as_root[0], [*as_root, sys.executable, *sys.orig_argv[1:]])
+    return as_root
+
+
+def enter(before: Sequence[str]) -> None:
+    """Begins this process again behind the words of `way_in`, if there are any."""
+    if before:
+        sys.stdout.flush()
+        os.execvp(before[0], [*before, sys.executable, *sys.orig_argv[1:]])
 
 
 @contextmanager

@@ -88,15 +88,28 @@ PACKAGED = {
 """What stands in for the data sets of packages."""
 
 
+SMALL = {
+    "bert": {
+        "num_hidden_layers": 2,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 40,
+    },
+    "gpt2": {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 40},
+}
+"""What makes a config of the repository a tiny one."""
+
+
 def save_model(experiment: config.Experiment, folder: Path) -> list:
     """A tiny model of a recipe's family, in the hub's layout; returns the flags that fit the recipe to it."""
     family = family_of(experiment.model).__name__.rpartition(".")[2]
     if Path(experiment.weights).is_dir():  # a config to train from scratch, with its own tokenizer
         shutil.copytree(experiment.weights, folder)
-        small = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 40}
+        small = SMALL[family]
         (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | small))
-    else:
-        shutil.copytree(GOLDEN / f"{family}_tiny", folder)
+        return ["--num-tokens", 32, "--buckets"]
+    shutil.copytree(GOLDEN / f"{family}_tiny", folder)
     if family == "vit":
         settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 12, "width": 21}}
         (folder / "preprocessor_config.json").write_text(json.dumps(settings))

