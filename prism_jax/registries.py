@@ -104,8 +104,8 @@ class Sdist:
         (backend / "__init__.py").touch()
         (backend / "build_meta.py").write_text(BACKEND)
         path = os.pathsep.join(filter(None, [str(backend.parent), os.environ.get("PYTHONPATH")]))
-        environment = {"PYTHONPATH": path, "PRISM_JAX_SDIST": str(self), "PIP_USE_PEP517": "1"}  # no flag in pip 26
-        _pip(self, folder, sha256, ["--no-binary=:all:", "--no-build-isolation"], environment)
+        options = ["--no-binary=:all:", "--use-pep517", "--no-build-isolation"]
+        _pip(self, folder, sha256, options, {"PYTHONPATH": path, "PRISM_JAX_SDIST": str(self)})
         return _one(self, folder, "*.tar.gz")
 
     def members(self, archive: Path) -> Members:
