@@ -24,7 +24,8 @@ from prism_jax.transformer import Block
 def forward(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> Any:
     """Encodes every part on its own device, joins the rows that the head reads, and runs the head.
 
-    A pure function of `params` and `parts`: jit it, differentiate it. Split first: `parts = run.split(batch)`.
+    A pure function of `params` and `parts`: jit it, differentiate it. Split first: `parts = run.split(batch)`. On a mesh, take the
+    gradient inside `jit`, or inside `with jax.set_mesh(run.mesh)`.
 
     Args:
       model: for instance `models.bert.BertForSequenceClassification(config)`.

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_batch, tiny_bert
+import scipy.stats
+from conftest import assert_close, tiny_batch, tiny_bert
 
 import prism_jax as pj
 from prism_jax import cost
@@ -15,7 +16,7 @@ from prism_jax.forward import lower
 from prism_jax.models.bert import BERT_BASE, BertForMaskedLM, BertForSequenceClassification, BertModel
 from prism_jax.models.gpt2 import GPT2, GPT2LMHeadModel
 from prism_jax.models.vit import VIT_BASE, ViTForImageClassification
-from prism_jax.transformer import TransformerConfig, dropout, keep_factors
+from prism_jax.transformer import ACTIVATIONS, TransformerConfig, dropout, keep_factors
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -102,3 +103,13 @@ def test_bfloat16_products_keep_a_float32_residual_stream():
     assert re.findall(r"all_gather.*?\(tensor<[^>]*x(f32|bf16)>\)", lowered, re.DOTALL).count("bf16") == 0
     compiled = cost.compiled(lower(low, pj.SegmentMeans(2), mesh, 1, 19).compile(), 1)
     assert compiled.bytes_sent == cost.formula(low.config.stack, pj.SegmentMeans(2), 3, 19).bytes_sent
+
+
+def test_exact_gelu_and_its_derivatives_are_those_of_the_closed_form():
+    x = np.linspace(-9, 9, 2001)
+    cdf, density = scipy.stats.norm.cdf(x), scipy.stats.norm.pdf(x)
+    gelu = ACTIVATIONS["gelu"]
+    assert_close(gelu(jnp.float32(x)), x * cdf, 1e-6)
+    assert_close(jax.vmap(jax.grad(gelu))(jnp.float32(x)), cdf + x * density, 1e-6)
+    assert_close(jax.vmap(jax.grad(jax.grad(gelu)))(jnp.float32(x)), (2 - x**2) * density, 1e-6)
+    assert_close(jax.jvp(gelu, (jnp.float32(x),), (jnp.float32(x),))[1], x * (cdf + x * density), 1e-6)

@@ -1,6 +1,7 @@
 """Wire formats against NumPy, and against the compiled program: what is really sent."""
 
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -139,6 +140,36 @@ def test_what_arrives_is_rounded_own_rows_are_not_and_the_gradient_goes_straight
     assert np.array_equal(rounded[:, :, :4], exact[:, :, :4])
     assert_close(rounded[:, :, 4:], wire.decode(wire.encode(exact[:, :, 4:])))
     assert not np.array_equal(rounded[:, :, 4:], exact[:, :, 4:])
+
+
+def repeated(function, x):
+    """`function` of `x` twice, by a loop of the compiled program."""
+    return jax.lax.scan(lambda total, _: (total + function(x), None), 0.0, None, length=2)[0] / 2
+
+
+@pytest.mark.parametrize(
+    "training_step",
+    [
+        lambda loss: jax.grad(jax.jit(loss)),
+        lambda loss: jax.jit(jax.grad(jax.jit(loss))),
+        lambda loss: jax.jit(jax.grad(jax.checkpoint(loss))),
+        lambda loss: jax.jit(jax.grad(partial(repeated, loss))),
+    ],
+    ids=["grad_of_jit", "jit_inside", "checkpoint", "scan"],
+)
+@pytest.mark.parametrize("wire", [FLOAT16, INT8], ids=str)
+def test_a_training_step_of_any_form_differentiates_a_rounded_wire(wire, training_step, runner):
+    run, x = runner(2), np.random.default_rng(1).normal(size=(2, 8, 16)).astype(np.float32)
+    parts = run.split({"x": x})
+
+    def gradient(step, wire):
+        def part(params, tokens, layout):
+            return pj.SegmentMeans(2, wire=wire)(tokens["x"], layout).x_BKD
+
+        return step(lambda x: run(part, {}, parts.replace(tokens={"x": x})).sum())(parts.tokens["x"])
+
+    with jax.set_mesh(run.mesh) if runner is pj.on_mesh else nullcontext():
+        assert_close(gradient(training_step, wire), gradient(lambda loss: jax.jit(jax.grad(loss)), FLOAT32))
 
 
 def test_on_the_command_line():
