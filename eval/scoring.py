@@ -14,7 +14,7 @@ from prism_jax import adapter_files, checkpoint, lora
 from prism_jax.config import Experiment
 from prism_jax.dataset import Corpus, Dataset, even_rows, subset
 from prism_jax.exchange import per_block
-from prism_jax.experiment import HELD_OUT, check_same_classes, load_data, load_model, load_run
+from prism_jax.experiment import HELD_OUT, check_same_classes, check_weights, load_data, load_model, load_run
 from prism_jax.language_tasks import LanguageModelling
 from prism_jax.prediction import Predictor, Setting, rows_by_bucket
 from prism_jax.processes import check_same, from_terminal
@@ -78,6 +78,8 @@ def load_scoring(
         PEFT's layout; None for the experiment's own weights.
       fresh: first names of parameters of the experiment's own weights to be drawn at random, where scores don't matter.
     """
+    for source in sources.values():
+        check_variant(experiment, source, fresh)
     dataset = load_data(experiment, experiment.split)
     variants = {kind: load_variant(experiment, dataset, source, fresh) for kind, source in sources.items()}
     pretrained = variants[BASE]
@@ -103,7 +105,7 @@ def load_variant(
     """
     if source is None:
         return load_model(experiment, dataset, fresh=fresh)
-    if (Path(source) / adapter_files.CONFIG).is_file():
+    if _is_adapter(source):
         return load_model(replace(experiment, adapter=source), dataset)
     trained = from_terminal(lambda: checkpoint.named(source))
     held_out = ("data_source", "buckets", "compute_dtype", "training.validation", "training.validation_limit")
@@ -111,6 +113,16 @@ def load_variant(
     check_same_classes(trained, dataset)
     pretrained = load_run(trained, experiment.model, experiment.compute_dtype, experiment.training.fresh)
     return replace(pretrained, params=lora.merge(pretrained.params))
+
+
+def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, ...] = ()) -> None:
+    """Refuses what `load_variant` would, as far as it can be seen without the data set."""
+    if source is None or _is_adapter(source):
+        check_weights(replace(experiment, adapter=source or experiment.adapter), fresh=fresh)
+
+
+def _is_adapter(source: str) -> bool:
+    return (Path(source) / adapter_files.CONFIG).is_file()
 
 
 def measure(scoring: Scoring, predictor: Predictor, weights: str) -> tuple[dict, np.ndarray]:

@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from prism_jax.errors import InputError
 from prism_jax.forward import params_shapes
 from prism_jax.lora import has_adapters
 from prism_jax.models.families import architecture_of, family_of
-from prism_jax.models.hugging_face import ANY, Entry, Table, give, refuse_tensors, refuse_unsupported
+from prism_jax.models.hugging_face import ANY, Entry, Table, give, one_name_each, refuse_tensors, refuse_unsupported
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base_model.model."
@@ -69,6 +70,7 @@ def save(
     base: str,
     whole: Sequence[str] = ("pooler", "classifier"),
     dtype: str = "float32",
+    label_names: Sequence[str] = (),
 ) -> None:
     """Writes adapter_config.json and adapter_model.safetensors for `peft.PeftModel.from_pretrained`.
 
@@ -81,6 +83,7 @@ def save(
       base: where the base model is had: a hub id or a folder.
       whole: parts of the head that are saved whole, where the model has them: what was trained beside the adapters.
       dtype: "float32" or "float16", of the tensors.
+      label_names: of the classes, which the file with the tensors notes; PEFT has no place for them.
 
     Raises:
       InputError: if there are no adapters, an argument is not one of these, or a parameter of an own class has no name there.
@@ -136,7 +139,8 @@ def save(
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
-    hub.write_file(folder / WEIGHTS, {BASE + name: np.ascontiguousarray(x, dtype) for name, x in tensors.items()})
+    named = {BASE + name: np.ascontiguousarray(x, dtype) for name, x in tensors.items()}
+    hub.write_file(folder / WEIGHTS, named, label_names)
 
 
 def load(folder: Path | str, model: nn.Module, params: Any) -> Any:
@@ -155,21 +159,23 @@ def load(folder: Path | str, model: nn.Module, params: Any) -> Any:
 def read(folder: Path, model: nn.Module) -> dict[str, np.ndarray]:
     """The parameters that a folder in PEFT's layout holds, by path: adapters and whole modules. Raises as `load`."""
     config, tensors = _read_config(folder), hub.read_file(folder / WEIGHTS)
-    table = family_of(type(model)).table(model.config)
+    table, architecture = family_of(type(model)).table(model.config), architecture_of(type(model))
     shapes = {path: x.shape for path, x in flax.traverse_util.flatten_dict(params_shapes(model), sep="/").items()}
     layers = _dense_layers(table)
-    files = {_stored(table, name): name for name in tensors}  # the file's names by those of the table
+    files = one_name_each(tensors, partial(_stored, table))  # the file's names by those of the table
     params: dict[str, np.ndarray] = {}
     wrong: dict[str, str] = {}
-    known: set[str] = set()
+    known = {entry.theirs for entry in table.entries} | {tie.copy for tie in table.ties}
 
     def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name not in files:
             wrong[name] = f"{name} is missing"
         elif tensors[files[name]].shape != shape:
             wrong[name] = f"{name} has shape {tensors[files[name]].shape}, not {shape}"
+        elif reason := hub.no_floats(tensors[files[name]]):
+            wrong[name] = f"{name} {reason}"
         else:
-            return tensors[files[name]].astype(np.float32)
+            return np.asarray(tensors[files[name]], np.float32)
         return np.zeros(shape, np.float32)
 
     for module, entries in layers.items():
@@ -189,11 +195,12 @@ def read(folder: Path, model: nn.Module) -> dict[str, np.ndarray]:
             (i, n), ours = entry.column, entry.ours.removesuffix("kernel")
             params |= {f"{ours}lora_a": a_DR, f"{ours}lora_b": np.split(b_RM, n, axis=1)[i], f"{ours}lora_scale": scale}
     for entry in table.entries:
-        known.add(entry.theirs)
-        if entry.ours in shapes and (entry.theirs in files or _is_whole(config, table, entry.theirs)):
-            shape = shapes[entry.ours]
+        if (shape := shapes.get(entry.ours)) and (entry.theirs in files or _is_whole(config, table, entry.theirs)):
             params[entry.ours] = entry.take(take(entry.theirs, entry.their_shape(shape)), shape)
-    unknown = [name for name in files if name not in known and not any(re.fullmatch(p, name) for p in table.unused)]
+    stored = {new: tensors[old] for new, old in files.items()}
+    apart = table.untied(stored, architecture) + table.trained_apart(stored, architecture)
+    wrong |= {one: f"{one} is not the same as {other} any more, to which it is tied here" for one, other in apart}
+    unknown = [name for name in files if name not in known and not table.is_unused(name)]
     wrong = {name: f"{files[name]} is unknown" for name in unknown} | wrong
     refuse_tensors(f"the adapter {folder} doesn't fit {type(model).__name__}", list(wrong.values()))
     return params
@@ -201,8 +208,8 @@ def read(folder: Path, model: nn.Module) -> dict[str, np.ndarray]:
 
 def num_labels(folder: Path) -> int | None:
     """C of the classifier that an adapter holds; None if it holds none."""
-    tensors = hub.read_file(folder / WEIGHTS)
-    return next((len(x) for name, x in tensors.items() if name.endswith(".classifier.weight")), None)
+    tensors = hub.read_file(folder / WEIGHTS).items()
+    return next((x.shape[0] for name, x in tensors if name.endswith(".classifier.weight")), None)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -236,11 +243,8 @@ def _dense_layers(table: Table) -> dict[str, list[Entry]]:
 
 def _stored(table: Table, name: str) -> str:
     """The name of PEFT's tensor as the table has it: without prefixes, and with the module's name in files."""
-    name = name.removeprefix(BASE).removeprefix(table.prefix)
-    for module in _dense_layers(table):
-        if name.startswith(today := table.module_name(module) + "."):
-            return f"{module}.{name.removeprefix(today)}"
-    return name
+    module, lora, rest = name.removeprefix(BASE).partition(".lora_")
+    return table.stored(f"{module}.weight").removesuffix("weight") + f"lora_{rest}" if lora else table.stored(module)
 
 
 def _is_target(config: Mapping, table: Table, module: str) -> bool:

@@ -14,6 +14,7 @@ from prism_jax.checkpoint import Trained, load
 from prism_jax.config import Experiment
 from prism_jax.dataset import Corpus, Dataset, Labelled, outline, pieces, subset
 from prism_jax.errors import InputError
+from prism_jax.labels import shown
 from prism_jax.models import vit
 from prism_jax.processes import from_terminal
 from prism_jax.tasks import num_labels
@@ -77,11 +78,29 @@ def load_model(experiment: Experiment, dataset: Dataset | None, *, fresh: Iterab
       fresh: first names of parameters to be drawn at random.
     """
     hub.check_source(experiment.weights)
-    pretrained = _load(
-        experiment.model, config.to_json(experiment), num_labels(dataset), fresh, experiment.compute_dtype
-    )
+    said = config.to_json(experiment) | {
+        "num_labels": num_labels(dataset),
+        "label_names": getattr(dataset, "label_names", ()),
+    }
+    pretrained = _load(experiment.model, said, fresh, experiment.compute_dtype)
     pretrained.model.check(experiment.num_tokens)
     return pretrained
+
+
+def check_weights(experiment: Experiment, *, fresh: Iterable[str] = ()) -> None:
+    """Refuses weights of an experiment, and its adapter, that can be seen to be wrong without its data set.
+
+    Raises:
+      InputError: as `weights.find`.
+    """
+    hub.check_source(experiment.weights)
+    weights.find(experiment.model, experiment.weights, fresh=fresh, **_source(config.to_json(experiment)))
+
+
+def _source(said: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `weights.find` and `weights.load` that config.json, or an experiment as JSON, names."""
+    num_tokens = None if said["image_size"] else said["num_tokens"]
+    return {"revision": said["revision"], "adapter": said["adapter"], "num_tokens": num_tokens}
 
 
 def load_run(
@@ -94,25 +113,22 @@ def load_run(
     said = trained.config
     added = () if said["model"] == kind.__name__ else fresh
     drawn = dict.fromkeys((*said["training"]["fresh"], *added))
-    return with_trained(_load(kind, said, said["num_labels"], drawn, compute_dtype), trained)
+    return with_trained(_load(kind, said, drawn, compute_dtype), trained)
 
 
-def _load(
-    kind: type[nn.Module], said: dict[str, Any], num_labels: int | None, fresh: Iterable[str], compute_dtype: str
-) -> Pretrained:
+def _load(kind: type[nn.Module], said: dict[str, Any], fresh: Iterable[str], compute_dtype: str) -> Pretrained:
     """A model of the class `kind` with the weights that config.json, or an experiment as JSON, names."""
-    side = said["image_size"]
     pretrained = weights.load(
         kind,
         said["weights"],
-        revision=said["revision"],
-        adapter=said["adapter"],
-        num_labels=num_labels,
-        num_tokens=None if side else said["num_tokens"],
+        num_labels=said["num_labels"],
+        label_names=said["label_names"],
         fresh=fresh,
         seed=said["training"]["seed"],
         compute_dtype=compute_dtype,
+        **_source(said),
     )
+    side = said["image_size"]
     if not side:
         return pretrained
     if not hasattr(pretrained.model.config, "image_size"):
@@ -149,11 +165,6 @@ def check_same_classes(trained: Trained, dataset: Dataset | None) -> None:
             f"the run in {trained.run} was trained with the classes {shown(theirs)}; {dataset.name} has {shown(tuple(dataset.label_names))}; "
             "use the data_source that it was trained with"
         )
-
-
-def shown(names: tuple[str, ...]) -> str:
-    """Names in one line, at most eight of them."""
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "none"
 
 
 def with_adapters(params: Any, rank: int, alpha: float, seed: int) -> Any:

@@ -6,8 +6,10 @@ Three sources, one way: a folder in the hub's layout (`config.json`, `model.safe
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -29,6 +31,37 @@ COMPANIONS = (
     "special_tokens_map.json",
 )
 """What lies beside config and weights."""
+
+FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS)
+"""What is fetched of a hub id."""
+
+FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+"""The types of weights, as safetensors and as NumPy call them."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a safetensors file, read when `np.asarray` asks for it.
+
+    Attributes:
+      path: of the file.
+      name: in the file.
+      shape: of the tensor.
+      dtype: as NumPy calls it if it is one of FLOATS, else as safetensors does.
+    """
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        with safe_open(self.path, "numpy") as file:
+            return np.asarray(file.get_tensor(self.name), dtype)
+
+
+Tensors = Mapping[str, Stored | np.ndarray]
+"""Tensors by the names that their file has for them."""
 
 
 def check_source(source: str) -> None:
@@ -57,10 +90,16 @@ def is_pickle(path: Path) -> bool:
     return path.suffix in PICKLES and not path.is_dir()
 
 
-def resolve(source: str, revision: str | None = None) -> Path:
+def resolve(source: str, revision: str | None = None, files: Sequence[str] = FILES) -> Path:
     """The folder for a source: a local folder, `asset:NAME`, or a hub id (downloaded into Hugging Face's cache).
 
     A source may also be a pickle in a local folder, asked for by its name: `DIR/pytorch_model.bin`.
+    Where the hub can't be reached, the cache will do, even if it lacks some of the files.
+
+    Args:
+      source: what to look for.
+      revision: branch, tag or commit of a hub id; the folder of a hub id bears the name of the commit.
+      files: patterns of the names of what is fetched of a hub id.
 
     Raises:
       InputError: if there is no such folder and it can't be a hub id, or the hub has no such model.
@@ -75,9 +114,10 @@ def resolve(source: str, revision: str | None = None) -> Path:
     import huggingface_hub
 
     try:
-        files = ["config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS]
-        return Path(huggingface_hub.snapshot_download(source, revision=revision, allow_patterns=files))
+        return Path(huggingface_hub.snapshot_download(source, revision=revision, allow_patterns=[*files]))
     except Exception as error:
+        if partial := getattr(error, "snapshot_path", None):  # of IncompleteSnapshotError
+            return Path(partial)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         at = f" at revision {revision!r}" if revision else ""
         raise InputError(f"{source!r} is no folder here, and the hub did not give it{at}: {reason}") from error
@@ -93,8 +133,21 @@ def read_config(folder: Path, model_types: Collection[str]) -> dict:
         raise InputError(f"{path} says model_type {model_type!r}; implemented are {', '.join(model_types)}")
     from transformers import AutoConfig
 
+    return open_without_code(AutoConfig.from_pretrained, path).to_dict()
+
+
+def open_without_code(open_folder: Callable, path: Path, **kwargs: Any) -> Any:
+    """What a function of transformers makes of the folder of `path`, the JSON file that could name code there.
+
+    Raises:
+      InputError: if the file names code, which is never run, or transformers refuses the folder.
+    """
+    if path.is_file() and (code := read_json(path).get("auto_map")):
+        raise InputError(
+            f"{path} names code of its own, which is never run (auto_map: {code}); give a model that transformers has code for"
+        )
     try:
-        return AutoConfig.from_pretrained(folder).to_dict()
+        return open_folder(path.parent, trust_remote_code=False, **kwargs)
     except Exception as error:  # whatever transformers makes of a wrong value
         reason = " ".join(str(error).split())
         raise InputError(f"{path} has a value that transformers refuses: {reason}") from error
@@ -116,37 +169,64 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def read_tensors(folder: Path, pickle: str | None = None) -> dict[str, np.ndarray]:
+def read_tensors(folder: Path, pickle: str | None = None) -> Tensors:
     """All tensors of a folder, from one safetensors file or several with an index, or from the pickle of that name."""
     if pickle:
         return read_pickle(folder / pickle)
     index = folder / f"{WEIGHTS}.index.json"
     if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise InputError(f"{index} has no weight_map; download it again")
-        names = sorted(set(weight_map.values()))
+        names = _shards(index)
     elif (folder / WEIGHTS).is_file():
         names = [WEIGHTS]
     else:
         pickled = next(folder.glob("*.bin"), None)
         hint = f"; {pickled.name} is a pickle, opened only where it is the source: {pickled}" if pickled else ""
         raise InputError(f"no {WEIGHTS} in {folder}{hint or '; give a folder or a hub id that has safetensors'}")
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, Stored] = {}
     for name in names:
-        tensors |= read_file(folder / name)
+        new = read_file(folder / name)
+        if twice := sorted(tensors.keys() & new.keys()):
+            raise InputError(
+                f"{twice[0]} stands in {tensors[twice[0]].path} and in {folder / name}; keep it in one of them"
+            )
+        tensors |= new
     return tensors
 
 
-def read_file(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of one safetensors file."""
+def _shards(index: Path) -> list[str]:
+    """The files that an index names, all of them in its own folder."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise InputError(f"{index} has no weight_map of file names; download it again")
+    names, folder = sorted(set(weight_map.values())), index.parent.resolve()
+    allowed = [folder]
+    if folder.parent.name == "snapshots":  # of the hub's cache, whose files are links
+        allowed.append(folder.parent.parent / "blobs")
+    for name in names:
+        if Path(name).name != name or (folder / name).resolve().parent not in allowed:
+            raise InputError(f"{index} names {name!r}, which is no file of its own folder; download the model again")
+    return names
+
+
+def read_file(path: Path) -> dict[str, Stored]:
+    """All tensors of one safetensors file, each read when it is asked for."""
     if not path.is_file():
         raise InputError(f"no file {path}; download or train it again")
     try:
         with safe_open(path, "numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: Stored(path, name, tuple(x.get_shape()), FLOATS.get(x.get_dtype(), x.get_dtype()))
+                for name, x in found.items()
+            }
     except SafetensorError as error:
         raise InputError(f"{path} is not a whole safetensors file: {error}; download it again") from error
+
+
+def no_floats(tensor: Stored | np.ndarray) -> str | None:
+    """Why a tensor can't be weights: its type; None if it can."""
+    allowed = FLOATS.values()
+    return None if str(tensor.dtype) in allowed else f"has the type {tensor.dtype}; weights are {', '.join(allowed)}"
 
 
 def read_pickle(path: Path) -> dict[str, np.ndarray]:
@@ -159,15 +239,29 @@ def read_pickle(path: Path) -> dict[str, np.ndarray]:
         ) from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor.float().numpy() for name, tensor in state.items()}
+        return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in state.items()}
     except Exception as error:  # whatever PyTorch makes of a file that is damaged, or holds more than weights
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path} holds no plain PyTorch weights: {reason} ...; give safetensors") from error
 
 
-def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file, whole or not at all."""
+def read_label_names(path: Path) -> tuple[str, ...]:
+    """The names of classes that a safetensors file notes beside its tensors, see `write_file`; none where it notes none."""
+    with safe_open(path, "numpy") as file:
+        said = (file.metadata() or {}).get("label_names", "[]")
+    try:
+        names = json.loads(said)
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path} notes the label_names {said!r}, which are no list of names; write it again")
+    return tuple(names)
+
+
+def write_file(path: Path, tensors: Mapping[str, np.ndarray], label_names: Sequence[str] = ()) -> None:
+    """Writes a safetensors file, whole or not at all, with a note of the names of classes if there are some."""
     partial = path.with_name(f".{path.name}.partial")
-    save_file(dict(tensors), partial, metadata={"format": "pt"})
+    noted = {"label_names": json.dumps([*label_names])} if label_names else {}
+    save_file(dict(tensors), partial, metadata={"format": "pt", **noted})
     partial.chmod(0o644)
     partial.replace(path)

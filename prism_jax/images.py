@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ImageOps
 
+from prism_jax import hub
 from prism_jax.errors import InputError
 from prism_jax.models.vit import ViTConfig
 
@@ -41,11 +42,7 @@ def load_processor(folder: Path | None, image_size: tuple[int, int] | None = Non
 def _read_processor(folder: Path, **sizes):
     from transformers import AutoImageProcessor
 
-    try:
-        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **sizes)
-    except Exception as error:  # whatever transformers makes of a wrong value
-        reason = " ".join(str(error).split())
-        raise InputError(f"{folder / SETTINGS} has a value that transformers refuses: {reason}") from error
+    processor = hub.open_without_code(AutoImageProcessor.from_pretrained, folder / SETTINGS, backend="pil", **sizes)
     if not {"height", "width"} <= {side for side, length in dict(_out(processor)).items() if length}:
         raise InputError(f"{folder / SETTINGS} gives images of no fixed height and width; set both in its size")
     return processor

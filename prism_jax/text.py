@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from prism_jax import hub
 from prism_jax.errors import InputError
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
@@ -17,13 +18,14 @@ def load_tokenizer(folder: Path | None, vocab_size: int):
     """The Hugging Face tokenizer in `folder`.
 
     Raises:
-      InputError: if there is none, or it knows more tokens than the model's table has rows.
+      InputError: if there is none, transformers refuses it, it names code of its own, or it knows more tokens than the model's
+        table has rows.
     """
     if folder is None or not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"no tokenizer in {folder}; one of {', '.join(TOKENIZER_FILES)} must lie beside the weights")
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = hub.open_without_code(AutoTokenizer.from_pretrained, folder / "tokenizer_config.json")
     if len(tokenizer) > vocab_size:
         raise InputError(
             f"the tokenizer in {folder} has {len(tokenizer)} tokens, but the model's table {vocab_size} rows; they don't belong together"

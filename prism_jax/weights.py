@@ -1,7 +1,6 @@
 """Weights in and out of Hugging Face's layout, strictly: every tensor is accounted for, by name and by shape."""
 
 import json
-import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +12,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from prism_jax import adapter_files, hub, images, lora
+from prism_jax import adapter_files, hub, images, labels, lora
 from prism_jax.errors import InputError
+from prism_jax.folders import check_empty, new_folder
 from prism_jax.forward import init_params, params_shapes
 from prism_jax.models.families import FAMILIES, architecture_of, family_of
 from prism_jax.models.hugging_face import Entry, Table, give, refuse_tensors
@@ -34,11 +34,28 @@ class Pretrained:
       model: the Linen module.
       params: its parameters, float32.
       folder: where config, weights and tokenizer lie; None for a model that was made here.
+      label_names: of the classes of its head, in their order; LABEL_0 and so on where they are not known.
     """
 
     model: nn.Module
     params: Any
     folder: Path | None = None
+    label_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `load` reads: weights that fit, as far as the config and the names, shapes and types of the tensors tell.
+
+    Attributes:
+      pretrained: the model, still without parameters, its classes as the source names them.
+      tensors: by the names of the family's table, see `fitting`.
+      brought: what the adapter holds, by our paths.
+    """
+
+    pretrained: Pretrained
+    tensors: Mapping[str, tuple[Entry, Any]]
+    brought: Mapping[str, np.ndarray]
 
 
 def load(
@@ -48,6 +65,7 @@ def load(
     revision: str | None = None,
     adapter: str | Path | None = None,
     num_labels: int | None = None,
+    label_names: Sequence[str] = (),
     num_tokens: int | None = None,
     fresh: Iterable[str] = (),
     seed: int = 0,
@@ -62,6 +80,7 @@ def load(
       adapter: a folder in PEFT's layout, see `adapter_files.load`. Its adapters are folded into the weights; the modules that it
         holds whole stand in for those of the source, which need not have them.
       num_labels: classes of the head, where they are not those of the adapter, or else of the source's config.
+      label_names: of the classes, in the order that is wanted. A head whose own names are known is brought into it.
       num_tokens: N of the sequences to come, to refuse a model that can't take them before its weights are read.
       fresh: parts of the model (`"classifier"`) that are drawn at random instead of read; all of them, and no file with
         weights is needed.
@@ -69,37 +88,84 @@ def load(
       compute_dtype: "float32" or "bfloat16", see `TransformerConfig`.
 
     Raises:
-      InputError: if files or tensors are missing, unknown or of another shape, or the config has values that are not
-        implemented; all are listed.
+      InputError: if files or tensors are missing, unknown, of another shape or no floating point numbers, the config has values
+        that are not implemented (all are listed), or the head has other classes than `label_names`.
       AssetError: if an asset can't be had.
     """
-    folder = hub.resolve(source, revision)
-    hf_config = hub.read_config(folder, FAMILIES)
+    fresh = tuple(fresh)
+    found = find(
+        kind,
+        source,
+        revision=revision,
+        adapter=adapter,
+        num_labels=num_labels,
+        num_tokens=num_tokens,
+        fresh=fresh,
+        compute_dtype=compute_dtype,
+    )
+    model, names = found.pretrained.model, found.pretrained.label_names
+    order = np.array(labels.order(names, label_names)) if names and label_names else None
+    shapes = flatten(params_shapes(model))
+    params = {
+        ours: entry.take(np.asarray(tensor), shapes[ours].shape).astype(np.float32)
+        for ours, (entry, tensor) in found.tensors.items()
+    }
+    if fresh:
+        params = flatten(init_params(model, jax.random.key(seed))) | params
+    params = unflatten({**params, **found.brought})
+    if found.brought:
+        params = lora.merge(params)
+    if order is None:
+        return replace(found.pretrained, params=params)
+    if (order != np.arange(len(order))).any():
+        params = params | {"classifier": jax.tree.map(lambda x: x[..., order], params["classifier"])}
+    return replace(found.pretrained, params=params, label_names=tuple(label_names))
+
+
+def find(
+    kind: type[nn.Module],
+    source: str,
+    *,
+    revision: str | None = None,
+    adapter: str | Path | None = None,
+    num_labels: int | None = None,
+    num_tokens: int | None = None,
+    fresh: Iterable[str] = (),
+    compute_dtype: str = "float32",
+) -> Found:
+    """What `load` reads, with the same arguments: refuses what can be seen to be wrong before the weights are read.
+
+    Of a hub id the config is fetched and checked before the rest.
+    """
+    hf_config = hub.read_config(folder := hub.resolve(source, revision, ("config.json",)), FAMILIES)
     family = FAMILIES[hf_config["model_type"]]
     if family is not family_of(kind):
         raise InputError(f"{source!r} holds a {hf_config['model_type']} model, which {kind.__name__} is not")
-    if adapter is not None and num_labels is None:
-        num_labels = adapter_files.num_labels(Path(adapter).expanduser())
+    beside = Path(adapter).expanduser() if adapter is not None else None
+    if beside and num_labels is None:
+        num_labels = adapter_files.num_labels(beside)
     config = family.config_from_hf(hf_config, num_labels)
-    config = replace(config, stack=replace(config.stack, compute_dtype=compute_dtype))
-    model = kind(config)
+    model = kind(config := replace(config, stack=replace(config.stack, compute_dtype=compute_dtype)))
     if num_tokens is not None:
         model.check(num_tokens)
-    shapes, fresh = params_shapes(model), tuple(fresh)
-    if unknown := set(fresh) - set(shapes):
+    shapes, drawn = params_shapes(model), set(fresh)
+    if unknown := drawn - set(shapes):
         raise InputError(f"{kind.__name__} has no parameters {', '.join(sorted(unknown))}; it has {', '.join(shapes)}")
-    scratch = set(fresh) == set(shapes)
-    tensors = (
-        {}
-        if scratch
-        else hub.read_tensors(folder, Path(source).name if hub.is_pickle(Path(source).expanduser()) else None)
-    )
-    brought = adapter_files.read(Path(adapter).expanduser(), model) if adapter is not None else {}
-    params = flatten(import_params(tensors, family.table(config), _without(shapes, brought), fresh=fresh))
-    if fresh:
-        params = flatten(init_params(model, jax.random.key(seed))) | params
-    params = unflatten(params | brought)
-    return Pretrained(model, lora.merge(params) if brought else params, folder)
+    folder = hub.resolve(source, folder.name)  # of the same commit
+    pickle = Path(source).name if hub.is_pickle(Path(source).expanduser()) else None
+    tensors = {} if drawn == set(shapes) else hub.read_tensors(folder, pickle)
+    brought = adapter_files.read(beside, model) if beside else {}
+    wanted = {path: x for path, x in flatten(shapes).items() if path.split("/")[0] not in drawn and path not in brought}
+    names: tuple[str, ...] = ()
+    if "classifier/kernel" in wanted:
+        names = labels.said_by(hf_config["id2label"], hub.read_json(folder / "config.json").get("label2id"))
+    elif "classifier" in shapes:
+        noted = (
+            hub.read_label_names(beside / adapter_files.WEIGHTS) if beside and "classifier/kernel" in brought else ()
+        )
+        names = noted or labels.unknown(config.num_labels)
+    fitting = fit(tensors, family.table(config), wanted, architecture_of(kind))
+    return Found(Pretrained(model, None, folder, names), fitting, brought)
 
 
 def flatten(params: Any) -> dict[str, Any]:
@@ -112,58 +178,44 @@ def unflatten(params: Mapping[str, Any]) -> Any:
     return flax.traverse_util.unflatten_dict(params, sep="/")
 
 
-def _without(params: Any, paths: Iterable[str]) -> Any:
-    """The tree without what stands at `paths`."""
-    flat, gone = flatten(params), set(paths)
-    return unflatten({path: x for path, x in flat.items() if path not in gone})
-
-
-def _normalise(tensors: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
-    """Today's names of the base model: without the head models' prefix, without TensorFlow's gamma and beta."""
-
-    def name(old):
-        new = old.removeprefix(table.prefix)
-        return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", new))
-
-    return {name(old): tensor for old, tensor in tensors.items()}
-
-
-def import_params(tensors: Mapping[str, np.ndarray], table: Table, shapes: Any, *, fresh: tuple[str, ...] = ()) -> Any:
-    """Parameters from tensors under Hugging Face names.
+def fit(
+    tensors: hub.Tensors, table: Table, wanted: Mapping[str, Any], architecture: str
+) -> dict[str, tuple[Entry, hub.Stored | np.ndarray]]:
+    """Where each of our parameters is found among tensors under Hugging Face names.
 
     Args:
       tensors: by name.
       table: the family's names.
-      shapes: the tree of our parameters, as shapes.
-      fresh: first parts of the paths of parameters that are not to be read.
+      wanted: shapes of our parameters by path.
+      architecture: Hugging Face's class for the model.
 
     Raises:
-      InputError: listing every tensor that is missing, unknown or of another shape.
+      InputError: listing every tensor that is missing, unknown, of another shape, no floating point number, or other than
+        its tied copy.
     """
-    tensors = _normalise(tensors, table)
-    wanted = flatten(shapes)
-    params, wrong = {}, {}
-    for entry in table.entries:
-        if entry.ours not in wanted or entry.ours.split("/")[0] in fresh:
-            continue
-        shape = wanted[entry.ours].shape
-        hint = HINTS.get(entry.ours.split("/")[0], "")
-        if entry.theirs not in tensors:
-            wrong[entry.theirs] = f"{entry.theirs} is missing{hint}"
-        elif tensors[entry.theirs].shape != entry.their_shape(shape):
-            wrong[entry.theirs] = (
-                f"{entry.theirs} has shape {tensors[entry.theirs].shape}, not {entry.their_shape(shape)}{hint}"
-            )
-        else:
-            params[entry.ours] = entry.take(tensors[entry.theirs], shape).astype(np.float32)
-    known = {entry.theirs for entry in table.entries}
-    wrong |= {
-        name: f"{name} is unknown"
-        for name in tensors
-        if name not in known and not any(re.fullmatch(p, name) for p in table.unused)
+    named = table.by_name(tensors)
+    wrong = {
+        copy: f"{copy} differs from {name}, to which it is tied here"
+        for name, copy in table.untied(named, architecture)
     }
+    found = table.without_copies(named)
+    entries = [entry for entry in table.entries if entry.ours in wanted]
+    fitting = {}
+    for entry in entries:
+        theirs, shape, hint = entry.theirs, wanted[entry.ours].shape, HINTS.get(entry.ours.split("/")[0], "")
+        tensor = found.get(theirs)
+        if tensor is None:
+            wrong[theirs] = f"{theirs} is missing{hint}"
+        elif tensor.shape != entry.their_shape(shape):
+            wrong[theirs] = f"{theirs} has shape {tensor.shape}, not {entry.their_shape(shape)}{hint}"
+        elif reason := hub.no_floats(tensor):
+            wrong[theirs] = f"{theirs} {reason}"
+        else:
+            fitting[entry.ours] = entry, tensor
+    known = {entry.theirs for entry in table.entries}
+    wrong |= {name: f"{name} is unknown" for name in found if name not in known}
     refuse_tensors("the weights don't fit the model", list(wrong.values()))
-    return unflatten(params)
+    return fitting
 
 
 def export_tensors(params: Any, table: Table) -> dict[str, np.ndarray]:
@@ -182,7 +234,7 @@ def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()
     Args:
       pretrained: the model. Tokenizer, image processor and what else its config says come from its own folder.
       folder: new or empty.
-      label_names: of the classes.
+      label_names: of the classes, where they are not those of `pretrained`.
 
     Raises:
       InputError: if there is something in the folder, or a parameter has no name in Hugging Face's library: an adapter, or one
@@ -204,21 +256,17 @@ def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()
     content |= {"architectures": [architecture], "dtype": "float32"}
     content.pop("torch_dtype", None)  # older than dtype, and maybe not float32
     num_labels = getattr(model.config, "num_labels", None)
-    if num_labels and (label_names or num_labels != len(content.get("id2label", ()))):
-        names = label_names or [f"LABEL_{i}" for i in range(num_labels)]
+    names = label_names or pretrained.label_names
+    theirs = labels.said_by(content.get("id2label"), None)
+    if num_labels and (num_labels != len(theirs) or (names and tuple(names) != theirs)):
+        names = names if len(names) == num_labels else labels.unknown(num_labels)
         for old in ("num_labels", "_num_labels", "problem_type"):  # transformers would let them win
             content.pop(old, None)
         content |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in hub.companions(source) if source else ():
-        shutil.copyfile(path, folder / path.name)
-    if (folder / images.SETTINGS).is_file() and hasattr(model.config, "image_size"):  # maybe not the source's
-        images.load_processor(folder, model.config.image_size).save_pretrained(folder)
-    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
-    hub.write_file(folder / hub.WEIGHTS, tensors)
-
-
-def check_empty(folder: Path) -> None:
-    """Raises InputError if there is something in a folder to be written."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not empty; choose another folder")
+    with new_folder(folder) as partial:
+        for path in hub.companions(source) if source else ():
+            shutil.copyfile(path, partial / path.name)
+        if (partial / images.SETTINGS).is_file() and hasattr(model.config, "image_size"):  # maybe not the source's
+            images.load_processor(partial, model.config.image_size).save_pretrained(partial)
+        (partial / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+        hub.write_file(partial / hub.WEIGHTS, tensors)

@@ -15,7 +15,14 @@ from prism_jax.config import Experiment, Training
 from prism_jax.errors import InputError
 from prism_jax.exchange import WholeSequence, per_block
 from prism_jax.exchange_text import text_of
-from prism_jax.experiment import check_same_classes, load_model, load_training_data, with_adapters, with_trained
+from prism_jax.experiment import (
+    check_same_classes,
+    check_weights,
+    load_model,
+    load_training_data,
+    with_adapters,
+    with_trained,
+)
 from prism_jax.loading import steps_per_epoch, training_batches
 from prism_jax.prediction import Predictor, Setting
 from prism_jax.processes import check_same, from_terminal, several
@@ -69,6 +76,7 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
     from_terminal(lambda: _check_folder(out, experiment, resume))
     runners = {setting.num_parts: runner(training, setting.num_parts) for setting in (*settings, scored)}
     trained_before = from_terminal(lambda: _trained_before(out, start, experiment))
+    check_weights(experiment, fresh=training.fresh)
 
     dataset, held_out = load_training_data(experiment)
     if trained_before:

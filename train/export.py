@@ -14,9 +14,10 @@ from typing import Literal
 import tyro
 
 from prism_jax import adapter_files, checkpoint, flags, hub, lora, weights
-from prism_jax.command import output_folder, run
+from prism_jax.command import run
 from prism_jax.errors import InputError
 from prism_jax.experiment import load_run
+from prism_jax.folders import check_empty, new_folder
 from prism_jax.models.families import class_named
 
 
@@ -35,7 +36,7 @@ class Export:
 def main(argv: list[str]) -> None:
     command = flags.parse_flags(Export, __doc__, argv)
     out = Path(command.dir)
-    weights.check_empty(out)
+    check_empty(out)
     trained = checkpoint.named(command.run)
     recipes = [one.config["training"] for one in checkpoint.chain(trained)] if command.adapter else []
     if not all(recipe["lora_rank"] for recipe in recipes):
@@ -47,12 +48,21 @@ def main(argv: list[str]) -> None:
     if command.adapter:
         whole = {name for recipe in recipes for name in recipe["fresh"]}
         base = hub.public_name(trained.config["weights"])
-        folder = output_folder(str(out))
-        adapter_files.save(folder, loaded.model, loaded.params, base=base, whole=sorted(whole), dtype=command.dtype)
+        names = trained.config["label_names"]
+        with new_folder(out) as folder:
+            adapter_files.save(
+                folder,
+                loaded.model,
+                loaded.params,
+                base=base,
+                whole=sorted(whole),
+                dtype=command.dtype,
+                label_names=names,
+            )
         print(f"wrote {out}/{adapter_files.CONFIG}, {adapter_files.WEIGHTS}: step {trained.step} of {command.run}")
         return
     plain = replace(loaded, params=lora.merge(loaded.params))
-    weights.export(plain, output_folder(str(out)), trained.config["label_names"])
+    weights.export(plain, out, trained.config["label_names"])
     print(f"wrote {out}/config.json, model.safetensors: step {trained.step} of {command.run}")
 
 

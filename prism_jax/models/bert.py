@@ -17,6 +17,7 @@ from prism_jax.models.hugging_face import (
     ANY,
     Entry,
     Table,
+    Tie,
     linear,
     norm,
     read_attributes,
@@ -279,8 +280,11 @@ def table(config: BertConfig) -> Table:
         heads=("classifier.", "cls."),
         unused=(
             r"embeddings\.position_ids",
-            r"cls\.predictions\.decoder\..*",
             r"cls\.seq_relationship\..*",
             r"qa_outputs\..*",
+        ),
+        ties=(
+            Tie("embeddings.word_embeddings.weight", "cls.predictions.decoder.weight", "BertForMaskedLM"),
+            Tie("cls.predictions.bias", "cls.predictions.decoder.bias", "BertForMaskedLM"),
         ),
     )

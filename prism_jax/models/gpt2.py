@@ -16,6 +16,7 @@ from prism_jax.models.hugging_face import (
     ANY,
     Entry,
     Table,
+    Tie,
     norm,
     read_attributes,
     refuse_unsupported,
@@ -226,9 +227,9 @@ def table(config: GPT2Config) -> Table:
         heads=("lm_head.", "score.", "classifier.", "qa_outputs.", "multiple_choice_head."),
         unused=(
             r"h\.\d+\.attn\.(masked_)?bias",
-            r"lm_head\.weight",  # tied: a copy of wte.weight
             r"(score|classifier|qa_outputs|multiple_choice_head)\..*",
         ),
+        ties=(Tie("wte.weight", "lm_head.weight", "GPT2LMHeadModel"),),
     )
 
 

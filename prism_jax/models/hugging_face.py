@@ -1,7 +1,9 @@
 """What the families say of Hugging Face: which config values they implement, and the names of their weights."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -22,10 +24,14 @@ HARMLESS = {
 }  # fmt: skip
 """Attributes that don't change what a model computes here."""
 
+OFF: tuple[Any, ...] = (None, False, "", [], (), {})
+"""Values by which an attribute asks for nothing: what old configs say of features that they don't use."""
+
 
 def refuse_unsupported(hf_config: Mapping, supported: Mapping, kind: str | None = None) -> None:
     """Raises InputError, naming every attribute whose value is not implemented, unless there is none.
 
+    An attribute that `supported` lacks must be off.
     `kind` names the config in the message, if it is not its `model_type`.
     """
     wrong = []
@@ -34,6 +40,8 @@ def refuse_unsupported(hf_config: Mapping, supported: Mapping, kind: str | None 
             continue
         allowed = supported.get(name)
         if allowed is ANY:
+            continue
+        if allowed is None and value in OFF:
             continue
         if allowed is None:
             wrong.append(f"{name}={value!r} (an attribute that is not known)")
@@ -112,6 +120,30 @@ def give(entries: Sequence[Entry], params: Mapping[str, np.ndarray]) -> np.ndarr
     return np.ascontiguousarray(tensor.reshape(entries[0].shape or tensor.shape))
 
 
+def one_name_each(names: Iterable[str], stored: Callable[[str], str]) -> dict[str, str]:
+    """The names in a file, by the table's. Raises InputError if two are names of one tensor."""
+    found: dict[str, str] = {}
+    for name in names:
+        if (other := found.setdefault(stored(name), name)) != name:
+            raise InputError(f"{other} and {name} are two names of one tensor; leave one of them out of the file")
+    return found
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A tensor that files may hold under two names. A head that computes with both must find them equal.
+
+    Attributes:
+      name: of the tensor in the table.
+      copy: its other name.
+      architecture: Hugging Face's class with that head.
+    """
+
+    name: str
+    copy: str
+    architecture: str
+
+
 @dataclass(frozen=True)
 class Table:
     """The tensors of a family.
@@ -121,8 +153,10 @@ class Table:
       base: Hugging Face's class without a head.
       prefix: what models with a head put before the names of the base model.
       heads: how the names of heads begin, which have no prefix.
-      unused: patterns of known tensors that no model of ours has: buffers, tied copies, heads that we lack.
-      renamed: pieces of names, and what transformers writes for them today in the names of modules, one after the other.
+      unused: patterns of known tensors that no model of ours has: buffers and heads that we lack.
+      renamed: pieces of names, and what transformers calls them today in the names of modules, one after the other; files may
+        have either.
+      ties: tensors with a second name.
     """
 
     entries: tuple[Entry, ...]
@@ -131,6 +165,7 @@ class Table:
     heads: tuple[str, ...]
     unused: tuple[str, ...]
     renamed: tuple[tuple[str, str], ...] = ()
+    ties: tuple[Tie, ...] = ()
 
     def full_name(self, name: str, architecture: str) -> str:
         """The name of a tensor or module in Hugging Face's class `architecture`."""
@@ -141,6 +176,55 @@ class Table:
         for old, new in self.renamed:
             name = name.replace(old, new)
         return name
+
+    @cached_property
+    def _of_today(self) -> dict[str, str]:
+        return {self.module_name(entry.theirs): entry.theirs for entry in self.entries}
+
+    def stored(self, name: str) -> str:
+        """The table's name of a tensor of a file: without the head models' prefix, the module names of today, or TensorFlow's gamma and beta."""
+        name = name.removeprefix(self.prefix)
+        name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name))
+        return self._of_today.get(name, name)
+
+    def by_name(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """The tensors of a file that are of use, by the table's names. Raises InputError if there are two of one name."""
+        names = one_name_each([name for name in tensors if not self.is_unused(self.stored(name))], self.stored)
+        return {new: tensors[old] for new, old in names.items()}
+
+    def untied(self, tensors: Mapping[str, Any], architecture: str) -> list[tuple[str, str]]:
+        """The names and copies of tensors that are there twice and differ, where Hugging Face's class `architecture` uses both."""
+        return [
+            (tie.name, tie.copy)
+            for tie in self.ties
+            if architecture == tie.architecture
+            and {tie.name, tie.copy} <= tensors.keys()
+            and not np.array_equal(np.asarray(tensors[tie.name]), np.asarray(tensors[tie.copy]))
+        ]
+
+    def trained_apart(self, tensors: Mapping[str, Any], architecture: str) -> list[tuple[str, str]]:
+        """The names in an adapter of tensors that it holds whole without their copies, and these, or the other way round.
+
+        PEFT copies a module with all that is tied inside; what is tied to another module stays there as it was.
+        """
+        pairs = [(tie.name, tie.copy) for tie in self.ties if architecture == tie.architecture]
+        return [
+            (here, gone)
+            for name, copy in pairs
+            for here, gone in ((name, copy), (copy, name))
+            if here in tensors and gone not in tensors and not gone.startswith(here.rpartition(".")[0] + ".")
+        ]
+
+    def without_copies(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Tensors by the table's names, what is there under its second name alone under its first."""
+        copies = {tie.copy: tie.name for tie in self.ties}
+        return {copies[name]: x for name, x in tensors.items() if name in copies} | {
+            name: x for name, x in tensors.items() if name not in copies
+        }
+
+    def is_unused(self, name: str) -> bool:
+        """Whether a tensor is known, and of no use to a model of ours."""
+        return any(re.fullmatch(pattern, name) for pattern in self.unused)
 
     def check_named(self, ours: Iterable[str]) -> None:
         """Raises InputError if one of our parameters has no tensor."""
