@@ -117,8 +117,10 @@ def load_variant(
 
 def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, ...] = ()) -> None:
     """Refuses what `load_variant` would, as far as it can be seen without the data set."""
-    if source is None or _is_adapter(source):
-        check_weights(replace(experiment, adapter=source or experiment.adapter), fresh=fresh)
+    if source is None:
+        check_weights(experiment, fresh=fresh)
+    elif _is_adapter(source):
+        check_weights(replace(experiment, adapter=source))
 
 
 def _is_adapter(source: str) -> bool:

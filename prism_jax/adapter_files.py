@@ -161,7 +161,6 @@ def read(folder: Path, model: nn.Module) -> dict[str, np.ndarray]:
     config, tensors = _read_config(folder), hub.read_file(folder / WEIGHTS)
     table, architecture = family_of(type(model)).table(model.config), architecture_of(type(model))
     shapes = {path: x.shape for path, x in flax.traverse_util.flatten_dict(params_shapes(model), sep="/").items()}
-    layers = _dense_layers(table)
     files = one_name_each(tensors, partial(_stored, table))  # the file's names by those of the table
     params: dict[str, np.ndarray] = {}
     wrong: dict[str, str] = {}
@@ -178,7 +177,7 @@ def read(folder: Path, model: nn.Module) -> dict[str, np.ndarray]:
             return np.asarray(tensors[files[name]], np.float32)
         return np.zeros(shape, np.float32)
 
-    for module, entries in layers.items():
+    for module, entries in _dense_layers(table).items():
         names = f"{module}.lora_A.weight", f"{module}.lora_B.weight"
         known |= set(names)
         here = [entry for entry in entries if entry.ours in shapes]
@@ -200,9 +199,8 @@ def read(folder: Path, model: nn.Module) -> dict[str, np.ndarray]:
     stored = {new: tensors[old] for new, old in files.items()}
     apart = table.untied(stored, architecture) + table.trained_apart(stored, architecture)
     wrong |= {one: f"{one} is not the same as {other} any more, to which it is tied here" for one, other in apart}
-    unknown = [name for name in files if name not in known and not table.is_unused(name)]
-    wrong = {name: f"{files[name]} is unknown" for name in unknown} | wrong
-    refuse_tensors(f"the adapter {folder} doesn't fit {type(model).__name__}", list(wrong.values()))
+    unknown = [f"{files[name]} is unknown" for name in files if name not in known and not table.is_unused(name)]
+    refuse_tensors(f"the adapter {folder} doesn't fit {type(model).__name__}", [*unknown, *wrong.values()])
     return params
 
 

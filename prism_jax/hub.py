@@ -6,6 +6,7 @@ Three sources, one way: a folder in the hub's layout (`config.json`, `model.safe
 
 import json
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,11 +117,23 @@ def resolve(source: str, revision: str | None = None, files: Sequence[str] = FIL
     try:
         return Path(huggingface_hub.snapshot_download(source, revision=revision, allow_patterns=[*files]))
     except Exception as error:
-        if partial := getattr(error, "snapshot_path", None):  # of IncompleteSnapshotError
-            return Path(partial)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if cached := _cached(source, revision):
+            print(f"the hub did not give {source!r}, so what the cache has of it is used: {reason}", file=sys.stderr)
+            return cached
         at = f" at revision {revision!r}" if revision else ""
         raise InputError(f"{source!r} is no folder here, and the hub did not give it{at}: {reason}") from error
+
+
+def _cached(source: str, revision: str | None) -> Path | None:
+    """The folder of a hub id in Hugging Face's cache, whole or not; None where there is none."""
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(source, revision=revision, local_files_only=True))
+    except Exception as error:
+        partial = getattr(error, "snapshot_path", None)  # of IncompleteSnapshotError
+        return Path(partial) if partial else None
 
 
 def read_config(folder: Path, model_types: Collection[str]) -> dict:

@@ -12,7 +12,7 @@ from conftest import GOLDEN, assert_close, run
 from test_bert import run_ours, save_hf_model
 
 import prism_jax as pj
-from prism_jax import adapter_files, lora, text, weights
+from prism_jax import adapter_files, hub, lora, text, weights
 from prism_jax.models import bert, gpt2
 
 BERT = {
@@ -136,3 +136,29 @@ def test_the_export_command(trained, toy_folder, tmp_path, monkeypatch, capsys):
     assert "no checkpoints in" in capsys.readouterr().err
     assert run("train.export", trained, monkeypatch=monkeypatch) == 2
     assert "--help lists the flags" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--adapter"]])
+def test_an_export_that_fails_leaves_nothing(flags, toy_config, trained, tmp_path, monkeypatch, capsys):
+    """Such as on a full disk. The same command works once there is room."""
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    source = trained
+    if flags:
+        source, training = tmp_path / "lora", ["--training.lora-rank", "1", "--training.epochs", "0.1"]
+        frozen = ["--training.frozen", "--out", source]
+        assert run("train.finetune", toy_config, *training, *frozen, monkeypatch=monkeypatch) == 0
+    out = tmp_path / "new" / "model"
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "save_file", full)
+        assert run("train.export", source, out, *flags, monkeypatch=patch) == 1
+    assert "new/model could not be written: [Errno 28] No space left on device" in capsys.readouterr().err
+    assert not any(out.parent.iterdir())
+    out.mkdir()  # an empty folder will do
+    assert run("train.export", source, out, *flags, monkeypatch=monkeypatch) == 0
+    assert any(out.glob("*.safetensors"))
+    assert out.stat().st_mode & 0o777 == 0o755

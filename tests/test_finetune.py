@@ -12,7 +12,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import assert_close, run
+from conftest import GOLDEN, assert_close, run
+from safetensors.numpy import load_file, save_file
 
 from prism_jax import checkpoint, experiment, weights
 from prism_jax.errors import InputError
@@ -356,6 +357,21 @@ def test_wrong_input_is_one_line_before_anything_slow(flags, message, toy_config
     assert message in said[-1]
     assert len(said) == 1
     assert not (out / "config.json").exists()  # the folder stays free
+
+
+@pytest.mark.parametrize("module", ["train.finetune", "eval.evaluate"])
+def test_weights_that_do_not_fit_are_refused_before_the_data_are_read(
+    module, toy_config, tmp_path, monkeypatch, capsys
+):
+    file = tmp_path / "config.py"
+    file.write_text(Path(toy_config).read_text().replace("def toy(split):", "def toy(split):\n    raise LookupError"))
+    folder = Path(shutil.copytree(GOLDEN / "bert_tiny", tmp_path / "model"))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["bert.encoder.layer.1.output.dense.bias"]
+    save_file(tensors, folder / "model.safetensors")
+    assert run(module, file, "--weights", folder, "--out", tmp_path / "out", monkeypatch=monkeypatch) == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert "encoder.layer.1.output.dense.bias is missing" in said
 
 
 def test_a_run_is_not_overwritten(whole, toy_config, monkeypatch, capsys):

@@ -25,7 +25,7 @@ from prism_jax import adapter_files, cost, images, lora, weights
 from prism_jax.forward import init_params, params_shapes
 from prism_jax.lora import LoRA
 from prism_jax.models.bert import BertConfig, BertForSequenceClassification, BertModel
-from prism_jax.models.gpt2 import GPT2LMHeadModel
+from prism_jax.models.gpt2 import GPT2LMHeadModel, GPT2Model
 from prism_jax.models.vit import ViTForImageClassification
 from prism_jax.transformer import TransformerConfig
 
@@ -167,6 +167,43 @@ def test_an_adapter_of_peft_is_read(name, peft, tmp_path):
         assert_close(
             answer(loaded.model, weights.load(KINDS[name], str(GOLDEN / name), adapter=tmp_path).params), expected
         )
+
+
+@pytest.mark.parametrize(
+    ("whole", "tied", "message"),
+    [
+        (["wte"], False, "wte.weight is not the same as lm_head.weight any more"),
+        (["lm_head"], False, "lm_head.weight is not the same as wte.weight any more"),
+        (["wte", "lm_head"], False, "lm_head.weight|wte.weight is not the same as"),
+        (["lm_head"], True, None),
+        (["ln_f"], False, None),
+    ],
+)
+def test_the_token_table_of_an_adapter_is_the_head_as_well(whole, tied, message, peft, tmp_path):
+    """PEFT trains a copy of either alone unless it is told that they are tied, and a model of ours has one table for both."""
+    torch = pytest.importorskip("torch")
+    config = peft.LoraConfig(
+        r=2,
+        target_modules=["c_attn"],
+        fan_in_fan_out=True,
+        modules_to_save=whole,
+        ensure_weight_tying=tied,
+        init_lora_weights=False,
+    )
+    torch.manual_seed(0)
+    theirs = peft.get_peft_model(base_of("gpt2_tiny"), config).eval()
+    with torch.no_grad():
+        for path, parameter in theirs.named_parameters():
+            if "modules_to_save" in path:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    theirs.save_pretrained(tmp_path)
+    if message:
+        with pytest.raises(ValueError, match=f"{message}.*to which it is tied here"):
+            weights.load(GPT2LMHeadModel, str(GOLDEN / "gpt2_tiny"), adapter=tmp_path)
+        assert weights.load(GPT2Model, str(GOLDEN / "gpt2_tiny"), adapter=tmp_path)  # has no such head
+    else:
+        loaded = weights.load(GPT2LMHeadModel, str(GOLDEN / "gpt2_tiny"), adapter=tmp_path)
+        assert_close(answer(loaded.model, loaded.params), hf_answer(theirs, loaded.model))
 
 
 def test_the_head_of_an_adapter_needs_none_in_the_source(tmp_path):
@@ -357,6 +394,14 @@ def without(*parts: str):
         (
             spoil_config(bias="all", use_dora=True, layers_to_transform=[1], layer_replication=[[0, 1]]),
             "LoRA config asks for .*: bias='all' .*; use_dora=True .*; layers_to_transform=[1] .*; layer_replication=",
+        ),
+        (
+            spoil_tensors(lambda tensors: tensors | {"base_model.model.bert.classifier.bias": np.zeros(5, "f4")}),
+            "base_model.model.bert.classifier.bias and base_model.model.classifier.bias are two names of one tensor",
+        ),
+        (
+            spoil_tensors(lambda tensors: tensors | {f"base_model.model.{CLASSIFIER}": np.zeros(5, int)}),
+            "classifier.bias has the type I64; weights are float16",
         ),
         (spoil_config(peft_type="IA3"), "peft_type='IA3' (implemented: 'LORA')"),
         (spoil_config(init_lora_weights="pissa"), "init_lora_weights='pissa'"),

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import assert_close
+from safetensors.numpy import load_file
 from test_bert import save_hf_model
 
 import prism_jax as pj
@@ -141,6 +142,16 @@ def test_the_model_that_predicts_masked_patches_is_read_as_an_encoder(tmp_path):
     model = save_hf_model("ViTForMaskedImageModeling", config, tmp_path)
     expected = run_hf(model.vit, pixels).last_hidden_state.numpy()
     assert_close(run_ours(vit.ViTHiddenStates, tmp_path, pixels), expected)
+
+
+@pytest.mark.parametrize("kind", ["ViTModel", "ViTForImageClassification"])
+def test_the_module_names_of_transformers_5_are_read(kind, tmp_path):
+    model = save_hf_model(kind, hf_config(), tmp_path / "old")
+    model.save_pretrained(tmp_path / "new", save_original_format=False)
+    old, new = (load_file(tmp_path / name / "model.safetensors").keys() for name in ("old", "new"))
+    assert len(old - new) == 32
+    ours = [weights.load(getattr(vit, kind), str(tmp_path / name)).params for name in ("old", "new")]
+    jax.tree.map(np.testing.assert_array_equal, *ours)
 
 
 @pytest.fixture(scope="module")

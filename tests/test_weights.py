@@ -10,10 +10,12 @@ import pytest
 from conftest import assert_close
 from safetensors.numpy import load_file, save_file
 
-from prism_jax import assets, weights
+import prism_jax as pj
+from prism_jax import assets, images, text, weights
 from prism_jax.errors import AssetError
 from prism_jax.models import bert
 from prism_jax.models.bert import BertForSentenceEmbedding, BertForSequenceClassification, BertModel
+from prism_jax.models.gpt2 import GPT2LMHeadModel, GPT2Model
 
 TINY = Path(__file__).parent / "golden" / "bert_tiny"
 
@@ -142,6 +144,132 @@ def test_every_wrong_tensor_is_named(folder):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("second", "names"),
+    [
+        ("embeddings.LayerNorm.weight", "bert.embeddings.LayerNorm.weight and embeddings.LayerNorm.weight"),
+        ("bert.embeddings.LayerNorm.gamma", "bert.embeddings.LayerNorm.(weight|gamma) and bert.embeddings.LayerNorm."),
+    ],
+)
+def test_two_names_of_one_parameter_are_refused(folder, second, names):
+    rewrite(folder, lambda tensors: tensors | {second: tensors["bert.embeddings.LayerNorm.weight"] + 1})
+    with pytest.raises(
+        ValueError, match=f"({names}|{' and '.join(reversed(names.split(' and ')))}).*are two names of one"
+    ):
+        weights.load(BertModel, str(folder))
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "bool"])
+def test_integers_are_no_weights(folder, dtype):
+    name = "bert.encoder.layer.0.output.dense.weight"
+    rewrite(folder, lambda tensors: tensors | {name: np.ones((32, 64), dtype)})
+    with pytest.raises(ValueError, match="layer.0.output.dense.weight has the type (I64|U8|BOOL); weights are float16"):
+        weights.load(BertModel, str(folder))
+
+
+def test_float64_is_read_as_float32(folder):
+    rewrite(folder, lambda tensors: {name: x.astype(np.float64) for name, x in tensors.items()})
+    same(weights.load(BertModel, str(folder)).params, weights.load(BertModel, str(TINY)).params)
+
+
+@pytest.fixture
+def gpt2_folder(tmp_path):
+    return Path(shutil.copytree(TINY.parent / "gpt2_tiny", tmp_path / "gpt2"))
+
+
+def test_a_tied_head_is_read_from_either_name_and_refused_where_it_differs(gpt2_folder):
+    """As transformers computes: with both where they differ, with the one that is there otherwise."""
+    expected = weights.load(GPT2LMHeadModel, str(gpt2_folder)).params
+    table, head = "transformer.wte.weight", "lm_head.weight"
+    rewrite(gpt2_folder, lambda tensors: tensors | {head: tensors[table]})
+    same(weights.load(GPT2LMHeadModel, str(gpt2_folder)).params, expected)
+    rewrite(gpt2_folder, lambda tensors: {name: x for name, x in tensors.items() if name != table})
+    same(weights.load(GPT2LMHeadModel, str(gpt2_folder)).params, expected)
+    rewrite(gpt2_folder, lambda tensors: tensors | {table: tensors[head] + 1})
+    with pytest.raises(ValueError, match="fit the model: lm_head.weight differs from wte.weight, to which it is tied"):
+        weights.load(GPT2LMHeadModel, str(gpt2_folder))
+    loaded = weights.load(GPT2Model, str(gpt2_folder)).params  # which has no such head
+    same(loaded["encoder"]["blocks"], expected["encoder"]["blocks"])
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_a_tied_head_of_bert(folder, part):
+    """As GPT-2's; its bias has two names as well."""
+    table, head = bert.table(weights.load(BertModel, str(folder)).model.config), f"cls.predictions.decoder.{part}"
+    model = bert.BertForMaskedLM(weights.load(BertModel, str(folder)).model.config)
+    expected = pj.init_params(model, jax.random.key(0))
+    tensors = weights.export_tensors(expected, table)
+    name = next(tie.name for tie in table.ties if tie.copy == head)
+    for both in ({name: tensors[name], head: tensors[name]}, {head: tensors[name]}):
+        save_file({k: x for k, x in tensors.items() if k != name} | both, folder / "model.safetensors")
+        same(weights.load(bert.BertForMaskedLM, str(folder)).params, expected)
+    save_file(tensors | {head: tensors[name] + 1}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=f"{head} differs from {name}"):
+        weights.load(bert.BertForMaskedLM, str(folder))
+    assert weights.load(BertForSentenceEmbedding, str(folder)).folder == folder
+
+
+def sharded(folder: Path, name: str) -> None:
+    """The tensors in one file of that name, which an index names."""
+    keys = load_file(folder / "model.safetensors").keys()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(keys, name)}))
+
+
+def test_an_index_names_files_of_its_own_folder_alone(folder, tmp_path):
+    elsewhere = Path(shutil.copy(folder / "model.safetensors", tmp_path / "elsewhere.safetensors"))
+    (folder / "link.safetensors").symlink_to(elsewhere)
+    (folder / "deeper").mkdir()
+    shutil.copy(elsewhere, folder / "deeper" / "x.safetensors")
+    for name in ("../elsewhere.safetensors", str(elsewhere), "link.safetensors", "deeper/x.safetensors", "..", ""):
+        sharded(folder, name)
+        with pytest.raises(ValueError, match="index.json names .*, which is no file of its own folder"):
+            weights.load(BertModel, str(folder))
+    sharded(folder, "model.safetensors")
+    assert weights.load(BertModel, str(folder))
+
+
+CODE = {
+    "auto_map": {"AutoConfig": "trap.Trap", "AutoTokenizer": ["trap.Trap", None], "AutoImageProcessor": "trap.Trap"}
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "open_folder"),
+    [
+        ("config.json", lambda folder: weights.load(BertModel, str(folder))),
+        ("tokenizer_config.json", lambda folder: text.load_tokenizer(folder, 100)),
+        ("preprocessor_config.json", images.load_processor),
+    ],
+)
+def test_code_in_a_folder_is_never_run(name, open_folder, toy_folder, tmp_path, monkeypatch):
+    """Neither is it asked about: the message is one line."""
+    folder = Path(shutil.copytree(toy_folder, tmp_path / "model"))
+    (folder / "trap.py").write_text("raise SystemExit('this must not run')\n")
+    content = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
+    (folder / name).write_text(json.dumps(content | CODE))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    with pytest.raises(ValueError, match=f"{name} names code of its own, which is never run") as error:
+        open_folder(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_old_configs_say_of_many_things_that_they_are_off(folder):
+    off = {
+        "from_tf": False,
+        "xla_device": None,
+        "structure": [],
+        "cell": {},
+        "pre_trained": "",
+        "tie_encoder_decoder": False,
+    }
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | off))
+    same(weights.load(BertModel, str(folder)).params, weights.load(BertModel, str(TINY)).params)
+    (folder / "config.json").write_text(json.dumps(content | {"xla_device": True}))
+    with pytest.raises(ValueError, match="xla_device=True .an attribute that is not known"):
+        weights.load(BertModel, str(folder))
+
+
 def spoil_config(folder, text):
     (folder / "config.json").write_text(text)
 
@@ -176,11 +304,11 @@ def test_broken_folders_are_refused(folder, spoil, message):
 
 
 def test_unknown_sources_are_refused(monkeypatch):
-    import huggingface_hub
+    from huggingface_hub import constants
 
     with pytest.raises(ValueError, match="unknown asset 'maxilm'; known are minilm, dinov2"):
         weights.load(BertModel, "asset:maxilm")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
         ValueError, match="'nobody/nothing' is no folder here, and the hub did not give it at revision 'v1'"
     ) as error:
@@ -188,20 +316,63 @@ def test_unknown_sources_are_refused(monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_a_hub_id_with_a_revision(tmp_path, monkeypatch):
-    """From the hub's own cache layout, as `huggingface_hub` leaves it after a download."""
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """A model in the hub's own cache layout, as `huggingface_hub` leaves it after a download, without network."""
+    from huggingface_hub import constants
+
+    model = tmp_path / "models--somebody--tiny-bert"
+    snapshot = model / "snapshots" / COMMIT
+    for folder in (snapshot, model / "refs", model / "blobs"):
+        folder.mkdir(parents=True)
+    for path in TINY.iterdir():
+        shutil.copy(path, model / "blobs" / path.name)
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    for name in ("main", "v2"):
+        (model / "refs" / name).write_text(COMMIT)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return model
+
+
+def test_a_hub_id_with_a_revision(cached):
+    loaded = weights.load(BertModel, "somebody/tiny-bert", revision="v2")
+    assert loaded.folder.name == COMMIT
+    same(loaded.params, weights.load(BertModel, str(TINY)).params)
+    sharded(loaded.folder, "model.safetensors")  # a link into blobs
+    same(weights.load(BertModel, "somebody/tiny-bert").params, loaded.params)
+
+
+def test_what_the_cache_has_of_a_hub_id_will_do(cached, capsys):
+    """The hub's list of files names a tokenizer that was never fetched; transformers opens the model all the same."""
+    names = ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt"]
+    (cached / "trees").mkdir()
+    files = {name: {"size": 1, "blob_id": "0" * 40} for name in names}
+    (cached / "trees" / f"{COMMIT}.json").write_text(json.dumps({"format_version": 1, "files": files}))
+    same(weights.load(BertModel, "somebody/tiny-bert").params, weights.load(BertModel, str(TINY)).params)
+    assert "so what the cache has of it is used: " in capsys.readouterr().err
+    (cached / "snapshots" / COMMIT / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="no model.safetensors in"):
+        weights.load(BertModel, "somebody/tiny-bert")
+
+
+def test_the_config_of_a_hub_id_is_checked_before_the_rest_is_fetched(folder, monkeypatch):
     import huggingface_hub
 
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    cached = tmp_path / "models--somebody--tiny-bert"
-    shutil.copytree(TINY, cached / "snapshots" / commit)
-    (cached / "refs").mkdir()
-    (cached / "refs" / "v2").write_text(commit)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    loaded = weights.load(BertModel, "somebody/tiny-bert", revision="v2")
-    assert loaded.folder.name == commit
-    same(loaded.params, weights.load(BertModel, str(TINY)).params)
+    asked = []
+
+    def download(source, *, revision, allow_patterns):
+        asked.append(allow_patterns)
+        return folder
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    spoil_config(folder, '{"model_type": "llama"}')
+    with pytest.raises(ValueError, match="says model_type 'llama'"):
+        weights.load(BertModel, "somebody/llama")
+    assert asked == [["config.json"]]
 
 
 def minilm() -> Path:
@@ -219,9 +390,6 @@ SENTENCES = [
 
 
 def embed_minilm(folder: Path) -> tuple[np.ndarray, dict]:
-    import prism_jax as pj
-    from prism_jax import text
-
     loaded = weights.load(BertForSentenceEmbedding, str(folder))
     batch = text.tokenize(text.load_tokenizer(folder, loaded.model.config.vocab_size), SENTENCES, 24)
     run = pj.on_one_device(1)
