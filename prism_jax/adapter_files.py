@@ -38,7 +38,7 @@ SUPPORTED = {
 """What these attributes of PEFT's config may be."""
 
 HARMLESS = (
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "eva_config", "fan_in_fan_out", "inference_mode", "lora_alpha",
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config", "fan_in_fan_out", "inference_mode", "lora_alpha",
     "lora_dropout", "megatron_core", "modules_to_save", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
     "target_modules", "task_type", "use_rslora",
 )  # fmt: skip

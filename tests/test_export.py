@@ -138,27 +138,20 @@ def test_the_export_command(trained, toy_folder, tmp_path, monkeypatch, capsys):
     assert "--help lists the flags" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags", [[], ["--adapter"]])
-def test_an_export_that_fails_leaves_nothing(flags, toy_config, trained, tmp_path, monkeypatch, capsys):
+def test_an_export_that_fails_leaves_nothing(trained, tmp_path, monkeypatch, capsys):
     """Such as on a full disk. The same command works once there is room."""
 
     def full(tensors, path, metadata):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    source = trained
-    if flags:
-        source, training = tmp_path / "lora", ["--training.lora-rank", "1", "--training.epochs", "0.1"]
-        frozen = ["--training.frozen", "--out", source]
-        assert run("train.finetune", toy_config, *training, *frozen, monkeypatch=monkeypatch) == 0
     out = tmp_path / "new" / "model"
-    capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(hub, "save_file", full)
-        assert run("train.export", source, out, *flags, monkeypatch=patch) == 1
+        assert run("train.export", trained, out, monkeypatch=patch) == 1
     assert "new/model could not be written: [Errno 28] No space left on device" in capsys.readouterr().err
     assert not any(out.parent.iterdir())
     out.mkdir()  # an empty folder will do
-    assert run("train.export", source, out, *flags, monkeypatch=monkeypatch) == 0
-    assert any(out.glob("*.safetensors"))
+    assert run("train.export", trained, out, monkeypatch=monkeypatch) == 0
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in out.iterdir()}
     assert out.stat().st_mode & 0o777 == 0o755
