@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers.decoders import DecodeStream
 from tqdm import tqdm
 
-from prism_jax import cost
+from prism_jax import cost, hub
 from prism_jax.errors import InputError
 from prism_jax.exchange_text import text_of
 from prism_jax.generation import Generator, Sampling
@@ -19,18 +19,34 @@ ROUNDS = 3
 """How often each arm is timed, in turn."""
 
 
-def stop_token(tokenizer: Any, text: str | None) -> int | None:
-    """The id of the token that ends a text: the tokenizer's own by default, None if it has none.
+def stop_tokens(tokenizer: Any, folder: Path, text: str | None) -> tuple[int, ...]:
+    """The ids of the tokens that end a text.
+
+    `text` alone where it is given. Else what the first of these files says by its `eos_token_id`, one id or a list of them:
+    generation_config.json, where null says that none does, and config.json. Else the tokenizer's end of text, if it has one.
 
     Raises:
-      InputError: if `text` is not one token.
+      InputError: if `text` is not one token, or a file says anything but ids.
     """
-    if text is None:
-        return tokenizer.eos_token_id
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        raise InputError(f"--stop is one token, but the tokenizer cuts {text!r} into {len(ids)}; choose another")
-    return ids[0]
+    if text is not None:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise InputError(f"--stop is one token, but the tokenizer cuts {text!r} into {len(ids)}; choose another")
+        return tuple(ids)
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        content = hub.read_json(path) if path.is_file() else {}
+        said = content.get("eos_token_id")
+        if said is not None:
+            ids = said if isinstance(said, list) else [said]
+            if not all(type(one) is int and one >= 0 for one in ids):
+                raise InputError(
+                    f"{path} says eos_token_id {said!r}; it must be a token id, a list of them, or null (or give --stop)"
+                )
+            return tuple(ids)
+        if name == "generation_config.json" and "eos_token_id" in content:
+            return ()
+    return () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
 
 
 def where_prompts_stand(generator: Generator, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> str:
@@ -58,17 +74,23 @@ def stream_texts(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     sampling: Sampling,
-    stop: int | None,
+    stop: Sequence[int],
 ) -> list[str]:
-    """Prints each text as it grows, the prompts in their order; returns what was added to each."""
-    streams = [DecodeStream(skip_special_tokens=True) for _ in prompts]
+    """Prints each text as it grows, the prompts in their order; returns what was added to each.
+
+    What was added is the tokenizer's text of all new tokens. A character that is not whole yet is printed when it is, or as
+    U+FFFD where its text ends.
+    """
+    tokens: list[list[int]] = [[] for _ in prompts]
     waiting, finished, added, shown = ["" for _ in prompts], set(), ["" for _ in prompts], 0
     print(texts[0], end="", flush=True)
-    for step in generator.stream(prompts, max_new_tokens, sampling=sampling, stop_token=stop):
+    for step in generator.stream(prompts, max_new_tokens, sampling=sampling, stop_tokens=stop):
         for prompt, token, last in zip(step.prompts, step.tokens, step.finished, strict=True):
-            piece = streams[prompt].step(tokenizer.backend_tokenizer, int(token)) or ""
-            waiting[prompt] += piece
-            added[prompt] += piece
+            tokens[prompt].append(int(token))
+            text = tokenizer.decode(tokens[prompt], skip_special_tokens=True)
+            text = text if last else text.rstrip("\ufffd")
+            waiting[prompt] += text[len(added[prompt]) :]
+            added[prompt] = text
             if last:
                 finished.add(prompt)
         while shown < len(texts):

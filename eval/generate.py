@@ -14,7 +14,7 @@ from typing import ClassVar
 import jax
 
 from eval import results
-from eval.decoding import compare, stop_token, stream_texts, table, where_prompts_stand
+from eval.decoding import compare, stop_tokens, stream_texts, table, where_prompts_stand
 from eval.scoring import load_variant
 from prism_jax import config, flags, text, weights
 from prism_jax.command import output_folder, run
@@ -35,7 +35,7 @@ class Generate:
     max_new_tokens: int = 64
     sampling: config.FlatSampling = Sampling()
     stop: str | None = None
-    """The token that ends a text; the tokenizer's end of text by default."""
+    """The one token that ends a text; by default those that generation_config.json names, or config.json, or the tokenizer's."""
     bucket: int = 16
     """Prompts are padded on the left to a multiple of this many tokens; part boundaries follow from that length."""
     compare: bool = True
@@ -79,7 +79,8 @@ def main(argv: list[str]) -> None:
     tokenizer = text.load_tokenizer(loaded.folder, loaded.model.config.vocab_size)
     check_same("weights", loaded.params)
     prompts = from_terminal(lambda: [tokenizer(text)["input_ids"] for text in command.prompt])
-    stop = stop_token(tokenizer, command.stop)
+    assert loaded.folder is not None  # where the tokenizer lies
+    stop = stop_tokens(tokenizer, loaded.folder, command.stop)
     make = partial(Generator, loaded.model, loaded.params, bucket=command.bucket)
     parts = make(experiment.exchange, on_mesh(experiment.num_parts))
     print(where_prompts_stand(parts, prompts, new))

@@ -5,7 +5,7 @@ what it attended to: its own rows, and what the earlier parts sent (means under 
 token comes after all of it, so it attends to all of it: no mask, no traffic, one row more in the cache.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,11 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prism_jax.attention import HIDDEN
-from prism_jax.errors import InputError
+from prism_jax.errors import InputError, RunError
 from prism_jax.exchange import Exchanges, check
 from prism_jax.partition import part_length
 from prism_jax.runners import Runner
+from prism_jax.text import check_ids
+
+NO_TOKEN = -1
+"""What follows logits that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Sampling:
     def __post_init__(self):
         if not 0 <= self.temperature < np.inf:
             raise InputError(f"temperature is {self.temperature}; choose 0 for the most likely token, or more")
+        if 0 < self.temperature < np.finfo(np.float32).tiny:
+            raise InputError(f"temperature is {self.temperature}, which float32 has not; choose 0, or 1.2e-38 or more")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed is {self.seed}; choose 0 to {2**32 - 1}")
         if self.top_k < 0:
@@ -50,24 +55,36 @@ class Sampling:
             raise InputError("top_k and top_p choose among tokens, but temperature 0 always takes the most likely one")
 
     def filter(self, logits_BV: jax.Array) -> jax.Array:
-        """Logits at this temperature, HIDDEN outside of top k, then outside of top p."""
-        logits_BV = logits_BV / self.temperature
+        """Finite logits at this temperature, -inf outside of top k, then outside of top p.
+
+        Keeps the tokens that the warpers of Hugging Face's `generate` keep, ties included: all that are as likely as the
+        k-th; at the border of top p, of equal ones the last.
+        """
+        # XLA divides by an array, but multiplies with the reciprocal of a number: it rounds otherwise, which makes other ties.
+        temperature_BV = jnp.where(jnp.isnan(logits_BV), jnp.nan, jnp.float32(self.temperature))
+        below_BV = (logits_BV - logits_BV.max(-1, keepdims=True)) / temperature_BV  # the most likely is 0: no overflow
+        logits_BV = logits_BV / temperature_BV
+        logits_BV = jnp.where(jnp.isfinite(logits_BV).all(-1, keepdims=True), logits_BV, below_BV)
         if 0 < self.top_k < logits_BV.shape[-1]:
             kth_B1 = jax.lax.top_k(logits_BV, self.top_k)[0][:, -1:]
-            logits_BV = jnp.where(logits_BV < kth_B1, HIDDEN, logits_BV)
+            logits_BV = jnp.where(logits_BV < kth_B1, -jnp.inf, logits_BV)
         if self.top_p < 1:
-            falling_BV = jnp.sort(logits_BV, axis=-1, descending=True)
-            p_BV = jax.nn.softmax(falling_BV)
-            before_BV = jnp.cumsum(p_BV, axis=-1) - p_BV
-            least_B1 = jnp.where(before_BV < self.top_p, falling_BV, jnp.inf).min(-1, keepdims=True)
-            logits_BV = jnp.where(logits_BV < least_B1, HIDDEN, logits_BV)
+            rising_BV = jnp.argsort(logits_BV, axis=-1)
+            p_BV = jax.nn.softmax(jnp.take_along_axis(logits_BV, rising_BV, axis=-1))
+            with jax.enable_x64(True):  # float32 would lose the border among many equal tokens
+                up_to_BV = jnp.cumsum(p_BV, axis=-1, dtype=jnp.float64).astype(jnp.float32)
+            outside_BV = (up_to_BV <= 1 - self.top_p).at[:, -1].set(False)
+            outside_BV = jnp.take_along_axis(outside_BV, jnp.argsort(rising_BV, axis=-1), axis=-1)
+            logits_BV = jnp.where(outside_BV, -jnp.inf, logits_BV)
         return logits_BV
 
     def choose(self, logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
-        """The next token of each example, int32 [B]."""
+        """The next token of each example, int32 [B]; NO_TOKEN where logits are not finite."""
         if self.temperature == 0:
-            return logits_BV.argmax(-1).astype(jnp.int32)
-        return jax.vmap(jax.random.categorical)(keys_B, self.filter(logits_BV)).astype(jnp.int32)
+            chosen_B = logits_BV.argmax(-1)
+        else:  # normalised: beside large logits the noise that draws would be rounded away
+            chosen_B = jax.vmap(jax.random.categorical)(keys_B, jax.nn.log_softmax(self.filter(logits_BV)))
+        return jnp.where(jnp.isfinite(logits_BV).all(-1), chosen_B, NO_TOKEN).astype(jnp.int32)
 
 
 GREEDY = Sampling()
@@ -147,11 +164,11 @@ class Generator:
         max_new_tokens: int,
         *,
         sampling: Sampling = GREEDY,
-        stop_token: int | None = None,
+        stop_tokens: Collection[int] = (),
     ) -> list[list[int]]:
-        """The new tokens of each prompt; the stop token, where it comes, is the last of them."""
+        """The new tokens of each prompt; a stop token, where one comes, is the last of them."""
         new: list[list[int]] = [[] for _ in prompts]
-        for step in self.stream(prompts, max_new_tokens, sampling=sampling, stop_token=stop_token):
+        for step in self.stream(prompts, max_new_tokens, sampling=sampling, stop_tokens=stop_tokens):
             for prompt, token in zip(step.prompts, step.tokens, strict=True):
                 new[prompt].append(int(token))
         return new
@@ -162,7 +179,7 @@ class Generator:
         max_new_tokens: int,
         *,
         sampling: Sampling = GREEDY,
-        stop_token: int | None = None,
+        stop_tokens: Collection[int] = (),
     ) -> Iterator[Step]:
         """New tokens as they are made. Prompts that are padded to one length run together, the others after them.
 
@@ -170,14 +187,15 @@ class Generator:
           prompts: token ids; of any lengths.
           max_new_tokens: for each prompt.
           sampling: how a token is chosen.
-          stop_token: ends a prompt's text.
+          stop_tokens: each of them ends a prompt's text.
 
         Raises:
           InputError: for an empty prompt, an unknown token, more tokens than the model has positions, or an exchange
             that can't run on a prompt.
+          RunError: if the logits of a token are not finite.
         """
         for num_tokens, numbers in self._groups(prompts, max_new_tokens):
-            yield from self._stream_group(num_tokens, numbers, prompts, max_new_tokens, sampling, stop_token)
+            yield from self._stream_group(num_tokens, numbers, prompts, max_new_tokens, sampling, stop_tokens)
 
     def logits(self, prompts: Sequence[Sequence[int]], continuation_BN: np.ndarray) -> np.ndarray:
         """The logits [B, 1 + N, V] from which each token of given continuations, and the one after, would be chosen.
@@ -185,6 +203,7 @@ class Generator:
         They are those of the cache, so they tell what generation under an exchange costs on given text. The prompts must be
         padded to one length.
         """
+        check_ids(continuation_BN, self.model.config.vocab_size, "a continuation")
         lengths = {self.padded_length(i, prompt, continuation_BN.shape[1]) for i, prompt in enumerate(prompts)}
         if len(lengths) != 1:
             raise InputError(f"the prompts are padded to several lengths, {sorted(lengths)}; give those of one length")
@@ -231,10 +250,7 @@ class Generator:
             raise InputError(f"max_new_tokens is {max_new_tokens}; choose 1 or more")
         if not len(prompt):
             raise InputError(f"prompt {i} is empty; give at least one token")
-        if not (min(prompt) >= 0 and max(prompt) < config.vocab_size):
-            raise InputError(
-                f"prompt {i} holds tokens outside of 0 to {config.vocab_size - 1}; use the model's tokenizer"
-            )
+        check_ids(prompt, config.vocab_size, f"prompt {i}")
         if len(prompt) + max_new_tokens > config.num_positions:
             raise InputError(
                 f"prompt {i} has {len(prompt)} tokens, and with {max_new_tokens} new ones passes the {config.num_positions} "
@@ -265,7 +281,7 @@ class Generator:
         logits_BV, caches = self._first(self._last_params, rows_BTD, caches, index, max_new_tokens)
         return logits_BV, lengths, caches
 
-    def _stream_group(self, num_tokens, numbers, prompts, max_new_tokens, sampling, stop_token):
+    def _stream_group(self, num_tokens, numbers, prompts, max_new_tokens, sampling, stop_tokens):
         numbers = np.array(numbers)
         logits_BV, position_B, caches = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
         keys_B = jax.vmap(partial(jax.random.fold_in, jax.random.key(sampling.seed)))(numbers)
@@ -274,7 +290,12 @@ class Generator:
         for i in range(max_new_tokens):
             chosen_B = choose(logits_BV, keys_B, i) if self.run.last_here else np.zeros(len(numbers), np.int32)
             ids_B = self.run.from_last(np.asarray(chosen_B))
-            finished_B = (ids_B == stop_token) if i + 1 < max_new_tokens else running_B
+            if (ids_B[running_B] == NO_TOKEN).any():
+                raise RunError(
+                    f"the logits of new token {i} of prompt {numbers[running_B & (ids_B == NO_TOKEN)][0]} are not finite, so none "
+                    "follows; use weights that did not diverge, or a wire format of a wider range"
+                )
+            finished_B = np.isin(ids_B, list(stop_tokens)) if i + 1 < max_new_tokens else running_B
             yield Step(numbers[running_B], ids_B[running_B], finished_B[running_B])
             running_B = running_B & ~finished_B
             if not running_B.any():

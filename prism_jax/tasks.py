@@ -57,6 +57,7 @@ def _prepare(dataset: Dataset, pretrained: Pretrained, num_tokens: int, augment:
     tokenizer = load_tokenizer(pretrained.folder, model.config.vocab_size)
     if isinstance(dataset, Labelled):
         tokens = cut(tokenizer, dataset.inputs["text"], num_tokens, dataset.inputs.get("pair"))
+        tokens.check(model.config.vocab_size, getattr(model.config, "num_types", 1))
         return Classification(dataset, Texts(tokens), smoothing)
     if isinstance(dataset, Corpus):
         return LanguageModelling(*language.windows(tokenizer, dataset.documents, num_tokens))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,19 +19,37 @@ def load_tokenizer(folder: Path | None, vocab_size: int):
     """The Hugging Face tokenizer in `folder`.
 
     Raises:
-      InputError: if there is none, transformers refuses it, it names code of its own, or it knows more tokens than the model's
-        table has rows.
+      InputError: if there is none, transformers refuses it, it names code of its own, or it knows a token that has no row in the
+        model's table.
     """
     if folder is None or not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"no tokenizer in {folder}; one of {', '.join(TOKENIZER_FILES)} must lie beside the weights")
     from transformers import AutoTokenizer
 
     tokenizer = hub.open_without_code(AutoTokenizer.from_pretrained, folder / "tokenizer_config.json")
-    if len(tokenizer) > vocab_size:
-        raise InputError(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, but the model's table {vocab_size} rows; they don't belong together"
-        )
+    check_ids(list(tokenizer.get_vocab().values()), vocab_size, f"the tokenizer in {folder}")
     return tokenizer
+
+
+def check_ids(ids: Any, rows: int, where: str, what: str = "token id") -> None:
+    """Raises InputError unless all ids are whole numbers that have a row in the model's table.
+
+    Args:
+      ids: of any shape.
+      rows: of the table.
+      where: what holds them, for the message.
+      what: the kind of the ids, for the message.
+    """
+    ids = np.asarray(ids)
+    if ids.size and ids.dtype.kind not in "iu":
+        raise InputError(f"{where} holds {ids.dtype} in place of each {what}; give whole numbers from 0 to {rows - 1}")
+    outside = ids[(ids < 0) | (ids >= rows)]
+    if outside.size:
+        worst = outside.max() if (outside >= rows).any() else outside.min()
+        raise InputError(
+            f"{where} holds the {what} {worst}, but the model's table has {rows} rows, 0 to {rows - 1}; "
+            "use the tokenizer that belongs to the model"
+        )
 
 
 @dataclass(frozen=True)
@@ -53,6 +72,12 @@ class Tokens:
     def lengths(self) -> np.ndarray:
         """Tokens of each text."""
         return np.array([len(ids) for ids in self.ids], int)
+
+    def check(self, rows: int, type_rows: int) -> None:
+        """Raises InputError unless every id and type, that of padding too, has a row in the model's tables."""
+        pad_id, pad_type = self.pad
+        check_ids(np.concatenate([[pad_id], *self.ids]), rows, "the tokenised text")
+        check_ids(np.concatenate([[pad_type], *self.types]), type_rows, "the tokenised text", "token type")
 
     def padded(self, index: Sequence[int] | np.ndarray, num_tokens: int) -> dict[str, np.ndarray]:
         """The texts at `index` as arrays [examples, N], padded up to N: `ids` and `types` int32, `mask` bool."""

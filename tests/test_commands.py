@@ -233,6 +233,7 @@ def gpt2_config(tmp_path):
     """The recipe for GPT-2 on a tiny model, whose tokenizer puts no special tokens around a text."""
     folder = Path(shutil.copytree(GOLDEN / "gpt2_tiny", tmp_path / "gpt2"))
     save_toy_tokenizer(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": None}))  # no text ends early
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))
     return ["configs/gpt2.py", "--weights", folder, "--bucket", 16, "--out", tmp_path / "out"]
@@ -275,6 +276,9 @@ def test_generate_stops_at_a_token_and_samples_by_seed(gpt2_config, tmp_path, mo
 
     assert text("--max-new-tokens", 8)[:2] == ["w77", "w77"]
     assert text("--max-new-tokens", 8, "--stop", "w77") == ["w77"]
+    (gpt2_config[2] / "generation_config.json").write_text(json.dumps({"eos_token_id": [98, 5 + 77]}))
+    assert text("--max-new-tokens", 8) == ["w77"]
+    assert text("--max-new-tokens", 8, "--stop", "w1")[:2] == ["w77", "w77"]
     sampled = [text("--max-new-tokens", 8, "--temperature", 2, "--top-k", 20, "--seed", seed) for seed in (1, 1, 2)]
     assert sampled[0] == sampled[1] != sampled[2]
 

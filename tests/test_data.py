@@ -1,5 +1,7 @@
 """Texts, tokens and batches."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +69,30 @@ def test_pairs_have_types(toy_folder):
 
 
 def test_a_tokenizer_of_another_model_is_refused(toy_folder):
-    with pytest.raises(ValueError, match="has 99 tokens, but the model's table 50 rows; they don't belong together"):
+    with pytest.raises(
+        ValueError, match="holds the token id 98, but the model's table has 50 rows, 0 to 49; use the tokenizer"
+    ):
         text.load_tokenizer(toy_folder, 50)
+
+
+def test_ids_that_the_model_has_not_are_refused(toy_folder, tmp_path):
+    """A word far behind the others; a special token, and a type, that stand in the post-processor alone; and those of padding."""
+    words = json.loads((toy_folder / "tokenizer.json").read_text())
+
+    def refused(match, changed):
+        folder = Path(shutil.copytree(toy_folder, tmp_path / "folder", dirs_exist_ok=True))
+        (folder / "tokenizer.json").write_text(json.dumps(words | changed))
+        with pytest.raises(ValueError, match=match):
+            text.cut(text.load_tokenizer(folder, 99), ["w1"], 9, ["w2"]).check(99, 2)
+
+    far = words["model"] | {"vocab": words["model"]["vocab"] | {"w93": 500}}
+    refused("the tokenizer in .* holds the token id 500, but the model's table has 99 rows", {"model": far})
+    template = json.dumps(words["post_processor"])
+    special, pair = template.replace('"ids": [2]', '"ids": [200]'), template.replace('"type_id": 1', '"type_id": 2')
+    refused("the tokenised text holds the token id 200, but", {"post_processor": json.loads(special)})
+    refused("the tokenised text holds the token type 2, but", {"post_processor": json.loads(pair)})
+    with pytest.raises(ValueError, match="the tokenised text holds the token type 3, but"):
+        text.Tokens([np.array([1])], [np.array([0])], pad=(0, 3)).check(99, 2)
 
 
 def test_a_folder_without_a_tokenizer_is_refused():

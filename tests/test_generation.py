@@ -1,6 +1,7 @@
 """Generation against Hugging Face's `generate`, and the cache against the whole sequence at the same part boundaries."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from test_gpt2 import hf_config
 
 import prism_jax as pj
 from prism_jax import cost, weights
+from prism_jax.errors import RunError
 from prism_jax.exchange import segment_table
 from prism_jax.models import gpt2
 
@@ -61,7 +63,7 @@ def test_greedy_tokens_are_those_of_hugging_face(exchange, run, tmp_path):
         assert generator(prompts, 20) == expected
         stop = expected[0][7]
         cut = [tokens[: tokens.index(stop) + 1] if stop in tokens else tokens for tokens in expected]
-        assert generator(prompts, 20, stop_token=stop) == cut
+        assert generator(prompts, 20, stop_tokens=[stop]) == cut
 
 
 @dataclass(frozen=True)
@@ -153,22 +155,61 @@ def test_a_new_token_needs_no_other_device_and_the_cache_has_the_size_that_cost_
     )
 
 
-def test_sampling_filters_equal_hugging_face():
+def test_sampling_filters_equal_hugging_face(monkeypatch):
+    """Where logits tie, are huge, or lie an ulp apart. PyTorch's own sort leaves open which of many equal ones come first."""
     torch = pytest.importorskip("torch")
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-    logits = 3 * np.random.default_rng(0).normal(size=(5, 50)).astype(np.float32)
-    for temperature, top_k, top_p in [(0.7, 0, 1.0), (1.0, 5, 1.0), (1.3, 0, 0.6), (0.9, 12, 0.5), (1.0, 0, 0.01)]:
-        warpers = [TemperatureLogitsWarper(temperature)]
-        warpers += [TopKLogitsWarper(top_k)] if top_k else []
-        warpers += [TopPLogitsWarper(top_p)] if top_p < 1 else []
-        expected = torch.from_numpy(logits)
-        for warper in warpers:
-            expected = warper(None, expected)
-        ours = np.asarray(pj.Sampling(temperature, top_k, top_p).filter(jnp.asarray(logits)))
-        kept = np.isfinite(expected.numpy())
-        assert ((ours > -1e8) == kept).all()
-        assert_close(ours[kept], expected.numpy()[kept])
+    monkeypatch.setattr(torch, "sort", partial(torch.sort, stable=True))
+    rng = np.random.default_rng(0)
+    normal = rng.normal(size=(5, 300))
+    kinds = [3 * normal, np.round(normal), 1e-5 * normal - 100, 1e9 * np.round(normal) - 1e10, 0 * normal]
+    settings = [
+        (0.7, 0, 1.0),
+        (1.0, 5, 1.0),
+        (1e-8, 5, 1.0),
+        (1.3, 0, 0.6),
+        (1e-8, 0, 0.5),
+        (0.9, 12, 0.25),
+        (1.0, 0, 0.01),
+    ]
+    for logits in np.float32(kinds):
+        for temperature, top_k, top_p in settings:
+            warpers = [TemperatureLogitsWarper(temperature)]
+            warpers += [TopKLogitsWarper(top_k)] if top_k else []
+            warpers += [TopPLogitsWarper(top_p)] if top_p < 1 else []
+            expected = torch.from_numpy(logits)
+            for warper in warpers:
+                expected = warper(None, expected)
+            ours = jax.jit(pj.Sampling(temperature, top_k, top_p).filter)(logits)
+            np.testing.assert_array_equal(ours, expected.numpy())
+
+
+@pytest.mark.parametrize(
+    ("sampling", "logits", "kept"),
+    [
+        (pj.Sampling(1e-8, top_k=2), [-100, -101, -102, -99], [0, 3]),
+        (pj.Sampling(1.2e-38, top_k=3), [100, -100, 99, 98], [0, 2, 3]),  # the division overflows
+        (pj.Sampling(1.0, top_k=2), [1, 3, 1, 1, 0], [0, 1, 2, 3]),  # all that tie with the second
+        (pj.Sampling(1.0, top_p=0.5), [0, 0, 0, 0], [2, 3]),
+        (pj.Sampling(1.0, top_p=0.51), [0, 0, 0, 0], [1, 2, 3]),
+        (pj.Sampling(1.0, top_p=0.5), [0] * 50_000, range(25_000, 50_000)),
+        (pj.Sampling(1.0, top_k=3, top_p=0.5), np.log([0.1, 0.4, 0.3, 0.2]), [1, 2]),  # of the three that are left
+        (pj.Sampling(1.0, top_p=1e-9), [5, 5, 4], [1]),
+    ],
+)
+def test_sampling_keeps_the_most_likely_tokens(sampling, logits, kept):
+    filtered = np.asarray(sampling.filter(jnp.array([logits], jnp.float32))[0])
+    np.testing.assert_array_equal(filtered > -np.inf, np.isin(np.arange(len(logits)), kept))
+
+
+def test_tokens_are_drawn_from_those_that_are_kept_however_cold():
+    """Five tokens of 40, all equally likely at any temperature."""
+    logits = np.full((2000, 40), -101, np.float32)
+    logits[:, 3:40:8] = -100
+    keys = jax.random.split(jax.random.key(0), len(logits))
+    share = np.bincount(pj.Sampling(1e-8, top_k=5).choose(jnp.asarray(logits), keys), minlength=40) / len(logits)
+    np.testing.assert_allclose(share, np.where(logits[0] == -100, 0.2, 0), atol=0.04)
 
 
 def test_sampled_tokens_follow_the_probabilities_and_the_seed():
@@ -196,7 +237,9 @@ def test_sampled_tokens_follow_the_probabilities_and_the_seed():
     ("prompts", "new", "message"),
     [
         ([[1], []], 5, "prompt 1 is empty"),
-        ([[1, 99]], 5, "prompt 0 holds tokens outside of 0 to 98"),
+        ([[1, 99]], 5, "prompt 0 holds the token id 99, but the model's table has 99 rows, 0 to 98"),
+        ([[1], [3, -1]], 5, "prompt 1 holds the token id -1, but"),
+        ([[1, 2.5]], 5, "prompt 0 holds float64 in place of each token id; give whole numbers from 0 to 98"),
         ([[1] * 125], 5, "prompt 0 has 125 tokens, and with 5 new ones passes the 128 positions"),
         ([[1]], 0, "max_new_tokens is 0; choose 1 or more"),
         ([[1]], 5, "9 segments asked for, but a part has 8 tokens"),
@@ -208,6 +251,20 @@ def test_wrong_prompts_are_refused(prompts, new, message):
     generator = pj.Generator(model, params, exchange, pj.on_one_device(2), bucket=16)
     with pytest.raises(ValueError, match=message):
         generator(prompts, new)
+
+
+def test_continuations_with_unknown_tokens_are_refused():
+    model, params = tiny_gpt2()
+    with pytest.raises(ValueError, match="a continuation holds the token id 99, but"):
+        pj.Generator(model, params, pj.AllGather(), pj.on_one_device(1)).logits([[1]], np.array([[99]]))
+
+
+@pytest.mark.parametrize("sampling", [pj.Sampling(), pj.Sampling(1.0, top_p=0.9)], ids=["greedy", "sampled"])
+def test_weights_that_diverged_give_no_token(sampling):
+    model, params = tiny_gpt2()
+    params = jax.tree.map(lambda x: x * jnp.inf, params)
+    with pytest.raises(RunError, match="the logits of new token 0 of prompt 0 are not finite, so none follows"):
+        pj.Generator(model, params, pj.AllGather(), pj.on_one_device(1))([[1]], 2, sampling=sampling)
 
 
 def test_a_last_part_without_tokens_is_refused():
@@ -222,6 +279,7 @@ def test_a_last_part_without_tokens_is_refused():
     ("values", "message"),
     [
         ({"temperature": -1}, "temperature is -1"),
+        ({"temperature": 1e-40}, "temperature is 1e-40, which float32 has not; choose 0, or 1.2e-38 or more"),
         ({"temperature": 1, "top_k": -1}, "top_k is -1"),
         ({"temperature": 1, "top_p": 0}, "top_p is 0; choose more than 0, up to 1"),
         ({"top_k": 4}, "temperature 0 always takes the most likely one"),
