@@ -124,12 +124,12 @@ def attend_in_blocks(
     if blocks == 1:
         return attend(q_BHTF, k_BHKF, v_BHKF, bias_of(positions_T), keep_BHTK)
     rows = -(-T // blocks)
+    whole = T - T % rows  # queries in blocks of one size; the few that are left over come after them
 
     def cut(x, axis):
-        """[..., T, ...] as [blocks, ..., rows, ...]; the last block is filled up with copies of the last row."""
-        filled = jnp.minimum(jnp.arange(blocks * rows), T - 1)
-        x = jnp.take(x, filled, axis)
-        return jnp.moveaxis(x.reshape(*x.shape[:axis], blocks, rows, *x.shape[axis + 1 :]), axis, 0)
+        """[..., T, ...] as [blocks, ..., rows, ...], without what is left over."""
+        x = jax.lax.slice_in_dim(x, 0, whole, axis=axis)
+        return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, rows, *x.shape[axis + 1 :]), axis, 0)
 
     @jax.checkpoint
     def one_block(block):
@@ -138,4 +138,9 @@ def attend_in_blocks(
 
     keep = None if keep_BHTK is None else cut(keep_BHTK, 2)
     out = jnp.moveaxis(jax.lax.map(one_block, (cut(q_BHTF, 2), cut(positions_T, 0), keep)), 0, 2)
-    return out.reshape(B, H, blocks * rows, -1)[:, :, :T]
+    out = out.reshape(B, H, whole, -1)
+    if whole == T:
+        return out
+    keep = None if keep_BHTK is None else keep_BHTK[:, :, whole:]
+    rest = one_block((q_BHTF[:, :, whole:], positions_T[whole:], keep))
+    return jnp.concatenate([out, rest], axis=2)

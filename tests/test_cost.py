@@ -80,8 +80,9 @@ def test_formula_and_compiled_program_agree(exchange, num_parts, norm_first):
     assert everything * batch_size == pytest.approx(theirs["flops"] + theirs["transcendentals"], rel=1e-2)
 
 
-def test_attention_block_by_block_in_the_whole_model(monkeypatch):
-    """On a mesh, with 5 queries of 10 at once: the same answer, the same FLOPs, the same collectives, fewer scores."""
+@pytest.mark.parametrize("at_once", [5, 3])
+def test_attention_block_by_block_in_the_whole_model(at_once, monkeypatch):
+    """On a mesh, with some of 10 queries at once: the same answer, the same FLOPs, the same collectives, fewer scores."""
     config = BertConfig(stack_config(causal=True), vocab_size=100, num_positions=64)
     model, exchange, run = BertModel(config), pj.SegmentMeans(4), pj.on_mesh(3)
     params, batch = pj.init_params(model, jax.random.key(0)), tiny_batch(30, padded=True)
@@ -92,14 +93,13 @@ def test_attention_block_by_block_in_the_whole_model(monkeypatch):
         return forward.lower(run.replicate(params), parts).compile()
 
     whole = compiled()
-    monkeypatch.setattr(attention, "SCORES_BYTES", 4 * 3 * 4 * 18 * 5)
+    monkeypatch.setattr(attention, "SCORES_BYTES", 4 * 3 * 4 * 18 * at_once)
     blocks = compiled()
     assert "while" not in whole.as_text()
     assert "while" in blocks.as_text()
     assert_close(blocks(run.replicate(params), parts)[0], whole(run.replicate(params), parts)[0])
     formula, ours = cost.formula(config.stack, exchange, 3, 30), cost.compiled(blocks, 3)
-    assert ours.flops == pytest.approx(formula.flops, rel=1e-2)
-    assert (ours.bytes_sent, ours.collectives) == (formula.bytes_sent, formula.collectives)
+    assert (ours.flops, ours.bytes_sent, ours.collectives) == (formula.flops, formula.bytes_sent, formula.collectives)
 
 
 def test_voltage_s_other_order():
