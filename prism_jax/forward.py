@@ -80,7 +80,8 @@ def head(model: nn.Module, params: Any, rows_BRD: jax.Array, parts: Parts) -> An
     keys_B = parts.keys_B
     if keys_B is not None:  # not those of any part
         keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, parts.num_parts)
-    return model.apply({"params": params}, rows_BRD, parts.real_BN[:, : parts.num_tokens], keys_B, method="head")
+    real_BN = jnp.asarray(parts.real_BN)[:, : parts.num_tokens]  # NumPy's, outside of jit
+    return model.apply({"params": params}, rows_BRD, real_BN, keys_B, method="head")
 
 
 def init_params(model: nn.Module, key: jax.Array) -> Any:

@@ -113,8 +113,10 @@ class OnOneDevice:
         def cut(x):
             return x.reshape(x.shape[0], self.num_parts, -1, *x.shape[2:])
 
+        real_BN = jnp.asarray(parts.real_BN)  # NumPy's, outside of jit
+
         def one_part(tokens):
-            return _run_part(function, parts.num_parts, parts.num_tokens, params, tokens, parts.real_BN, parts.keys_B)
+            return _run_part(function, parts.num_parts, parts.num_tokens, params, tokens, real_BN, parts.keys_B)
 
         run = jax.vmap(one_part, in_axes=1, out_axes=1, axis_name=PARTS, axis_size=self.num_parts)
         stacked = run(jax.tree.map(cut, parts.tokens))
