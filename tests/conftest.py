@@ -26,6 +26,19 @@ from prism_jax.models.bert import BertConfig, BertModel  # noqa: E402
 from prism_jax.transformer import TransformerConfig  # noqa: E402
 
 
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "parity(*modules): compares with Hugging Face's PyTorch models; needs torch, or these modules"
+    )
+
+
+def pytest_runtest_setup(item):
+    """Skips a parity test where its modules are missing. Without the marker such a test fails there."""
+    for mark in item.iter_markers("parity"):
+        for module in mark.args or ["torch"]:
+            pytest.importorskip(module)
+
+
 def assert_close(ours, theirs, tolerance: float = 1e-5) -> None:
     """max|a - b| <= tolerance max(1, max|b|)."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)

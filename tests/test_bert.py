@@ -60,7 +60,7 @@ def pair_batch(padding: str, seed: int = 0) -> dict[str, np.ndarray]:
 
 def save_hf_model(kind: str, config, folder: Path):
     """A Hugging Face model with random weights, norms and biases too, as a folder in the hub's layout."""
-    torch = pytest.importorskip("torch")
+    import torch
     import transformers
 
     torch.manual_seed(0)
@@ -93,6 +93,7 @@ def run_ours(kind, folder: Path, batch: dict, exchange: pj.Exchange = WHOLE, num
     )
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_hidden_states_and_pooler_equal_hugging_face(shape, padding, tmp_path):
@@ -102,6 +103,7 @@ def test_hidden_states_and_pooler_equal_hugging_face(shape, padding, tmp_path):
     assert_close(pooled, theirs.pooler_output.numpy())
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_every_layer_equals_hugging_face(shape, padding, tmp_path):
@@ -127,6 +129,7 @@ def test_every_layer_equals_hugging_face(shape, padding, tmp_path):
         assert_close(np.asarray(mine)[batch["mask"]], hidden.numpy()[batch["mask"]])
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_sequence_classification_equals_hugging_face(padding, tmp_path):
     theirs = run_hf(
@@ -137,6 +140,7 @@ def test_sequence_classification_equals_hugging_face(padding, tmp_path):
     assert_close(exact, theirs.logits.numpy())
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("kind", ["BertForMaskedLM", "BertForTokenClassification"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_heads_on_every_token_equal_hugging_face(kind, shape, tmp_path):
@@ -147,6 +151,7 @@ def test_heads_on_every_token_equal_hugging_face(kind, shape, tmp_path):
         assert_close(ours[batch["mask"]], theirs[batch["mask"]])
 
 
+@pytest.mark.parity
 def test_sentence_embedding_is_the_masked_mean(tmp_path):
     theirs = run_hf(
         save_hf_model("BertModel", hf_config("plain"), tmp_path), batch := pair_batch("right")

@@ -362,8 +362,8 @@ def test_generate_needs_a_language_model_and_scoring_a_dataset(toy_config, gpt2_
     assert "this config has no dataset" in capsys.readouterr().err
 
 
+@pytest.mark.parity
 def test_speed_compares_with_pytorch(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("torch")
     from dataclasses import replace
 
     from eval import rivals
@@ -427,7 +427,6 @@ def test_evaluations_without_progress(tmp_path):
 
 
 def test_tensorboard_gets_the_same_figures(tmp_path):
-    pytest.importorskip("tensorboardX")
     from tensorboardX.proto import event_pb2
 
     from train.log import Log

@@ -32,6 +32,7 @@ def open_with_transformers(auto: str, folder):
     return model.eval()
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("name", BERT)
 def test_bert_goes_out_as_it_came_in(name, tmp_path):
     config = test_bert.hf_config("one_head", num_labels=3, id2label={0: "no", 1: "yes", 2: "maybe"})
@@ -47,6 +48,7 @@ def test_bert_goes_out_as_it_came_in(name, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("name", ["GPT2Model", "GPT2LMHeadModel"])
 def test_gpt2_goes_out_as_it_came_in(name, tmp_path):
     first = save_hf_model(name, test_gpt2.hf_config("one_head"), tmp_path / "in")
@@ -58,7 +60,6 @@ def test_gpt2_goes_out_as_it_came_in(name, tmp_path):
 
 
 def test_a_model_made_here_goes_out(tmp_path):
-    pytest.importorskip("torch")
     stack = replace(
         gpt2.GPT2.stack, num_layers=2, features=24, num_heads=2, mlp_features=40, init_scale=0.3, activation="silu"
     )
@@ -88,11 +89,13 @@ def test_parameters_without_a_name_there_are_not_dropped(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parity
 def test_what_the_source_says_of_its_precision_and_labels_does_not_go_out(tmp_path):
     """float16 would make transformers round what we wrote; an old number of labels would win over ours."""
     import shutil
 
-    torch = pytest.importorskip("torch")
+    import torch
+
     shutil.copytree(GOLDEN / "bert_tiny", tmp_path / "in")
     config = json.loads((tmp_path / "in" / "config.json").read_text())
     old = {
@@ -112,7 +115,6 @@ def test_what_the_source_says_of_its_precision_and_labels_does_not_go_out(tmp_pa
 
 
 def test_the_export_command(trained, toy_folder, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("torch")
     from transformers import AutoTokenizer
 
     out = tmp_path / "exported"

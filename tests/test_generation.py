@@ -45,6 +45,7 @@ def hugging_face_generate(model, prompts, new, **kwargs):
     return out[:, longest:].tolist()
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     ("exchange", "run"),
     [
@@ -155,9 +156,10 @@ def test_a_new_token_needs_no_other_device_and_the_cache_has_the_size_that_cost_
     )
 
 
+@pytest.mark.parity
 def test_sampling_filters_equal_hugging_face(monkeypatch):
     """Where logits tie, are huge, or lie an ulp apart. PyTorch's own sort leaves open which of many equal ones come first."""
-    torch = pytest.importorskip("torch")
+    import torch
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     monkeypatch.setattr(torch, "sort", partial(torch.sort, stable=True))

@@ -50,6 +50,7 @@ def run_hf(model, batch: dict, **kwargs):
         )
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_logits_equal_hugging_face(shape, padding, tmp_path):
@@ -60,6 +61,7 @@ def test_logits_equal_hugging_face(shape, padding, tmp_path):
         assert_close(np.asarray(ours)[batch["mask"]], theirs[batch["mask"]])
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_layer_equals_hugging_face(shape, tmp_path):
     batch = token_batch("left")
@@ -82,6 +84,7 @@ def test_every_layer_equals_hugging_face(shape, tmp_path):
         assert_close(np.asarray(mine)[batch["mask"]], hidden.numpy()[batch["mask"]])
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("num_parts", [1, 3])
 def test_gradients_equal_hugging_face(num_parts, runner, tmp_path):
     """Of every parameter, by Hugging Face's names; compiled."""
@@ -169,6 +172,7 @@ def test_configs_of_the_real_gpt2_are_understood(tmp_path):
     assert gpt2.config_from_hf(hub.read_config(tmp_path, weights.FAMILIES)) == gpt2.GPT2
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("num_parts", [3, 5])
 def test_the_longest_sequence_in_parts_that_do_not_divide_it(num_parts, tmp_path):
     """The padding behind it has no position of its own."""
@@ -193,6 +197,7 @@ def test_a_config_that_is_not_implemented_is_refused(changed, message):
         gpt2.config_from_hf(hf_config("plain").to_dict() | changed)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("saved", ["GPT2Model", "GPT2LMHeadModel"])
 def test_base_and_head_models_and_old_buffers_are_read(saved, tmp_path):
     from safetensors.numpy import load_file, save_file

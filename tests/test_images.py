@@ -125,8 +125,10 @@ def test_models_of_one_channel_see_grey(folder):
         images.process(images.load_processor(folder), PHOTOS, CONFIG)
 
 
+@pytest.mark.parity
 def test_patches_are_in_the_order_of_the_convolution():
-    torch = pytest.importorskip("torch")
+    import torch
+
     config = ViTConfig(STACK, image_size=(13, 19), patch_size=(4, 3), num_channels=2)
     pixels = np.random.default_rng(0).normal(size=(2, 2, 13, 19)).astype(np.float32)
     unfolded = torch.nn.functional.unfold(torch.from_numpy(pixels), (4, 3), stride=(4, 3))

@@ -14,6 +14,7 @@ from prism_jax.models import gpt2
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("padding", ["left", "right"])
 def test_loss_equals_hugging_face(padding, runner, tmp_path):
     import torch
@@ -52,9 +53,11 @@ def test_scores_and_gradients_on_a_mesh_of_data_and_parts_are_those_of_one_devic
         assert_close(mesh, one, 1e-4)
 
 
+@pytest.mark.parity
 def test_the_likelihood_of_a_continuation(tmp_path):
     """Against the log-softmax of Hugging Face's logits, one pair at a time without padding."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     model = save_hf_model("GPT2LMHeadModel", hf_config("plain"), tmp_path)
     ours = weights.load(gpt2.GPT2LMHeadModel, str(tmp_path))
     rng = np.random.default_rng(0)

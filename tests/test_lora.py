@@ -105,12 +105,14 @@ def base_of(name: str):
 @pytest.fixture
 def peft():
     """PEFT, some of whose warnings are of its own making."""
-    module = pytest.importorskip("peft")
+    import peft as module
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(is_gradient_checkpointing|Could not find a config file)")
         yield module
 
 
+@pytest.mark.parity("peft")
 @pytest.mark.parametrize("name", KINDS)
 def test_peft_opens_what_is_written(name, peft, tmp_path):
     model, params = adapted(name, RANK_3)
@@ -127,9 +129,11 @@ def test_peft_opens_what_is_written(name, peft, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
+@pytest.mark.parity("peft")
 @pytest.mark.parametrize("name", KINDS)
 def test_an_adapter_of_peft_is_read(name, peft, tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     whole = {"bert_tiny": ["pooler", "classifier"], "vit_tiny": ["classifier"]}.get(name)
     targets = {"gpt2_tiny": ["c_attn", "c_fc"], "bert_tiny": "all-linear", "vit_tiny": r".*\.(q_proj|fc2)"}[name]
     config = peft.LoraConfig(
@@ -169,6 +173,7 @@ def test_an_adapter_of_peft_is_read(name, peft, tmp_path):
         )
 
 
+@pytest.mark.parity("peft")
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 @pytest.mark.parametrize(
     ("whole", "tied", "message"),
@@ -182,7 +187,8 @@ def test_an_adapter_of_peft_is_read(name, peft, tmp_path):
 )
 def test_the_token_table_of_an_adapter_is_the_head_as_well(whole, tied, message, peft, tmp_path):
     """PEFT trains a copy of either alone unless it is told that they are tied, and a model of ours has one table for both."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     config = peft.LoraConfig(
         r=2,
         target_modules=["c_attn"],
@@ -249,6 +255,7 @@ def test_only_the_targets_get_an_adapter_and_a_fresh_model_has_none():
     assert not lora.has_adapters(params_shapes(model))
 
 
+@pytest.mark.parity("peft")
 def test_two_of_three_adapters_of_a_layer_that_peft_has_as_one(peft, tmp_path):
     """No adapter of the keys, and scales that differ."""
     model, params = adapted("gpt2_tiny", LoRA(targets=("query", "value")))
@@ -279,7 +286,9 @@ def squared_loss(model, exchange, run):
 @pytest.fixture(scope="module")
 def gradients_of_pytorch(tmp_path_factory):
     """The tiny BERT with adapters, and PyTorch's logits and gradients of the sum of their squares."""
-    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
+    import peft
+    import torch
+
     model, params = adapted("bert_tiny", RANK_3)
     params |= {name: bert_tiny().params[name] for name in ("pooler", "classifier")}
     adapter_files.save(folder := tmp_path_factory.mktemp("adapter"), model, params, base="", whole=())
@@ -294,6 +303,7 @@ def gradients_of_pytorch(tmp_path_factory):
     return model, params, logits.detach().numpy(), gradients
 
 
+@pytest.mark.parity("peft")
 def test_both_runners_give_the_logits_and_gradients_of_pytorch(runner, gradients_of_pytorch):
     model, params, logits, expected = gradients_of_pytorch
     run = runner(2)

@@ -22,9 +22,11 @@ pytestmark = pytest.mark.usefixtures("quick_to_compile")
 RUN = pj.on_one_device(1)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_classification_loss_is_pytorch_s(smoothing):
-    torch = pytest.importorskip("torch")
+    import torch
+
     model = BertForSequenceClassification(BertConfig(stack_config(), vocab_size=100, num_positions=64, num_labels=5))
     params = pj.init_params(model, jax.random.key(0))
     batch, labels = tiny_batch(9, padded=True), np.array([4, 0, 2])

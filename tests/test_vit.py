@@ -77,6 +77,7 @@ def run_ours(kind, folder: Path, pixels: np.ndarray, *how):
     return answer(loaded.model, loaded.params, pixels, *how)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("shape", SHAPES)
 def test_hidden_states_and_pooler_equal_hugging_face(shape, tmp_path):
     pixels = random_pixels(config := hf_config(shape))
@@ -86,6 +87,7 @@ def test_hidden_states_and_pooler_equal_hugging_face(shape, tmp_path):
     assert_close(pooled, theirs.pooler_output.numpy())
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_layer_equals_hugging_face(shape, tmp_path):
     pixels = random_pixels(config := hf_config(shape))
@@ -107,6 +109,7 @@ def test_every_layer_equals_hugging_face(shape, tmp_path):
         assert_close(mine, hidden.numpy())
 
 
+@pytest.mark.parity
 def test_a_head_on_the_class_row_equals_hugging_face(tmp_path):
     pixels = random_pixels(config := hf_config())
     theirs = run_hf(save_hf_model("ViTForImageClassification", config, tmp_path), pixels)
@@ -115,6 +118,7 @@ def test_a_head_on_the_class_row_equals_hugging_face(tmp_path):
     assert_close(exact, theirs.logits.numpy())
 
 
+@pytest.mark.parity
 def test_features_are_the_class_row_and_the_pooler_of_hugging_face(tmp_path):
     pixels = random_pixels(config := hf_config())
     theirs = run_hf(save_hf_model("ViTModel", config, tmp_path), pixels)
@@ -124,8 +128,9 @@ def test_features_are_the_class_row_and_the_pooler_of_hugging_face(tmp_path):
     assert_close(run_ours(vit.ViTForPooledFeatures, tmp_path, pixels, *how), theirs.pooler_output.numpy())
 
 
+@pytest.mark.parity
 def test_a_checkpoint_without_a_pooler(tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
     from transformers import ViTModel
 
     torch.manual_seed(0)
@@ -137,6 +142,7 @@ def test_a_checkpoint_without_a_pooler(tmp_path):
         weights.load(vit.ViTModel, str(tmp_path))
 
 
+@pytest.mark.parity
 def test_the_model_that_predicts_masked_patches_is_read_as_an_encoder(tmp_path):
     pixels = random_pixels(config := hf_config(encoder_stride=4))
     model = save_hf_model("ViTForMaskedImageModeling", config, tmp_path)
@@ -144,6 +150,7 @@ def test_the_model_that_predicts_masked_patches_is_read_as_an_encoder(tmp_path):
     assert_close(run_ours(vit.ViTHiddenStates, tmp_path, pixels), expected)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("kind", ["ViTModel", "ViTForImageClassification"])
 def test_the_module_names_of_transformers_5_are_read(kind, tmp_path):
     model = save_hf_model(kind, hf_config(), tmp_path / "old")
@@ -165,6 +172,7 @@ def at_224_pixels(tmp_path_factory):
     return loaded.model, loaded.params, pixels, theirs, one_device
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("num_parts", [2, 3, 4])
 def test_197_tokens_over_several_devices(num_parts, runner, at_224_pixels):
     model, params, pixels, theirs, one_device = at_224_pixels
@@ -177,6 +185,7 @@ def test_197_tokens_over_several_devices(num_parts, runner, at_224_pixels):
     assert 1e-3 < np.abs(segments - theirs).max() < 2 * np.abs(theirs).max()
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("image_size", [(20, 20), (8, 8), (12, 28), (13, 17)], ids=str)
 def test_another_resolution_equals_hugging_face(image_size, tmp_path):
     theirs = save_hf_model("ViTModel", hf_config(), tmp_path)
@@ -188,6 +197,7 @@ def test_another_resolution_equals_hugging_face(image_size, tmp_path):
     assert_close(answer(model, params, pixels), expected)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     ("kind", "shape"), [("ViTForImageClassification", "plain"), *(("ViTModel", s) for s in SHAPES)]
 )
@@ -205,6 +215,7 @@ def test_an_export_is_read_by_hugging_face(kind, shape, tmp_path):
     assert {name: ours[name] for name in same} == {name: original[name] for name in same}
 
 
+@pytest.mark.parity
 def test_an_export_at_another_resolution(tmp_path):
     theirs = save_hf_model("ViTModel", hf_config(), tmp_path / "theirs")
     settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 12, "width": 12}, "resample": 3}
@@ -240,9 +251,10 @@ def test_parameter_counts(config, parameters):
     assert config.num_tokens == 197
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("config", [vit.VIT_SMALL, vit.VIT_BASE, vit.VIT_LARGE], ids=["small", "base", "large"])
 def test_parameter_counts_are_those_of_pytorch(config):
-    torch = pytest.importorskip("torch")
+    import torch
     from transformers import ViTConfig, ViTModel
 
     with torch.device("meta"):

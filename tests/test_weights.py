@@ -85,8 +85,10 @@ def test_sharded_weights(folder):
         weights.load(BertModel, str(folder))
 
 
+@pytest.mark.parity
 def test_a_pickle_is_opened_only_by_its_name(folder):
-    torch = pytest.importorskip("torch")
+    import torch
+
     expected = weights.load(BertModel, str(folder)).params
     tensors = load_file(folder / "model.safetensors")
     torch.save({name: torch.from_numpy(tensor) for name, tensor in tensors.items()}, folder / "pytorch_model.bin")
@@ -396,8 +398,9 @@ def embed_minilm(folder: Path) -> tuple[np.ndarray, dict]:
     return np.asarray(pj.forward(loaded.model, loaded.params, run.split(batch), pj.WholeSequence(), run)), batch
 
 
+@pytest.mark.parity
 def test_the_real_minilm_equals_hugging_face():
-    torch = pytest.importorskip("torch")
+    import torch
     from transformers import AutoModel
 
     ours, batch = embed_minilm(folder := minilm())
