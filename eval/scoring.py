@@ -14,7 +14,7 @@ from prism_jax import adapter_files, checkpoint, lora
 from prism_jax.config import Experiment
 from prism_jax.dataset import Corpus, Dataset, even_rows, subset
 from prism_jax.exchange import per_block
-from prism_jax.experiment import HELD_OUT, check_same_classes, check_weights, load_data, load_model, load_run
+from prism_jax.experiment import HELD_OUT, check_same_classes, check_sources, load_data, load_model, load_run
 from prism_jax.language_tasks import LanguageModelling
 from prism_jax.prediction import Predictor, Setting, rows_by_bucket
 from prism_jax.processes import check_same, from_terminal
@@ -118,9 +118,9 @@ def load_variant(
 def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, ...] = ()) -> None:
     """Refuses what `load_variant` would, as far as it can be seen without the data set."""
     if source is None:
-        check_weights(experiment, fresh=fresh)
+        check_sources(experiment, fresh=fresh)
     elif _is_adapter(source):
-        check_weights(replace(experiment, adapter=source))
+        check_sources(replace(experiment, adapter=source))
 
 
 def _is_adapter(source: str) -> bool:

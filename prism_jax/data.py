@@ -22,13 +22,17 @@ def load(name: str | None, split: str, source: str | None = None) -> Dataset:
       InputError: if the name, the split or the source is unknown.
       AssetError: if it can't be had.
     """
+    check(name, source)
+    assert name
+    return hub_data.DATASETS[name](split, source) if name in hub_data.DATASETS else DATASETS[name](split)
+
+
+def check(name: str | None, source: str | None = None) -> None:
+    """Raises InputError if a data set's name can be seen to be wrong, or to have no source, without reading anything."""
     known = ", ".join([*DATASETS, *hub_data.DATASETS])
     if name is None:
         raise InputError(f"this config has no dataset; add --dataset, one of {known}")
-    if name in hub_data.DATASETS:
-        return hub_data.DATASETS[name](split, source)
-    if name not in DATASETS:
+    if name not in hub_data.DATASETS and name not in DATASETS:
         raise InputError(f"unknown dataset {name!r}; known are {known}")
-    if source is not None:
+    if source is not None and name not in hub_data.DATASETS:
         raise InputError(f"the data set {name!r} comes with a package, not from {source!r}; leave the source out")
-    return DATASETS[name](split)

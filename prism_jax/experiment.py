@@ -87,12 +87,13 @@ def load_model(experiment: Experiment, dataset: Dataset | None, *, fresh: Iterab
     return pretrained
 
 
-def check_weights(experiment: Experiment, *, fresh: Iterable[str] = ()) -> None:
-    """Refuses weights of an experiment, and its adapter, that can be seen to be wrong without its data set.
+def check_sources(experiment: Experiment, *, fresh: Iterable[str] = ()) -> None:
+    """Refuses what an experiment says of data and weights if it can be seen to be wrong without reading them.
 
     Raises:
-      InputError: as `weights.find`.
+      InputError: as `data.check` and `weights.find`.
     """
+    data.check(experiment.dataset, experiment.data_source)
     hub.check_source(experiment.weights)
     weights.find(experiment.model, experiment.weights, fresh=fresh, **_source(config.to_json(experiment)))
 

@@ -17,7 +17,7 @@ from prism_jax.exchange import WholeSequence, per_block
 from prism_jax.exchange_text import text_of
 from prism_jax.experiment import (
     check_same_classes,
-    check_weights,
+    check_sources,
     load_model,
     load_training_data,
     with_adapters,
@@ -76,7 +76,7 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
     from_terminal(lambda: _check_folder(out, experiment, resume))
     runners = {setting.num_parts: runner(training, setting.num_parts) for setting in (*settings, scored)}
     trained_before = from_terminal(lambda: _trained_before(out, start, experiment))
-    check_weights(experiment, fresh=training.fresh)
+    check_sources(experiment, fresh=training.fresh)
 
     dataset, held_out = load_training_data(experiment)
     if trained_before:
