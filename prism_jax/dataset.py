@@ -4,14 +4,17 @@
 several endings of which one is right. Inputs are sequences, maybe lazy ones: an image is decoded when it is asked for.
 """
 
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
+from PIL import Image
 
-from prism_jax.errors import InputError
+from prism_jax.errors import InputError, one_line
 
 Item = TypeVar("Item")
 
@@ -32,6 +35,59 @@ class Selected(Sequence, Generic[Item]):
     def __getitem__(self, i: slice) -> "Selected[Item]": ...
     def __getitem__(self, i):
         return Selected(self.items, self.rows[i]) if isinstance(i, slice) else self.items[int(self.rows[i])]
+
+
+@dataclass(frozen=True)
+class Rows(Sequence):
+    """Items that are made when they are asked for, each from what is stored of it.
+
+    Attributes:
+      stored: such as a `datasets.Dataset`, whose items are rows by column.
+      item: from what is stored to the item.
+      name: of the data, for errors.
+    """
+
+    stored: Any
+    item: Callable[[Any], Any]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return Selected(self, np.arange(len(self))[i])
+        row = self.stored[int(i)]
+        try:
+            return self.item(row)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise InputError(
+                f"example {i} of {self.name} is too large: {one_line(error)}; scale the image down, or leave it out"
+            ) from error
+        except Exception as error:  # whatever Pillow makes of a damaged image
+            raise InputError(f"example {i} of {self.name} can't be read: {one_line(error)}; get it again") from error
+
+
+@dataclass(frozen=True)
+class FileBytes(Sequence[bytes]):
+    """What files hold, each read when it is asked for."""
+
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, i: int) -> bytes: ...
+    @overload
+    def __getitem__(self, i: slice) -> "FileBytes": ...
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return FileBytes(self.paths[i])
+        try:
+            return self.paths[i].read_bytes()
+        except OSError as error:
+            raise InputError(f"{self.paths[i]} can't be read: {error.strerror}; get it again") from error
 
 
 @dataclass(frozen=True)
@@ -130,6 +186,52 @@ def outline(dataset: Dataset) -> Dataset:
     if isinstance(dataset, Corpus):
         return replace(dataset, documents=count)
     return replace(dataset, contexts=count, endings=count)
+
+
+def contents(dataset: Dataset) -> dict[str, Any]:
+    """What tells a data set from another one: its number of examples, and for each column of it a digest of what is stored.
+
+    Images are taken as they are stored, in bytes, where they are decoded when they are asked for.
+    """
+    columns: dict[str, Iterable[Any]]
+    if isinstance(dataset, Labelled):
+        labels = () if dataset.labels is None else dataset.labels.tolist()
+        columns = {**dataset.inputs, "labels": labels, "label_names": dataset.label_names}
+    elif isinstance(dataset, Corpus):
+        columns = {"documents": dataset.documents}
+    else:
+        columns = {"contexts": dataset.contexts, "endings": dataset.endings, "answers": dataset.answers.tolist()}
+    return {"examples": len(dataset)} | {name: _digest(_stored(items)) for name, items in columns.items()}
+
+
+def _stored(items: Any) -> Any:
+    if isinstance(items, Selected):
+        return Selected(_stored(items.items), items.rows)
+    return items.stored if isinstance(items, Rows) else items
+
+
+def _digest(items: Iterable[Any]) -> str:
+    sha = hashlib.sha256()
+    for item in items:
+        for part in _parts(item):
+            sha.update(part)
+    return sha.hexdigest()
+
+
+def _parts(value: Any) -> Iterable[bytes]:
+    """A value as bytes, each part with its kind and length in front, so that no two values give the same."""
+    if isinstance(value, Image.Image):
+        value = (value.mode, value.size, value.tobytes())
+    if isinstance(value, Mapping):
+        value = tuple(part for item in value.items() for part in item)
+    if isinstance(value, tuple | list):
+        yield f"{len(value)} parts ".encode()
+        for part in value:
+            yield from _parts(part)
+        return
+    written = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+    yield f"{type(value).__name__} {len(written)} ".encode()
+    yield written
 
 
 def even_rows(length: int, limit: int) -> np.ndarray:

@@ -11,3 +11,9 @@ class RunError(RuntimeError):
 
 class AssetError(RunError):
     """An asset can't be had: no network, a broken download, a full disk."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line of at most 200 characters."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return reason if len(reason) <= 200 else f"{reason[:196]} ..."

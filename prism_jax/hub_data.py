@@ -14,19 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from prism_jax.dataset import Cloze, Corpus, Dataset, Labelled, Selected
+from prism_jax.data_folders import images_by_class, local_files, read_text
+from prism_jax.dataset import Cloze, Corpus, Dataset, FileBytes, Labelled, Rows, Selected
 from prism_jax.errors import InputError
-from prism_jax.hub_tables import (
-    Rows,
-    check_columns,
-    classes,
-    image_folder,
-    labelled_images,
-    local_files,
-    own_split,
-    read,
-    read_text,
-)
+from prism_jax.hub_tables import check_columns, classes, decode, labelled_images, own_split, read, strings
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FINE_CLASSES = (
@@ -99,9 +90,10 @@ def imagenet(split: str, source: str | None = None) -> Labelled:
     own = own_split("ImageNet", split, IMAGENET_SPLITS)
     name = f"ImageNet-1k, {'hidden_test' if own == 'test' else own}"
     if source is not None and (folder := Path(source).expanduser()).is_dir() and not local_files([folder], own):
-        table = image_folder(folder, own)
-    else:
-        table = read("ILSVRC/imagenet-1k", None, own, source, "data/{split}-*")
+        files = images_by_class(folder, own)
+        images = Rows(FileBytes(files.paths), decode, name)
+        return Labelled(name, {"image": images}, np.array(files.labels), files.label_names)
+    table = read("ILSVRC/imagenet-1k", None, own, source, "data/{split}-*")
     return labelled_images(name, table, "image", "label", IMAGENET)
 
 
@@ -122,14 +114,16 @@ def glue(task: str, split: str, source: str | None = None) -> Labelled:
     name = f"GLUE {of.title}, {own.replace('test', 'hidden_test')}"
     table = read("nyu-mll/glue", task, own, source)
     check_columns(name, table, [*of.columns, "label"])
-    inputs = dict(zip(("text", "pair"), (table[column][:] for column in of.columns), strict=False))
+    inputs = dict(zip(("text", "pair"), (strings(name, table, column) for column in of.columns), strict=False))
     if of.label_names:
         return Labelled(name, inputs, *classes(name, table, "label", of.label_names), of.metrics)
-    scores = np.array(table["label"][:], np.float64)
-    hidden_labels = bool((scores == -1).all())
-    if not hidden_labels and not ((scores >= 0) & (scores <= 5)).all():
-        raise InputError(f"{name} has labels that are not from 0 to 5; get it again")
-    return Labelled(name, inputs, None if hidden_labels else scores, (), of.metrics)
+    scores = table["label"][:]
+    if all(score == -1 for score in scores):
+        return Labelled(name, inputs, None, (), of.metrics)
+    for i, score in enumerate(scores):
+        if type(score) not in (int, float) or not 0 <= score <= 5:
+            raise InputError(f"example {i} of {name} has the label {score!r}; labels are numbers from 0 to 5")
+    return Labelled(name, inputs, np.array(scores, np.float64), (), of.metrics)
 
 
 def cbt(kind: str, split: str, source: str | None = None) -> Cloze:
@@ -148,11 +142,13 @@ def cbt(kind: str, split: str, source: str | None = None) -> Cloze:
     own = own_split(f"CBT-{kind}", split, splits)
     name, table = f"CBT-{kind}, {own}", read("cam-cst/cbt", kind, own, source)
     check_columns(name, table, ["sentences", "question", "answer", "options"])
+    strings(name, table, "question")
     answers, options = table["answer"][:], table["options"][:]
-    most = max(map(len, options))
     for i, (answer, words) in enumerate(zip(answers, options, strict=True)):
-        if answer not in words or len(set(words)) < 2:
+        several = isinstance(words, list) and all(isinstance(word, str) for word in words) and len(set(words)) > 1
+        if not several or answer not in words:
             raise InputError(f"question {i} of {name} has the answer {answer!r}, but the options {words}; get it again")
+    most = max(map(len, options))
 
     def endings(row):
         wrong = next(word for word in row["options"] if word != row["answer"])
@@ -180,7 +176,10 @@ def plain_text(split: str, source: str | None = None) -> Corpus:
         raise InputError("plain text needs a source; add --data-source, a folder with train*.txt or a hub id")
     name, folder = f"{source}, {split}", Path(source).expanduser()
     if folder.is_dir() and (files := local_files([folder], split, [".txt"])):
-        return Corpus(name, [read_text(path) for path in files])
+        documents = [read_text(path) for path in files]
+        if not any(map(str.strip, documents)):
+            raise InputError(f"{name} has no text in {files[0]}{' and more' * (len(files) > 1)}; choose another source")
+        return Corpus(name, documents)
     if folder.is_dir() and not local_files([folder], split):
         raise InputError(
             f"no files of the split {split!r} in {folder}; it should hold {split}*.txt, {split}/**/*.txt or {split}-*.parquet (or .jsonl)"
@@ -189,10 +188,8 @@ def plain_text(split: str, source: str | None = None) -> Corpus:
 
     table = read(source, None, split, source)
     check_columns(name, table, ["text"])
-    if table.features["text"].dtype not in ("string", "large_string"):
-        raise InputError(
-            f"the column text of {name} holds {table.features['text'].dtype}, not strings; choose another set"
-        )
+    if getattr(table.features["text"], "dtype", None) not in ("string", "large_string"):
+        raise InputError(f"the column 'text' of {name} holds {table.features['text']}, not strings; choose another set")
     full = table.data.column("text")  # Arrow's own passes, for corpora of millions of rows
     has_text = np.array(pc.match_substring_regex(full, r"\S").fill_null(False))
     if not has_text.any():

@@ -5,57 +5,24 @@ Arrow copy of what it read in its cache, by the files' names and times, so a cha
 """
 
 import contextlib
+import glob
 import re
+import reprlib
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prism_jax.dataset import Labelled, Selected
-from prism_jax.errors import InputError
+from prism_jax.data_folders import TABLES, local_files
+from prism_jax.dataset import Labelled, Rows
+from prism_jax.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 HUB_ID = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?")
-READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
-"""By a file's suffix: what of the library reads it."""
-
-IMAGES = (".jpeg", ".jpg", ".png")
-
-
-@dataclass(frozen=True)
-class Rows(Sequence):
-    """Rows of a table of the `datasets` library, each made into an item when it is asked for.
-
-    Attributes:
-      table: a `datasets.Dataset`.
-      item: from a row, by column, to the item.
-      name: of the data, for errors.
-    """
-
-    table: Any
-    item: Callable[[Mapping[str, Any]], Any]
-    name: str
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, i):
-        if isinstance(i, slice):
-            return Selected(self, np.arange(len(self))[i])
-        try:
-            return self.item(self.table[int(i)])
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for a damaged image
-            raise InputError(f"example {i} of {self.name} can't be read: {one_line(error)}; get it again") from error
-
-
-def read_text(path: Path) -> str:
-    """A file of text, with its line breaks as they are."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8: {error}; convert it") from error
 
 
 def own_split(title: str, split: str, splits: Mapping[str, str]) -> str:
@@ -110,14 +77,26 @@ def read_folder(folder: Path, config: str | None, split: str):
         )
     import datasets
 
-    reader = READERS[files[0].suffix]
+    patterns = [as_pattern(path) for path in files]
     try:
         with quiet():
-            table = datasets.load_dataset(reader, data_files={split: [str(path) for path in files]}, split=split)
+            table = datasets.load_dataset(TABLES[files[0].suffix], data_files={split: patterns}, split=split)
     except Exception as error:  # the library wraps what Arrow says of a broken file
         reason = one_line(error.__cause__ or error)
         raise InputError(f"can't read {files[0]}{' and more' * (len(files) > 1)}: {reason}; get it again") from error
     return checked(str(folder), table)
+
+
+def as_pattern(path: Path) -> str:
+    """A pattern of the `datasets` library that stands for one file, whatever its name.
+
+    Raises:
+      InputError: if the library can't read a file of that name at all.
+    """
+    name = str(path.absolute())
+    if "::" in name:
+        raise InputError(f"tables can't be read from {name!r}, as '::' means an archive there; rename the folder")
+    return glob.escape(name)
 
 
 def checked(source: str, table):
@@ -127,96 +106,71 @@ def checked(source: str, table):
     return table
 
 
-def local_files(places: Collection[Path], split: str, suffixes: Collection[str] = tuple(READERS)) -> list[Path]:
-    """The files of a split in the first of the places (or its folder `data`) that has some, all of one suffix.
-
-    They are called SPLIT or SPLIT-*, or lie in a folder SPLIT; "val" and "valid" also mean "validation".
-    """
-    names = {"validation": ("validation", "valid", "val")}.get(split, (split,))
-    belongs = re.compile(rf"({'|'.join(map(re.escape, names))})([-._\d].*)?")
-    for place in [place for parent in places for place in (parent, parent / "data")]:
-        for suffix in suffixes:
-            own = [path for path in place.glob(f"*{suffix}") if belongs.fullmatch(path.name.removesuffix(suffix))]
-            inside = f"**/*{suffix}" if suffix == ".txt" else f"*{suffix}"
-            below = [path for name in names for path in (place / name).glob(inside)]
-            if files := sorted(own + below):
-                return files
-    return []
-
-
-def image_folder(folder: Path, split: str):
-    """Plain images in a folder of each class, as a table of columns `image` and `label`. The classes are those of `train`, if it is there."""
-    import datasets
-
-    names = {"train": ("train",), "validation": ("val", "validation")}.get(split, ())
-    place = next((folder / name for name in names if (folder / name).is_dir()), None)
-    if place is None:
-        raise InputError(
-            f"no split {split!r} in {folder}; it should hold {split}-*.parquet, or train/WNID/*.JPEG and val/WNID/*.JPEG"
-        )
-    wnids = folders_in(folder / "train") or folders_in(place)
-    if unknown := set(folders_in(place)).difference(wnids):
-        raise InputError(
-            f"{place} has the class {min(unknown)}, which {folder / 'train'} lacks; give both the same folders"
-        )
-    files = [
-        (str(path), label)
-        for label, wnid in enumerate(wnids)
-        for path in sorted((place / wnid).glob("*"))
-        if path.suffix.lower() in IMAGES
-    ]
-    if not files:
-        raise InputError(f"no images in {place}; they should lie in a folder for each class, as in WNID/x.JPEG")
-    paths, labels = zip(*files, strict=True)
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=wnids)})
-    return datasets.Dataset.from_dict({"image": paths, "label": labels}, features)
-
-
-def folders_in(place: Path) -> list[str]:
-    """The names of the folders in a folder, in alphabetic order; none where it is none."""
-    return sorted(path.name for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
-
-
 def labelled_images(name: str, table, image: str, label: str, label_names: tuple[str, ...]) -> Labelled:
-    """Images of a table with their classes; they are decoded when they are asked for."""
+    """Images of a table with their classes; they are decoded when they are asked for.
+
+    The table holds the bytes of each. A row that names a file or an address is refused: data may not say what is read.
+    """
     import datasets
+    import pyarrow.compute as pc
 
     check_columns(name, table, [image, label])
-    images = table.select_columns(image)
-    if not isinstance(images.features[image], datasets.Image):
-        try:
-            images = images.cast_column(image, datasets.Image())
-        except Exception as error:  # whatever Arrow makes of a column of another kind
-            raise InputError(f"the column {image!r} of {name} holds no images: {one_line(error)}") from error
-    inputs = {"image": Rows(images, lambda row: row[image], name)}
+    try:
+        images = table.select_columns(image).cast_column(image, datasets.Image(decode=False))
+    except Exception as error:  # whatever Arrow makes of a column of another kind
+        raise InputError(f"the column {image!r} of {name} holds no images: {one_line(error)}") from error
+    lacking = pc.index(pc.is_null(pc.struct_field(images.data.column(image), "bytes")), True).as_py()
+    if lacking >= 0:
+        path = (images[lacking][image] or {}).get("path")
+        found = "is null" if path is None else f"names {path!r} in place of an image"
+        raise InputError(
+            f"example {lacking} of {name} {found}; store the bytes of every image in the column {image!r}, or leave the row out"
+        )
+    inputs = {"image": Rows(images, lambda row: decode(row[image]["bytes"]), name)}
     return Labelled(name, inputs, *classes(name, table, label, label_names))
+
+
+def decode(stored: bytes) -> "Image":
+    """An image from the bytes of its file, turned as its EXIF orientation says."""
+    import datasets
+
+    return datasets.Image().decode_example({"bytes": stored, "path": None})
 
 
 def classes(name: str, table, column: str, label_names: tuple[str, ...]) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """Labels (None where all are hidden, as -1) and their names: the table's own, or these where it has none."""
     names = tuple(getattr(table.features[column], "names", label_names))
-    labels = np.array(table[column][:])
-    if labels.dtype.kind != "i":
-        raise InputError(f"{name} has a label {labels[0]!s} in its column {column!r}; labels are integers from 0")
-    if (labels == -1).all():
+    found = table[column][:]
+    if all(label == -1 for label in found):
         return None, names
-    if labels.min() < 0 or labels.max() >= len(names):
-        raise InputError(
-            f"{name} has labels from {labels.min()} to {labels.max()}, but {len(names)} classes; get it again"
-        )
-    return labels, names
+    for i, label in enumerate(found):
+        if type(label) is not int or not 0 <= label < len(names):
+            raise InputError(
+                f"example {i} of {name} has the label {reprlib.repr(label)} in its column {column!r}; labels are integers from 0 "
+                f"to {len(names) - 1}"
+            )
+    return np.array(found), names
+
+
+def strings(name: str, table, column: str) -> list[str]:
+    """The strings of a column.
+
+    Raises:
+      InputError: if a row has something else.
+    """
+    found = table[column][:]
+    for i, text in enumerate(found):
+        if not isinstance(text, str):
+            raise InputError(
+                f"example {i} of {name} has {reprlib.repr(text)} in its column {column!r}; it should be a text"
+            )
+    return found
 
 
 def check_columns(name: str, table, columns: Collection[str]) -> None:
     """Raises InputError if a table lacks a column."""
     if missing := [column for column in columns if column not in table.column_names]:
         raise InputError(f"{name} has no column {', '.join(missing)}; found are {', '.join(table.column_names)}")
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line of at most 200 characters."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return reason if len(reason) <= 200 else f"{reason[:196]} ..."
 
 
 @contextlib.contextmanager

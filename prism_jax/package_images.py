@@ -12,8 +12,9 @@ import numpy as np
 
 from prism_jax import assets
 from prism_jax.assets import Asset
-from prism_jax.dataset import Labelled, check_split
+from prism_jax.dataset import FileBytes, Labelled, Rows, check_split
 from prism_jax.errors import InputError
+from prism_jax.hub_tables import decode
 from prism_jax.registries import DebianPackage, Wheel
 
 if TYPE_CHECKING:
@@ -103,25 +104,6 @@ class GreyImages(Sequence["Image"]):
         return GreyImages(self.pixels[i]) if isinstance(i, slice) else Image.fromarray(self.pixels[i])
 
 
-@dataclass(frozen=True)
-class ImageFiles(Sequence["Image"]):
-    """Images in RGB, each decoded from its file."""
-
-    paths: Sequence[Path]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @overload
-    def __getitem__(self, i: int) -> "Image": ...
-    @overload
-    def __getitem__(self, i: slice) -> "ImageFiles": ...
-    def __getitem__(self, i):
-        from PIL import Image
-
-        return ImageFiles(self.paths[i]) if isinstance(i, slice) else Image.open(self.paths[i]).convert("RGB")
-
-
 def fashion_mnist(split: str) -> Labelled:
     """Fashion-MNIST, official split: 60,000 "train" and 10,000 "test" grey images of 28 by 28 pixels in 10 classes."""
     check_split("fashion_mnist", split)
@@ -177,7 +159,8 @@ def samples(name: str, split: str) -> Labelled:
     prefix, label_names = SAMPLES[name]
     paths = sorted(assets.fetch(IMAGE_SAMPLES).glob(f"{prefix}_*"))
     labels = np.array([int(path.stem.split("_")[-1]) for path in paths])
-    return Labelled(f"{name}, {split}", {"image": ImageFiles(paths)}, labels, label_names)
+    images = Rows(FileBytes(paths), lambda stored: decode(stored).convert("RGB"), name)
+    return Labelled(f"{name}, {split}", {"image": images}, labels, label_names)
 
 
 DATASETS: dict[str, Callable[[str], Labelled]] = {

@@ -142,6 +142,65 @@ def test_images_are_decoded_when_they_are_asked_for(tmp_path):
         images[2]
 
 
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([IMAGES[0], None], "example 1 of CIFAR-10, test is null; store the bytes of every image in the column 'img'"),
+        ([IMAGES[0], {"bytes": None, "path": None}], "example 1 of CIFAR-10, test is null"),
+        (
+            [IMAGES[0], {"bytes": None, "path": "{secret}"}],
+            "example 1 of CIFAR-10, test names '.*secret.png' in place of an",
+        ),
+        (["{secret}", "{secret}"], "example 0 of CIFAR-10, test names '.*secret.png' in place of an image"),
+        (["https://localhost/x.png"] * 2, "example 0 of CIFAR-10, test names 'https://localhost/x.png' in place of"),
+        ([{"path": "{secret}"}] * 2, "example 0 of CIFAR-10, test names '.*secret.png' in place of an image"),
+        ([5, 6], "the column 'img' of CIFAR-10, test holds no images"),
+    ],
+)
+def test_only_bytes_in_a_table_are_images(tmp_path, images, message):
+    """A table that names a file of this machine, or an address, does not have it read."""
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png(RED))
+
+    def filled(value):
+        if isinstance(value, dict):
+            return {name: filled(part) for name, part in value.items()}
+        return value.replace("{secret}", str(secret)) if isinstance(value, str) else value
+
+    write(tmp_path / "plain_text" / "test.parquet", {"img": [filled(image) for image in images], "label": [0, 1]})
+    with pytest.raises(InputError, match=message) as refused:
+        data.load("cifar10", "test", str(tmp_path))
+    assert "\n" not in str(refused.value)
+
+
+def test_an_image_of_too_many_pixels_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("1", (14_000, 14_000)).save(buffer, "png")
+    write(tmp_path / "plain_text" / "test.parquet", {"img": [IMAGES[0], {"bytes": buffer.getvalue()}], "label": [0, 1]})
+    for folder, image in (("n01", png(GREEN)), ("n02", buffer.getvalue())):
+        (tmp_path / "val" / folder).mkdir(parents=True)
+        (tmp_path / "val" / folder / "a.png").write_bytes(image)
+    images = data.load("cifar10", "test", str(tmp_path)).inputs["image"]
+    with pytest.raises(
+        InputError, match="example 1 of CIFAR-10, test is too large: .*; scale the image down, or leave it out"
+    ):
+        images[1]
+    images = data.load("imagenet", "test", str(tmp_path)).inputs["image"]
+    assert images[0].getpixel((0, 0)) == GREEN
+    with pytest.raises(InputError, match="example 1 of ImageNet-1k, validation is too large: .*196000000 pixels"):
+        images[1]
+
+
+def test_an_image_is_turned_as_its_file_says(tmp_path):
+    exif = Image.Exif()
+    exif[Image.ExifTags.Base.Orientation] = 6
+    (tmp_path / "val" / "n01").mkdir(parents=True)
+    picture(RED).save(tmp_path / "val" / "n01" / "a.jpg", exif=exif)
+    assert data.load("imagenet", "test", str(tmp_path)).inputs["image"][0].size == (3, 4)
+    write(tmp_path / "plain_text" / "test.parquet", {"img": [(tmp_path / "val/n01/a.jpg").read_bytes()], "label": [0]})
+    assert data.load("cifar10", "test", str(tmp_path)).inputs["image"][0].size == (3, 4)
+
+
 @pytest.mark.parametrize("task", hub_data.GLUE)
 def test_glue(tmp_path, task):
     of = hub_data.GLUE[task]
@@ -216,10 +275,32 @@ def test_missing_options_of_a_cloze_are_filled_with_a_wrong_one(tmp_path):
     assert dataset.answers.tolist() == [0, 2]
 
 
-def test_a_cloze_without_its_answer_is_refused(tmp_path):
-    cloze(tmp_path / "CN" / "test.parquet", answer=["word3", "no"])
-    with pytest.raises(InputError, match="question 1 of CBT-CN, test has the answer 'no', but the options"):
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"answer": ["word3", "no"]}, "question 1 of CBT-CN, test has the answer 'no', but the options"),
+        (
+            {"options": [["word3", "a"], None]},
+            "question 1 of CBT-CN, test has the answer 'word9', but the options None",
+        ),
+        (
+            {"options": [["word3", None], ["word9", "a"]]},
+            "question 0 of CBT-CN, test has the answer 'word3', but the options",
+        ),
+        ({"question": ["XXXXX", None]}, "example 1 of CBT-CN, test has None in its column 'question'"),
+    ],
+)
+def test_a_wrong_cloze_is_refused(tmp_path, columns, message):
+    cloze(tmp_path / "CN" / "test.parquet", **columns)
+    with pytest.raises(InputError, match=message):
         data.load("cbt/CN", "test", str(tmp_path))
+
+
+def test_a_cloze_without_a_sentence_is_refused(tmp_path):
+    cloze(tmp_path / "CN" / "test.parquet", sentences=[["a", "b"], ["a", None]])
+    contexts = data.load("cbt/CN", "test", str(tmp_path)).contexts
+    with pytest.raises(InputError, match="example 1 of CBT-CN, test can't be read: .*; get it again"):
+        contexts[1]
 
 
 @pytest.mark.parametrize("names", [("a.txt", "b.txt"), ("deep/a.txt", "deep/b.txt")])
@@ -281,9 +362,30 @@ def test_loading_prints_nothing(tmp_path, capfd):
     [
         ({"text": ["a"], "label": [0]}, "GLUE SST-2, train has no column sentence; found are text, label"),
         ({"sentence": ["a"]}, "GLUE SST-2, train has no column label; found are sentence"),
-        ({"sentence": ["a", "b"], "label": [0, 2]}, "has labels from 0 to 2, but 2 classes"),
-        ({"sentence": ["a", "b"], "label": [-1, 1]}, "has labels from -1 to 1, but 2 classes"),
-        ({"sentence": ["a"], "label": ["positive"]}, "has a label positive in its column 'label'; labels are integers"),
+        (
+            {"sentence": ["a", "b"], "label": [0, 2]},
+            "example 1 of GLUE SST-2, train has the label 2 in its column 'label'",
+        ),
+        ({"sentence": ["a", "b"], "label": [1, -1]}, "example 1 of GLUE SST-2, train has the label -1 in its column"),
+        (
+            {"sentence": ["a"], "label": ["yes"]},
+            "has the label 'yes' in its column 'label'; labels are integers from 0 to 1",
+        ),
+        ({"sentence": ["a", "b"], "label": [1, None]}, "example 1 of GLUE SST-2, train has the label None in"),
+        ({"sentence": ["a"], "label": [True]}, "example 0 of GLUE SST-2, train has the label True in"),
+        (
+            {"sentence": ["a", None], "label": [1, 1]},
+            "example 1 of GLUE SST-2, train has None in its column 'sentence'",
+        ),
+        (
+            {"sentence": [5, 6], "label": [1, 1]},
+            "example 0 of GLUE SST-2, train has 5 in its column 'sentence'; it should",
+        ),
+        ({"sentence": [None], "label": [1]}, "example 0 of GLUE SST-2, train has None in its column 'sentence'"),
+        (
+            {"sentence": [["a"] * 99], "label": [1]},
+            "example 0 of GLUE SST-2, train has ['a', 'a', 'a', 'a', 'a', 'a', ...] in",
+        ),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path, columns, message):
@@ -292,6 +394,19 @@ def test_a_wrong_table_is_refused(tmp_path, columns, message):
         data.load("glue/sst2", "train", str(tmp_path))
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_number_among_texts_is_refused(tmp_path):
+    (tmp_path / "sst2").mkdir()
+    lines = [json.dumps({"sentence": text, "label": 1}) + "\n" for text in ("a", "b", 5)]
+    (tmp_path / "sst2" / "train.jsonl").write_text("".join(lines))
+    with pytest.raises(
+        InputError, match="example 2 of GLUE SST-2, train has 5 in its column 'sentence'; it should be a text"
+    ):
+        data.load("glue/sst2", "train", str(tmp_path))
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}\n{"text": 5}\n')
+    with pytest.raises(InputError, match="the column 'text' of .* holds Json.*, not strings; choose another set"):
+        data.load("text", "train", str(tmp_path))
 
 
 @pytest.mark.parametrize("damage", ["head", "middle", "empty"])
@@ -307,9 +422,13 @@ def test_a_damaged_file_is_refused(tmp_path, damage, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_stsb_takes_ratings_from_0_to_5(tmp_path):
-    write(tmp_path / "stsb" / "train.parquet", {"sentence1": ["a"], "sentence2": ["b"], "label": [5.5]})
-    with pytest.raises(InputError, match="GLUE STS-B, train has labels that are not from 0 to 5"):
+@pytest.mark.parametrize("label", [5.5, None, float("nan"), "good"])
+def test_stsb_takes_ratings_from_0_to_5(tmp_path, label):
+    labels = [label, label] if isinstance(label, str) else [2.5, label]
+    write(tmp_path / "stsb" / "train.parquet", {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": labels})
+    with pytest.raises(
+        InputError, match=rf"example [01] of GLUE STS-B, train has the label {label!r}; labels are numbers"
+    ):
         data.load("glue/stsb", "train", str(tmp_path))
 
 

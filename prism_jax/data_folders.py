@@ -1,0 +1,99 @@
+"""Files of a data folder: tables, texts and images by their places. What a system hides in it never counts."""
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from prism_jax.errors import InputError
+
+TABLES = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+"""By a file's suffix: what of the `datasets` library reads it."""
+
+IMAGES = (".jpeg", ".jpg", ".png")
+
+
+@dataclass(frozen=True)
+class ImagesByClass:
+    """Files of images, with the class of each.
+
+    Attributes:
+      paths: absolute.
+      labels: one a file.
+      label_names: the classes, by label.
+    """
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    label_names: tuple[str, ...]
+
+
+def visible(place: Path, pattern: str) -> Iterator[Path]:
+    """What a pattern finds below a folder, without what is hidden there: names with a point in front, and `__MACOSX`.
+
+    Such are `.ipynb_checkpoints`, `.DS_Store`, and the `._x` and `__MACOSX` that macOS puts beside files.
+    """
+    for path in place.glob(pattern):
+        if not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(place).parts):
+            yield path
+
+
+def local_files(places: Collection[Path], split: str, suffixes: Collection[str] = tuple(TABLES)) -> list[Path]:
+    """The files of a split in the first of the places (or its folder `data`) that has some, all of one suffix.
+
+    They are called SPLIT or SPLIT-*, or lie in a folder SPLIT; "val" and "valid" also mean "validation".
+    """
+    names = {"validation": ("validation", "valid", "val")}.get(split, (split,))
+    belongs = re.compile(rf"({'|'.join(map(re.escape, names))})([-._\d].*)?")
+    for place in [place for parent in places for place in (parent, parent / "data")]:
+        for suffix in suffixes:
+            own = [path for path in visible(place, f"*{suffix}") if belongs.fullmatch(path.name.removesuffix(suffix))]
+            inside = f"**/*{suffix}" if suffix == ".txt" else f"*{suffix}"
+            below = [path for name in names for path in visible(place / name, inside)]
+            if files := sorted(path for path in own + below if not path.is_dir()):
+                return files
+    return []
+
+
+def images_by_class(folder: Path, split: str) -> ImagesByClass:
+    """Plain images of a split in a folder of each class. The classes are those of `train`, if it is there.
+
+    Raises:
+      InputError: if there are none, or the split has a class that `train` lacks.
+    """
+    names = {"train": ("train",), "validation": ("val", "validation")}.get(split, ())
+    place = next((folder / name for name in names if (folder / name).is_dir()), None)
+    if place is None:
+        raise InputError(
+            f"no split {split!r} in {folder}; it should hold {split}-*.parquet, or train/WNID/*.JPEG and val/WNID/*.JPEG"
+        )
+    wnids = _folders_in(folder / "train") or _folders_in(place)
+    if unknown := set(_folders_in(place)).difference(wnids):
+        raise InputError(
+            f"{place} has the class {min(unknown)}, which {folder / 'train'} lacks; give both the same folders"
+        )
+    files = [
+        (path.absolute(), label)
+        for label, wnid in enumerate(wnids)
+        for path in sorted(visible(place / wnid, "*"))
+        if path.suffix.lower() in IMAGES and not path.is_dir()
+    ]
+    if not files:
+        raise InputError(f"no images in {place}; they should lie in a folder for each class, as in WNID/x.JPEG")
+    paths, labels = zip(*files, strict=True)
+    return ImagesByClass(paths, labels, tuple(wnids))
+
+
+def read_text(path: Path) -> str:
+    """A file of text, with its line breaks as they are."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: {error}; convert it") from error
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}; get it again, or leave it out") from error
+
+
+def _folders_in(place: Path) -> list[str]:
+    """The names of the folders in a folder, in alphabetic order; none where it is none."""
+    return sorted(path.name for path in visible(place, "*") if path.is_dir())
