@@ -14,7 +14,15 @@ from prism_jax import adapter_files, checkpoint, lora
 from prism_jax.config import Experiment
 from prism_jax.dataset import Corpus, Dataset, even_rows, subset
 from prism_jax.exchange import per_block
-from prism_jax.experiment import HELD_OUT, check_same_classes, check_sources, load_data, load_model, load_run
+from prism_jax.experiment import (
+    HELD_OUT,
+    check_same_classes,
+    check_same_held_out,
+    check_sources,
+    load_data,
+    load_model,
+    load_run,
+)
 from prism_jax.language_tasks import LanguageModelling
 from prism_jax.prediction import Predictor, Setting, rows_by_bucket
 from prism_jax.processes import check_same, from_terminal
@@ -111,6 +119,8 @@ def load_variant(
     held_out = ("data_source", "buckets", "compute_dtype", "training.validation", "training.validation_limit")
     checkpoint.check_same_model(trained, experiment, *(held_out if experiment.split == HELD_OUT else ()))
     check_same_classes(trained, dataset)
+    if dataset is not None and experiment.split == HELD_OUT:
+        check_same_held_out(trained, dataset)
     pretrained = load_run(trained, experiment.model, experiment.compute_dtype, experiment.training.fresh)
     return replace(pretrained, params=lora.merge(pretrained.params))
 

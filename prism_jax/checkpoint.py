@@ -243,18 +243,14 @@ def check_same_model(trained: Trained, experiment: config.Experiment, *more: str
     said = trained.config
     if said["model"] in (kind.__name__ for kind in experiment.model.__mro__):
         said = said | {"model": experiment.model.__name__}
-    if differing := _differences(said, experiment, (*SAME_MODEL, *more)):
+    if differing := differences(said, experiment, (*SAME_MODEL, *more)):
         raise InputError(
             f"the run in {trained.run} was trained with another {', '.join(differing)}; use the same values"
         )
 
 
-def differences(run: Path, experiment: config.Experiment, fields: tuple[str, ...]) -> list[str]:
-    """The fields, such as `weights` or `training.seed`, in which the experiment of a run differs from `experiment`."""
-    return _differences(read_config(run), experiment, fields)
-
-
-def _differences(before: dict[str, Any], experiment: config.Experiment, fields: tuple[str, ...]) -> list[str]:
+def differences(before: dict[str, Any], experiment: config.Experiment, fields: tuple[str, ...]) -> list[str]:
+    """The fields, such as `weights` or `training.seed`, in which what a config.json says differs from an experiment."""
     asked, before = _flat(config.to_json(experiment)), _flat(before)
     return [name for name in fields if asked[name] != before.get(name)]
 

@@ -204,6 +204,14 @@ def contents(dataset: Dataset) -> dict[str, Any]:
     return {"examples": len(dataset)} | {name: _digest(_stored(items)) for name, items in columns.items()}
 
 
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How the `contents` of a data set differ from those before, in a few words; none where they don't."""
+    if before["examples"] != now["examples"]:
+        return f"{now['examples']} examples, where there were {before['examples']}"
+    differing = ", ".join(name for name in now if now[name] != before.get(name))
+    return differing and f"another {differing}"
+
+
 def _stored(items: Any) -> Any:
     if isinstance(items, Selected):
         return Selected(_stored(items.items), items.rows)

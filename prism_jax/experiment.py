@@ -12,7 +12,7 @@ import numpy as np
 from prism_jax import config, data, hub, lora, weights
 from prism_jax.checkpoint import Trained, load
 from prism_jax.config import Experiment
-from prism_jax.dataset import Corpus, Dataset, Labelled, outline, pieces, subset
+from prism_jax.dataset import Corpus, Dataset, Labelled, changes, contents, outline, pieces, subset
 from prism_jax.errors import InputError
 from prism_jax.labels import shown
 from prism_jax.models import vit
@@ -166,6 +166,20 @@ def check_same_classes(trained: Trained, dataset: Dataset | None) -> None:
             f"the run in {trained.run} was trained with the classes {shown(theirs)}; {dataset.name} has {shown(tuple(dataset.label_names))}; "
             "use the data_source that it was trained with"
         )
+
+
+def check_same_held_out(trained: Trained, held_out: Dataset) -> None:
+    """Raises InputError if a run held out other examples than these. Runs of earlier versions don't tell; they pass."""
+
+    def check() -> None:
+        before = trained.config.get("data")
+        if changed := before and changes(before["held_out"], contents(held_out)):
+            raise InputError(
+                f"the data have changed since the run in {trained.run} was trained: {changed} held out; give the same data, "
+                "or another data_source if they are meant to be others"
+            )
+
+    from_terminal(check)
 
 
 def with_adapters(params: Any, rank: int, alpha: float, seed: int) -> Any:

@@ -2,14 +2,28 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
+from PIL import Image
 
 from prism_jax import data, text
 from prism_jax.config import Experiment, Training
-from prism_jax.dataset import Corpus, Labelled, pieces, subset
+from prism_jax.dataset import (
+    Cloze,
+    Corpus,
+    FileBytes,
+    Labelled,
+    Rows,
+    Selected,
+    changes,
+    contents,
+    pieces,
+    subset,
+)
 from prism_jax.experiment import load_training_data
 from prism_jax.models.gpt2 import GPT2LMHeadModel
 from prism_jax.package_texts import read_tab
@@ -108,3 +122,46 @@ def test_too_few_tokens_for_a_word_are_refused(toy_folder):
 def test_an_unknown_dataset_is_refused():
     with pytest.raises(ValueError, match="unknown dataset 'imdb'; known are newsgroups"):
         data.load("imdb", "test")
+
+
+def test_contents_tell_data_sets_apart(tmp_path):
+    texts, labels = ["a b", "c", "", "d"], np.array([0, 1, 1, 0])
+    dataset = Labelled("d", {"text": texts, "pair": texts[::-1]}, labels, ("no", "yes"))
+    told = contents(dataset)
+    assert told["examples"] == 4
+    assert json.loads(json.dumps(told)) == told
+    table = datasets.Dataset.from_dict({"text": texts})
+    stored = replace(dataset, inputs={**dataset.inputs, "pair": Selected(texts, np.array([3, 2, 1, 0]))})
+    assert changes(told, contents(stored)) == ""
+    for other, said in (
+        (replace(dataset, inputs={**dataset.inputs, "text": ["a ", "bc", "", "d"]}), "another text"),
+        (replace(dataset, inputs={"text": texts[::-1], "pair": texts}), "another text, pair"),
+        (replace(dataset, labels=np.array([0, 1, 0, 1])), "another labels"),
+        (replace(dataset, label_names=("yes", "no")), "another label_names"),
+        (subset(dataset, 3), "3 examples, where there were 4"),
+    ):
+        assert changes(told, contents(other)) == said
+    lazy = [Corpus("c", Rows(table.select(order), str, "c")) for order in ([0, 1, 2, 3], [0, 1, 2, 3], [1, 0, 2, 3])]
+    assert contents(lazy[0]) == contents(lazy[1]) != contents(lazy[2])
+    cloze = Cloze("c", texts, [("a", "bc"), ("ab", "c")] * 2, labels)
+    assert (
+        changes(contents(cloze), contents(replace(cloze, endings=[("ab", "c"), ("a", "bc")] * 2))) == "another endings"
+    )
+
+
+def test_contents_of_images_are_the_bytes_that_are_stored(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        Image.new("L", (2, 2), i).save(path)
+
+    def told(*paths, item=lambda stored: 1 / 0):  # what is stored is not decoded
+        images = Rows(FileBytes(paths), item, "images")
+        return contents(Labelled("d", {"image": images}, np.zeros(len(paths), int), ("a",)))
+
+    before = told(*paths[:2])
+    assert changes(before, told(*paths[:2])) == ""
+    assert changes(before, told(*paths[1::-1])) == changes(before, told(*paths[1:])) == "another image"
+    shutil.copy(paths[0], tmp_path / "moved.png")
+    assert changes(before, told(tmp_path / "moved.png", paths[1])) == ""
+    own = [contents(Labelled("d", {"image": [Image.new(*how)]}, None, ())) for how in (("L", (1, 2)), ("L", (2, 1)))]
+    assert changes(*own) == "another image"

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
 import jax
 import numpy as np
 import pytest
@@ -392,6 +393,51 @@ def test_a_run_is_not_scored_on_classes_in_another_order(toy_config, trained, tm
     assert "was trained with the classes zero, one, two; toy, test has two, one, zero" in capsys.readouterr().err
     assert run("train.finetune", other, "--start", trained, "--out", tmp_path / "run", monkeypatch=monkeypatch) == 2
     assert "was trained with the classes zero, one, two" in capsys.readouterr().err
+
+
+def test_data_that_changed_are_noticed(toy_config, tmp_path, monkeypatch, capsys):
+    def write(folder: Path, number: int, changed: str = "") -> Path:
+        texts = [changed or f"w{i % 9} w{i % 2}" if i == 3 else f"w{i % 9} w{i % 2}" for i in range(number)]
+        lines = [json.dumps({"sentence": text, "label": i % 2}) + "\n" for i, text in enumerate(texts)]
+        (folder / "sst2").mkdir(parents=True, exist_ok=True)
+        (folder / "sst2" / "train.jsonl").write_text("".join(lines))
+        return folder
+
+    def go(module: str, *flags, source: Path = tmp_path / "data") -> tuple[int, str]:
+        said = ["--dataset", "glue/sst2", "--data-source", source, "--training.epochs", 1, *flags]
+        status = run(module, toy_config, *said, monkeypatch=monkeypatch)
+        return status, capsys.readouterr().err
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    source, out = write(tmp_path / "data", 60), tmp_path / "run"
+    assert go("train.finetune", "--out", out)[0] == 0
+    told = json.loads((out / "config.json").read_text())
+    assert {name: part["examples"] for name, part in told["data"].items()} == {"training": 54, "held_out": 6}
+
+    write(source, 60, changed="w8")
+    status, error = go("train.finetune", "--out", out, "--resume")
+    assert (status, error) == (
+        2,
+        f"error: the data have changed since {out} was started; training: another text; choose another --out, or give the "
+        "same data\n",
+    )
+    write(source, 50)
+    status, error = go("train.finetune", "--out", out, "--resume")
+    assert status == 2
+    assert "training: 45 examples, where there were 54; held_out: 5 examples, where there were 6; choose" in error
+    scoring = ["eval.evaluate", "--split", "held_out", "--checkpoint", out, "--out", tmp_path / "scored"]
+    for how in (["train.finetune", "--start", out, "--out", tmp_path / "other"], scoring):
+        status, error = go(*how)
+        assert status == 2
+        assert (
+            f"changed since the run in {out} was trained: 5 examples, where there were 6 held out; give the same"
+            in error
+        )
+    assert not (tmp_path / "other" / "config.json").exists()
+    elsewhere = write(tmp_path / "elsewhere", 50)  # other data on purpose
+    assert go("train.finetune", "--start", out, "--out", tmp_path / "other", source=elsewhere)[0] == 0
+    (out / "config.json").write_text(json.dumps({name: value for name, value in told.items() if name != "data"}))
+    assert go("train.finetune", "--out", out, "--resume")[0] == 0  # as earlier versions wrote it
 
 
 def test_held_out_examples_are_scored_as_in_training(toy_config, trained, tmp_path, monkeypatch, capsys):

@@ -12,11 +12,13 @@ import jax
 from prism_jax import checkpoint, config
 from prism_jax.command import write
 from prism_jax.config import Experiment, Training
+from prism_jax.dataset import Dataset, changes, contents
 from prism_jax.errors import InputError
 from prism_jax.exchange import WholeSequence, per_block
 from prism_jax.exchange_text import text_of
 from prism_jax.experiment import (
     check_same_classes,
+    check_same_held_out,
     check_sources,
     load_model,
     load_training_data,
@@ -42,6 +44,9 @@ MAY_CHANGE = ("parts", "exchanges", "data", "log_every", "tensorboard", "patienc
 
 SCORED_BY = ("exchange", "num_parts")
 """What the held-out examples are scored through: scores through several would not compare."""
+
+SAME_HELD_OUT = ("data_source", "training.validation_limit")
+"""What runs have in common that start one from another and hold out the same examples."""
 
 STAYS = (
     *checkpoint.SAME_MODEL,
@@ -79,8 +84,11 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
     check_sources(experiment, fresh=training.fresh)
 
     dataset, held_out = load_training_data(experiment)
+    data = from_terminal(lambda: _same_data(out, {"training": dataset, "held_out": held_out}))
     if trained_before:
         check_same_classes(trained_before, dataset)
+        if not checkpoint.differences(trained_before.config, experiment, SAME_HELD_OUT):
+            check_same_held_out(trained_before, held_out)
     pretrained = load_model(experiment, dataset, fresh=training.fresh)
     if trained_before:
         pretrained = with_trained(pretrained, trained_before)
@@ -98,7 +106,7 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
     label_names = getattr(dataset, "label_names", ())
     before = trained_before and {"run": str(trained_before.run.absolute()), "step": trained_before.step}
     said = config.to_json(experiment) | {"label_names": label_names, "num_labels": num_labels(dataset)}
-    said["started_from"] = before
+    said |= {"started_from": before, "data": data}
 
     rule = optimizer(training, num_updates)
     run = Run(
@@ -206,7 +214,23 @@ def _check_folder(out: Path, experiment: Experiment, resume: bool) -> None:
         return
     if not resume:
         raise InputError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
-    if differing := checkpoint.differences(out, experiment, STAYS):
+    if differing := checkpoint.differences(checkpoint.read_config(out), experiment, STAYS):
         raise InputError(
             f"{out} was started with another {', '.join(differing)}; choose another --out, or the same values"
         )
+
+
+def _same_data(out: Path, parts: dict[str, Dataset]) -> dict[str, dict]:
+    """What tells the data of a run from others, for its config.json: by the name of the part, what is trained on and held out.
+
+    Raises:
+      InputError: if the run in `out` began with other data. Runs of earlier versions don't tell; they go on.
+    """
+    now = {name: contents(part) for name, part in parts.items()}
+    before = checkpoint.read_config(out).get("data") if (out / "config.json").exists() else None
+    said = before and [f"{name}: {changed}" for name, one in now.items() if (changed := changes(before[name], one))]
+    if said:
+        raise InputError(
+            f"the data have changed since {out} was started; {'; '.join(said)}; choose another --out, or give the same data"
+        )
+    return now
