@@ -25,6 +25,7 @@ from prism_jax.errors import InputError
 from prism_jax.prediction import Predictor, Setting
 from prism_jax.processes import is_terminal
 from prism_jax.text import bucket_lengths
+from prism_jax.user_paths import UserPath
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Blocks:
     UNUSED: ClassVar = flags.ONE_SETTING
 
     experiment: config.Flat
-    checkpoint: str | None = None
+    checkpoint: UserPath | None = None
     """A run of train.finetune (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout."""
-    out: str = "runs/blocks"
+    out: UserPath = "runs/blocks"
     """Folder for the results."""
 
 

@@ -18,6 +18,7 @@ from prism_jax.prediction import Predictor, Setting
 from prism_jax.processes import is_terminal, refuse_several
 from prism_jax.runners import emulate_devices, on_mesh, on_one_device
 from prism_jax.text import bucket_lengths
+from prism_jax.user_paths import UserPath
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,11 @@ class Evaluate:
     UNUSED: ClassVar = flags.ONE_SETTING
 
     experiment: config.Flat
-    checkpoint: str | None = None
+    checkpoint: UserPath | None = None
     """Folder of a train.finetune run (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout."""
     on: Literal["mesh", "one_device"] = "mesh"
     """Whether each part has a device of its own (emulated ones on a CPU), or all lie inside one."""
-    out: str = "runs/evaluate"
+    out: UserPath = "runs/evaluate"
     """Folder for the results."""
 
 

@@ -23,6 +23,7 @@ from prism_jax.exchange import WholeSequence
 from prism_jax.generation import Generator, Sampling
 from prism_jax.processes import check_same, from_terminal, is_terminal, several
 from prism_jax.runners import emulate_devices, on_mesh, on_one_device
+from prism_jax.user_paths import UserPath
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Generate:
     """Prompts are padded on the left to a multiple of this many tokens; part boundaries follow from that length."""
     compare: bool = True
     """Measure cache and speed beside one device, after the texts."""
-    checkpoint: str | None = None
+    checkpoint: UserPath | None = None
     """A run of train.finetune (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout."""
-    out: str = "runs/generate"
+    out: UserPath = "runs/generate"
     """Folder for the results."""
 
 

@@ -34,6 +34,7 @@ from prism_jax.exchange_text import text_of
 from prism_jax.experiment import load_data
 from prism_jax.prediction import Setting
 from prism_jax.processes import from_terminal, is_terminal, several
+from prism_jax.user_paths import UserPath
 
 LOOPBACK, HOSTS = "loopback", "hosts"
 
@@ -53,10 +54,10 @@ class Latency:
     """How often each setting is timed at most, in turn."""
     seconds: float = 60.0
     """After about this time a table ends, with three rounds at least."""
-    base: str | None = None
+    base: UserPath | None = None
     """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights, of which
     training.fresh is drawn at random: latency does not hang on values."""
-    out: str | None = None
+    out: UserPath | None = None
     """Folder for the results; runs/NAME/latency by default, NAME being the config's."""
 
     def check(self) -> None:

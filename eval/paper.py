@@ -19,6 +19,7 @@ from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence
 from prism_jax.models.bert import BERT_BASE, BertForSequenceClassification
 from prism_jax.models.vit import VIT_BASE, ViTForImageClassification
 from prism_jax.runners import emulate_devices, on_mesh
+from prism_jax.user_paths import UserPath
 
 GFLOPS, COMPUTE, COMPUTE_TO_VOLTAGE, TRAFFIC = (
     "GFLOPs per device",
@@ -105,7 +106,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Paper:
-    out: str | None = None
+    out: UserPath | None = None
     """Folder for results.json; none is written without it."""
 
 

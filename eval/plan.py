@@ -22,6 +22,7 @@ from eval.tables import UNITS
 from prism_jax import config, flags, metrics
 from prism_jax.command import output_folder, run, write
 from prism_jax.errors import InputError
+from prism_jax.user_paths import UserPath
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class Plan:
     """How much may be lost to one device, in the units of the score (points, for an accuracy)."""
     examples: int = 1
     """B, examples of a request."""
-    sweep: str | None = None
+    sweep: UserPath | None = None
     """Folder of a sweep; runs/NAME/sweep by default, NAME being the config's."""
-    calibration: str | None = None
+    calibration: UserPath | None = None
     """Folder of `eval.latency`; runs/NAME/latency by default."""
-    out: str | None = None
+    out: UserPath | None = None
     """Folder for plan.json; runs/NAME/plan by default."""
 
     def check(self) -> None:

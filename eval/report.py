@@ -17,13 +17,14 @@ from eval.markdown import write_report
 from prism_jax import flags
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
+from prism_jax.user_paths import UserPath
 
 
 @dataclass(frozen=True)
 class Report:
-    folders: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")] = ()
+    folders: Annotated[tyro.conf.Positional[tuple[UserPath, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")] = ()
     """Folders with a results.json of eval.sweep."""
-    out: str | None = None
+    out: UserPath | None = None
     """Folder for the report; that of the results by default, where there is one."""
 
 

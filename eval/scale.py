@@ -22,6 +22,7 @@ from prism_jax import flags
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
 from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence
+from prism_jax.user_paths import UserPath
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Scale:
     """L of segment means."""
     layers: int = 12
     """Blocks of the stack."""
-    out: str = "runs/scale"
+    out: UserPath = "runs/scale"
     """Folder for the results."""
 
     def check(self) -> None:

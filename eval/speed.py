@@ -13,6 +13,7 @@ from typing import Literal
 from prism_jax import flags
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
+from prism_jax.user_paths import UserPath
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Speed:
     """How often each arm is timed at most, in turn."""
     seconds: float = 30.0
     """After this time a row ends, with three rounds at least."""
-    out: str = "runs/speed"
+    out: UserPath = "runs/speed"
     """Folder for the results."""
 
 

@@ -24,6 +24,7 @@ from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError, RunError
 from prism_jax.processes import from_terminal, is_terminal, refuse_several
 from prism_jax.runners import emulate_devices, on_mesh, on_one_device
+from prism_jax.user_paths import UserPath
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,15 @@ class Sweep:
     UNUSED: ClassVar = {"exchange": "--exchanges or --segments", "num_parts": "--parts"}
 
     experiment: config.Flat
-    base: str | None = None
+    base: UserPath | None = None
     """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights."""
-    control: str | None = None
+    control: UserPath | None = None
     """The same, tuned as long without an exchange: scored on one device, and what recovery is measured against."""
-    checkpoints: tuple[str, ...] = ()
+    checkpoints: tuple[UserPath, ...] = ()
     """More of them, each scored wherever base is, under its own name."""
     on: Literal["mesh", "one_device"] = "mesh"
     """Whether each part has a device of its own (emulated ones on a CPU), or all lie inside one: the same scores."""
-    out: str | None = None
+    out: UserPath | None = None
     """Folder for the results; a sweep that was stopped goes on there. runs/NAME/sweep by default, NAME being the config's."""
 
 

@@ -19,6 +19,7 @@ from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange, Exchanges
 from prism_jax.generation import Sampling
 from prism_jax.text import bucket_lengths
+from prism_jax.user_paths import UserPath, expand
 from prism_jax.wire import WIRES, Wire
 
 ExchangeFlag = Annotated[
@@ -144,13 +145,13 @@ class Experiment:
 
     model: tyro.conf.Suppress[type[nn.Module]]
     """The model class."""
-    weights: str
+    weights: UserPath
     """Folder in the hub's layout, hub id, or asset:NAME."""
     num_tokens: int
     """N, to which a text is cut or padded."""
     dataset: str | None = None
     """Data set by name; none where there is only text to generate."""
-    data_source: str | None = None
+    data_source: UserPath | None = None
     """Folder in the hub's layout, or hub id, that stands in for the data set's own."""
     split: str = "test"
     """What is scored: test, held_out (what training holds out of its split), or a split's own name."""
@@ -160,9 +161,9 @@ class Experiment:
     """Lengths below N to which shorter texts are padded; the part boundaries of a text follow from its own bucket."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
-    adapter: str | None = None
+    adapter: UserPath | None = None
     """Folder with a LoRA adapter in PEFT's layout, which is scored; training starts without it."""
-    tuned: str | None = None
+    tuned: UserPath | None = None
     """A run of train.finetune (RUN or RUN@STEP) or such a folder, tuned through an exchange: a sweep scores it beside the weights."""
     exchange: ExchangeFlag = exchanges.SegmentMeans(8)
     """What the parts exchange, where one setting is scored: such as all_gather, segment_means:8."""
@@ -219,7 +220,7 @@ def load(path: str) -> Experiment:
     Raises:
       InputError: if there is no such file, or it has no experiment named `config`.
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     if not file.is_file() or file.suffix != ".py":
         raise InputError(f"no config file {path!r}; give a Python file such as configs/bert_newsgroups.py")
     name = f"config_file_{file.stem}_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
@@ -234,7 +235,7 @@ def load(path: str) -> Experiment:
         raise InputError(f"{path} can't be read: {type(error).__name__}: {error}") from error
     if not isinstance(getattr(module, "config", None), Experiment):
         raise InputError(f"{path} has no `config = Experiment(...)`")
-    return module.config
+    return expand(module.config)
 
 
 def to_json(experiment: Experiment) -> dict:

@@ -1,5 +1,6 @@
 """Data sets by name."""
 
+import os
 from collections.abc import Callable
 
 from prism_jax import hub_data, package_data
@@ -24,7 +25,7 @@ def load(name: str | None, split: str, source: str | None = None) -> Dataset:
     """
     check(name, source)
     assert name
-    return hub_data.DATASETS[name](split, source) if name in hub_data.DATASETS else DATASETS[name](split)
+    return hub_data.DATASETS[name](split, source and os.path.expanduser(source)) if name in hub_data.DATASETS else DATASETS[name](split)
 
 
 def check(name: str | None, source: str | None = None) -> None:

@@ -11,6 +11,7 @@ import tyro
 from prism_jax import processes
 from prism_jax.config import load
 from prism_jax.errors import InputError
+from prism_jax.user_paths import expand
 
 ONE_SETTING = {
     "parts": "--num-parts",
@@ -66,7 +67,7 @@ def _cli(command: type, argv: list[str], **how: Any) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(command, args=argv, **how)
+            return expand(tyro.cli(command, args=argv, **how))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

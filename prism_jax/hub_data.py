@@ -89,7 +89,7 @@ def imagenet(split: str, source: str | None = None) -> Labelled:
     """
     own = own_split("ImageNet", split, IMAGENET_SPLITS)
     name = f"ImageNet-1k, {'hidden_test' if own == 'test' else own}"
-    if source is not None and (folder := Path(source).expanduser()).is_dir() and not local_files([folder], own):
+    if source is not None and (folder := Path(source)).is_dir() and not local_files([folder], own):
         files = images_by_class(folder, own)
         images = Rows(FileBytes(files.paths), decode, name)
         return Labelled(name, {"image": images}, np.array(files.labels), files.label_names)
@@ -174,7 +174,7 @@ def plain_text(split: str, source: str | None = None) -> Corpus:
     """
     if source is None:
         raise InputError("plain text needs a source; add --data-source, a folder with train*.txt or a hub id")
-    name, folder = f"{source}, {split}", Path(source).expanduser()
+    name, folder = f"{source}, {split}", Path(source)
     if folder.is_dir() and (files := local_files([folder], split, [".txt"])):
         documents = [read_text(path) for path in files]
         if not any(map(str.strip, documents)):

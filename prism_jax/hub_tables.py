@@ -43,7 +43,7 @@ def read(hub_id: str, config: str | None, split: str, source: str | None, files:
       files: where the set's own hub id keeps the split, if the others should not be downloaded; with `{split}`.
     """
     source = source or hub_id
-    folder = Path(source).expanduser()
+    folder = Path(source)
     if folder.is_dir():
         return read_folder(folder, config, split)
     named = HUB_ID.fullmatch(source)

@@ -19,13 +19,14 @@ from prism_jax.errors import InputError
 from prism_jax.experiment import load_run
 from prism_jax.folders import check_empty, new_folder
 from prism_jax.models.families import class_named
+from prism_jax.user_paths import UserPath
 
 
 @dataclass(frozen=True)
 class Export:
-    run: tyro.conf.Positional[str]
+    run: tyro.conf.Positional[UserPath]
     """Folder of a train.finetune run."""
-    dir: tyro.conf.Positional[str]
+    dir: tyro.conf.Positional[UserPath]
     """New or empty folder."""
     adapter: bool = False
     """Write the LoRA adapter, and what was trained whole beside it, in PEFT's layout."""

@@ -13,6 +13,7 @@ from typing import ClassVar
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run, write
 from prism_jax.runners import emulate_devices
+from prism_jax.user_paths import UserPath
 from train.assembly import finetune
 
 
@@ -28,11 +29,11 @@ class Finetune:
     }
 
     experiment: config.Flat
-    out: str = "runs/finetune"
+    out: UserPath = "runs/finetune"
     """Folder for all that the run writes."""
     resume: bool = False
     """Go on with the run in that folder."""
-    start: str | None = None
+    start: UserPath | None = None
     """A run, from whose best checkpoint training starts; RUN@STEP for that of a step."""
 
 

@@ -16,6 +16,7 @@ from prism_jax import data, flags
 from prism_jax.command import output_folder, run
 from prism_jax.dataset import Corpus
 from prism_jax.errors import InputError
+from prism_jax.user_paths import UserPath
 
 END = "<|endoftext|>"
 """Stands between two texts: the beginning of one and the end of the one before."""
@@ -27,9 +28,9 @@ class TrainTokenizer:
     """Data set by name."""
     vocab_size: int
     """Tokens in all: 256 bytes, the end of a text, and merges."""
-    out: str
+    out: UserPath
     """Folder for the tokenizer."""
-    data_source: str | None = None
+    data_source: UserPath | None = None
     """Folder in the hub's layout, or hub id, that stands in for the data set's own."""
 
 

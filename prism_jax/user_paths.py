@@ -1,0 +1,35 @@
+"""Paths that a user gives, in flags and config files: `~` in them is the home folder, as a shell has it."""
+
+import dataclasses
+import os
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+Record = TypeVar("Record")
+
+_MARK = "may begin with ~"
+
+UserPath = Annotated[str, _MARK]
+"""The type of a field that holds a path, or a name that may be one, such as a hub id."""
+
+
+def expand(record: Record) -> Record:
+    """A dataclass, and those in it, with `~` expanded in every field that has UserPath in its type."""
+    new = {}
+    for name, hint in get_type_hints(type(record), include_extras=True).items():
+        value, bare = getattr(record, name), get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        if isinstance(bare, type) and dataclasses.is_dataclass(bare):
+            new[name] = expand(value)
+        elif holds_path(hint):
+            new[name] = _expanded(value)
+    return dataclasses.replace(record, **new)  # type: ignore[type-var]
+
+
+def holds_path(hint: Any) -> bool:
+    """Whether there is a UserPath in a type."""
+    return hint == _MARK or any(map(holds_path, get_args(hint)))
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_expanded, value))
+    return os.path.expanduser(value) if isinstance(value, str) else value
