@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import run
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from prism_jax import language, weights
 from prism_jax.models.gpt2 import GPT2LMHeadModel
@@ -40,6 +40,27 @@ def test_it_is_a_byte_level_bpe_of_gpt2s_kind(source, tmp_path, monkeypatch, cap
     assert num_bytes.sum() == len(TEXT.encode())
     assert run("train.tokenizer", *flags, monkeypatch=monkeypatch) == 2
     assert "holds a tokenizer already; choose another --out" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_leaves_nothing_and_can_be_repeated(source, tmp_path, monkeypatch, capsys):
+    real, out = PreTrainedTokenizerFast.save_pretrained, tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+
+    def on_a_full_disk(self, folder):
+        (Path(folder) / "tokenizer.json").write_text('{"half')
+        raise Exception("No space left on device (os error 28)")
+
+    flags = [*source, "--vocab-size", 280, "--out", out]
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", on_a_full_disk)
+    assert run("train.tokenizer", *flags, monkeypatch=monkeypatch) == 1
+    said = f"error: the tokenizer can't be written to {out}: No space left on device (os error 28); nothing is left of it\n"
+    assert capsys.readouterr().err == said
+    assert [path.name for path in out.iterdir()] == ["config.json"]
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", real)
+    assert run("train.tokenizer", *flags, monkeypatch=monkeypatch) == 0
+    assert {path.name for path in out.iterdir()} == {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert AutoTokenizer.from_pretrained(out).eos_token == "<|endoftext|>"
 
 
 def test_what_can_not_be_is_refused(source, tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ python -m train.tokenizer --dataset tales --vocab-size 4096 --out DIR [--data-so
 """
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from prism_jax import data, flags
 from prism_jax.command import output_folder, run
 from prism_jax.dataset import Corpus
-from prism_jax.errors import InputError
+from prism_jax.errors import InputError, RunError, one_line
 from prism_jax.user_paths import UserPath
 
 END = "<|endoftext|>"
@@ -51,6 +52,21 @@ def byte_level_bpe(documents: Sequence[str], vocab_size: int) -> PreTrainedToken
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END)
 
 
+def save(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Writes the files of a tokenizer into a folder, all of them or none.
+
+    Raises:
+      RunError: if they can't be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".partial_", dir=out) as partial:
+            tokenizer.save_pretrained(partial)
+            for path in sorted(Path(partial).iterdir()):
+                path.replace(out / path.name)
+    except Exception as error:  # what the library of tokenizers makes of a full disk
+        raise RunError(f"the tokenizer can't be written to {out}: {one_line(error)}; nothing is left of it") from error
+
+
 def main(argv: list[str]) -> None:
     command = flags.parse_flags(TrainTokenizer, __doc__, argv)
     if command.vocab_size < 257:
@@ -61,7 +77,7 @@ def main(argv: list[str]) -> None:
     if not isinstance(corpus, Corpus):
         raise InputError(f"{corpus.name} is not plain text; choose a data set such as tales or text")
     out, tokenizer = output_folder(command.out), byte_level_bpe(corpus.documents, command.vocab_size)
-    tokenizer.save_pretrained(out)
+    save(tokenizer, out)
     print(f"wrote {out}/tokenizer.json: {len(tokenizer)} tokens, from {len(corpus)} texts")
 
 
