@@ -1,10 +1,14 @@
 """How every entry point ends: 0 after success, 2 for what the user can mend, 1 for a failed run."""
 
 import atexit
+import contextlib
 import logging
+import os
+import select
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prism_jax import processes
@@ -16,7 +20,8 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every file
     with processes.ending():
         try:
-            main(processes.join(argv))
+            with while_it_is_read():
+                main(processes.join(argv))
         except InputError as error:
             _stop(str(error), 2)
         except RunError as error:
@@ -27,6 +32,34 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
             if not processes.says_lost(error):
                 raise
             _stop(f"another process is gone: {' '.join(str(error).split())[:200]}", 1)
+
+
+@contextlib.contextmanager
+def while_it_is_read() -> Iterator[None]:
+    """Around a command: where the reader of its output goes away (`... | head`), it ends in silence and with the status of SIGPIPE.
+
+    The signal itself stays ignored, as Python has it: it would also come from a socket whose other end is gone.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # what is left would be written, and fail, where nothing can catch it
+    except BrokenPipeError as error:
+        gone = [descriptor for descriptor in (1, 2) if _has_no_reader(descriptor)]
+        if not gone:
+            raise
+        for descriptor in gone:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        if isinstance(error.__context__, InputError | RunError):
+            raise error.__context__ from None
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _has_no_reader(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def output_folder(path: str) -> Path:
