@@ -13,7 +13,7 @@ from prism_jax.exchange import Exchanges
 from prism_jax.forward import encode
 from prism_jax.partition import Parts
 from prism_jax.runners import Runner
-from prism_jax.text import Tokens
+from prism_jax.text import Tokens, string
 
 
 def log_likelihoods(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> jax.Array:
@@ -80,12 +80,17 @@ def continuations(
     return {"ids": ids, "mask": mask}, scored[:, 1:]
 
 
-def token_ids(tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    """The tokens of each text, without special ones."""
-    return [np.array(ids, np.int32) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+def token_ids(tokenizer, texts: Sequence[str], of: str = "the texts") -> list[np.ndarray]:
+    """The tokens of each text, without special ones.
+
+    Raises:
+      InputError: if one, of the data `of`, is no string.
+    """
+    found = [string(text, i, of) for i, text in enumerate(texts)]
+    return [np.array(ids, np.int32) for ids in tokenizer(found, add_special_tokens=False)["input_ids"]] if found else []
 
 
-def windows(tokenizer, documents: Sequence[str], num_tokens: int) -> tuple[Tokens, np.ndarray]:
+def windows(tokenizer, documents: Sequence[str], num_tokens: int, of: str = "the texts") -> tuple[Tokens, np.ndarray]:
     """Plain text cut into windows of N tokens, so that every token of it is predicted exactly once.
 
     A document begins with the tokenizer's token for a beginning (or, as GPT-2 has it, the end of the text before). Each
@@ -95,7 +100,7 @@ def windows(tokenizer, documents: Sequence[str], num_tokens: int) -> tuple[Token
       The windows, and the UTF-8 bytes that each predicts, int [windows].
 
     Raises:
-      InputError: if the tokenizer has no such token, or N is below 2.
+      InputError: if the tokenizer has no such token, N is below 2, or the documents, of the data `of`, hold no text.
     """
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if first is None:
@@ -103,8 +108,8 @@ def windows(tokenizer, documents: Sequence[str], num_tokens: int) -> tuple[Token
     if num_tokens < 2:
         raise InputError(f"num_tokens is {num_tokens}; choose 2 or more, to predict a token from another")
     ids, num_bytes = [], []
-    for document in documents:
-        out = tokenizer(document, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    for i, document in enumerate(documents):
+        out = tokenizer(string(document, i, of), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         tokens = np.array([first, *out["input_ids"]], np.int32)
         bytes_before = np.concatenate([[0], np.cumsum([len(letter.encode()) for letter in document])]).astype(int)
         ends = bytes_before[[0, *(end for _, end in out["offset_mapping"])]]
@@ -112,6 +117,8 @@ def windows(tokenizer, documents: Sequence[str], num_tokens: int) -> tuple[Token
             window = tokens[start : start + num_tokens]
             ids.append(window)
             num_bytes.append(ends[start + len(window) - 1] - ends[start])
+    if not ids:
+        raise InputError(f"there is no text in {of}; choose another data set or source")
     pad = tokenizer.pad_token_id or 0
     return Tokens(ids, [np.zeros_like(one) for one in ids], (pad, 0)), np.array(num_bytes)
 

@@ -56,13 +56,15 @@ def _prepare(dataset: Dataset, pretrained: Pretrained, num_tokens: int, augment:
         return Classification(dataset, Images(dataset.inputs["image"], processor, model.config, augment), smoothing)
     tokenizer = load_tokenizer(pretrained.folder, model.config.vocab_size)
     if isinstance(dataset, Labelled):
-        tokens = cut(tokenizer, dataset.inputs["text"], num_tokens, dataset.inputs.get("pair"))
+        tokens = cut(tokenizer, dataset.inputs["text"], num_tokens, dataset.inputs.get("pair"), dataset.name)
         tokens.check(model.config.vocab_size, getattr(model.config, "num_types", 1))
         return Classification(dataset, Texts(tokens), smoothing)
     if isinstance(dataset, Corpus):
-        return LanguageModelling(*language.windows(tokenizer, dataset.documents, num_tokens))
-    contexts = language.token_ids(tokenizer, dataset.contexts)
-    endings = language.token_ids(tokenizer, [ending for several in dataset.endings for ending in several])
+        return LanguageModelling(*language.windows(tokenizer, dataset.documents, num_tokens, dataset.name))
+    contexts = language.token_ids(tokenizer, dataset.contexts, dataset.name)
+    endings = language.token_ids(
+        tokenizer, [ending for several in dataset.endings for ending in several], f"the endings of {dataset.name}"
+    )
     choices = len(endings) // max(len(contexts), 1)
     for i, ending in enumerate(endings):
         if not len(contexts[i // choices]) or not 0 < len(ending) < num_tokens:

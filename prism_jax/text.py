@@ -1,5 +1,6 @@
 """Texts as arrays of token ids, by Hugging Face tokenizers."""
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,11 +97,24 @@ CHUNK = 4096
 """Texts that a tokenizer gets at a time."""
 
 
-def cut(tokenizer, texts: Sequence[str], num_tokens: int, pairs: Sequence[str] | None = None) -> Tokens:
+def string(text: Any, i: int, of: str) -> str:
+    """The text of example `i` of the data `of`, if it is one.
+
+    Raises:
+      InputError: if it is something else.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"example {i} of {of} is {reprlib.repr(text)} in place of a text; leave it out")
+    return text
+
+
+def cut(
+    tokenizer, texts: Sequence[str], num_tokens: int, pairs: Sequence[str] | None = None, of: str = "the texts"
+) -> Tokens:
     """Tokenises texts, or pairs of them, and cuts them at N tokens.
 
     Raises:
-      InputError: if N tokens are too few for the special ones and a word.
+      InputError: if N tokens are too few for the special ones and a word, or an example is no text or gives no tokens.
     """
     special = tokenizer.num_special_tokens_to_add(pair=pairs is not None)
     if num_tokens <= special:
@@ -110,8 +124,8 @@ def cut(tokenizer, texts: Sequence[str], num_tokens: int, pairs: Sequence[str] |
     for start in range(0, len(texts), CHUNK):
         chunk = slice(start, start + CHUNK)
         out = tokenizer(
-            list(texts[chunk]),
-            None if pairs is None else list(pairs[chunk]),
+            [string(text, i, of) for i, text in enumerate(texts[chunk], start)],
+            None if pairs is None else [string(text, i, of) for i, text in enumerate(pairs[chunk], start)],
             truncation=True,
             max_length=num_tokens,
             return_token_type_ids=True,
@@ -120,6 +134,8 @@ def cut(tokenizer, texts: Sequence[str], num_tokens: int, pairs: Sequence[str] |
         types += [np.array(one, np.int32) for one in out["token_type_ids"]]
         progress.update(len(out["input_ids"]))
     progress.close()
+    if empty := [i for i, one in enumerate(ids) if not len(one)]:
+        raise InputError(f"example {empty[0]} of {of} is a text without tokens; leave it out")
     pad = (tokenizer.pad_token_id or 0, tokenizer.pad_token_type_id)
     return Tokens(ids, types, pad, tokenizer.padding_side == "left")
 
@@ -131,7 +147,7 @@ def tokenize(tokenizer, texts: Sequence[str], num_tokens: int, pairs: Sequence[s
       `ids` and `types` int32, `mask` bool.
 
     Raises:
-      InputError: if N tokens are too few for the special ones and a word.
+      InputError: if N tokens are too few for the special ones and a word, or an example is no text or gives no tokens.
     """
     return cut(tokenizer, texts, num_tokens, pairs).padded(range(len(texts)), num_tokens)
 

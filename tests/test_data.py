@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prism_jax import data, text
+from prism_jax import data, language, text
 from prism_jax.config import Experiment, Training
 from prism_jax.dataset import (
     Cloze,
@@ -24,10 +24,12 @@ from prism_jax.dataset import (
     pieces,
     subset,
 )
+from prism_jax.errors import InputError
 from prism_jax.experiment import load_training_data
 from prism_jax.models.gpt2 import GPT2LMHeadModel
 from prism_jax.package_texts import read_tab
 
+TALES = Path(__file__).parents[1] / "configs/models/gpt2_tales"
 TAB = "Category\tText\nd\tstring\nclass\t\n"
 
 
@@ -165,3 +167,28 @@ def test_contents_of_images_are_the_bytes_that_are_stored(tmp_path):
     assert changes(before, told(tmp_path / "moved.png", paths[1])) == ""
     own = [contents(Labelled("d", {"image": [Image.new(*how)]}, None, ())) for how in (("L", (1, 2)), ("L", (2, 1)))]
     assert changes(*own) == "another image"
+
+
+def test_what_is_no_text_is_named(toy_folder):
+    tokenizer = text.load_tokenizer(toy_folder, 99)
+    for wrong, shown in ((None, "None"), (5, "5"), (["w1"], r"\['w1'\]")):
+        for texts, pairs in ((["w0", wrong], None), (["w0", "w1"], ["w0", wrong])):
+            with pytest.raises(InputError, match=f"example 1 of toy is {shown} in place of a text; leave it out"):
+                text.cut(tokenizer, texts, 9, pairs, "toy")
+    many = ["w0"] * text.CHUNK + [None]
+    with pytest.raises(InputError, match=f"example {text.CHUNK} of the texts is None"):
+        text.tokenize(tokenizer, many, 9)
+    with pytest.raises(InputError, match="example 1 of the texts is None in place of a text"):
+        language.token_ids(tokenizer, ["w0", None])
+    assert language.token_ids(tokenizer, []) == []
+    with pytest.raises(InputError, match="example 1 of the texts is 5 in place of a text"):
+        language.windows(text.load_tokenizer(TALES, 4096), ["a", 5], 8)
+
+
+def test_a_text_without_tokens_is_named():
+    tokenizer = text.load_tokenizer(TALES, 4096)  # it adds no special ones
+    with pytest.raises(InputError, match="example 1 of toy is a text without tokens; leave it out"):
+        text.cut(tokenizer, ["a", "", "b"], 8, of="toy")
+    with pytest.raises(InputError, match="there is no text in toy; choose another data set or source"):
+        language.windows(tokenizer, ["", ""], 8, "toy")
+    assert len(language.windows(tokenizer, ["", "a", ""], 8)[1]) == 1
