@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 import prism_jax
+from prism_jax import dataset
 from prism_jax.classification import Images
 from prism_jax.command import write
 from prism_jax.exchange import Exchange, Wrapped, as_tuple
@@ -61,13 +62,16 @@ def digest_of_params(params: Any) -> str:
 
 
 def digest_of_task(task: Task, num_tokens: int) -> str:
-    """Of labels, lengths and rows: all rows of texts; of images, which would take long to decode, 32."""
-    count, images = len(task.lengths), isinstance(getattr(task, "inputs", None), Images)
+    """Of labels, lengths and rows: all rows of texts; of images, which would take long to decode, 32, and all as they are stored."""
+    count, inputs = len(task.lengths), getattr(task, "inputs", None)
+    images = inputs.images if isinstance(inputs, Images) else ()
     index = np.unique(np.linspace(0, count - 1, 32).astype(int)) if images else np.arange(count)
     arrays, targets = task.arrays(index, num_tokens, None)
     labels = "none" if task.labels is None else np.asarray(task.labels)
     rows = (np.asarray(arrays[name]) for name in sorted(arrays))
-    return digest(type(task).__name__, task.metrics, labels, task.lengths, np.asarray(targets), *rows)
+    return digest(
+        type(task).__name__, task.metrics, labels, task.lengths, np.asarray(targets), *rows, dataset.digest(images)
+    )
 
 
 def digest_of_exchange(setting: Setting) -> str:

@@ -201,7 +201,7 @@ def contents(dataset: Dataset) -> dict[str, Any]:
         columns = {"documents": dataset.documents}
     else:
         columns = {"contexts": dataset.contexts, "endings": dataset.endings, "answers": dataset.answers.tolist()}
-    return {"examples": len(dataset)} | {name: _digest(_stored(items)) for name, items in columns.items()}
+    return {"examples": len(dataset)} | {name: digest(items) for name, items in columns.items()}
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -212,18 +212,19 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return differing and f"another {differing}"
 
 
+def digest(items: Iterable[Any]) -> str:
+    """Of texts, images or numbers, as they are stored."""
+    sha = hashlib.sha256()
+    for item in _stored(items):
+        for part in _parts(item):
+            sha.update(part)
+    return sha.hexdigest()
+
+
 def _stored(items: Any) -> Any:
     if isinstance(items, Selected):
         return Selected(_stored(items.items), items.rows)
     return items.stored if isinstance(items, Rows) else items
-
-
-def _digest(items: Iterable[Any]) -> str:
-    sha = hashlib.sha256()
-    for item in items:
-        for part in _parts(item):
-            sha.update(part)
-    return sha.hexdigest()
 
 
 def _parts(value: Any) -> Iterable[bytes]:

@@ -8,14 +8,20 @@ import jax
 import numpy as np
 import pytest
 from conftest import run
+from PIL import Image
 
 from eval import branches, plots, store
 from eval.grid import plan
 from eval.markdown import over_runs
 from eval.rows import setting_row
 from prism_jax import config
+from prism_jax.classification import Classification, Images
+from prism_jax.dataset import Labelled
 from prism_jax.exchange import IsolatedParts, SegmentMeans
+from prism_jax.images import load_processor
+from prism_jax.models.vit import ViTConfig
 from prism_jax.prediction import Predictor, Setting
+from prism_jax.transformer import TransformerConfig
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -258,6 +264,22 @@ def test_a_change_of_what_an_exchange_is_made_of_is_a_new_row(tmp_path, monkeypa
     around.write_text(around.read_text().replace("self.of(x, layout)", "self.of(x + 1, layout)"))
     assert before[0] != digests()[0]
     assert before[1] == digests()[1]
+
+
+def test_a_change_of_any_image_is_noticed(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "ViTImageProcessor", "size": {"height": 4, "width": 4}}'
+    )
+    config = ViTConfig(TransformerConfig(1, 8, 2, 8), image_size=(4, 4), patch_size=(2, 2))
+    processor, labels = load_processor(tmp_path), np.zeros(50, int)
+
+    def digest_with(changed: int | None) -> str:
+        shades = [Image.new("L", (4, 4), i == changed) for i in range(50)]
+        dataset = Labelled("d", {"image": shades}, labels, ("a",))
+        return store.digest_of_task(Classification(dataset, Images(shades, processor, config)), 5)
+
+    assert digest_with(None) == digest_with(None)
+    assert len({digest_with(changed) for changed in (None, 0, 1, 2, 49)}) == 5
 
 
 def test_a_damaged_row_is_no_row(tmp_path):
