@@ -375,6 +375,16 @@ def test_weights_that_do_not_fit_are_refused_before_the_data_are_read(
     assert "encoder.layer.1.output.dense.bias is missing" in said
 
 
+def test_a_folder_whose_checkpoints_could_not_be_read_is_refused(toy_config, tmp_path, monkeypatch, capsys):
+    for out in (tmp_path / "run[1]", tmp_path / "runs[1]" / "run"):
+        assert run("train.finetune", toy_config, "--out", out, monkeypatch=monkeypatch) == 2
+        assert f"can't read checkpoints from {out}, as '[' means a pattern there; choose" in capsys.readouterr().err
+    named = tmp_path / "run*? {a} b::c"
+    flags = ["--training.epochs", 1, "--out", named]
+    assert run("train.finetune", toy_config, *flags, monkeypatch=monkeypatch) == 0
+    assert run("train.finetune", toy_config, *flags, "--resume", monkeypatch=monkeypatch) == 0
+
+
 def test_a_run_is_not_overwritten(whole, toy_config, monkeypatch, capsys):
     assert run("train.finetune", toy_config, "--out", whole, monkeypatch=monkeypatch) == 2
     assert "holds a run already; add --resume to go on with it, or choose another --out" in capsys.readouterr().err

@@ -206,6 +206,10 @@ def _check_recipe(experiment: Experiment, settings: Sequence[Setting], lengths: 
 
 
 def _check_folder(out: Path, experiment: Experiment, resume: bool) -> None:
+    if "[" in str(out.absolute()):
+        raise InputError(
+            f"Orbax can't read checkpoints from {out.absolute()}, as '[' means a pattern there; choose another --out"
+        )
     if not (out / "config.json").exists():
         if (out / "checkpoints").exists():
             raise InputError(f"{out} holds checkpoints without the config.json of their run; choose another --out")
