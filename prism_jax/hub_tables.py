@@ -133,8 +133,12 @@ def labelled_images(name: str, table, image: str, label: str, label_names: tuple
 def decode(stored: bytes) -> "Image":
     """An image from the bytes of its file, turned as its EXIF orientation says."""
     import datasets
+    from PIL import UnidentifiedImageError
 
-    return datasets.Image().decode_example({"bytes": stored, "path": None})
+    try:
+        return datasets.Image().decode_example({"bytes": stored, "path": None})
+    except UnidentifiedImageError as error:  # it names an object in memory
+        raise ValueError("Pillow knows no image like that") from error
 
 
 def classes(name: str, table, column: str, label_names: tuple[str, ...]) -> tuple[np.ndarray | None, tuple[str, ...]]:

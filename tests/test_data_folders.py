@@ -95,6 +95,11 @@ def test_what_is_hidden_does_not_count(tmp_path):
     assert found(str(source)) == before
     assert len(data.load("imagenet", "train", str(source))) == 1
     data.load("imagenet", "train", str(source)).inputs["image"][0].load()
+    (source / "train" / "text" / "a.png").write_bytes(b"no image")
+    with pytest.raises(
+        InputError, match="example 0 of ImageNet-1k, train can't be read: Pillow knows no image like that; "
+    ):
+        data.load("imagenet", "train", str(source)).inputs["image"][0]
 
 
 def test_a_folder_is_no_file(tmp_path):
