@@ -25,7 +25,9 @@ def load(name: str | None, split: str, source: str | None = None) -> Dataset:
     """
     check(name, source)
     assert name
-    return hub_data.DATASETS[name](split, source and os.path.expanduser(source)) if name in hub_data.DATASETS else DATASETS[name](split)
+    if name in hub_data.DATASETS:
+        return hub_data.DATASETS[name](split, source and os.path.expanduser(source))
+    return DATASETS[name](split)
 
 
 def check(name: str | None, source: str | None = None) -> None:
