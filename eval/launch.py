@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from eval.rank import BEAT_SECONDS
@@ -52,8 +52,8 @@ class Rank:
     heard: float | None = None
     rest: dict[int, bytes] = field(default_factory=dict)
 
-    def trouble(self) -> str | None:
-        """What is wrong with it, if anything."""
+    def trouble(self, come: float, silent: float) -> str | None:
+        """What is wrong with it, if anything; `come` and `silent` are those of `supervise`."""
         status, now = self.process.poll(), time.monotonic()
         if status is not None and status < 0:
             return f"was killed by {signal.Signals(-status).name}"
@@ -61,18 +61,20 @@ class Rank:
             return f"failed with status {status}"
         if status == 0:
             return None
-        if self.heard is None and now - self.started > COME_SECONDS:
-            return f"never came: no sign of life in {COME_SECONDS:.0f} seconds"
-        if self.heard is not None and now - self.heard > SILENT_SECONDS:
-            return f"stopped answering: no sign of life for {SILENT_SECONDS:.0f} seconds"
+        if self.heard is None and now - self.started > come:
+            return f"never came: no sign of life in {come:g} seconds"
+        if self.heard is not None and now - self.heard > silent:
+            return f"stopped answering: no sign of life for {silent:g} seconds"
         return None
 
 
-def supervise(commands: Sequence[Sequence[str]]) -> int:
+def supervise(commands: Sequence[Sequence[str]], *, come: float = COME_SECONDS, silent: float = SILENT_SECONDS) -> int:
     """Runs one command for each rank until all have ended well or one has not; then none of them is left.
 
     Args:
       commands: "{beats}" in them stands for the file descriptor on which a rank gives signs of life.
+      come: seconds from its start after which a rank that has given none never came.
+      silent: seconds after its last one after which a rank has stopped answering.
 
     Returns:
       The exit status: 0 if all ended well, 130 after Ctrl-C, else 1, after a line that names the rank and what happened.
@@ -94,7 +96,7 @@ def supervise(commands: Sequence[Sequence[str]]) -> int:
                     os.set_blocking(stream.fileno(), False)
                     selector.register(stream, selectors.EVENT_READ, (rank, stream.fileno()))
                 selector.register(rank.beats, selectors.EVENT_READ, (rank, None))
-            said = _watch(ranks, selector, interrupted)
+            said = _watch(ranks, selector, interrupted, lambda rank: rank.trouble(come, silent))
             _end(ranks)
             _forward(selector, 0)
             for rank in ranks:
@@ -111,20 +113,25 @@ def supervise(commands: Sequence[Sequence[str]]) -> int:
     return 1 if said else 0
 
 
-def _watch(ranks: list[Rank], selector: selectors.BaseSelector, interrupted: list[float]) -> str | None:
+def _watch(
+    ranks: list[Rank],
+    selector: selectors.BaseSelector,
+    interrupted: list[float],
+    trouble: Callable[[Rank], str | None],
+) -> str | None:
     while any(rank.process.poll() is None for rank in ranks):
         _forward(selector, BEAT_SECONDS / 4)
         if interrupted:
             if time.monotonic() - interrupted[0] > STOP_SECONDS:
                 return None
             continue
-        if troubles := [(rank, said) for rank in ranks if (said := rank.trouble())]:
+        if troubles := [(rank, said) for rank in ranks if (said := trouble(rank))]:
             # of several, the one that others could not have caused by its end
             rank, said = min(
                 troubles, key=lambda one: ("killed" not in one[1], one[1].startswith("failed"), one[0].number)
             )
             return f"process {rank.number} {said}"
-    failed = next(((rank.number, said) for rank in ranks if not interrupted and (said := rank.trouble())), None)
+    failed = next(((rank.number, said) for rank in ranks if not interrupted and (said := trouble(rank))), None)
     return failed and f"process {failed[0]} {failed[1]}"
 
 

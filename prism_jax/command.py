@@ -1,6 +1,5 @@
 """How every entry point ends: 0 after success, 2 for what the user can mend, 1 for a failed run."""
 
-import atexit
 import contextlib
 import logging
 import os
@@ -31,6 +30,7 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
         except Exception as error:
             if not processes.says_lost(error):
                 raise
+            processes.let_bond_speak()
             _stop(f"another process is gone: {' '.join(str(error).split())[:200]}", 1)
 
 
@@ -69,9 +69,7 @@ def output_folder(path: str) -> Path:
       InputError: if nothing can be written there.
     """
     if not processes.is_terminal():
-        scratch = tempfile.TemporaryDirectory(prefix="prism_jax_")
-        atexit.register(scratch.cleanup)
-        return Path(scratch.name)
+        return processes.scratch_folder()
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)

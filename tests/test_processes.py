@@ -1,5 +1,6 @@
 """Several real processes of this machine: the results of one process, and what happens when one of them fails."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,17 +9,22 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import on_processes
+import psutil
 import pytest
 from conftest import assert_close, run
 from safetensors.numpy import load_file, save_file
 
 from eval.launch import free_port
-from prism_jax import checkpoint
-from prism_jax.processes import LOST_AFTER_SECONDS
+from prism_jax import checkpoint, processes
+from prism_jax.errors import InputError, RunError
+from prism_jax.meeting import meet
 from prism_jax.weights import flatten
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -28,18 +34,39 @@ GONE_SECONDS = 30
 RATE = 1e-4
 AN_ADAM_STEP = 2 * RATE
 """AdamW takes a step of the rate along a gradient of almost nothing, whichever sign rounding gives it."""
-BEAT = "import os, time\nwhile True: os.write({beats}, b'.'); time.sleep(0.5)"
+BEAT = "import os, time\nwhile True: os.write({beats}, b'.'); time.sleep(0.1)"
+WITH_TESTS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+MARK = "PRISM_JAX_TEST"
 
 
 def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | more
 
 
+@contextlib.contextmanager
+def started(*words, cwd: Path = ROOT, **more: str) -> Iterator[subprocess.Popen]:
+    """Python with these arguments. Whatever happens, nothing that it has started is left."""
+    mark, pipe = uuid.uuid4().hex, subprocess.PIPE
+    command = [sys.executable, *map(str, words)]
+    where = environment(**{MARK: mark}, **more)
+    with subprocess.Popen(command, cwd=cwd, env=where, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            for one in psutil.process_iter():
+                with contextlib.suppress(psutil.Error):
+                    if one.environ().get(MARK) == mark:
+                        one.kill()
+
+
+def finish(process: subprocess.Popen, seconds: float = 240) -> subprocess.CompletedProcess:
+    stdout, stderr = process.communicate(timeout=seconds)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
 def launch(*words, **more: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "eval.launch", *map(str, words)]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=240, check=False
-    )
+    with started("-m", "eval.launch", *words, **more) as process:
+        return finish(process)
 
 
 def rows(out: Path) -> list[dict]:
@@ -74,8 +101,13 @@ def test_blocks_on_two_processes_are_those_of_one(toy_config, trained, tmp_path,
 
 @pytest.mark.parametrize("num_processes", [2, 3])
 def test_logits_and_generated_tokens_are_those_of_emulated_devices(num_processes, tmp_path):
-    where = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    done = launch("-n", num_processes, "--", "on_processes", tmp_path / "found.npz", **where)
+    elsewhere = {  # neither a proxy nor emulated devices are for these processes
+        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "all_proxy", "grpc_proxy"), "http://127.0.0.1:9"),
+        "JAX_NUM_CPU_DEVICES": "8",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    more = WITH_TESTS | (elsewhere if num_processes == 2 else {})
+    done = launch("-n", num_processes, "--", "on_processes", tmp_path / "found.npz", **more)
     assert done.returncode == 0, done.stderr
     found, expected = np.load(tmp_path / "found.npz"), on_processes.outcomes(num_processes)
     assert set(found) == set(expected)
@@ -113,26 +145,26 @@ def test_what_the_terminal_refuses_ends_all_in_one_line(tmp_path, toy_config, tr
     assert "Traceback" not in done.stderr
 
 
-def two_by_hand(first: list, second: list, port: int, folders=(ROOT, ROOT)) -> list[tuple[int, str]]:
-    join = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id"]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", *map(str, words), *join, str(i)],
-            cwd=folders[i],
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i, words in enumerate((first, second))
-    ]
-    return [(one.returncode, said) for one in started for said in [one.communicate(timeout=120)[1]]]
+@contextlib.contextmanager
+def by_hand(*commands: list, folders=(ROOT, ROOT, ROOT), **more: str) -> Iterator[list[subprocess.Popen]]:
+    """A process for each command, without the launcher."""
+    join = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", str(len(commands)), "--process-id"]
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(started("-m", *words, *join, str(i), cwd=folders[i], **more))
+            for i, words in enumerate(commands)
+        ]
+
+
+def ends_by_hand(*commands: list, **how) -> list[tuple[int, str]]:
+    with by_hand(*commands, **how) as ranks:
+        return [(one.returncode, one.stderr) for one in map(finish, ranks)]
 
 
 def test_other_flags_or_weights_on_one_process_are_found_before_the_first_step(toy_config, toy_folder, tmp_path):
     mesh = ["--num-parts", "2", "--training.parts", "2", "--training.data", "1", "--out", tmp_path / "run"]
     train = ["train.finetune", toy_config, *mesh, "--exchange"]
-    ends = two_by_hand([*train, "segment_means:2"], [*train, "segment_means:3"], free_port())
+    ends = ends_by_hand([*train, "segment_means:2"], [*train, "segment_means:3"])
     assert ends[0][0] != 0
     assert ends[1][0] != 0
     assert "other flags, config or version of JAX on process 1 than on process 0" in ends[0][1]
@@ -153,7 +185,7 @@ def test_other_flags_or_weights_on_one_process_are_found_before_the_first_step(t
         "--training.exchanges",
         "segment_means:2",
     ]
-    ends = two_by_hand(command, command, free_port(), (here.parent, other.parent))
+    ends = ends_by_hand(command, command, folders=(here.parent, other.parent))
     assert ends[0][0] != 0
     assert ends[1][0] != 0
     assert "other weights on process 1 than on process 0" in ends[0][1]
@@ -183,52 +215,60 @@ def wait_for_a_step(out: Path) -> None:
         time.sleep(0.2)
 
 
+def wait_for(path: Path, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"no {path.name} in {seconds} seconds"
+        time.sleep(0.05)
+
+
 def children(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return [int(word) for word in found.stdout.split()]
+    return [one.pid for one in psutil.Process(pid).children()]
 
 
 def alive(pid: int) -> bool:
     try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks processes up in /proc")
+def supervising(ranks: str, how: str) -> str:
+    """The program that supervises processes, with less patience."""
+    return f"import sys; from eval.launch import *; sys.exit(supervise({ranks}, {how}))"
+
+
 @pytest.mark.parametrize(
     ("rank", "number", "said"),
     [
         (0, signal.SIGKILL, "was killed by SIGKILL"),
         (1, signal.SIGKILL, "was killed by SIGKILL"),
-        (1, signal.SIGSTOP, "stopped answering"),
+        (1, signal.SIGSTOP, "stopped answering: no sign of life for 3 seconds"),
     ],
 )
-def test_a_process_that_is_killed_or_stopped_ends_all(rank, number, said, toy_config, tmp_path):
-    command = [sys.executable, "-m", "eval.launch", "-n", "2", "--", *endless(toy_config, tmp_path / "run")]
-    with subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True) as launcher:
-        wait_for_a_step(tmp_path / "run")
+def test_a_process_that_is_killed_or_stopped_ends_all(rank, number, said, tmp_path):
+    under_way = tmp_path / "under_way"
+    program = supervising(f"commands(2, 'numbers_exchanged', [{str(under_way)!r}, '20'], free_port())", "silent=3")
+    with started("-c", program, **WITH_TESTS) as launcher:
+        wait_for(under_way)
         ranks = sorted(children(launcher.pid))
         assert len(ranks) == 2
-        began = time.monotonic()
         os.kill(ranks[rank], number)
-        stderr = launcher.communicate(timeout=GONE_SECONDS)[1]
-        assert time.monotonic() - began < GONE_SECONDS
-        assert launcher.returncode == 1
-    assert stderr.rstrip().splitlines()[-1].startswith(f"launch: process {rank} {said}")
-    assert not any(map(alive, ranks))
+        done = finish(launcher, GONE_SECONDS)
+        assert done.returncode == 1
+        assert done.stderr.rstrip().splitlines()[-1].startswith(f"launch: process {rank} {said}")
+        assert "F1" not in done.stderr
+        assert not any(map(alive, ranks))
 
 
 def test_ctrl_c_saves_and_one_process_goes_on(toy_config, tmp_path, monkeypatch):
     command = endless(toy_config, tmp_path / "run")
-    launcher = subprocess.Popen(
-        [sys.executable, "-m", "eval.launch", "-n", "2", "--", *command], cwd=ROOT, env=environment()
-    )
-    wait_for_a_step(tmp_path / "run")
-    ranks = children(launcher.pid)
-    launcher.send_signal(signal.SIGINT)
-    assert launcher.wait(timeout=GONE_SECONDS) == 130
-    assert not any(map(alive, ranks))
+    with started("-m", "eval.launch", "-n", "2", "--", *command) as launcher:
+        wait_for_a_step(tmp_path / "run")
+        ranks = children(launcher.pid)
+        launcher.send_signal(signal.SIGINT)
+        assert finish(launcher, GONE_SECONDS).returncode == 130
+        assert not any(map(alive, ranks))
     saved = max(int(step.name) for step in (tmp_path / "run" / "checkpoints").iterdir())
     assert run(*command, "--resume", "--training.patience", "1", monkeypatch=monkeypatch) == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["step"] > saved
@@ -238,32 +278,125 @@ def test_a_process_that_never_comes_ends_all(tmp_path):
     pids = tmp_path / "pids"
     mark = f"import os; open({str(pids)!r}, 'a').write(f'{{os.getpid()}} ')\n"
     commands = [[sys.executable, "-c", mark + BEAT], [sys.executable, "-c", mark + "import time; time.sleep(1000)"]]
-    program = f"import sys; from eval.launch import supervise; sys.exit(supervise({commands!r}))"
-    began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert time.monotonic() - began < GONE_SECONDS
+    with started("-c", supervising(repr(commands), "come=2.5")) as launcher:
+        done = finish(launcher, GONE_SECONDS)
     assert done.returncode == 1
-    assert done.stderr == "launch: process 1 never came: no sign of life in 15 seconds; all processes are ended\n"
+    assert done.stderr == "launch: process 1 never came: no sign of life in 2.5 seconds; all processes are ended\n"
     assert not any(alive(int(pid)) for pid in pids.read_text().split())
 
 
-def test_without_the_launcher_a_stopped_process_ends_the_other(toy_config, tmp_path):
-    join = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id"]
-    command = [sys.executable, "-m", *endless(toy_config, tmp_path / "run"), *join]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    ranks = [subprocess.Popen([*command, str(i)], cwd=ROOT, env=environment(), **quiet) for i in range(2)]
-    try:
-        wait_for_a_step(tmp_path / "run")
-        began = time.monotonic()
-        ranks[0].send_signal(signal.SIGSTOP)
-        assert ranks[1].wait(timeout=3 * LOST_AFTER_SECONDS) != 0
-        assert time.monotonic() - began < 2 * LOST_AFTER_SECONDS
-    finally:
-        for one in ranks:
-            one.kill()
-            one.wait()
+@pytest.mark.parametrize(
+    ("num_processes", "lost", "number", "why"),
+    [
+        (2, 0, signal.SIGKILL, "is gone"),
+        (3, 1, signal.SIGKILL, "is gone"),
+        (2, 0, signal.SIGSTOP, "was not heard from for 2 s"),
+    ],
+)
+def test_without_the_launcher_the_others_say_in_one_line_which_process_is_lost(
+    num_processes, lost, number, why, tmp_path
+):
+    under_way = tmp_path / "under_way"
+    with by_hand(*[["numbers_exchanged", under_way, 2]] * num_processes, **WITH_TESTS) as ranks:
+        wait_for(under_way)
+        ranks[lost].send_signal(number)
+        for i, one in enumerate(ranks):
+            if i != lost:
+                done = finish(one, GONE_SECONDS)
+                assert done.stderr == f"error: process {lost} {why}; this process ends with it\n"
+                assert done.returncode == 1
+
+
+def test_a_process_that_fails_says_why_and_the_others_that_it_did(tmp_path):
+    first, second = ends_by_hand(*[["numbers_exchanged", tmp_path / "here", 20, "raise"]] * 2, **WITH_TESTS)
+    assert first == (1, "error: process 1 has ended with status 1; this process ends with it\n")
+    assert second[0] == 1
+    assert second[1].endswith("ValueError: of process 1 alone\n")
+    first, second = ends_by_hand(*[["numbers_exchanged", tmp_path / "here", 20, "refuse"]] * 2, **WITH_TESTS)
+    assert first == (2, "error: refused by the terminal\n")
+    assert second == (2, "error: process 0 has ended with status 2; this process ends with it\n")
+
+
+def together(*numbers: tuple[int, int], port: int, seconds: float = 20.0) -> list:
+    """The bonds, or errors, of processes in threads of this one: (process, number of processes)."""
+
+    def one(process, num_processes):
+        try:
+            return meet("127.0.0.1", port, num_processes, process, seconds=seconds, lost_after=2.0)
+        except (InputError, RunError) as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(one, *zip(*numbers, strict=True)))
+
+
+def leave(bonds: list) -> None:
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda bond: bond.leave(), bonds))
+
+
+def test_those_who_came_say_who_did_not():
+    port = free_port()
+    said = f"2 of 4 processes came to 127.0.0.1:{port} in 1 s, but not process 1, 3; start all of them"
+    for error in together((0, 4), (2, 4), port=port, seconds=1.0):
+        assert isinstance(error, RunError)
+        assert said in str(error)
+    (error,) = together((1, 2), port=port, seconds=0.3)
+    assert isinstance(error, RunError)
+    assert f"process 0 can't be reached at 127.0.0.1:{port} in 0.3 s (Connection refused)" in str(error)
+
+
+def test_other_numbers_of_processes_are_one_line():
+    for error in together((0, 2), (1, 3), port=free_port()):
+        assert isinstance(error, InputError)
+        assert "process 1 was started with --num-processes 3, but process 0 with 2; give all" in str(error)
+
+
+@pytest.mark.parametrize(
+    "words", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"member 1 2\n", b"relay no-secret\n", b"\xff" * 100_000]
+)
+def test_strangers_end_no_run(words):
+    port = free_port()
+    bonds = together((0, 2), (1, 2), port=port)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as stranger:
+        stranger.sendall(words)
+        stranger.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            assert stranger.recv(1000).startswith(b"refused" if b"member" in words else b"")
+    (error,) = together((1, 2), port=port)
+    assert isinstance(error, InputError)
+    assert "has no place for a process 1; give every process an id of its own" in str(error)
+    leave(bonds)
+
+
+def test_process_0_listens_at_the_given_address_alone():
+    port = free_port()
+    bonds = together((0, 2), (1, 2), port=port)
+    listening = [one.laddr for one in psutil.Process().net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    assert [address for address in listening if address.port == port] == [("127.0.0.1", port)]
+    assert all(bond.service.parent.stat().st_mode & 0o77 == 0 for bond in bonds)
+    leave(bonds)
+    assert not any(bond.service.parent.exists() for bond in bonds)
+
+
+def test_an_address_of_another_machine_is_refused():
+    with pytest.raises(InputError, match="'192.0.2.1' is no address of this machine"):
+        meet("192.0.2.1", free_port(), 2, 0, seconds=1.0, lost_after=2.0)
+
+
+def test_other_numbers_of_devices_are_one_line():
+    processes._check_devices([0, 0, 1, 1])
+    with pytest.raises(InputError, match="process 0 has 2 devices, but process 1 has 1; give all of them as many"):
+        processes._check_devices([0, 0, 1])
+
+
+def test_auto_asks_the_cluster(monkeypatch):
+    slurm = {"JOB_ID": "7", "STEP_NODELIST": "n[1-2]", "NTASKS": "2", "PROCID": "1", "LOCALID": "0"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    where, *numbers = processes._whereabouts("auto", None, None)
+    assert where.startswith("n1:")
+    assert numbers == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +405,11 @@ def test_without_the_launcher_a_stopped_process_ends_the_other(toy_config, tmp_p
         (["--coordinator", "nowhere"], "give HOST:PORT"),
         (["--coordinator", "127.0.0.1:99999", "--num-processes", "2", "--process-id", "0"], "give HOST:PORT"),
         (["--coordinator", "127.0.0.1:9999", "--num-processes", "2", "--process-id", "2"], "an id of 0 to P - 1"),
+        (["--coordinator", "::1:9999", "--num-processes", "2", "--process-id", "0"], "give HOST:PORT"),
+        (["--coordinator", "auto"], "neither SLURM, MPI nor Kubernetes has started this process"),
         (["--num-processes", "2"], "go with --coordinator"),
+        (["--join-seconds", "2"], "go with --coordinator"),
+        (["--coordinator", "127.0.0.1:9999", "--join-seconds", "nan"], "give a number of seconds above 0"),
         (["--coordinator", "127.0.0.1:9999", "--num-processes", "two"], "invalid int value"),
     ],
 )
