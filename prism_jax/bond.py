@@ -69,10 +69,11 @@ class Bond:
     def end(self, status: int) -> None:
         """Ends this process with a status, and with it the others. It has said why."""
         self._over = True
-        with contextlib.suppress(Exception):
+        try:
             self.wait(self._say_last(f"ended {self._process} {status}", 2 * GRACE_SECONDS))
-        self.clean()
-        os._exit(status)
+        finally:
+            self.clean()
+            os._exit(status)
 
     def close(self) -> None:
         """Closes all connections."""

@@ -64,10 +64,8 @@ class _First(Bond):
 
     async def gather(self, seconds: float) -> None:
         where = f"{self._host}:{self._port}"
-        try:
-            self._open.append(await asyncio.start_server(self._welcome, self._host, self._port))
-        except OSError as error:
-            raise _unusable(self._host, self._port, error) from error
+        listening = _listen(self._host, self._port)
+        self._open.append(await asyncio.start_server(self._welcome, sock=listening))
         self._begin(self._beat())
         try:
             if self._num_processes > 1:
@@ -195,9 +193,17 @@ def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else ""
 
 
-def _unusable(host: str, port: int, error: OSError) -> InputError:
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return InputError(
-            f"{host!r} is no address of this machine ({_reason(error)}); --coordinator is an address of process 0's machine"
-        )
-    return InputError(f"port {port} of this machine can't be used: {_reason(error)}; choose another")
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket at the first address of the host that can be had."""
+    last: OSError = socket.gaierror(socket.EAI_NONAME, "no such host")
+    with contextlib.suppress(socket.gaierror):
+        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            try:
+                return socket.create_server(address, family=family)
+            except OSError as error:
+                last = error
+    if isinstance(last, socket.gaierror) or last.errno == errno.EADDRNOTAVAIL:
+        raise InputError(
+            f"{host!r} is no address of this machine ({_reason(last)}); --coordinator is an address of process 0's machine"
+        ) from last
+    raise InputError(f"port {port} of this machine can't be used: {_reason(last)}; choose another") from last

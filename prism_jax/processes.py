@@ -32,7 +32,7 @@ from prism_jax.meeting import meet
 
 T = TypeVar("T")
 
-LOST_AFTER_SECONDS = 20
+LOST_AFTER_SECONDS = 20.0
 """A process that has not been heard from for so long is lost, and ends all others."""
 
 JOIN_SECONDS = 120.0

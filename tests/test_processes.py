@@ -346,6 +346,15 @@ def test_those_who_came_say_who_did_not():
     assert f"process 0 can't be reached at 127.0.0.1:{port} in 0.3 s (Connection refused)" in str(error)
 
 
+def test_a_command_says_in_one_line_that_another_process_is_missing(toy_config, capsys, monkeypatch):
+    join = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--join-seconds", "0.3"]
+    for process, message in [("0", "but not process 1; start all of them"), ("1", "process 0 can't be reached")]:
+        assert run("eval.sweep", toy_config, *join, "--process-id", process, monkeypatch=monkeypatch) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
 def test_other_numbers_of_processes_are_one_line():
     for error in together((0, 2), (1, 3), port=free_port()):
         assert isinstance(error, InputError)
@@ -379,9 +388,10 @@ def test_process_0_listens_at_the_given_address_alone():
     assert not any(bond.service.parent.exists() for bond in bonds)
 
 
-def test_an_address_of_another_machine_is_refused():
-    with pytest.raises(InputError, match="'192.0.2.1' is no address of this machine"):
-        meet("192.0.2.1", free_port(), 2, 0, seconds=1.0, lost_after=2.0)
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_an_address_of_another_machine_is_refused(host):
+    with pytest.raises(InputError, match=f"'{host}' is no address of this machine"):
+        meet(host, free_port(), 2, 0, seconds=1.0, lost_after=2.0)
 
 
 def test_other_numbers_of_devices_are_one_line():
