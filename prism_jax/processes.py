@@ -45,6 +45,7 @@ _bond: Bond | None = None
 
 USAGE = (
     "On several hosts: the same command on each, with --coordinator HOST:PORT (of process 0) --num-processes P --process-id I; "
+    f"they wait {JOIN_SECONDS:g} s for each other, or --join-seconds N. "
     "--coordinator auto takes all three from SLURM, MPI or Kubernetes, as JAX finds them. On this machine: eval.launch."
 )
 
@@ -80,11 +81,11 @@ def join(argv: list[str], lost_after: float = LOST_AFTER_SECONDS) -> list[str]:
     if not 0 < seconds < float("inf"):
         raise InputError(f"--join-seconds is {seconds:g}; give a number of seconds above 0")
     where, num_processes, process_id = _whereabouts(said.coordinator, said.num_processes, said.process_id)
+    host, port = _address(where)
     if num_processes is None or process_id is None or not 0 <= process_id < num_processes:
         raise InputError(
             f"--num-processes is {num_processes} and --process-id {process_id}; choose P of 1 or more, and an id of 0 to P - 1"
         )
-    host, port = _address(where)
     _as_batch()
     bond = meet(host, port, num_processes, process_id, seconds=seconds, lost_after=lost_after)
     _bond, service = bond, f"unix:{bond.service}"
