@@ -83,7 +83,7 @@ class Exchange(abc.ABC):
         own, others = own_rows(x_BTD, layout), P - 1
         if others == 0:
             return own
-        part_after_part = (layout.part + 1 + jnp.arange(others)) % P
+        part_after_part = (layout.part + 1 + jnp.arange(others, dtype=jnp.int32)) % P
 
         def from_others(y, axis):
             """Keeps the other parts of an axis of parts, and joins it with the axis of rows behind it."""

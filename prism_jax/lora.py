@@ -70,8 +70,8 @@ def add(params: Any, lora: LoRA, key: jax.Array) -> Any:
     for layer, one in zip(sorted(layers), jax.random.split(key, len(layers)), strict=True):
         D, M = flat[*layer, "kernel"].shape
         bound = 1 / math.sqrt(D)
-        flat[*layer, "lora_a"] = jax.random.uniform(one, (D, lora.rank), minval=-bound, maxval=bound)
-        flat[*layer, "lora_b"] = jnp.zeros((lora.rank, M))
+        flat[*layer, "lora_a"] = jax.random.uniform(one, (D, lora.rank), jnp.float32, -bound, bound)
+        flat[*layer, "lora_b"] = jnp.zeros((lora.rank, M), jnp.float32)
         flat[*layer, "lora_scale"] = jnp.float32(lora.alpha / lora.rank)
     return flax.traverse_util.unflatten_dict(flat)
 

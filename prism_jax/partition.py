@@ -75,7 +75,7 @@ class Layout:
     @property
     def real_before_BT(self) -> jax.Array:
         """How many real tokens of the whole sequence stand before each of this part's own tokens."""
-        return self._own(jnp.cumsum(self.real_BN, axis=1) - self.real_BN)
+        return self._own(jnp.cumsum(self.real_BN, axis=1, dtype=jnp.int32) - self.real_BN)
 
     def _own(self, x_BN: jax.Array) -> jax.Array:
         x_BPT = x_BN.reshape(self.real_BPT.shape)
@@ -84,12 +84,12 @@ class Layout:
     @property
     def positions_PT(self) -> jax.Array:
         """Position of every token in the whole sequence."""
-        return jnp.arange(self.real_BN.shape[1]).reshape(self.num_parts, self.part_len)
+        return jnp.arange(self.real_BN.shape[1], dtype=jnp.int32).reshape(self.num_parts, self.part_len)
 
     @property
     def positions_T(self) -> jax.Array:
         """Position of this part's own tokens in the whole sequence."""
-        return self.part * self.part_len + jnp.arange(self.part_len)
+        return self.part * self.part_len + jnp.arange(self.part_len, dtype=jnp.int32)
 
 
 def part_length(num_tokens: int, num_parts: int) -> int:

@@ -101,8 +101,8 @@ def keep_factors(shape: tuple[int, ...], rate: float, keys_B: jax.Array | None, 
     if keys_B is None or rate == 0.0:
         return None
     keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, site)
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape[1:]))(keys_B)
-    return kept / (1 - rate)
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(1 - rate), shape[1:]))(keys_B)
+    return kept.astype(jnp.float32) / (1 - rate)
 
 
 def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None, site: int) -> jax.Array:
@@ -232,8 +232,9 @@ class Block(nn.Module):
 
         Needs no other part, and no mask: whatever stands in the cache of a causal model came earlier.
         """
-        cache = cache.write(self._cache(x_B1D, jnp.ones(x_B1D.shape[:2])), cache.count_BK.shape[1] - room)
-        return self._update(x_B1D, cache, lambda _: count_bias(cache.count_BK), jnp.zeros(1, int), None), cache
+        count_B1 = jnp.ones(x_B1D.shape[:2], cache.count_BK.dtype)
+        cache = cache.write(self._cache(x_B1D, count_B1), cache.count_BK.shape[1] - room)
+        return self._update(x_B1D, cache, lambda _: count_bias(cache.count_BK), jnp.zeros(1, jnp.int32), None), cache
 
     def _cache(self, x_BKD, count_BK):
         return self.attention.cache(self.norm_1(x_BKD) if self.config.norm_first else x_BKD, count_BK)

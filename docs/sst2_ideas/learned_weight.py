@@ -35,7 +35,7 @@ class LearnedWeight(BertForSequenceClassification):
 
     def setup(self):
         super().setup()
-        self.log_count = self.param("log_count", nn.initializers.zeros, (self.config.stack.num_layers,))
+        self.log_count = self.param("log_count", nn.initializers.zeros, (self.config.stack.num_layers,), jnp.float32)
 
     def part(self, tokens, layout, exchange):
         plain = per_block(exchange, self.config.stack.num_layers)

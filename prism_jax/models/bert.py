@@ -223,7 +223,7 @@ class BertForMaskedLM(_Bert):
         self.encoder = self.encoder_class(self.config)
         self.transform = head_dense(self.config.stack.features, self.config.stack)
         self.norm = layer_norm(self.config.stack)
-        self.bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
+        self.bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,), jnp.float32)
 
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         """Logits [B, N, V]."""

@@ -184,7 +184,8 @@ class ViTEncoder(nn.Module):
     def setup(self):
         config, stack = self.config, self.config.stack
         self.patch = dense(stack.features, stack)
-        self.class_token = self.param("class_token", nn.initializers.normal(stack.init_scale), (stack.features,))
+        init = nn.initializers.normal(stack.init_scale)
+        self.class_token = self.param("class_token", init, (stack.features,), jnp.float32)
         self.position = embedding(config.num_tokens, stack)
         self.blocks = Stack(stack)
         self.norm = layer_norm(stack)
