@@ -76,7 +76,10 @@ def constant(*arrays: np.ndarray) -> bool:
 
 def pearson_value(predictions, labels):
     """Linear correlation."""
-    return math.nan if constant(predictions, labels) else 100 * float(stats.pearsonr(predictions, labels).statistic)
+    if constant(predictions, labels):
+        return math.nan
+    predictions, labels = predictions.astype(float), labels.astype(float)  # SciPy adds up in the type that it is given
+    return 100 * float(stats.pearsonr(predictions, labels).statistic)
 
 
 def pearson_resampled(predictions, labels, counts):

@@ -121,8 +121,16 @@ def head_dense(features: int, config: TransformerConfig) -> Dense:
     return Dense(features, kernel_init=nn.initializers.normal(config.init_scale), dot_general=jax.lax.dot_general)
 
 
-def embedding(rows: int, config: TransformerConfig) -> nn.Embed:
-    return nn.Embed(rows, config.features, embedding_init=nn.initializers.normal(config.init_scale))
+class Embed(nn.Embed):
+    """`flax.linen.Embed`, but an id without a row gives NaN always: a negative one too, and in a table of one row."""
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        table = jnp.asarray(self.embedding)  # NumPy's, outside of jit
+        return table.at[inputs].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def embedding(rows: int, config: TransformerConfig) -> Embed:
+    return Embed(rows, config.features, embedding_init=nn.initializers.normal(config.init_scale))
 
 
 def vocabulary_logits(x_BND: jax.Array, token: nn.Embed, config: TransformerConfig) -> jax.Array:

@@ -258,3 +258,12 @@ def test_wrong_inputs_are_refused(name, predictions, labels, message):
 def test_a_reference_of_another_length_is_refused():
     with pytest.raises(metrics.InputError, match=r"predictions \(1,\), but labels \(2,\)"):
         metrics.difference(METRICS["accuracy_percent"], np.array([1, 0]), np.array([1]), np.array([1, 0]))
+
+
+def test_a_correlation_of_float32_is_not_added_up_in_float32():
+    """Far from 0, where float32 keeps few digits of a mean."""
+    rng = np.random.default_rng(0)
+    labels = (1e5 + rng.normal(size=3000)).astype(np.float32)
+    predictions = (labels + rng.normal(size=3000)).astype(np.float32)
+    value, _ = metrics.score(METRICS["pearson_percent"], predictions, labels)
+    assert value == pytest.approx(100 * np.corrcoef(predictions.astype(float), labels.astype(float))[0, 1], abs=1e-9)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from conftest import assert_close, tiny_batch, tiny_bert
+from conftest import assert_close, stack_config, tiny_batch, tiny_bert
 
 import prism_jax as pj
 from prism_jax import cost
@@ -16,7 +16,7 @@ from prism_jax.forward import lower
 from prism_jax.models.bert import BERT_BASE, BertForMaskedLM, BertForSequenceClassification, BertModel
 from prism_jax.models.gpt2 import GPT2, GPT2LMHeadModel
 from prism_jax.models.vit import VIT_BASE, ViTForImageClassification
-from prism_jax.transformer import ACTIVATIONS, TransformerConfig, dropout, keep_factors
+from prism_jax.transformer import ACTIVATIONS, TransformerConfig, dropout, embedding, keep_factors
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -113,3 +113,12 @@ def test_exact_gelu_and_its_derivatives_are_those_of_the_closed_form():
     assert_close(jax.vmap(jax.grad(gelu))(jnp.float32(x)), cdf + x * density, 1e-6)
     assert_close(jax.vmap(jax.grad(jax.grad(gelu)))(jnp.float32(x)), (2 - x**2) * density, 1e-6)
     assert_close(jax.jvp(gelu, (jnp.float32(x),), (jnp.float32(x),))[1], x * (cdf + x * density), 1e-6)
+
+
+def test_an_id_without_a_row_is_no_other_s():
+    for rows in (1, 5):
+        table = embedding(rows, stack_config())
+        variables = table.init(jax.random.key(0), jnp.zeros(1, jnp.int32))
+        found = np.asarray(table.apply(variables, jnp.array([0, rows - 1, rows, -1, -rows])))
+        np.testing.assert_array_equal(found[:2], variables["params"]["embedding"][jnp.array([0, rows - 1])])
+        assert np.isnan(found[2:]).all()
