@@ -17,7 +17,7 @@ from eval import figures, results
 from eval.departures import alone, departures, runner
 from eval.grid import BASE, ONE_DEVICE
 from eval.rows import score_row
-from eval.scoring import load_scoring
+from eval.scoring import check_runs, load_scoring
 from eval.tables import UNITS, with_interval
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run
@@ -41,10 +41,12 @@ class Blocks:
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Blocks, __doc__, argv)
-    experiment, out = command.experiment, output_folder(command.out)
+    experiment = command.experiment
     setting = Setting(experiment.exchange, experiment.num_parts)
     runner(setting.num_parts)
     setting.check(bucket_lengths(experiment.buckets, experiment.num_tokens))
+    check_runs(experiment, [command.checkpoint])
+    out = output_folder(command.out)
     scoring = load_scoring(experiment, [setting], {BASE: command.checkpoint})
     if scoring.task.labels is None:
         raise InputError(f"{scoring.dataset.name} has no labels to compare scores by; choose another split")
@@ -81,9 +83,9 @@ def main(argv: list[str]) -> None:
             with_interval(row["difference_to_one_device"], row["difference_ci95"], digits, "+"),
         ]
         tqdm.write("".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)))
-        content = results.results(scoring, rows, f"python -m eval.blocks {shlex.join(argv)}")
-        content |= {"setting": str(setting), "one_device": score_row(scoring.task, exact, None)}
-        results.write_json(out, content)
+    content = results.results(scoring, rows, f"python -m eval.blocks {shlex.join(argv)}")
+    content |= {"setting": str(setting), "one_device": score_row(scoring.task, exact, None)}
+    results.write_json(out, content)
     if not is_terminal():
         return
     figures.blocks(out / "blocks.png", content)

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from eval import results, tables
 from eval.grid import BASE
-from eval.scoring import complete, load_scoring, measure
+from eval.scoring import check_runs, complete, load_scoring, measure
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run
 from prism_jax.prediction import Predictor, Setting
@@ -36,7 +36,7 @@ class Evaluate:
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Evaluate, __doc__, argv)
-    experiment, out = command.experiment, output_folder(command.out)
+    experiment = command.experiment
     setting = Setting(experiment.exchange, experiment.num_parts)
     setting.check(bucket_lengths(experiment.buckets, experiment.num_tokens))
     if command.on == "one_device":
@@ -44,6 +44,8 @@ def main(argv: list[str]) -> None:
     if command.on == "mesh":
         emulate_devices(setting.num_parts)
     runner = (on_mesh if command.on == "mesh" else on_one_device)(setting.num_parts)
+    check_runs(experiment, [command.checkpoint])
+    out = output_folder(command.out)
     scoring = load_scoring(experiment, [setting], {BASE: command.checkpoint})
     predictor = Predictor(scoring.model, scoring.task, setting, runner, experiment.batch_size, scoring.buckets)
     measured, outcomes = measure(scoring, predictor, BASE)

@@ -15,7 +15,7 @@ import jax
 
 from eval import results
 from eval.decoding import compare, stop_tokens, stream_texts, table, where_prompts_stand
-from eval.scoring import load_variant
+from eval.scoring import check_runs, load_variant
 from prism_jax import config, flags, text, weights
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
@@ -74,8 +74,9 @@ def main(argv: list[str]) -> None:
         raise InputError(
             f"num_parts is {experiment.num_parts}; choose {jax.device_count()}, the number of devices of all processes"
         )
-    out = output_folder(command.out)
     emulate_devices(experiment.num_parts)
+    check_runs(experiment, [command.checkpoint])
+    out = output_folder(command.out)
     loaded = load(command)
     tokenizer = text.load_tokenizer(loaded.folder, loaded.model.config.vocab_size)
     check_same("weights", loaded.params)

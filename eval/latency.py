@@ -25,7 +25,7 @@ import tyro
 from eval import figures, latency_model, network, one_alone, results, store, timing
 from eval.grid import BASE, ONE_DEVICE, grid_of_exchanges, why_impossible
 from eval.launch import commands, free_port, own_cores, supervise
-from eval.scoring import Scoring, load_scoring
+from eval.scoring import Scoring, check_runs, load_scoring
 from prism_jax import config, flags, hub
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError, RunError
@@ -109,9 +109,9 @@ class Latency:
 def main(argv: list[str]) -> None:
     command = flags.parse(Latency, __doc__, argv)
     command.check()
-    out = output_folder(command.out or f"runs/{Path(argv[0]).stem}/latency")
+    where = command.out or f"runs/{Path(argv[0]).stem}/latency"
     if several():
-        measure(command, out, argv)
+        measure(command, where, argv)
         return
     if command.n is None:
         raise InputError("give -n 2 or more to start so many processes here, or --coordinator on every host")
@@ -121,8 +121,12 @@ def main(argv: list[str]) -> None:
         )
     command.settings(command.n)
     way_in = network.way_in(delay=any(command.rtts)) if command.rates else []
+    check_runs(command.experiment, [command.base])
+    if way_in:
+        fetch(command.experiment)
+        network.enter(way_in)  # this process begins again there, with all in its caches
+    out = output_folder(where)
     fetch(command.experiment)
-    network.enter(way_in)
     if command.rates:
         os.environ["HF_HUB_OFFLINE"] = "1"  # for the ranks: there is no way out of their network
         for rtt in dict.fromkeys(command.rtts):
@@ -151,8 +155,8 @@ def _supervise(ranks: list[list[str]]) -> None:
         raise SystemExit(status)
 
 
-def measure(command: Latency, out: Path, argv: list[str]) -> None:
-    """What every process does: all tables that are not on disk yet."""
+def measure(command: Latency, where: str, argv: list[str]) -> None:
+    """What every process does: all tables that are not on disk yet, in the folder `where`."""
     num_parts = jax.device_count()
     if num_parts != jax.process_count():
         raise InputError(f"{jax.process_count()} processes have {num_parts} devices; give each process one")
@@ -161,6 +165,8 @@ def measure(command: Latency, out: Path, argv: list[str]) -> None:
     if command.rates and not network.counters():
         raise InputError("--rates goes with -n 2; a link between real hosts has the rate that it has")
     settings = command.settings(num_parts)
+    check_runs(command.experiment, [command.base])
+    out = output_folder(where)
     scoring = load_scoring(command.experiment, settings, {BASE: command.base}, fresh=command.experiment.training.fresh)
     content = results.results(scoring, [], f"python -m eval.latency {shlex.join(argv)}")
     content |= {"library": digest_of_sources(), "processes": jax.process_count()}

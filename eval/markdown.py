@@ -10,7 +10,7 @@ from eval.grid import BASE, CONTROL
 from prism_jax.command import write
 
 AT_THE_END = ("results.csv", "report.md", *plots.PLOTS)
-"""What is written when all rows are there; results.json grows row by row."""
+"""What is written when all rows are there; results.json grows row by row until then, but whole results only make way for others."""
 
 
 def write_report(out: Path, contents: Mapping[str, dict]) -> list[str]:

@@ -1,5 +1,6 @@
 """Plots of what sweeps found, one panel for each run and N. Sizes are for a column of a paper, colours for colour-blind readers."""
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from eval.grid import BASE, CONTROL
 from eval.tables import UNITS
+from prism_jax.command import write
 from prism_jax.metrics import METRICS
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito
@@ -276,6 +278,8 @@ def finish(figure, path: Path) -> bool:
         axes.tick_params(labelsize=7)
         axes.xaxis.label.set_size(8)
         axes.yaxis.label.set_size(8)
-    figure.savefig(path, dpi=200)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=200)
+    write(path, picture.getvalue())
     plt.close(figure)
     return True

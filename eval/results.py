@@ -1,6 +1,7 @@
 """What a run found, as files: results.json, results.csv, predictions.tsv."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -82,18 +83,20 @@ def write_predictions(path: Path, scoring: Scoring, outcomes: np.ndarray) -> Non
     predictions = task.predictions(outcomes)
     index = np.arange(len(predictions)) if scoring.index is None else scoring.index
     labels = [""] * len(predictions) if task.labels is None else task.labels
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, delimiter="\t")
-        writer.writerow(("index", "prediction", "label"))
-        for i, prediction, label in zip(index, predictions, labels, strict=True):
-            writer.writerow((i, prediction, " ".join(map(str, np.atleast_1d(label)))))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter="\t")
+    writer.writerow(("index", "prediction", "label"))
+    for i, prediction, label in zip(index, predictions, labels, strict=True):
+        writer.writerow((i, prediction, " ".join(map(str, np.atleast_1d(label)))))
+    write(path, text.getvalue())
 
 
 def write_csv(out: Path, rows: list[dict]) -> None:
     """A line a row; nested values as JSON."""
-    with (out / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-        writer.writeheader()
-        writer.writerows(
-            {k: json.dumps(v) if isinstance(v, list | tuple | dict) else v for k, v in row.items()} for row in rows
-        )
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(
+        {k: json.dumps(v) if isinstance(v, list | tuple | dict) else v for k, v in row.items()} for row in rows
+    )
+    write(out / "results.csv", text.getvalue())

@@ -156,7 +156,7 @@ def line(row: dict) -> str:
 
 
 def compare(command: "Speed", out: Path) -> None:
-    """All rows that the command asks for; each is printed and on disk as soon as it is there."""
+    """All rows that the command asks for; each is printed as soon as it is there, and all are written at the end."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     for family in command.families:
         if family != "vit":
@@ -178,8 +178,8 @@ def compare(command: "Speed", out: Path) -> None:
                 ours, theirs = our_arm(model, params, family, step, batch), their_arm(copy.deepcopy(rival), step, batch)
                 row = {"family": family, "step": step, "batch_size": batch_size} | _measure(command, ours, theirs)
                 rows.append(row)
-                results.write_json(out, content | {"rows": rows})
                 print(line(row), flush=True)
+    results.write_json(out, content | {"rows": rows})
 
 
 def _measure(command: "Speed", ours: Arm, theirs: Arm) -> dict:

@@ -1,6 +1,7 @@
 """Scores one setting (an exchange on a number of parts) on real data, with its cost."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from prism_jax.dataset import Corpus, Dataset, even_rows, subset
 from prism_jax.exchange import per_block
 from prism_jax.experiment import (
     HELD_OUT,
+    check_run,
     check_same_classes,
     check_same_held_out,
     check_sources,
@@ -116,8 +118,7 @@ def load_variant(
     if _is_adapter(source):
         return load_model(replace(experiment, adapter=source), dataset)
     trained = from_terminal(lambda: checkpoint.named(source))
-    held_out = ("data_source", "buckets", "compute_dtype", "training.validation", "training.validation_limit")
-    checkpoint.check_same_model(trained, experiment, *(held_out if experiment.split == HELD_OUT else ()))
+    checkpoint.check_same_model(trained.run, trained.config, experiment, *_alike(experiment))
     check_same_classes(trained, dataset)
     if dataset is not None and experiment.split == HELD_OUT:
         check_same_held_out(trained, dataset)
@@ -131,6 +132,19 @@ def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, 
         check_sources(experiment, fresh=fresh)
     elif _is_adapter(source):
         check_sources(replace(experiment, adapter=source))
+
+
+def check_runs(experiment: Experiment, sources: Iterable[str | None]) -> None:
+    """Raises InputError for a run among the sources, see `load_scoring`, that is not there or of another model."""
+    for source in sources:
+        if source is not None and not _is_adapter(source):
+            check_run(experiment, source, *_alike(experiment))
+
+
+def _alike(experiment: Experiment) -> tuple[str, ...]:
+    """In which fields beside the model's a run must not differ: what is held out must be what training scored."""
+    held_out = ("data_source", "buckets", "compute_dtype", "training.validation", "training.validation_limit")
+    return held_out if experiment.split == HELD_OUT else ()
 
 
 def _is_adapter(source: str) -> bool:

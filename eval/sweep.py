@@ -17,7 +17,7 @@ from tqdm import tqdm
 from eval import branches, markdown, plots, results, store, tables
 from eval.grid import BASE, CONTROL, TUNED, plan
 from eval.rows import planned_row
-from eval.scoring import load_scoring
+from eval.scoring import check_runs, load_scoring
 from eval.sweeper import Sweeper
 from prism_jax import config, flags
 from prism_jax.command import output_folder, run
@@ -50,7 +50,6 @@ def main(argv: list[str]) -> None:
     if command.base and tuned and not any(word.split("=")[0] == "--tuned" for word in argv):
         print(f"{tuned} was tuned from the config's own weights, not from --base, so it is left out; add --tuned RUN")
         tuned = None
-    out = output_folder(command.out or f"runs/{Path(argv[0]).stem}/sweep")
     named = {TUNED: tuned, CONTROL: command.control}
     if taken := {BASE, *named}.intersection(command.checkpoints):
         raise InputError(
@@ -65,6 +64,8 @@ def main(argv: list[str]) -> None:
         emulate_devices(max(setting.num_parts for setting in settings))
     make = on_mesh if command.on == "mesh" else on_one_device
     runners = {num_parts: make(num_parts) for num_parts in {setting.num_parts for setting in settings}}
+    check_runs(experiment, [command.base, *sources.values()])
+    out = output_folder(command.out or f"runs/{Path(argv[0]).stem}/sweep")
     scoring = load_scoring(experiment, settings, {BASE: command.base, **sources})
     if scoring.task.labels is None:
         raise InputError(
@@ -74,20 +75,23 @@ def main(argv: list[str]) -> None:
     for remark in remarks:
         print(f"note: {remark}; so recovery compares more than the exchange")
     scorings = {num_tokens: scoring.at(num_tokens) for num_tokens in dict.fromkeys(row.num_tokens for row in rows)}
-    for name in markdown.AT_THE_END:
-        (out / name).unlink(missing_ok=True)
-    sweeper = Sweeper(scorings, store.Store(out / "rows"), runners)
+    sweeper = Sweeper(rows, scorings, store.Store(out / "rows"), runners)
     command_line = f"python -m eval.sweep {shlex.join(argv)}"
     columns = tables.columns([planned_row(row) for row in rows], scoring.task.metrics[0])
     print(tables.line(columns, columns), flush=True)
+    grows = not (out / "results.csv").exists()  # whole results stay until the new ones are whole
     with tqdm(rows, "rows", unit="row", disable=None) as progress:
         for planned in progress:
             row = sweeper(planned)
             tqdm.write(tables.line(columns, tables.cells(row, columns)))
-            content = results.results(scoring, sweeper.rows, command_line, remarks)
-            results.write_json(out, content)
+            if grows:
+                results.write_json(out, results.results(scoring, sweeper.rows, command_line, remarks))
     if not is_terminal():
         return
+    content = results.results(scoring, sweeper.rows, command_line, remarks)
+    for name in markdown.AT_THE_END:
+        (out / name).unlink(missing_ok=True)
+    results.write_json(out, content)
     results.write_csv(out, content["rows"])
     written = markdown.write_report(out, {out.name: content}) if plots.scored(content) else []
     print(f"wrote {out}/{', '.join(['results.json', 'results.csv', *written])}")

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import math
 import re
 import shutil
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from prism_jax import config
-from prism_jax.errors import InputError, RunError
+from prism_jax.errors import InputError
 from prism_jax.processes import from_terminal, is_terminal, several
 from prism_jax.sending import replicated
 
@@ -25,12 +27,6 @@ SCORE = "score"
 class NoCheckpoints:
     """Stands in for the manager beside the terminal, which keeps the checkpoints of a run of several processes."""
 
-    def __enter__(self) -> "NoCheckpoints":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
     def all_steps(self) -> list[int]:
         return []
 
@@ -38,6 +34,9 @@ class NoCheckpoints:
         return None
 
     def wait_until_finished(self) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 
@@ -67,47 +66,20 @@ def open_manager(run: Path) -> ocp.CheckpointManager | NoCheckpoints:
     return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
 
 
-def save(
-    manager: ocp.CheckpointManager | NoCheckpoints,
-    step: int,
-    state: Any,
-    data: grain.DatasetIterator,
-    metrics: dict[str, float],
-    recipe: str,
-) -> None:
-    """Saves a state and the position of its data in the background; `manager.wait_until_finished()` waits for it.
-
-    The arrays are saved from the host, so that they can be read where there are other devices, or fewer. `recipe` stands
-    for what was trained: a checkpoint of another one is refused.
-
-    Raises:
-      RunError: if Orbax does not take it.
-    """
-    if isinstance(manager, NoCheckpoints):
-        return
-    state = jax.device_get(state)
-    said = {"recipe": recipe, "position": data.get_state(), "sha256": _digest(state)}
-    both = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(said))
-    if not manager.save(step, args=both, metrics=metrics):
-        raise RunError(
-            f"checkpoint {step} was not saved in {manager.directory}; the last one is {manager.latest_step()}"
-        )
-
-
 def set_aside_unreadable(run: Path) -> list[str]:
     """Moves checkpoints that Orbax can't even list into `run/damaged`; says which. Called on the terminal."""
     return [_set_aside(run, step, "its metrics can't be read") for step in _unreadable(run)]
 
 
 def _unreadable(run: Path) -> list[int]:
-    steps = []
-    for folder in (run / "checkpoints").glob("*"):
-        if folder.name.isdigit():
-            try:
-                json.loads((folder / "metrics" / "metrics").read_text())
-            except (OSError, ValueError):
-                steps.append(int(folder.name))
-    return sorted(steps)
+    def is_unreadable(step: int) -> bool:
+        try:
+            metrics = json.loads((run / "checkpoints" / str(step) / "metrics" / "metrics").read_text())
+            return not math.isfinite(metrics[SCORE])
+        except (OSError, ValueError, TypeError, KeyError):
+            return True
+
+    return list(filter(is_unreadable, steps_in(run)))
 
 
 def _set_aside(run: Path, step: int, reason: str) -> str:
@@ -192,18 +164,33 @@ def load(run: Path, step: int | None = None) -> Trained:
     Raises:
       InputError: if there is none, or it is damaged.
     """
+    said = check(run, step)
+    with closing(open_manager(run)) as manager:
+        chosen = manager.best_step() if step is None else step
+        assert chosen is not None  # a checkpoint without a score is unreadable
+        state = _restore(manager, chosen)["state"]
+    return Trained(run, said, chosen, jax.device_get(state["params"]))
+
+
+def check(run: Path, step: int | None = None) -> dict[str, Any]:
+    """What the config.json of a run says, if a checkpoint is there, that of a step or any; reads none.
+
+    Raises:
+      InputError: if there is none.
+    """
     if not (run / "checkpoints").is_dir():
         raise InputError(f"no checkpoints in {run}; give the --out folder of a train.finetune run")
-    said = read_config(run)
-    with open_manager(run) as manager:
-        steps = sorted(manager.all_steps())
-        if not steps:
-            raise InputError(f"no whole checkpoint in {run}; go on with train.finetune --resume")
-        step = manager.best_step() if step is None else step
-        if step is None or step not in steps:
-            raise InputError(f"no checkpoint of step {step} in {run}; there are {', '.join(map(str, steps))}")
-        state = _restore(manager, step)["state"]
-    return Trained(run, said, step, jax.device_get(state["params"]))
+    said, steps = read_config(run), steps_in(run)
+    if not steps:
+        raise InputError(f"no whole checkpoint in {run}; go on with train.finetune --resume")
+    if step is not None and step not in steps:
+        raise InputError(f"no checkpoint of step {step} in {run}; there are {', '.join(map(str, steps))}")
+    return said
+
+
+def steps_in(run: Path) -> list[int]:
+    """The steps whose checkpoints are in the folder of a run, in order. Orbax gives a checkpoint its name when it is whole."""
+    return sorted(int(folder.name) for folder in (run / "checkpoints").glob("*") if folder.name.isdecimal())
 
 
 def named(source: str | Path) -> Trained:
@@ -235,18 +222,15 @@ def recipe_digest(experiment: config.Experiment, fields: tuple[str, ...]) -> str
     return hashlib.sha256(json.dumps([asked[name] for name in fields]).encode()).hexdigest()[:16]
 
 
-def check_same_model(trained: Trained, experiment: config.Experiment, *more: str) -> None:
+def check_same_model(run: Path, said: dict[str, Any], experiment: config.Experiment, *more: str) -> None:
     """Raises InputError if a run trained another model than the experiment's, or on other data, or with `more` different.
 
     The experiment's class may extend that of the run: an idea is tried with the weights that are there.
     """
-    said = trained.config
     if said["model"] in (kind.__name__ for kind in experiment.model.__mro__):
         said = said | {"model": experiment.model.__name__}
     if differing := differences(said, experiment, (*SAME_MODEL, *more)):
-        raise InputError(
-            f"the run in {trained.run} was trained with another {', '.join(differing)}; use the same values"
-        )
+        raise InputError(f"the run in {run} was trained with another {', '.join(differing)}; use the same values")
 
 
 def differences(before: dict[str, Any], experiment: config.Experiment, fields: tuple[str, ...]) -> list[str]:
@@ -277,7 +261,7 @@ def read_config(run: Path) -> dict:
 
 def best_step(run: Path) -> int | None:
     """The step of the best checkpoint; None where there is none."""
-    with open_manager(run) as manager:
+    with closing(open_manager(run)) as manager:
         return manager.best_step()
 
 
@@ -290,7 +274,7 @@ def _restore(manager: ocp.CheckpointManager, step: int, like: Any = None) -> Any
     reason = "its values are not those that were saved"
     try:
         restored = manager.restore(step, args=args)
-        whole = restored["data"].get("sha256") in (None, _digest(jax.device_get(restored["state"])))
+        whole = restored["data"].get("sha256") in (None, digest_of_state(jax.device_get(restored["state"])))
     except Exception as error:  # whatever Orbax and TensorStore make of a damaged file
         reason, whole = " ".join(str(error).split())[:160] + " ...", False
     if not whole:
@@ -301,7 +285,7 @@ def _restore(manager: ocp.CheckpointManager, step: int, like: Any = None) -> Any
     return restored
 
 
-def _digest(state: Any) -> str:
+def digest_of_state(state: Any) -> str:
     """Of the arrays of a state on the host, in whatever structure they stand."""
     arrays = map(np.asarray, jax.tree.leaves(state))
     each = (hashlib.sha256(f"{x.dtype}{x.shape}".encode() + x.tobytes()).hexdigest() for x in arrays)

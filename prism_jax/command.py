@@ -1,37 +1,51 @@
 """How every entry point ends: 0 after success, 2 for what the user can mend, 1 for a failed run."""
 
 import contextlib
+import errno
 import logging
 import os
 import select
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prism_jax import processes
-from prism_jax.errors import InputError, RunError
+from prism_jax.errors import InputError, RunError, SaveError
+from prism_jax.folders import held
+
+_at_end = contextlib.ExitStack()
+"""What is left to do when the command ends."""
 
 
 def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
     """Runs an entry point and exits with its status. What the user can mend is one line, without a traceback."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every file
+    # Orbax tells of every file, and raises what it logs as an error.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     with processes.ending():
         try:
-            with while_it_is_read():
+            with while_it_is_read(), _at_end:
                 main(processes.join(argv))
         except InputError as error:
             _stop(str(error), 2)
+        except SaveError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            sys.stdout.flush()
+            if not processes.several():
+                os._exit(1)  # the interpreter would wait for threads of Orbax that wait for what has failed
+            raise SystemExit(1) from error
         except RunError as error:
             _stop(str(error), 1)
         except KeyboardInterrupt:
             _stop("interrupted", 1)
         except Exception as error:
-            if not processes.says_lost(error):
+            if processes.says_lost(error):
+                processes.let_bond_speak()
+                _stop(f"another process is gone: {' '.join(str(error).split())[:200]}", 1)
+            if not isinstance(error, OSError) or error.errno is None:
                 raise
-            processes.let_bond_speak()
-            _stop(f"another process is gone: {' '.join(str(error).split())[:200]}", 1)
+            where = f"{str(error.filename)[:200]}: " if error.filename else ""
+            _stop(f"{where}{error.strerror}", 2 if error.errno == errno.ENAMETOOLONG else 1)
 
 
 @contextlib.contextmanager
@@ -63,27 +77,26 @@ def _has_no_reader(descriptor: int) -> bool:
 
 
 def output_folder(path: str) -> Path:
-    """The folder for results, made if need be; beside the terminal, one that goes when the process ends.
+    """The folder for results, of this command alone until it ends; beside the terminal, one that goes then.
+
+    It is made if need be, and removed again if the command ends without having written there. What a command needs to know to
+    accept its arguments stands before the call; what takes long after it.
 
     Raises:
-      InputError: if nothing can be written there.
+      InputError: if nothing can be written there, or another command writes there.
     """
-    if not processes.is_terminal():
-        return processes.scratch_folder()
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise InputError(f"can't write to {path!r}: {error.strerror}; choose another folder") from error
+    processes.from_terminal(lambda: _at_end.enter_context(held(path)))
+    return Path(path) if processes.is_terminal() else processes.scratch_folder()
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, content: str | bytes) -> None:
     """Writes a file whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _stop(message: str, status: int) -> None:

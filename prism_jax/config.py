@@ -18,6 +18,7 @@ from prism_jax import exchange as exchanges
 from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange, Exchanges
 from prism_jax.generation import Sampling
+from prism_jax.seeds import check_seed
 from prism_jax.text import bucket_lengths
 from prism_jax.user_paths import UserPath, expand
 from prism_jax.wire import WIRES, Wire
@@ -108,9 +109,10 @@ class Training:
         for name in ("batch_size", "accumulate", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"training.{name} is {getattr(self, name)}; choose 1 or more")
-        for name in ("lora_rank", "limit", "validation_limit", "evaluate_every", "seed"):
+        for name in ("lora_rank", "limit", "validation_limit", "evaluate_every"):
             if getattr(self, name) < 0:
                 raise InputError(f"training.{name} is {getattr(self, name)}; choose 0 or more")
+        check_seed(self.seed, "training.seed")
         for name in ("epochs", "learning_rate", "lora_alpha"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise InputError(f"training.{name} is {getattr(self, name)}; choose a number above 0")

@@ -9,6 +9,10 @@ class RunError(RuntimeError):
     """A run that failed although its input was right."""
 
 
+class SaveError(RunError):
+    """A checkpoint that could not be saved. What was saving it may never end."""
+
+
 class AssetError(RunError):
     """An asset can't be had: no network, a broken download, a full disk."""
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from prism_jax import config, data, hub, lora, weights
+from prism_jax import checkpoint, config, data, hub, lora, weights
 from prism_jax.checkpoint import Trained, load
 from prism_jax.config import Experiment
 from prism_jax.dataset import Corpus, Dataset, Labelled, changes, contents, outline, pieces, subset
@@ -156,6 +156,25 @@ def with_trained(pretrained: Pretrained, trained: Trained) -> Pretrained:
             f"the checkpoint in {trained.run} is of another model; give one that was trained with this config"
         )
     return replace(pretrained, params=unflatten(own | new))
+
+
+def check_run(experiment: Experiment, source: str, *more: str) -> None:
+    """Refuses what can be seen to be wrong with a run before anything is loaded.
+
+    Args:
+      experiment: what it is for.
+      source: `RUN` or `RUN@STEP`.
+      more: fields in which the run must not differ from the experiment, see `checkpoint.check_same_model`.
+
+    Raises:
+      InputError: if it is not there, or of another model.
+    """
+
+    def check():
+        run, step = checkpoint.run_and_step(source)
+        checkpoint.check_same_model(run, checkpoint.check(run, step), experiment, *more)
+
+    from_terminal(check)
 
 
 def check_same_classes(trained: Trained, dataset: Dataset | None) -> None:

@@ -19,6 +19,7 @@ from prism_jax.errors import InputError, RunError
 from prism_jax.exchange import Exchanges, check
 from prism_jax.partition import part_length
 from prism_jax.runners import Runner
+from prism_jax.seeds import check_seed
 from prism_jax.text import check_ids
 
 NO_TOKEN = -1
@@ -45,8 +46,7 @@ class Sampling:
             raise InputError(f"temperature is {self.temperature}; choose 0 for the most likely token, or more")
         if 0 < self.temperature < np.finfo(np.float32).tiny:
             raise InputError(f"temperature is {self.temperature}, which float32 has not; choose 0, or 1.2e-38 or more")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}; choose 0 to {2**32 - 1}")
+        check_seed(self.seed)
         if self.top_k < 0:
             raise InputError(f"top_k is {self.top_k}; choose a number of tokens, or 0 for all")
         if not 0 < self.top_p <= 1:

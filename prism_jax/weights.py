@@ -18,6 +18,7 @@ from prism_jax.folders import check_empty, new_folder
 from prism_jax.forward import init_params, params_shapes
 from prism_jax.models.families import FAMILIES, architecture_of, family_of
 from prism_jax.models.hugging_face import Entry, Table, give, refuse_tensors
+from prism_jax.seeds import check_seed
 
 HINTS = {
     "classifier": " (give an adapter that holds one with --adapter, or train one with train.finetune and score its run)",
@@ -84,7 +85,7 @@ def load(
       num_tokens: N of the sequences to come, to refuse a model that can't take them before its weights are read.
       fresh: parts of the model (`"classifier"`) that are drawn at random instead of read; all of them, and no file with
         weights is needed.
-      seed: for `fresh`.
+      seed: for `fresh`, 0 to 2^32 - 1.
       compute_dtype: "float32" or "bfloat16", see `TransformerConfig`.
 
     Raises:
@@ -92,6 +93,7 @@ def load(
         that are not implemented (all are listed), or the head has other classes than `label_names`.
       AssetError: if an asset can't be had.
     """
+    check_seed(seed)
     fresh = tuple(fresh)
     found = find(
         kind,

@@ -10,13 +10,14 @@ from pathlib import Path
 import jax
 
 from prism_jax import checkpoint, config
-from prism_jax.command import write
+from prism_jax.command import output_folder, write
 from prism_jax.config import Experiment, Training
 from prism_jax.dataset import Dataset, changes, contents
 from prism_jax.errors import InputError
 from prism_jax.exchange import WholeSequence, per_block
 from prism_jax.exchange_text import text_of
 from prism_jax.experiment import (
+    check_run,
     check_same_classes,
     check_same_held_out,
     check_sources,
@@ -29,6 +30,7 @@ from prism_jax.loading import steps_per_epoch, training_batches
 from prism_jax.prediction import Predictor, Setting
 from prism_jax.processes import check_same, from_terminal, several
 from prism_jax.runners import Runner, on_mesh, on_one_device
+from prism_jax.saving import saving
 from prism_jax.task import Task
 from prism_jax.tasks import num_labels, prepare
 from prism_jax.text import bucket_lengths
@@ -57,7 +59,7 @@ STAYS = (
 """What must be the same when a run goes on."""
 
 
-def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: str | None = None) -> dict:
+def finetune(experiment: Experiment, out: str, *, resume: bool = False, start: str | None = None) -> dict:
     """Trains, keeping in `out` what is needed to go on after an interruption.
 
     Args:
@@ -78,13 +80,16 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
     settings = [Setting(exchange, parts) for parts, exchange in product(training.parts, training.exchanges)]
     scored = Setting(experiment.exchange, experiment.num_parts)
     _check_recipe(experiment, (*settings, scored), lengths)
-    from_terminal(lambda: _check_folder(out, experiment, resume))
     runners = {setting.num_parts: runner(training, setting.num_parts) for setting in (*settings, scored)}
-    trained_before = from_terminal(lambda: _trained_before(out, start, experiment))
+    if start:
+        check_run(experiment, start, "training.validation")
+    folder = output_folder(out)
+    from_terminal(lambda: _check_folder(folder, experiment, resume))
+    trained_before = from_terminal(lambda: _trained_before(folder, start, experiment))
     check_sources(experiment, fresh=training.fresh)
 
     dataset, held_out = load_training_data(experiment)
-    data = from_terminal(lambda: _same_data(out, {"training": dataset, "held_out": held_out}))
+    data = from_terminal(lambda: _same_data(folder, {"training": dataset, "held_out": held_out}))
     if trained_before:
         check_same_classes(trained_before, dataset)
         if not checkpoint.differences(trained_before.config, experiment, SAME_HELD_OUT):
@@ -130,17 +135,19 @@ def finetune(experiment: Experiment, out: Path, *, resume: bool = False, start: 
     state = runners[settings[0].num_parts].replicate(init_state(trained, rule, training.seed))
     batches = iter(training_batches(task, lengths, training.batch_size, training.seed))
     every = training.evaluate_every or of_epoch
-    unreadable = from_terminal(lambda: checkpoint.set_aside_unreadable(out))
-    with checkpoint.open_manager(out) as manager:
+    unreadable = from_terminal(lambda: checkpoint.set_aside_unreadable(folder))
+    with saving(folder) as manager:
         state, restored, damaged = checkpoint.restore_last(manager, state, batches, run.recipe)
         for reason in (*unreadable, *damaged):
             print(f"passed over: {reason}")
-        write(out / "config.json", json.dumps(said, indent=2))
+        if resume and restored is None:
+            print(f"no checkpoint in {out} yet; training starts from the beginning")
+        write(folder / "config.json", json.dumps(said, indent=2))
         print(
             f"{len(dataset)} examples, {of_epoch} steps an epoch, {num_steps} steps; {count(trained):,} parameters trained "
             f"through {', '.join(map(str, settings))}; checkpoints chosen by {scored}"
         )
-        with Log(out, restored or 0, tensorboard=training.tensorboard) as log:
+        with Log(folder, restored or 0, tensorboard=training.tensorboard) as log:
             return run.to_the_end(state, batches, num_steps, every, manager, log)
 
 
@@ -171,7 +178,7 @@ def _trained_before(out: Path, start: str | None, experiment: Experiment) -> che
     """What a run starts from: as it was when the run began, where it goes on."""
     before = _named_or_noted(out, start)
     if before:
-        checkpoint.check_same_model(before, experiment, "training.validation")
+        checkpoint.check_same_model(before.run, before.config, experiment, "training.validation")
     return before
 
 
@@ -213,8 +220,6 @@ def _check_folder(out: Path, experiment: Experiment, resume: bool) -> None:
     if not (out / "config.json").exists():
         if (out / "checkpoints").exists():
             raise InputError(f"{out} holds checkpoints without the config.json of their run; choose another --out")
-        if resume:
-            print(f"no run in {out} yet; it starts from the beginning")
         return
     if not resume:
         raise InputError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")

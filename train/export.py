@@ -8,13 +8,12 @@ python -m train.export RUN DIR [--adapter] [--dtype float16]
 
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import tyro
 
 from prism_jax import adapter_files, checkpoint, flags, hub, lora, weights
-from prism_jax.command import run
+from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
 from prism_jax.experiment import load_run
 from prism_jax.folders import check_empty, new_folder
@@ -36,8 +35,6 @@ class Export:
 
 def main(argv: list[str]) -> None:
     command = flags.parse_flags(Export, __doc__, argv)
-    out = Path(command.dir)
-    check_empty(out)
     trained = checkpoint.named(command.run)
     recipes = [one.config["training"] for one in checkpoint.chain(trained)] if command.adapter else []
     if not all(recipe["lora_rank"] for recipe in recipes):
@@ -45,6 +42,8 @@ def main(argv: list[str]) -> None:
             f"the run in {command.run}, or one that it started from, trained more than adapters; leave --adapter out to write "
             "the whole model"
         )
+    out = output_folder(command.dir)
+    check_empty(out)
     loaded = load_run(trained, class_named(trained.config["model"]))
     if command.adapter:
         whole = {name for recipe in recipes for name in recipe["fresh"]}

@@ -8,10 +8,12 @@ import json
 import shlex
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from prism_jax import config, flags
-from prism_jax.command import output_folder, run, write
+from prism_jax.command import run, write
+from prism_jax.processes import is_terminal
 from prism_jax.runners import emulate_devices
 from prism_jax.user_paths import UserPath
 from train.assembly import finetune
@@ -39,12 +41,12 @@ class Finetune:
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Finetune, __doc__, argv)
-    out, training = output_folder(command.out), command.experiment.training
+    out, training = Path(command.out), command.experiment.training
     if training.data is not None:
         emulate_devices(max(*training.parts, command.experiment.num_parts) * training.data)
-    reached = finetune(command.experiment, out, resume=command.resume, start=command.start)
+    reached = finetune(command.experiment, command.out, resume=command.resume, start=command.start)
     said = f"python -m train.finetune {shlex.join(argv)}"
-    if reached["first_step"] < reached["step"] or not (out / "result.json").exists():
+    if is_terminal() and (reached["first_step"] < reached["step"] or not (out / "result.json").exists()):
         write(out / "result.json", json.dumps({"command": said} | reached, indent=2) + "\n")
     print(json.dumps(reached, indent=2))
     print(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ from prism_jax.errors import InputError
 class Log:
     """Lines of JSON, one for some steps and one for each evaluation, which holds a `score`.
 
-    Lines after the step that training goes on from are dropped. Each line ends with `seconds`, what the run has taken so far
-    without its interruptions, and `time`, that of the day since 1970.
+    Lines after the step that training goes on from are dropped, and lines that can't be read are set aside: checkpoints, not the
+    log, are what a run goes on from. Each line ends with `seconds`, what the run has taken so far without its interruptions, and
+    `time`, that of the day since 1970.
     """
 
     def __init__(self, out: Path, step: int, *, tensorboard: bool = False):
         self._path, self._events = out / "metrics.jsonl", None
-        lines = self._path.read_text().split("\n")[:-1] if self._path.exists() else []  # the last may be half written
-        self._lines = [line for line in map(json.loads, lines) if line["step"] <= step]
+        self._lines = [line for line in self._read(out / "damaged") if line["step"] <= step]
         self._before = max((line.get("seconds", 0.0) for line in self._lines), default=0.0)
         self._began = time.perf_counter()
         write(self._path, "".join(f"{json.dumps(line)}\n" for line in self._lines))
@@ -29,6 +30,20 @@ class Log:
             from tensorboardX import SummaryWriter
 
             self._events = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+
+    def _read(self, damaged: Path) -> list[dict[str, Any]]:
+        """The lines that are there; what can't be read is kept in the folder `damaged`, with a line that says so."""
+        lines = self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []  # the last may be half written
+        read = [_values(line) for line in lines]
+        if broken := [i for i, values in enumerate(read) if values is None]:
+            damaged.mkdir(exist_ok=True)
+            with (damaged / self._path.name).open("ab") as file:
+                file.writelines(lines[i] + b"\n" for i in broken)
+            print(
+                f"passed over: line {', '.join(str(i + 1) for i in broken)} of {self._path}, now in {damaged / self._path.name}: it can't be "
+                "read; an evaluation that stood there does not count for training.patience"
+            )
+        return [values for values in read if values is not None]
 
     def __enter__(self) -> "Log":
         return self
@@ -61,6 +76,17 @@ class Log:
         """Evaluations since the best one."""
         scores = [line["score"] for line in self.evaluations]
         return len(scores) - 1 - scores.index(max(scores)) if scores else 0
+
+
+def _values(line: bytes) -> dict[str, Any] | None:
+    """What a line says; None for what no run writes."""
+    try:
+        values = json.loads(line)
+        numbers = [values[name] for name in ("score", "seconds") if name in values]
+        whole = type(values["step"]) is int and all(type(x) in (int, float) and math.isfinite(x) for x in numbers)
+        return values if whole else None
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
 
 
 def check_tensorboard() -> None:

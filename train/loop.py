@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prism_jax import checkpoint, lora, metrics
+from prism_jax import checkpoint, lora, metrics, saving
 from prism_jax.config import Training
 from prism_jax.errors import RunError
 from prism_jax.prediction import Predictor, Setting
@@ -78,7 +78,7 @@ class Run:
                     self._evaluate(state, step, batches, manager, log)
             if step not in manager.all_steps():
                 self._save(manager, step, state, batches, LOWEST)
-            manager.wait_until_finished()
+            saving.finish(manager)
         progress.close()
         if stopped and step < num_steps:
             raise RunError(f"stopped at step {step} of {num_steps}, which is saved; go on with --resume")
@@ -124,7 +124,7 @@ class Run:
         if step - 1 not in manager.all_steps():
             state = replace(state, finite=jnp.ones_like(state.finite))
             self._save(manager, step - 1, state, batches, LOWEST)
-        manager.wait_until_finished()
+        saving.finish(manager)
         raise RunError(
             f"the loss of step {step} is {float(shown['loss']):g}, or the change that it makes is not finite; the state after step "
             f"{step - 1} is saved; lower training.learning_rate, in a new folder with --start RUN@{step - 1}"
@@ -149,7 +149,7 @@ class Run:
         self._save(manager, step, state, batches, score)
 
     def _save(self, manager, step, state, batches, score: float) -> None:
-        checkpoint.save(manager, step, state, batches, {checkpoint.SCORE: score}, self.recipe)
+        saving.save(manager, step, state, batches, {checkpoint.SCORE: score}, self.recipe)
 
     def _out_of_patience(self, log: Log) -> bool:
         return self.training.patience is not None and log.without_progress >= self.training.patience

@@ -71,13 +71,13 @@ def main(argv: list[str]) -> None:
     command = flags.parse_flags(TrainTokenizer, __doc__, argv)
     if command.vocab_size < 257:
         raise InputError(f"vocab_size is {command.vocab_size}; choose 257 or more: 256 bytes and the end of a text")
-    if (Path(command.out) / "tokenizer.json").exists():
+    out = output_folder(command.out)
+    if (out / "tokenizer.json").exists():
         raise InputError(f"{command.out} holds a tokenizer already; choose another --out")
     corpus = data.load(command.dataset, "train", command.data_source)
     if not isinstance(corpus, Corpus):
         raise InputError(f"{corpus.name} is not plain text; choose a data set such as tales or text")
-    out, tokenizer = output_folder(command.out), byte_level_bpe(corpus.documents, command.vocab_size)
-    save(tokenizer, out)
+    save(tokenizer := byte_level_bpe(corpus.documents, command.vocab_size), out)
     print(f"wrote {out}/tokenizer.json: {len(tokenizer)} tokens, from {len(corpus)} texts")
 
 
