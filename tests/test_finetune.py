@@ -193,6 +193,26 @@ def test_a_damaged_checkpoint_is_passed_over(whole, toy_config, tmp_path, monkey
     assert "is damaged or of another model" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+def test_broken_lines_of_the_log_do_not_keep_a_run_from_going_on(whole, toy_config, tmp_path, monkeypatch, capsys):
+    out = Path(shutil.copytree(whole, tmp_path / "run"))
+    path, broken = (
+        out / "metrics.jsonl",
+        [b'{"step": 4, "lo', b"null", b"[1]", b'{"loss": 1.0}', b'{"step": "5"}', b"\xff\xfe", b""],
+    )
+    broken += [b'{"step": 5, "score": "high"}', b'{"step": 5, "score": NaN}', b"[" * 100_000]
+    content = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([*content[:5], *broken, *content[5:-1], b'{"step": 16, "los']))
+    flags = [*FULL, *PRISM, "--training.log-every", "1", "--training.evaluate-every", "3", "--out", out, "--resume"]
+    assert run("train.finetune", toy_config, *flags, monkeypatch=monkeypatch) == 0
+    assert (
+        f"passed over: line 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 of {path}, now in {out}/damaged/metrics.jsonl"
+        in capsys.readouterr().out
+    )
+    assert lines(out) == lines(whole)
+    assert (out / "damaged" / "metrics.jsonl").read_bytes().split(b"\n")[:-1] == broken
+    assert_same_parameters(out, whole)
+
+
 def test_a_flipped_bit_is_noticed(whole, toy_config, tmp_path, monkeypatch, capsys):
     """Orbax reads one in the middle of an array without a word."""
     out = Path(shutil.copytree(whole, tmp_path / "run"))
@@ -295,9 +315,10 @@ def test_lora_trains_adapters_and_the_fresh_head_only(toy_config, tmp_path, monk
     again = [*FULL, "--training.epochs", "1", "--out", whole, "--resume"]
     assert run("train.finetune", toy_config, *again, monkeypatch=monkeypatch) == 0
     assert json.loads((whole / "config.json").read_text())["started_from"]["run"] == str(exact)
-    for start in (prism, f"{exact}@3"):
+    begun = f"{whole} was started from {exact}@4; leave --start out"
+    for start, message in ((prism, begun), (f"{exact}@3", f"no checkpoint of step 3 in {exact}; there are 4")):
         assert run("train.finetune", toy_config, *again, "--start", start, monkeypatch=monkeypatch) == 2
-        assert f"{whole} was started from {exact}@4; leave --start out" in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert run("train.finetune", toy_config, *again, "--start", f"{exact}@4", monkeypatch=monkeypatch) == 0
     left, kept = (
         experiment.load_run(checkpoint.load(whole), BertForSequenceClassification).params,
@@ -348,6 +369,8 @@ def test_lora_trains_adapters_and_the_fresh_head_only(toy_config, tmp_path, monk
         (["--buckets", "40"], "a bucket of 40 tokens; choose lengths from 1 to num_tokens, 18"),
         (["--start", "nowhere"], "no checkpoints in nowhere"),
         (["--training.lora-rank", "-1"], "training.lora_rank is -1; choose 0 or more"),
+        (["--training.seed", str(2**32)], "training.seed is 4294967296; choose a whole number from 0 to 4294967295"),
+        (["--training.seed", "-1"], "training.seed is -1; choose a whole number from 0"),
         (["--training.clip", "0"], "training.clip is 0.0; choose more than 0"),
     ],
 )
@@ -357,7 +380,7 @@ def test_wrong_input_is_one_line_before_anything_slow(flags, message, toy_config
     said = capsys.readouterr().err.strip().splitlines()
     assert message in said[-1]
     assert len(said) == 1
-    assert not (out / "config.json").exists()  # the folder stays free
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("module", ["train.finetune", "eval.evaluate"])

@@ -104,11 +104,51 @@ def test_it_goes_on_where_it_was_stopped_and_runs_nothing_twice(
     assert run("eval.sweep", path, *flags, monkeypatch=monkeypatch) == 0
     assert calls == []
     assert rows_of(tmp_path / "out") == before
+    # Stopped at once, also where nothing of the store is of use any more: whole results stay until others are whole.
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.*")}
+    assert {"results.json", "results.csv", "report.md"} <= set(written)
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "__call__", stopped)
+        patch.setattr(store, "digest_of_library", lambda: "another")
+        assert run("eval.sweep", path, *flags, monkeypatch=patch) == 1
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.*")} == written
     # Another source of one's own exchange, and a damaged file: these rows alone run again.
     path.write_text(source.replace("BROKEN", "1 == 2"))
     assert run("eval.sweep", path, *flags, monkeypatch=monkeypatch) == 0
     assert calls == ["fickle on 2", "compiled"]
     assert without_time(rows_of(tmp_path / "out")) == without_time(before)
+
+
+def stopped(self, *args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def test_results_have_the_rows_of_the_store_first(toy_config, trained, tmp_path, monkeypatch, calls):
+    """A sweep that is stopped, with the first row of the store damaged: no row that is there is missing from the results."""
+    flags = ["--base", trained, "--parts", 2, "--segments", 1, 2, 3, "--exchanges", "--out", tmp_path]
+    predict = Predictor.__call__
+
+    def three(self, *args, **kwargs):
+        return stopped(self) if "segment_means:3" in str(self.setting) else predict(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "__call__", three)
+        assert run("eval.sweep", toy_config, *flags, monkeypatch=patch) == 1
+    before = rows_of(tmp_path)
+    assert [row["num_segments"] for row in before] == [None, 1, 2]
+    first = min((tmp_path / "rows").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    first.write_text("{")
+    calls.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "__call__", stopped)
+        assert run("eval.sweep", toy_config, *flags, monkeypatch=patch) == 1
+        assert rows_of(tmp_path) == before
+        patch.setattr(Predictor, "__call__", three)
+        assert run("eval.sweep", toy_config, *flags, monkeypatch=patch) == 1
+    # The row that runs again is what the stored ones are compared with.
+    assert without_time(rows_of(tmp_path)) == without_time(before)
+    assert run("eval.sweep", toy_config, *flags, monkeypatch=monkeypatch) == 0
+    assert [row["num_segments"] for row in rows_of(tmp_path)] == [None, 1, 2, 3]
 
 
 def test_a_row_that_fails_says_why_and_the_others_go_on(toy_config, trained, tmp_path, monkeypatch, capsys):
