@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from prism_jax import checkpoint, command, data, hub, weights
 from prism_jax.errors import InputError
+from prism_jax.folders import LOCK, check_empty
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -54,14 +55,14 @@ def test_a_folder_is_one_command_s_until_its_process_is_gone(toy_config, tmp_pat
             )
         finally:
             holder.send_signal(signal.SIGKILL)
-    weights.check_empty(out)  # what a killed process leaves does not count
+    check_empty(out)  # what a killed process leaves does not count
     with pytest.raises(SystemExit, match="2"):
         command.run(lambda argv: refused(command.output_folder(argv[0])), [str(out)])
     assert not list(out.iterdir())
 
 
 def refused(folder: Path):
-    assert [path.name for path in folder.iterdir()] == [command.LOCK]
+    assert [path.name for path in folder.iterdir()] == [LOCK]
     raise InputError("no")
 
 
@@ -88,11 +89,11 @@ def test_every_command_asks_for_its_folder_before_anything_slow(
     if module == "eval.latency" and len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two cores")
     words = [toy_config if word == "CONFIG" else word for word in flags]
-    with FileLock(tmp_path / command.LOCK):
-        (tmp_path / command.LOCK).write_text("process 1 on another.host")
+    with FileLock(tmp_path / LOCK):
+        (tmp_path / LOCK).write_text("process 1 on another.host")
         assert run(module, *words, "--out", tmp_path, monkeypatch=monkeypatch) == 2
         assert f"error: {tmp_path} is in use by process 1 on another.host; wait" in capsys.readouterr().err
-        assert [path.name for path in tmp_path.iterdir()] == [command.LOCK]
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
     file, long = tmp_path / "file", "x" * 300
     file.write_text("")
     deep = "/".join(["y" * 200] * 19)
@@ -107,7 +108,7 @@ def test_every_command_asks_for_its_folder_before_anything_slow(
         assert reason in said
     assert run(module, *words, "--out", tmp_path / deep, monkeypatch=monkeypatch) == 2
     assert "too long" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == [command.LOCK, "file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LOCK, "file"]
 
 
 def test_a_folder_that_is_read_only_is_refused(toy_config, tmp_path, monkeypatch, capsys):
