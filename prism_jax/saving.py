@@ -3,9 +3,9 @@
 import os
 import re
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,23 @@ def saving(run: Path) -> Iterator[ocp.CheckpointManager | NoCheckpoints]:
     Raises:
       SaveError: if one of them could not be saved.
     """
-    manager, shown = open_manager(run), sys.excepthook
-
-    def show(*error) -> None:
-        if (
-            threading.current_thread() is threading.main_thread()
-        ):  # TensorStore prints what else fails after a write has failed
-            shown(*error)
-
-    sys.excepthook = show
+    manager, shown = open_manager(run), sys.unraisablehook
+    sys.unraisablehook = partial(_show, shown)
     try:
-        yield manager
+        try:
+            yield manager
+        finally:
+            with _explaining(manager):
+                manager.close()
     finally:
-        with _explaining(manager):
-            manager.close()
-        sys.excepthook = shown
+        if not isinstance(sys.exception(), SaveError):  # after one, threads go on until the process has ended
+            sys.unraisablehook = shown
+
+
+def _show(shown: Callable, unraisable: Any) -> None:
+    """Leaves out that threads of TensorStore find nobody to tell of their writes, after one of these has failed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        shown(unraisable)
 
 
 def save(
