@@ -11,9 +11,10 @@ from tqdm import tqdm
 from prism_jax import cost, hub
 from prism_jax.errors import InputError
 from prism_jax.exchange_text import text_of
-from prism_jax.generation import Generator, Sampling
+from prism_jax.generation import Generator
 from prism_jax.partition import part_length
 from prism_jax.processes import from_terminal, is_terminal
+from prism_jax.sampling import Sampling
 
 ROUNDS = 3
 """How often each arm is timed, in turn."""

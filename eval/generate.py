@@ -20,9 +20,10 @@ from prism_jax import config, flags, text, weights
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
 from prism_jax.exchange import WholeSequence
-from prism_jax.generation import Generator, Sampling
+from prism_jax.generation import Generator
 from prism_jax.processes import check_same, from_terminal, is_terminal, several
 from prism_jax.runners import emulate_devices, on_mesh, on_one_device
+from prism_jax.sampling import Sampling
 from prism_jax.user_paths import UserPath
 
 

@@ -25,9 +25,10 @@ from prism_jax.exchange import (
     Wrapped,
 )
 from prism_jax.forward import forward, init_params
-from prism_jax.generation import Generator, Sampling
+from prism_jax.generation import Generator
 from prism_jax.partition import Layout, Parts, split
 from prism_jax.runners import emulate_devices, on_mesh, on_one_device
+from prism_jax.sampling import Sampling
 from prism_jax.wire import WIRES, Wire
 
 __version__ = "0.1.0"

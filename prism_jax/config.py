@@ -17,7 +17,7 @@ from prism_jax import adapter_files, exchange_text
 from prism_jax import exchange as exchanges
 from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange, Exchanges
-from prism_jax.generation import Sampling
+from prism_jax.sampling import Sampling
 from prism_jax.seeds import check_seed
 from prism_jax.text import bucket_lengths
 from prism_jax.user_paths import UserPath, expand

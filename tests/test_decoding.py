@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from eval.decoding import stop_tokens, stream_texts
-from prism_jax.generation import GREEDY, Step
+from prism_jax.generation import Step
+from prism_jax.sampling import GREEDY
 
 
 @pytest.fixture(scope="module")
