@@ -9,7 +9,6 @@ One device (process 0 alone, on its core), Voltage and the exchanges of the conf
 several hosts, leave -n out and start it on each with --coordinator.
 """
 
-import json
 import os
 import shlex
 import sys
@@ -26,6 +25,7 @@ from eval import figures, latency_model, network, one_alone, results, store, tim
 from eval.grid import BASE, ONE_DEVICE, grid_of_exchanges, why_impossible
 from eval.launch import commands, free_port, own_cores, supervise
 from eval.scoring import Scoring, check_runs, load_scoring
+from eval.written import FILE, read_calibration
 from prism_jax import config, flags, hub
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError, RunError
@@ -200,17 +200,14 @@ def before(out: Path, content: dict) -> dict:
     Raises:
       InputError: if it was of something else.
     """
-    path, found = out / "results.json", ("rows", "parts_alone", "ladders")
-    if not path.is_file():
+    found = ("rows", "parts_alone", "ladders")
+    if not (out / FILE).exists():
         return {name: [] for name in found}
-    try:
-        earlier = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} can't be read: {error}; choose another --out") from error
-    same = ("schema", "config", "model", "weights", "library", "processes")
+    earlier = read_calibration(out, "choose another --out")
+    same = ("config", "model", "weights", "library", "processes")
     differing = [name for name in same if earlier.get(name) != content[name]]
     if differing or earlier["environment"]["cpu"] != content["environment"]["cpu"]:
-        raise InputError(f"{path} is of another {', '.join(differing) or 'machine'}; choose another --out")
+        raise InputError(f"{out / FILE} is of another {', '.join(differing) or 'machine'}; choose another --out")
     return {name: earlier[name] for name in found}
 
 
@@ -272,7 +269,7 @@ def _with_parts_alone(content: dict, command: Latency, scoring: Scoring, batch_s
 
 def finish(out: Path, command: str) -> None:
     """Adds predictions where there are several links, and draws the figure."""
-    content = json.loads((out / "results.json").read_text()) | {"command": command}
+    content = read_calibration(out) | {"command": command}
     shaped = [row for row in content["rows"] if row["rate_bits_per_second"]]
     if shaped:
         latency_model.predict_each_from_other_links(shaped)

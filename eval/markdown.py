@@ -63,9 +63,12 @@ def over_runs(contents: Mapping[str, dict]) -> str:
     lines = [header, ["---"] * len(header)]
     for key in common:
         spread, recovery = np.std([run[key]["score"] for run in runs], ddof=1), "-"
-        if all(run[key].get("recovery_percent") is not None for run in runs) and key[0] in controls:
-            as_is = mean[(*key[:-1], BASE)]
-            recovery = f"{100 * (mean[key] - as_is) / (controls[key[0]] - as_is):.0f}"
+        as_is = (*key[:-1], BASE)
+        told = (
+            all(run[key].get("recovery_percent") is not None for run in runs) and key[0] in controls and as_is in mean
+        )
+        if told and controls[key[0]] != mean[as_is]:
+            recovery = f"{100 * (mean[key] - mean[as_is]) / (controls[key[0]] - mean[as_is]):.0f}"
         lines.append((*(str(x or "-") for x in key), f"{mean[key]:.2f} ({spread:.2f})", recovery))
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"""# All {len(contents)} runs

@@ -75,9 +75,10 @@ def rate_of(text: str) -> float:
       InputError: for anything else.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(kbit|mbit|gbit)", text)
-    if not match or not float(match[1]):
-        raise InputError(f"a rate is {text!r}; give a number with its unit, such as 50mbit (kbit, mbit or gbit)")
-    return float(match[1]) * UNITS[match[2]]
+    rate = float(match[1]) * UNITS[match[2]] if match else 0.0
+    if not 1 <= rate <= 1e15:
+        raise InputError(f"a rate is {text[:80]!r}; give a number with its unit, such as 50mbit (kbit, mbit or gbit)")
+    return rate
 
 
 def way_in(*, delay: bool) -> list[str]:

@@ -11,17 +11,20 @@ devices in question. A time is always a prediction; one on more than two devices
 import json
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from eval import latency_model, network, results
+from eval import latency_model, network
+from eval.grid import CONTROL
 from eval.latency_model import Constants, Link
 from eval.tables import UNITS
+from eval.written import SCHEMA, Milliseconds, read_calibration, read_sweep
 from prism_jax import config, flags, metrics
 from prism_jax.command import output_folder, run, write
 from prism_jax.errors import InputError
+from prism_jax.records import Count, NotNegative
 from prism_jax.user_paths import UserPath
 
 
@@ -30,13 +33,13 @@ class Plan:
     experiment: config.Flat
     rate: str | None = None
     """Of the link between the devices, such as 50mbit. Needed."""
-    rtt: float = 0.0
+    rtt: Milliseconds = 0.0
     """Its round-trip time in milliseconds."""
-    devices: int = 2
+    devices: Count = 2
     """How many there are at most."""
-    max_drop: float = 1.0
+    max_drop: NotNegative = 1.0
     """How much may be lost to one device, in the units of the score (points, for an accuracy)."""
-    examples: int = 1
+    examples: Count = 1
     """B, examples of a request."""
     sweep: UserPath | None = None
     """Folder of a sweep; runs/NAME/sweep by default, NAME being the config's."""
@@ -45,14 +48,9 @@ class Plan:
     out: UserPath | None = None
     """Folder for plan.json; runs/NAME/plan by default."""
 
-    def check(self) -> None:
-        """Raises InputError for a value out of its range."""
-        assert self.link
-        if self.rtt < 0 or self.devices < 1 or self.max_drop < 0 or self.examples < 1:
-            raise InputError("choose rtt and max_drop of 0 or more, devices and examples of 1 or more")
-
     @property
     def link(self) -> Link:
+        """Raises InputError without a rate, or for a wrong one."""
         if self.rate is None:
             raise InputError("give the --rate of the link, such as 50mbit")
         return Link(network.rate_of(self.rate), self.rtt)
@@ -85,11 +83,9 @@ class Candidate:
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Plan, __doc__, argv)
-    command.check()
-    name = Path(argv[0]).stem
-    sweep = _read(command.sweep or f"runs/{name}/sweep", "eval.sweep")
-    calibration = _read(command.calibration or f"runs/{name}/latency", "eval.latency")
-    out = output_folder(command.out or f"runs/{name}/plan")
+    name, link = Path(argv[0]).stem, command.link
+    sweep = read_sweep(command.sweep or f"runs/{name}/sweep")
+    calibration = read_calibration(command.calibration or f"runs/{name}/latency")
     if sweep["model"] != calibration["model"]:
         raise InputError(
             f"the sweep is of {sweep['model']}, but the calibration of {calibration['model']}; name folders of one model"
@@ -99,6 +95,7 @@ def main(argv: list[str]) -> None:
     constants = latency_model.fit(measured)
     candidates = verdicts(candidates_of(sweep, calibration, command, constants), command)
     regrets = regrets_on_measured_links(measured, _drops(sweep, command), command.max_drop)
+    out = output_folder(command.out or f"runs/{name}/plan")
     print(table(candidates, sweep["rows"][0]["metric"]))
     print(verdict(candidates, {row["num_parts"] for row in measured}))
     errors = latency_model.errors(measured)
@@ -108,8 +105,8 @@ def main(argv: list[str]) -> None:
         + (f"; the choice there costs {_spread(regrets)} over the best" if regrets else "")
     )
     content = {
-        "schema": results.SCHEMA,
-        "link": asdict(command.link),
+        "schema": SCHEMA,
+        "link": asdict(link),
         "constants": asdict(constants),
         "candidates": [asdict(one) for one in candidates],
         "regrets": regrets,
@@ -156,7 +153,7 @@ def verdicts(candidates: Sequence[Candidate], command: Plan) -> list[Candidate]:
             rejected = f"{one.seconds / best.seconds - 1:.0%} slower"
         else:
             rejected, best = None, one
-        found.append(Candidate(**asdict(one) | {"rejected": rejected}))
+        found.append(replace(one, rejected=rejected))
     return found
 
 
@@ -210,23 +207,28 @@ def verdict(candidates: Sequence[Candidate], measured: Collection[int]) -> str:
 
 
 def _drops(sweep: dict, command: Plan) -> dict[tuple[str, int, str], tuple[float, float]]:
-    """Score, and what is lost to one device, of each setting and kind of weights; the control is a measure, not a choice."""
+    """Score, and what is lost to one device, of each setting and kind of weights, where both are known; the control is a measure,
+    not a choice.
+    """
     found = {}
     for row in sweep["rows"]:
-        if row.get("score") is None or row["weights"] == "control" or row["tokens"] != command.experiment.num_tokens:
+        if row["score"] is None or row["weights"] == CONTROL or row["tokens"] != command.experiment.num_tokens:
+            continue
+        difference = 0.0 if row["num_parts"] == 1 else row["difference_to_one_device"]
+        if difference is None:
             continue
         sign = -1 if metrics.METRICS[row["metric"]].higher_is_better else 1
-        drop = sign * (row["difference_to_one_device"] or 0.0) + 0.0  # no -0.0
+        drop = sign * difference + 0.0  # no -0.0
         found[row["setting"], row["num_parts"], row["weights"]] = (row["score"], drop)
     return found
 
 
 def _measured(calibration: dict, command: Plan) -> list[dict]:
     here = {"tokens": command.experiment.num_tokens, "batch_size": command.examples}
-    found = [row for row in calibration["rows"] if row.get("rate_bits_per_second") and here.items() <= row.items()]
-    if len({*map(latency_model.link_of, found)}) < 2:
+    found = [row for row in calibration["rows"] if row["rate_bits_per_second"] and here.items() <= row.items()]
+    if len({latency_model.link_of(row) for row in found if row["num_parts"] > 1}) < 2:
         raise InputError(
-            f"the calibration has fewer than two shaped links at N = {here['tokens']} and B = {here['batch_size']}; run eval.latency "
+            f"the calibration has fewer than two shaped links between devices at N = {here['tokens']} and B = {here['batch_size']}; run eval.latency "
             "with the same --num-tokens and --batch-sizes, and two or more --rates or --rtts"
         )
     return found
@@ -235,15 +237,6 @@ def _measured(calibration: dict, command: Plan) -> list[dict]:
 def _spread(regrets: Sequence[dict]) -> str:
     values = [one["regret"] for one in regrets]
     return f"{np.median(values):.0%} in the median and {max(values):.0%} at worst"
-
-
-def _read(folder: str, command: str) -> dict:
-    try:
-        return json.loads((Path(folder) / "results.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder}/results.json can't be read: {error}; run {command} first, or name its --out"
-        ) from error
 
 
 if __name__ == "__main__":

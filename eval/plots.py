@@ -18,6 +18,8 @@ from eval.tables import UNITS
 from prism_jax.command import write
 from prism_jax.metrics import METRICS
 
+plt.rcParams["text.parse_math"] = False  # a $ in a path is no formula
+
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito
 MARKERS = ("o", "v", "s", "D", "^", "P", "X", "*")
 FILLS = ("full", "none", "left", "top", "right", "bottom")
@@ -235,8 +237,8 @@ def one_device_lines(axes, content: dict) -> None:
 
 
 def point(axes, x: float, row: dict, styles: Styles) -> None:
-    low, high = row["score_ci95"]
-    bars = [[row["score"] - low], [high - row["score"]]]
+    low, high = row["score_ci95"] or (row["score"], row["score"])
+    bars = [[max(row["score"] - low, 0)], [max(high - row["score"], 0)]]  # resampled bounds may lie to one side
     colour = styles.colour(row["num_parts"])
     fill = styles.fill(row["weights"])
     axes.errorbar(

@@ -15,10 +15,9 @@ import jax
 import numpy as np
 
 from eval.scoring import Scoring
+from eval.written import SCHEMA
 from prism_jax import config
 from prism_jax.command import write
-
-SCHEMA = 1
 
 
 def environment() -> dict:

@@ -7,18 +7,19 @@ One part computes what it would on its own device; the rows of the other parts a
 sent. Every measurement is a process of its own on one core.
 """
 
-import json
 import multiprocessing
 import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from eval import figures, results
 from eval.one_part import measure
-from prism_jax import flags
+from eval.written import FILE, Scales
+from prism_jax import flags, records
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
 from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence
@@ -80,12 +81,11 @@ def main(argv: list[str]) -> None:
     command.check()
     if not hasattr(os, "sched_setaffinity"):
         raise InputError("eval.scale keeps a process on one core, which this system has no call for; run it on Linux")
-    out = output_folder(command.out)
+    rows, out = finished(Path(command.out)), output_folder(command.out)
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     os.environ["JAX_PLATFORMS"] = "cpu"
     asked = [(WholeSequence(), 1), (AllGather(), command.num_parts)]
     asked += [(SegmentMeans(num_segments), command.num_parts) for num_segments in command.segments]
-    rows = finished(out)
     for num_tokens in sorted(command.lengths):
         for exchange, num_parts in asked:
             setting = (str(exchange), num_parts, num_tokens, command.layers)
@@ -110,8 +110,9 @@ def main(argv: list[str]) -> None:
 
 def finished(out: Path) -> list[dict]:
     """The rows of an earlier call."""
-    path = out / "results.json"
-    return json.loads(path.read_text())["rows"] if path.is_file() else []
+    path = out / FILE
+    rows: Any = records.read(path, Scales, "choose another --out")["rows"] if path.exists() else []
+    return rows
 
 
 if __name__ == "__main__":

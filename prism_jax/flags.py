@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import tyro
 
-from prism_jax import processes
+from prism_jax import processes, records
 from prism_jax.config import load
 from prism_jax.errors import InputError
 from prism_jax.user_paths import expand
@@ -67,11 +67,13 @@ def _cli(command: type, argv: list[str], **how: Any) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return expand(tyro.cli(command, args=argv, **how))
+            parsed = expand(tyro.cli(command, args=argv, **how))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise InputError(_first_sentence(said.getvalue())) from stop
+    records.check_fields(parsed)
+    return parsed
 
 
 def _first_sentence(box: str) -> str:

@@ -191,16 +191,16 @@ def test_wrong_flags_of_latency_are_one_line(flags, message, toy_config, tmp_pat
 
 
 def test_latencies_of_something_else_are_not_mixed(tmp_path):
-    same = dict.fromkeys(("schema", "config", "model", "weights", "library", "processes"), 1)
-    content = same | {"environment": {"cpu": "a CPU"}}
+    same = {"schema": 1, "config": {}, "model": "a model", "weights": {}, "library": "1", "processes": 1}
+    content = same | {"environment": WHERE}
     nothing = {"rows": [], "parts_alone": [], "ladders": []}
     assert before(tmp_path, content) == nothing
-    path, found = tmp_path / "results.json", nothing | {"rows": [{"seconds": 1.0}]}
+    path, found = tmp_path / "results.json", nothing | {"rows": measured_rows()}
     path.write_text(json.dumps(content | found))
     assert before(tmp_path, content) == found
     for other, message in (
         ({"library": 2, "processes": 3}, "is of another library, processes; choose another --out"),
-        ({"environment": {"cpu": "another"}}, "is of another machine; choose another --out"),
+        ({"environment": WHERE | {"cpu": "another"}}, "is of another machine; choose another --out"),
     ):
         path.write_text(json.dumps(content | found | other))
         with pytest.raises(InputError, match=message):
@@ -231,10 +231,12 @@ def measured_row(setting, parts, link: Link, seconds_alone, sent, true: Constant
     row = {"setting": setting, "num_parts": parts, "tokens": 32, "batch_size": 1, "seconds_alone": seconds_alone}
     row |= {"bytes_sent_per_device": sent, "bytes_split_per_device": 100 * (parts > 1), "collectives": 6 * (sent > 0)}
     row |= {"bytes_join_per_device": 50 * (parts > 1), "rate_measured": link.rate, "rtt_ms": link.rtt_ms}
-    row |= {"rate_bits_per_second": link.rate}
-    return row | {"seconds": true.seconds(seconds_alone, latency_model.traffic_of(row), link)}
+    row |= {"rate_bits_per_second": link.rate, "link": f"{link.rate:g}, rtt {link.rtt_ms:g} ms"}
+    seconds = true.seconds(seconds_alone, latency_model.traffic_of(row), link)
+    return row | dict.fromkeys(("seconds", "seconds_p10", "seconds_p90"), seconds)
 
 
+WHERE = {"jax": "0.10.2", "devices": "2 x cpu", "emulated": False, "cpu": "a CPU", "cores": 1, "commit": None}
 TRUE = Constants(fixed=2e-4, round_trips=1.5, ends=2.5, opening=0.5, bits_on_wire=1.07, per_byte=2e-9)
 SETTINGS = (
     ("whole_sequence", 1, 0.05, 0),
@@ -280,12 +282,29 @@ def planned(toy_config, tmp_path, monkeypatch, capsys):
         ("segment_means:1", 4, "tuned", 79.2, -0.8),
     ]
     names = ("setting", "num_parts", "weights", "score", "difference_to_one_device")
-    sweep = [dict(zip(names, row, strict=True)) | {"metric": "accuracy_percent", "tokens": 32} for row in scored]
+    nothing = ("num_segments", "compression_rate", "score_ci95", "difference_ci95", "flops_per_device_compiled")
+    shared = dict.fromkeys((*nothing, "bytes_sent_per_device_compiled")) | {"exchange": "-", "wire": "float32"}
+    shared |= {"metric": "accuracy_percent", "tokens": 32, "examples": 8, "real_tokens_median": 20.0, "seconds": 1.0}
+    shared |= {
+        "share_in_every_part": 1.0,
+        "flops_per_device": 1.0,
+        "flops_vs_one_device": 1.0,
+        "bytes_sent_per_device": 0,
+    }
+    sweep = [shared | dict(zip(names, row, strict=True)) for row in scored]
     rows = measured_rows()
     alone = [row | {"seconds": row["seconds_alone"]} for row in rows[:4]]
     alone.append(alone[2] | {"num_parts": 4, "seconds": 0.013, "bytes_sent_per_device": 27_000})
-    where = {"environment": {"cpu": "a CPU"}, "model": "a model"}
-    for name, content in (("sweep", {"rows": sweep}), ("latency", {"rows": rows, "parts_alone": alone})):
+    where = {
+        "schema": 1,
+        "environment": WHERE,
+        "model": "a model",
+        "dataset": "a data set",
+        "weights": {},
+        "command": "",
+    }
+    found = {"rows": rows, "parts_alone": alone, "ladders": []}
+    for name, content in (("sweep", {"rows": sweep}), ("latency", found)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps(content | where))
     folders = ["--sweep", tmp_path / "sweep", "--calibration", tmp_path / "latency", "--out", tmp_path / "plan"]
@@ -335,9 +354,12 @@ def test_a_plan_may_say_one_device(planned):
     [
         ([], "give the --rate of the link"),
         (["--rate", "fast"], "a rate is 'fast'"),
-        (["--rate", "5mbit", "--devices", "0"], "devices and examples of 1 or more"),
+        (["--rate", "5mbit", "--devices", "0"], "devices is 0; choose 1 or more"),
+        (["--rate", "5mbit", "--rtt", "nan"], "rtt is nan; choose 0 or more milliseconds"),
+        (["--rate", "5mbit", "--max-drop", "inf"], "max_drop is inf; choose a finite number"),
+        (["--rate", f"{'9' * 400}mbit"], "give a number with its unit"),
         (["--rate", "5mbit", "--sweep", "nowhere"], "run eval.sweep first"),
-        (["--rate", "5mbit", "--examples", "7"], "fewer than two shaped links at N = 32 and B = 7"),
+        (["--rate", "5mbit", "--examples", "7"], "fewer than two shaped links between devices at N = 32 and B = 7"),
     ],
 )
 def test_wrong_flags_of_plan_are_one_line(flags, message, planned):
