@@ -1,0 +1,109 @@
+"""Files that others wrote, broken in every way that we could think of: each works, or is one line that says what is wrong.
+
+Cases are drawn at random from a fixed seed. A case takes a good file, breaks it in one place, and lets the command or the
+function that reads it have a go.
+"""
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import run
+
+from eval import plots
+
+ROOT = Path(__file__).parents[1]
+
+VALUES: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1.5, -0.5, 3, 10**6, 10**12, 2**63, 10**400, 1e308, -1e308, 1e-308, math.nan, math.inf, "", "x", "$x$^",
+    "é\n", [], [None], [1, 2, 3], {}, {"x": 1}, [[[[[]]]]],
+)  # fmt: skip
+"""What is put in the place of a value."""
+
+
+def places(value: Any, at: tuple = ()) -> Iterator[tuple]:
+    """The paths of all values in a JSON value; of long lists the first two."""
+    yield at
+    items = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for key, one in items:
+        yield from places(one, (*at, key))
+
+
+def broken(content: Any, rng: random.Random) -> bytes:
+    """A JSON file with one fault."""
+    text = json.dumps(content).encode()
+    kind = rng.random()
+    if kind < 0.15:
+        return rng.choice(
+            (
+                b"", b" ", b"\n", b"\xff\xfe", b"null", b"[]", b"{}", b"3", b'"x"', text[: rng.randrange(len(text))], text + b"}",
+                b"\xef\xbb\xbf" + text, text.decode().encode("utf-16"), text[:-1] + b', "x": ' + b"[" * 100_000, b"[" * 100_000,
+                text[:-1] + b', "\xe9": 1}', text.replace(b'": "', b'": "\xff', 1), text.replace(b'": "', b'": "\\ud800', 1),
+                b"{" + text[1:-1] + b", " + text[1:-1] + b"}", text.replace(b'"', b"'"), text.replace(b":", b"=", 1),
+            )
+        )  # fmt: skip
+    content = json.loads(text)
+    *above, last = rng.choice([at for at in places(content) if at])
+    where = content
+    for key in above:
+        where = where[key]
+    if kind < 0.35:
+        del where[last]
+    elif kind < 0.4 and isinstance(where, dict):
+        where[f"{last} "] = where.pop(last)
+    else:
+        where[last] = rng.choice([one for one in VALUES if one is not where[last]])
+    return json.dumps(content).encode()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def is_refused_or_works(folder: Path, capsys, command: Callable[[], int]) -> None:
+    """Nothing is left in `folder` by what refuses."""
+    before = contents(folder)
+    capsys.readouterr()
+    status = command()
+    said = capsys.readouterr()
+    assert status in (0, 2), said
+    if status == 2:
+        assert said.err.startswith("error: "), said
+        assert said.err.count("\n") == 1, said
+        assert contents(folder) == before
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_plan(seed, tmp_path, capsys, monkeypatch):
+    rng = random.Random(seed)
+    found = {"sweep": ROOT / "docs/bert_newsgroups", "latency": ROOT / "docs/latency/minilm"}
+    target = rng.choice(list(found))
+    for name, folder in found.items():
+        (tmp_path / name).mkdir()
+        content = json.loads((folder / "results.json").read_text())
+        (tmp_path / name / "results.json").write_bytes(
+            broken(content, rng) if name == target else json.dumps(content).encode()
+        )
+    folders = ("--sweep", tmp_path / "sweep", "--calibration", tmp_path / "latency", "--out", tmp_path / "out")
+    flags = ("--rate", "50mbit", "--rtt", "5", "--devices", "4", *folders)
+    config = ROOT / "configs/bert_newsgroups.py"
+    is_refused_or_works(tmp_path, capsys, lambda: run("eval.plan", config, *flags, monkeypatch=monkeypatch))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_report(seed, tmp_path, capsys, monkeypatch):
+    rng = random.Random(seed)
+    folders = [tmp_path / name for name in ("one", "other")[: rng.choice((1, 2))]]
+    for i, folder in enumerate(folders):
+        folder.mkdir()
+        content = json.loads((ROOT / f"docs/bert_newsgroups_full/seed{i}/results.json").read_text())
+        content["rows"] = content["rows"][:8]
+        (folder / "results.json").write_bytes(json.dumps(content).encode() if i else broken(content, rng))
+    monkeypatch.setattr(plots, "finish", lambda figure, path: plots.plt.close(figure) or True)  # to draw takes seconds
+    is_refused_or_works(
+        tmp_path, capsys, lambda: run("eval.report", *folders, "--out", tmp_path / "out", monkeypatch=monkeypatch)
+    )
