@@ -3,6 +3,7 @@
 from prism_jax import checkpoint
 from prism_jax.exchange import WholeSequence
 from prism_jax.exchange_text import text_of
+from prism_jax.run_files import RunConfig, read_config
 
 MAY_DIFFER = ("exchanges", "parts", "data", "log_every", "evaluate_every", "tensorboard", "validation_limit", "fresh")
 """What of the training of the two may differ."""
@@ -29,13 +30,13 @@ def remarks(base: str | None, tuned: str | None, control: str | None) -> list[st
         through = [one for one in control_run["training"]["exchanges"] if one != text_of(WholeSequence())]
         found += [f"control was trained through {one}" for one in through]
     if tuned_run and control_run:
-        one, other = tuned_run["training"], control_run["training"]
-        differing = [name for name in one if name not in MAY_DIFFER and one[name] != other.get(name)]
-        found += [f"{name} was {one[name]} for tuned, {other.get(name)} for control" for name in differing]
+        here, there = dict(tuned_run["training"]), dict(control_run["training"])
+        differing = [name for name in here if name not in MAY_DIFFER and here[name] != there.get(name)]
+        found += [f"{name} was {here[name]} for tuned, {there.get(name)} for control" for name in differing]
     return found
 
 
-def _run(source: str | None) -> dict | None:
+def _run(source: str | None) -> RunConfig | None:
     """What the config.json of a run says; None for anything else."""
     run = checkpoint.run_and_step(source)[0] if source else None
-    return checkpoint.read_config(run) if run and (run / "config.json").is_file() else None
+    return read_config(run) if run and (run / "config.json").is_file() else None

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-import math
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from prism_jax import config
+from prism_jax import config, records
 from prism_jax.errors import InputError
 from prism_jax.processes import from_terminal, is_terminal, several
+from prism_jax.run_files import RunConfig, Saved, Score, read_config
 from prism_jax.sending import replicated
 
 SCORE = "score"
@@ -74,9 +75,9 @@ def set_aside_unreadable(run: Path) -> list[str]:
 def _unreadable(run: Path) -> list[int]:
     def is_unreadable(step: int) -> bool:
         try:
-            metrics = json.loads((run / "checkpoints" / str(step) / "metrics" / "metrics").read_text())
-            return not math.isfinite(metrics[SCORE])
-        except (OSError, ValueError, TypeError, KeyError):
+            records.parse((run / "checkpoints" / str(step) / "metrics" / "metrics").read_bytes(), Score)
+            return False
+        except (OSError, ValueError):
             return True
 
     return list(filter(is_unreadable, steps_in(run)))
@@ -147,13 +148,13 @@ class Trained:
 
     Attributes:
       run: folder of the run.
-      config: what its config.json says: the experiment, and the names of the labels.
+      config: what its config.json says.
       step: at which they were saved.
       params: those that were trained, as numpy arrays.
     """
 
     run: Path
-    config: dict[str, Any]
+    config: RunConfig
     step: int
     params: dict[str, Any]
 
@@ -172,7 +173,7 @@ def load(run: Path, step: int | None = None) -> Trained:
     return Trained(run, said, chosen, jax.device_get(state["params"]))
 
 
-def check(run: Path, step: int | None = None) -> dict[str, Any]:
+def check(run: Path, step: int | None = None) -> RunConfig:
     """What the config.json of a run says, if a checkpoint is there, that of a step or any; reads none.
 
     Raises:
@@ -222,41 +223,25 @@ def recipe_digest(experiment: config.Experiment, fields: tuple[str, ...]) -> str
     return hashlib.sha256(json.dumps([asked[name] for name in fields]).encode()).hexdigest()[:16]
 
 
-def check_same_model(run: Path, said: dict[str, Any], experiment: config.Experiment, *more: str) -> None:
+def check_same_model(run: Path, said: Mapping[str, Any], experiment: config.Experiment, *more: str) -> None:
     """Raises InputError if a run trained another model than the experiment's, or on other data, or with `more` different.
 
     The experiment's class may extend that of the run: an idea is tried with the weights that are there.
     """
     if said["model"] in (kind.__name__ for kind in experiment.model.__mro__):
-        said = said | {"model": experiment.model.__name__}
+        said = {**said, "model": experiment.model.__name__}
     if differing := differences(said, experiment, (*SAME_MODEL, *more)):
         raise InputError(f"the run in {run} was trained with another {', '.join(differing)}; use the same values")
 
 
-def differences(before: dict[str, Any], experiment: config.Experiment, fields: tuple[str, ...]) -> list[str]:
+def differences(before: Mapping[str, Any], experiment: config.Experiment, fields: tuple[str, ...]) -> list[str]:
     """The fields, such as `weights` or `training.seed`, in which what a config.json says differs from an experiment."""
     asked, before = _flat(config.to_json(experiment)), _flat(before)
     return [name for name in fields if asked[name] != before.get(name)]
 
 
-def _flat(said: dict[str, Any]) -> dict[str, Any]:
-    return said | {f"training.{name}": value for name, value in said.get("training", {}).items()}
-
-
-def read_config(run: Path) -> dict:
-    """What the config.json of a run says.
-
-    Raises:
-      InputError: if it can't be read.
-    """
-    try:
-        said = json.loads((run / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run}/config.json can't be read: {error}; train into a new folder") from error
-    needed = (*SAME_MODEL, "adapter", "num_labels", "label_names", "started_from", "training")
-    if missing := [name for name in needed if name not in said]:
-        raise InputError(f"{run}/config.json lacks {', '.join(missing)}; train into a new folder")
-    return said
+def _flat(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {**said} | {f"training.{name}": value for name, value in said["training"].items()}
 
 
 def best_step(run: Path) -> int | None:
@@ -274,7 +259,9 @@ def _restore(manager: ocp.CheckpointManager, step: int, like: Any = None) -> Any
     reason = "its values are not those that were saved"
     try:
         restored = manager.restore(step, args=args)
-        whole = restored["data"].get("sha256") in (None, digest_of_state(jax.device_get(restored["state"])))
+        said = records.checked(restored["data"], Saved)
+        whole = said.get("sha256") in (None, digest_of_state(jax.device_get(restored["state"])))
+        whole = whole and said["position"]["next_index"] == step
     except Exception as error:  # whatever Orbax and TensorStore make of a damaged file
         reason, whole = " ".join(str(error).split())[:160] + " ...", False
     if not whole:

@@ -1,6 +1,6 @@
 """What an experiment works with: its data and its model."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def check_sources(experiment: Experiment, *, fresh: Iterable[str] = ()) -> None:
     weights.find(experiment.model, experiment.weights, fresh=fresh, **_source(config.to_json(experiment)))
 
 
-def _source(said: dict[str, Any]) -> dict[str, Any]:
+def _source(said: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `weights.find` and `weights.load` that config.json, or an experiment as JSON, names."""
     num_tokens = None if said["image_size"] else said["num_tokens"]
     return {"revision": said["revision"], "adapter": said["adapter"], "num_tokens": num_tokens}
@@ -117,7 +117,7 @@ def load_run(
     return with_trained(_load(kind, said, drawn, compute_dtype), trained)
 
 
-def _load(kind: type[nn.Module], said: dict[str, Any], fresh: Iterable[str], compute_dtype: str) -> Pretrained:
+def _load(kind: type[nn.Module], said: Mapping[str, Any], fresh: Iterable[str], compute_dtype: str) -> Pretrained:
     """A model of the class `kind` with the weights that config.json, or an experiment as JSON, names."""
     pretrained = weights.load(
         kind,

@@ -7,6 +7,7 @@ function that reads it have a go.
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,4 +107,17 @@ def test_report(seed, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(plots, "finish", lambda figure, path: plots.plt.close(figure) or True)  # to draw takes seconds
     is_refused_or_works(
         tmp_path, capsys, lambda: run("eval.report", *folders, "--out", tmp_path / "out", monkeypatch=monkeypatch)
+    )
+
+
+FILES_OF_A_RUN = ("config.json", "checkpoints/16/data/metadata", "checkpoints/16/metrics/metrics")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_run(seed, trained, tmp_path, capsys, monkeypatch):
+    rng, folder = random.Random(seed), Path(shutil.copytree(trained, tmp_path / "run"))
+    path = folder / rng.choice(FILES_OF_A_RUN)
+    path.write_bytes(broken(json.loads(path.read_text()), rng))
+    is_refused_or_works(
+        tmp_path, capsys, lambda: run("train.export", f"{folder}@16", tmp_path / "out", monkeypatch=monkeypatch)
     )

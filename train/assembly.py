@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -29,6 +30,7 @@ from prism_jax.experiment import (
 from prism_jax.loading import steps_per_epoch, training_batches
 from prism_jax.prediction import Predictor, Setting
 from prism_jax.processes import check_same, from_terminal, several
+from prism_jax.run_files import read_config
 from prism_jax.runners import Runner, on_mesh, on_one_device
 from prism_jax.saving import saving
 from prism_jax.task import Task
@@ -185,7 +187,7 @@ def _trained_before(out: Path, start: str | None, experiment: Experiment) -> che
 def _named_or_noted(out: Path, start: str | None) -> checkpoint.Trained | None:
     if not (out / "config.json").exists():
         return checkpoint.named(start) if start else None
-    before = checkpoint.read_config(out)["started_from"]
+    before = read_config(out)["started_from"]
     if start:
         run, step = checkpoint.run_and_step(start)
         if before is None or (str(run.absolute()), step or before["step"]) != (before["run"], before["step"]):
@@ -223,7 +225,7 @@ def _check_folder(out: Path, experiment: Experiment, resume: bool) -> None:
         return
     if not resume:
         raise InputError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
-    if differing := checkpoint.differences(checkpoint.read_config(out), experiment, STAYS):
+    if differing := checkpoint.differences(read_config(out), experiment, STAYS):
         raise InputError(
             f"{out} was started with another {', '.join(differing)}; choose another --out, or the same values"
         )
@@ -236,7 +238,7 @@ def _same_data(out: Path, parts: dict[str, Dataset]) -> dict[str, dict]:
       InputError: if the run in `out` began with other data. Runs of earlier versions don't tell; they go on.
     """
     now = {name: contents(part) for name, part in parts.items()}
-    before = checkpoint.read_config(out).get("data") if (out / "config.json").exists() else None
+    before: Mapping[str, Any] | None = read_config(out).get("data") if (out / "config.json").exists() else None
     said = before and [f"{name}: {changed}" for name, one in now.items() if (changed := changes(before[name], one))]
     if said:
         raise InputError(

@@ -2,13 +2,14 @@
 
 import importlib.util
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any
 
+from prism_jax import records
 from prism_jax.command import write
 from prism_jax.errors import InputError
+from prism_jax.run_files import Line
 
 
 class Log:
@@ -78,14 +79,11 @@ class Log:
         return len(scores) - 1 - scores.index(max(scores)) if scores else 0
 
 
-def _values(line: bytes) -> dict[str, Any] | None:
+def _values(line: bytes) -> Any:
     """What a line says; None for what no run writes."""
     try:
-        values = json.loads(line)
-        numbers = [values[name] for name in ("score", "seconds") if name in values]
-        whole = type(values["step"]) is int and all(type(x) in (int, float) and math.isfinite(x) for x in numbers)
-        return values if whole else None
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return records.parse(line, Line)
+    except ValueError:
         return None
 
 
