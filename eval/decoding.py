@@ -3,21 +3,28 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from tqdm import tqdm
 
-from prism_jax import cost, hub
+from prism_jax import cost, records
 from prism_jax.errors import InputError
 from prism_jax.exchange_text import text_of
 from prism_jax.generation import Generator
 from prism_jax.partition import part_length
 from prism_jax.processes import from_terminal, is_terminal
+from prism_jax.records import Natural
 from prism_jax.sampling import Sampling
 
 ROUNDS = 3
 """How often each arm is timed, in turn."""
+
+
+class Stops(TypedDict, total=False):
+    """What is read from generation_config.json and config.json."""
+
+    eos_token_id: Natural | list[Natural] | None
 
 
 def stop_tokens(tokenizer: Any, folder: Path, text: str | None) -> tuple[int, ...]:
@@ -36,15 +43,10 @@ def stop_tokens(tokenizer: Any, folder: Path, text: str | None) -> tuple[int, ..
         return tuple(ids)
     for name in ("generation_config.json", "config.json"):
         path = folder / name
-        content = hub.read_json(path) if path.is_file() else {}
+        content: Stops = records.read(path, Stops, "give --stop, or correct it") if path.is_file() else {}
         said = content.get("eos_token_id")
         if said is not None:
-            ids = said if isinstance(said, list) else [said]
-            if not all(type(one) is int and one >= 0 for one in ids):
-                raise InputError(
-                    f"{path} says eos_token_id {said!r}; it must be a token id, a list of them, or null (or give --stop)"
-                )
-            return tuple(ids)
+            return tuple(said) if isinstance(said, list) else (said,)
         if name == "generation_config.json" and "eos_token_id" in content:
             return ()
     return () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)

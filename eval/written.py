@@ -7,19 +7,18 @@ from msgspec import Meta
 
 from prism_jax import records
 from prism_jax.metrics import METRICS
-from prism_jax.records import Count, Natural
+from prism_jax.records import Count, Finite, Natural
 
 SCHEMA = 1
 FILE = "results.json"
 
-Figure = Annotated[float, Meta(ge=-1e30, le=1e30)]
 Amount = Annotated[float, Meta(ge=0, le=1e30)]
 Above = Annotated[float, Meta(gt=0, le=1e30)]
 Bytes = Annotated[float, Meta(ge=0, le=1e18)]
 Seconds = Annotated[float, Meta(ge=1e-9, le=1e9)]
 Milliseconds = Annotated[float, Meta(ge=0, le=1e9, description="0 or more milliseconds, up to 1e9")]
 Rate = Annotated[float, Meta(ge=1, le=1e18)]
-Interval = tuple[Figure, Figure]
+Interval = tuple[Finite, Finite]
 Metric = Annotated[str, Meta(pattern=rf"^({'|'.join(METRICS)})\Z")]
 
 
@@ -44,13 +43,13 @@ class Row(TypedDict):
     tokens: Count
     weights: str
     metric: Metric
-    score: Figure | None
+    score: Finite | None
     score_ci95: Interval | None
-    difference_to_one_device: Figure | None
+    difference_to_one_device: Finite | None
     difference_ci95: Interval | None
-    recovery_percent: NotRequired[Figure | None]
+    recovery_percent: NotRequired[Finite | None]
     recovery_ci95: NotRequired[Interval | None]
-    last_part_difference_to_one_device: NotRequired[Figure | None]
+    last_part_difference_to_one_device: NotRequired[Finite | None]
     last_part_difference_ci95: NotRequired[Interval | None]
     error: NotRequired[str | None]
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import flax
 import flax.linen as nn
@@ -25,6 +25,7 @@ from prism_jax.forward import params_shapes
 from prism_jax.lora import has_adapters
 from prism_jax.models.families import architecture_of, family_of
 from prism_jax.models.hugging_face import ANY, Entry, Table, give, one_name_each, refuse_tensors, refuse_unsupported
+from prism_jax.records import Count, Finite
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base_model.model."
@@ -44,15 +45,20 @@ HARMLESS = (
 )  # fmt: skip
 """Attributes that are read, or that don't change what a model computes. Any other must be off: None, False or empty."""
 
-FORMS: dict[str, tuple[Any, Any]] = {
-    "r": (8, int),
-    "lora_alpha": (8, int | float),
-    "rank_pattern": ({}, dict),
-    "alpha_pattern": ({}, dict),
-    "target_modules": (None, str | list | None),
-    "modules_to_save": (None, list | None),
-}
-"""The default and the type of what is read from PEFT's config."""
+
+class AdapterConfig(TypedDict, total=False):
+    """What is read from PEFT's config."""
+
+    r: Count
+    lora_alpha: Finite
+    rank_pattern: dict[str, Count] | None
+    alpha_pattern: dict[str, Finite] | None
+    target_modules: str | list[str] | None
+    modules_to_save: list[str] | None
+    use_rslora: bool | None
+
+
+DEFAULTS: AdapterConfig = {"r": 8, "lora_alpha": 8}
 
 TASKS = {
     "BertForSequenceClassification": "SEQ_CLS",
@@ -175,7 +181,7 @@ def read(folder: Path, model: nn.Module) -> dict[str, np.ndarray]:
             wrong[name] = f"{name} {reason}"
         else:
             return np.asarray(tensors[files[name]], np.float32)
-        return np.zeros(shape, np.float32)
+        return np.broadcast_to(np.float32(0), shape)  # of no size, whatever the config says
 
     for module, entries in _dense_layers(table).items():
         names = f"{module}.lora_A.weight", f"{module}.lora_B.weight"
@@ -185,8 +191,8 @@ def read(folder: Path, model: nn.Module) -> dict[str, np.ndarray]:
         if not here or (there is None and not ("/blocks/" in here[0].ours and _is_target(config, table, module))):
             continue
         name = (there or module).removeprefix(BASE).partition(".lora_")[0]
-        rank = _of_pattern(config["rank_pattern"], name, config["r"])
-        alpha = _of_pattern(config["alpha_pattern"], name, config["lora_alpha"])
+        rank = _of_pattern(config.get("rank_pattern"), name, config["r"])
+        alpha = _of_pattern(config.get("alpha_pattern"), name, config["lora_alpha"])
         D, M = shapes[here[0].ours]
         a_DR, b_RM = take(names[0], (rank, D)).T, take(names[1], (M * here[0].column[1], rank)).T
         scale = np.array(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), np.float32)
@@ -210,24 +216,15 @@ def num_labels(folder: Path) -> int | None:
     return next((x.shape[0] for name, x in tensors if name.endswith(".classifier.weight")), None)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> AdapterConfig:
     if not (folder / CONFIG).is_file():
         raise InputError(
             f"no {CONFIG} in {folder}; give a folder that adapter_files.save or PEFT's save_pretrained wrote"
         )
-    content = hub.read_json(folder / CONFIG)
+    content = hub.read_json(folder / CONFIG, AdapterConfig)
     off = {name: {None, False, ()} for name in content}
     refuse_unsupported(content, off | SUPPORTED | dict.fromkeys(HARMLESS, ANY), kind="LoRA")
-    content = {name: default for name, (default, _) in FORMS.items()} | content
-    for name, (_, form) in FORMS.items():
-        value = content[name]
-        if not isinstance(value, form):
-            raise InputError(f"{folder / CONFIG} says {name}={value!r}; it must be {getattr(form, '__name__', form)}")
-        if isinstance(value, dict) and not all(isinstance(one, int | float) for one in value.values()):
-            raise InputError(f"{folder / CONFIG} says {name}={value!r}; its values must be numbers")
-    if min(ranks := (content["r"], *content["rank_pattern"].values())) < 1:
-        raise InputError(f"{folder / CONFIG} says ranks of {', '.join(map(str, ranks))}; they must be at least 1")
-    return content
+    return {**DEFAULTS, **content}
 
 
 def _dense_layers(table: Table) -> dict[str, list[Entry]]:
@@ -245,23 +242,23 @@ def _stored(table: Table, name: str) -> str:
     return table.stored(f"{module}.weight").removesuffix("weight") + f"lora_{rest}" if lora else table.stored(module)
 
 
-def _is_target(config: Mapping, table: Table, module: str) -> bool:
+def _is_target(config: AdapterConfig, table: Table, module: str) -> bool:
     """Whether the config says that a module has an adapter, by the rules of PEFT."""
-    targets = config["target_modules"] or ()
+    targets = config.get("target_modules") or ()
     names = [prefix + name for prefix in ("", table.prefix) for name in (module, table.module_name(module))]
     if isinstance(targets, str):
         return targets == "all-linear" or any(_matches(targets, name) for name in names)
     return any(f".{name}".endswith(f".{target}") for target in targets for name in names)
 
 
-def _is_whole(config: Mapping, table: Table, theirs: str) -> bool:
+def _is_whole(config: AdapterConfig, table: Table, theirs: str) -> bool:
     """Whether the config says that a tensor's module is saved whole."""
-    return any(f".{name}." in f".{table.prefix}{theirs}" for name in config["modules_to_save"] or ())
+    return any(f".{name}." in f".{table.prefix}{theirs}" for name in config.get("modules_to_save") or ())
 
 
-def _of_pattern(pattern: Mapping[str, Any], name: str, default: Any) -> Any:
+def _of_pattern(pattern: Mapping[str, Any] | None, name: str, default: Any) -> Any:
     """The first value of a pattern whose key matches the end of a module's name, as PEFT reads it."""
-    return next((value for key, value in pattern.items() if _matches(rf"(.*\.)?({key})", name)), default)
+    return next((value for key, value in (pattern or {}).items() if _matches(rf"(.*\.)?({key})", name)), default)
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -100,5 +100,5 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def _stop(message: str, status: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)  # a name may hold anything
     raise SystemExit(status)

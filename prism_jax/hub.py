@@ -10,14 +10,16 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from prism_jax import assets
+from prism_jax import assets, records
 from prism_jax.errors import InputError
+
+T = TypeVar("T")
 
 WEIGHTS = "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth")
@@ -63,6 +65,19 @@ class Stored:
 
 Tensors = Mapping[str, Stored | np.ndarray]
 """Tensors by the names that their file has for them."""
+
+
+class HubConfig(TypedDict):
+    """What is read from config.json beside what transformers reads."""
+
+    model_type: str
+    label2id: NotRequired[Any]
+
+
+class Index(TypedDict):
+    """model.safetensors.index.json: the file of each tensor."""
+
+    weight_map: dict[str, str]
 
 
 def check_source(source: str) -> None:
@@ -141,7 +156,7 @@ def read_config(folder: Path, model_types: Collection[str]) -> dict:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"no config.json in {folder}; give a folder in the hub's layout")
-    model_type = read_json(path).get("model_type")
+    model_type = read_json(path, HubConfig)["model_type"]
     if model_type not in model_types:
         raise InputError(f"{path} says model_type {model_type!r}; implemented are {', '.join(model_types)}")
     from transformers import AutoConfig
@@ -155,7 +170,7 @@ def open_without_code(open_folder: Callable, path: Path, **kwargs: Any) -> Any:
     Raises:
       InputError: if the file names code, which is never run, or transformers refuses the folder.
     """
-    if path.is_file() and (code := read_json(path).get("auto_map")):
+    if path.is_file() and (code := read_json(path, dict[str, Any]).get("auto_map")):
         raise InputError(
             f"{path} names code of its own, which is never run (auto_map: {code}); give a model that transformers has code for"
         )
@@ -171,15 +186,9 @@ def companions(folder: Path) -> list[Path]:
     return sorted({path for pattern in COMPANIONS for path in folder.glob(pattern)})
 
 
-def read_json(path: Path) -> dict:
-    """A JSON file that holds an object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}; download it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object; download it again")
-    return content
+def read_json(path: Path, kind: type[T]) -> T:
+    """A JSON file of the type `kind`; it may hold more."""
+    return records.read(path, kind, "download it again")
 
 
 def read_tensors(folder: Path, pickle: str | None = None) -> Tensors:
@@ -208,10 +217,7 @@ def read_tensors(folder: Path, pickle: str | None = None) -> Tensors:
 
 def _shards(index: Path) -> list[str]:
     """The files that an index names, all of them in its own folder."""
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise InputError(f"{index} has no weight_map of file names; download it again")
-    names, folder = sorted(set(weight_map.values())), index.parent.resolve()
+    names, folder = sorted(set(read_json(index, Index)["weight_map"].values())), index.parent.resolve()
     allowed = [folder]
     if folder.parent.name == "snapshots":  # of the hub's cache, whose files are links
         allowed.append(folder.parent.parent / "blobs")
@@ -263,12 +269,11 @@ def read_label_names(path: Path) -> tuple[str, ...]:
     with safe_open(path, "numpy") as file:
         said = (file.metadata() or {}).get("label_names", "[]")
     try:
-        names = json.loads(said)
-    except ValueError:
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path} notes the label_names {said!r}, which are no list of names; write it again")
-    return tuple(names)
+        return tuple(records.parse(said, list[str]))
+    except ValueError as error:
+        raise InputError(
+            f"{path} notes the label_names {said!r}, which are no list of names; write it again"
+        ) from error
 
 
 def write_file(path: Path, tensors: Mapping[str, np.ndarray], label_names: Sequence[str] = ()) -> None:

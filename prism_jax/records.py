@@ -28,6 +28,7 @@ MOST = 2**31 - 1
 Count = Annotated[int, Meta(ge=1, le=MOST, description=f"1 or more, up to {MOST}")]
 Natural = Annotated[int, Meta(ge=0, le=MOST, description=f"0 or more, up to {MOST}")]
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1, description=f"0 to {2**32 - 1}")]
+Finite = Annotated[float, Meta(ge=-1e30, le=1e30, description="a finite number")]
 Positive = Annotated[float, Meta(gt=0, description="a number above 0")]
 NotNegative = Annotated[float, Meta(ge=0, description="0 or more")]
 Share = Annotated[float, Meta(ge=0, lt=1, description="0 or more, and less than 1")]

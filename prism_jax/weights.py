@@ -160,7 +160,9 @@ def find(
     wanted = {path: x for path, x in flatten(shapes).items() if path.split("/")[0] not in drawn and path not in brought}
     names: tuple[str, ...] = ()
     if "classifier/kernel" in wanted:
-        names = labels.said_by(hf_config["id2label"], hub.read_json(folder / "config.json").get("label2id"))
+        names = labels.said_by(
+            hf_config["id2label"], hub.read_json(folder / "config.json", hub.HubConfig).get("label2id")
+        )
     elif "classifier" in shapes:
         noted = (
             hub.read_label_names(beside / adapter_files.WEIGHTS) if beside and "classifier/kernel" in brought else ()
@@ -253,7 +255,7 @@ def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()
     table.check_named(flatten(pretrained.params))
     tensors = export_tensors(jax.device_get(pretrained.params), table)
     tensors = {table.full_name(name, architecture): x for name, x in tensors.items()}
-    content = hub.read_json(source / "config.json") if source else {}
+    content: dict[str, Any] = {**hub.read_json(source / "config.json", hub.HubConfig)} if source else {}
     content |= family.config_to_hf(model.config)
     content |= {"architectures": [architecture], "dtype": "float32"}
     content.pop("torch_dtype", None)  # older than dtype, and maybe not float32

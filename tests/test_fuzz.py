@@ -4,6 +4,7 @@ Cases are drawn at random from a fixed seed. A case takes a good file, breaks it
 function that reads it have a go.
 """
 
+import contextlib
 import json
 import math
 import random
@@ -12,12 +13,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 from conftest import run
 
 from eval import plots
+from prism_jax import adapter_files, hub, lora, weights
+from prism_jax.errors import InputError
+from prism_jax.models.bert import BertModel
+from prism_jax.models.gpt2 import GPT2Model
+from prism_jax.models.vit import ViTModel
 
 ROOT = Path(__file__).parents[1]
+MODELS = {"bert_tiny": BertModel, "gpt2_tiny": GPT2Model, "vit_tiny": ViTModel}
 
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1.5, -0.5, 3, 10**6, 10**12, 2**63, 10**400, 1e308, -1e308, 1e-308, math.nan, math.inf, "", "x", "$x$^",
@@ -121,3 +129,33 @@ def test_run(seed, trained, tmp_path, capsys, monkeypatch):
     is_refused_or_works(
         tmp_path, capsys, lambda: run("train.export", f"{folder}@16", tmp_path / "out", monkeypatch=monkeypatch)
     )
+
+
+def works_or_refuses(read: Callable[[], Any]) -> None:
+    """For a function at the door."""
+    with contextlib.suppress(InputError):
+        read()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_folder_in_the_layout_of_the_hub(seed, tmp_path):
+    rng, family = random.Random(seed), random.Random(seed).choice(("bert_tiny", "gpt2_tiny", "vit_tiny"))
+    folder = Path(shutil.copytree(ROOT / "tests/golden" / family, tmp_path / "model"))
+    index = folder / "model.safetensors.index.json"
+    names = hub.read_file(folder / hub.WEIGHTS)
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, hub.WEIGHTS)}))
+    path = rng.choice((folder / "config.json", index))
+    path.write_bytes(broken(json.loads(path.read_text()), rng))
+    works_or_refuses(lambda: weights.load(MODELS[family], str(folder), num_tokens=8 if family != "vit_tiny" else None))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_adapter(seed, tmp_path):
+    rng, source = random.Random(seed), str(ROOT / "tests/golden/bert_tiny")
+    bert = weights.load(BertModel, source)
+    adapted = lora.add(bert.params, lora.LoRA(rank=3, alpha=2.0), jax.random.key(0))
+    adapter_files.save(tmp_path, bert.model, adapted, base=source)
+    path = tmp_path / adapter_files.CONFIG
+    content = json.loads(path.read_text()) | {"rank_pattern": {"query": 3}, "alpha_pattern": {"key": 2.0}}
+    path.write_bytes(broken(content, rng))
+    works_or_refuses(lambda: adapter_files.load(tmp_path, bert.model, bert.params))

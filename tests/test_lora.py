@@ -416,9 +416,9 @@ def without(*parts: str):
         ),
         (spoil_config(peft_type="IA3"), "peft_type='IA3' (implemented: 'LORA')"),
         (spoil_config(init_lora_weights="pissa"), "init_lora_weights='pissa'"),
-        (spoil_config(r="8"), "says r='8'; it must be int"),
-        (spoil_config(rank_pattern={"query": 0}), "says ranks of 3, 0; they must be at least 1"),
-        (spoil_config(alpha_pattern={"query": "8"}), "says alpha_pattern={'query': '8'}; its values must be numbers"),
+        (spoil_config(r="8"), "r: Expected int, got str"),
+        (spoil_config(rank_pattern={"query": 0}), r"rank_pattern\[...\]: Expected int >= 1"),
+        (spoil_config(alpha_pattern={"query": "8"}), r"alpha_pattern\[...\]: Expected float, got str"),
         (spoil_config(rank_pattern={"(": 2}), "has the pattern .*, which is none"),
     ],
 )
