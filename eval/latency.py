@@ -20,6 +20,7 @@ from typing import Annotated
 import jax
 import numpy as np
 import tyro
+from msgspec import Meta
 
 from eval import figures, latency_model, network, one_alone, results, store, timing
 from eval.grid import BASE, ONE_DEVICE, grid_of_exchanges, why_impossible
@@ -34,8 +35,11 @@ from prism_jax.exchange_text import text_of
 from prism_jax.experiment import load_data
 from prism_jax.prediction import Setting
 from prism_jax.processes import from_terminal, is_terminal, several
+from prism_jax.records import Count, Positive
 from prism_jax.user_paths import UserPath
 
+RTTS = "one or more of 0 to 1000 milliseconds"
+Rtt = Annotated[float, Meta(ge=0, le=1000, description=RTTS)]
 LOOPBACK, HOSTS = "loopback", "hosts"
 
 
@@ -44,15 +48,15 @@ class Latency:
     experiment: config.Flat
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",), metavar="P")] = None
     """Processes to start on this machine, one part and one core each; without it, those that --coordinator brings together."""
-    batch_sizes: tuple[int, ...] = (1, 8)
+    batch_sizes: Annotated[tuple[config.BatchSize, ...], Meta(min_length=1, description="one or more")] = (1, 8)
     """B, examples of a request."""
     rates: tuple[str, ...] = ()
     """Rates of a shaped link between two processes, such as 50mbit; without any, loopback."""
-    rtts: tuple[float, ...] = (0.0,)
+    rtts: Annotated[tuple[Rtt, ...], Meta(min_length=1, description=RTTS)] = (0.0,)
     """Round-trip times of the shaped link in milliseconds, on top of its own."""
-    rounds: int = 20
+    rounds: Count = 20
     """How often each setting is timed at most, in turn."""
-    seconds: float = 60.0
+    seconds: Positive = 60.0
     """After about this time a table ends, with three rounds at least."""
     base: UserPath | None = None
     """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights, of which
@@ -62,14 +66,10 @@ class Latency:
 
     def check(self) -> None:
         """Raises InputError for a value out of its range."""
-        if min(self.batch_sizes, default=0) < 1 or self.rounds < 1 or not self.seconds > 0:
-            raise InputError("choose batch_sizes and rounds of 1 or more, and more than 0 seconds")
         if self.n is not None and self.n < 2:
             raise InputError(f"-n is {self.n}; choose 2 processes or more, since one device is measured beside them")
         for rate in self.rates:
             network.rate_of(rate)
-        if not self.rtts or not all(0 <= rtt <= 1000 for rtt in self.rtts):
-            raise InputError(f"rtts are {self.rtts}; choose one or more of 0 to 1000 milliseconds")
         if any(self.rtts) and not self.rates:
             raise InputError("a round-trip time goes with a rate; give --rates too, such as 200mbit")
         if self.rates and self.n not in (None, 2):

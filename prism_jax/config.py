@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import importlib.util
-import math
 import re
 import sys
 from dataclasses import dataclass
@@ -12,16 +11,28 @@ from typing import Annotated, Literal
 
 import flax.linen as nn
 import tyro
+from msgspec import Meta
 
-from prism_jax import adapter_files, exchange_text
+from prism_jax import adapter_files, exchange_text, records
 from prism_jax import exchange as exchanges
 from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange, Exchanges
+from prism_jax.records import Count, Natural, NotNegative, Positive, Seed, Share, Side
 from prism_jax.sampling import Sampling
-from prism_jax.seeds import check_seed
 from prism_jax.text import bucket_lengths
 from prism_jax.user_paths import UserPath, expand
 from prism_jax.wire import WIRES, Wire
+
+NumTokens = Annotated[int, Meta(ge=1, le=2**24, description=f"1 to {2**24} tokens")]
+NumParts = Annotated[int, Meta(ge=1, le=2**16, description=f"1 or more, up to {2**16}")]
+BatchSize = Annotated[int, Meta(ge=1, le=2**20, description=f"1 or more, up to {2**20}")]
+
+
+def _is_exchange(value: object) -> bool:
+    return isinstance(value, Exchange) or (
+        isinstance(value, tuple) and bool(value) and all(isinstance(one, Exchange) for one in value)
+    )
+
 
 ExchangeFlag = Annotated[
     Exchanges,
@@ -29,9 +40,10 @@ ExchangeFlag = Annotated[
         nargs=1,
         metavar="EXCHANGE",
         instance_from_str=lambda args: exchange_text.parse(args[0]),
-        is_instance=lambda value: isinstance(value, Exchange | tuple),
+        is_instance=_is_exchange,
         str_from_instance=lambda value: [exchange_text.text_of(value)],
     ),
+    Meta(description="an exchange such as SegmentMeans(8), or a tuple with one for each block"),
 ]
 """An exchange, as `all_gather` or `segment_means:8` on the command line; with commas between them, one for each block."""
 
@@ -42,9 +54,10 @@ ExchangesFlag = Annotated[
         nargs="*",
         metavar="[EXCHANGE [EXCHANGE ...]]",
         instance_from_str=lambda args: tuple(exchange_text.parse(arg) for arg in args),
-        is_instance=lambda value: isinstance(value, tuple) and all(isinstance(x, Exchange | tuple) for x in value),
+        is_instance=lambda value: isinstance(value, tuple) and all(map(_is_exchange, value)),
         str_from_instance=lambda value: [exchange_text.text_of(one) for one in value],
     ),
+    Meta(description="a tuple of exchanges, such as (IsolatedParts(), SegmentMeans(8))"),
 ]
 """Several of them, with spaces between."""
 
@@ -55,27 +68,27 @@ class Training:
 
     exchanges: ExchangesFlag = (exchanges.WholeSequence(),)
     """What the parts exchange while training. Of several, each step draws one: train once, run at any of them."""
-    parts: tuple[int, ...] = (1,)
+    parts: Annotated[tuple[NumParts, ...], Meta(min_length=1, description="one value or several")] = (1,)
     """P while training; drawn likewise."""
-    data: int | None = None
+    data: NumParts | None = None
     """Devices along the data axis of a data x parts mesh; without it, all parts lie on one device."""
-    epochs: float = 3.0
+    epochs: Positive = 3.0
     """Times that the training examples are seen."""
-    batch_size: int = 32
+    batch_size: BatchSize = 32
     """B, examples of a step."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Steps whose gradients are averaged before the parameters change, with equal weight, even if a batch is not full."""
-    learning_rate: float = 1e-4
+    learning_rate: Positive = 1e-4
     """The highest."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How it falls to 0 after the warm-up, or that it stays."""
-    warmup: float = 0.1
+    warmup: Share = 0.1
     """Share of the steps over which it rises."""
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     """Of AdamW; biases, norms and embeddings are not decayed."""
-    clip: float | None = 1.0
+    clip: Annotated[float, Meta(gt=0, description="more than 0, or None")] | None = 1.0
     """Largest norm of the gradient; a longer one is shortened to it."""
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     dropout: bool = True
     """Whether to drop out at the model's own rates."""
     augment: bool = False
@@ -84,56 +97,34 @@ class Training:
     """First names of the parameters that are drawn at random in place of the source's; what a run to start from trained, stays."""
     frozen: tuple[str, ...] = ()
     """Regular expressions of the paths of parameters that stay as they are, such as `encoder/(token|position)/.*`."""
-    lora_rank: int = 0
+    lora_rank: Natural = 0
     """Rank of LoRA adapters in the blocks; 0 for none. With them only the adapters and what is in `fresh` are trained."""
-    lora_alpha: float = 16.0
+    lora_alpha: Positive = 16.0
     """The adapters' outputs are multiplied by lora_alpha / lora_rank."""
-    limit: int = 0
+    limit: Natural = 0
     """Training examples, at even distances; 0 for all."""
-    validation: float = 0.1
+    validation: Annotated[float, Meta(gt=0, lt=1, description="a share between 0 and 1")] = 0.1
     """Share of the training split that is held out, the same whatever the seed, to choose the checkpoint."""
-    validation_limit: int = 0
+    validation_limit: Natural = 0
     """Held-out examples to score, at even distances; 0 for all."""
-    evaluate_every: int = 0
+    evaluate_every: Natural = 0
     """Steps between two evaluations, each with a checkpoint; 0 for one at the end of each epoch."""
-    patience: int | None = None
+    patience: Annotated[int, Meta(ge=1, description="1 or more, or None")] | None = None
     """Evaluations without a better score after which training ends; without it, training goes on to the end."""
-    log_every: int = 10
+    log_every: Count = 10
     """Steps between two lines of metrics.jsonl."""
     tensorboard: bool = False
     """Write TensorBoard's files too."""
-    seed: int = 0
+    seed: Seed = 0
 
     def check(self) -> None:
-        """Raises InputError for a value out of its range."""
-        for name in ("batch_size", "accumulate", "log_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"training.{name} is {getattr(self, name)}; choose 1 or more")
-        for name in ("lora_rank", "limit", "validation_limit", "evaluate_every"):
-            if getattr(self, name) < 0:
-                raise InputError(f"training.{name} is {getattr(self, name)}; choose 0 or more")
-        check_seed(self.seed, "training.seed")
-        for name in ("epochs", "learning_rate", "lora_alpha"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"training.{name} is {getattr(self, name)}; choose a number above 0")
-        if not self.weight_decay >= 0:
-            raise InputError(f"training.weight_decay is {self.weight_decay}; choose 0 or more")
-        if not 0 < self.validation < 1:
-            raise InputError(f"training.validation is {self.validation}; choose a share between 0 and 1")
-        for name in ("warmup", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"training.{name} is {getattr(self, name)}; choose 0 or more, and less than 1")
-        if not self.exchanges or not self.parts:
-            raise InputError("training.exchanges and training.parts need one value each, or several")
-        if self.clip is not None and not self.clip > 0:
-            raise InputError(f"training.clip is {self.clip}; choose more than 0, or None")
-        if self.patience is not None and self.patience < 1:
-            raise InputError(f"training.patience is {self.patience}; choose 1 or more, or None")
-        if self.data is not None and (self.data < 1 or len(self.parts) > 1):
+        """Raises InputError for values that don't go together."""
+        if self.data is not None and len(self.parts) > 1:
             raise InputError(
-                f"training.data is {self.data} with {len(self.parts)} numbers of parts; a mesh has 1 or more devices on its "
-                "data axis, and one number of parts"
+                f"training.data is {self.data} with {len(self.parts)} numbers of parts; a mesh has one number of parts"
             )
+        if not self.exchanges:
+            raise InputError("training.exchanges is empty; choose one exchange or several")
         for pattern in self.frozen:
             try:
                 re.compile(pattern)
@@ -149,7 +140,7 @@ class Experiment:
     """The model class."""
     weights: UserPath
     """Folder in the hub's layout, hub id, or asset:NAME."""
-    num_tokens: int
+    num_tokens: NumTokens
     """N, to which a text is cut or padded."""
     dataset: str | None = None
     """Data set by name; none where there is only text to generate."""
@@ -157,9 +148,9 @@ class Experiment:
     """Folder in the hub's layout, or hub id, that stands in for the data set's own."""
     split: str = "test"
     """What is scored: test, held_out (what training holds out of its split), or a split's own name."""
-    image_size: int | None = None
+    image_size: Side | None = None
     """Height and width of images in pixels, where they are not the model's own."""
-    buckets: tuple[int, ...] = ()
+    buckets: tuple[NumTokens, ...] = ()
     """Lengths below N to which shorter texts are padded; the part boundaries of a text follow from its own bucket."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
@@ -169,9 +160,9 @@ class Experiment:
     """A run of train.finetune (RUN or RUN@STEP) or such a folder, tuned through an exchange: a sweep scores it beside the weights."""
     exchange: ExchangeFlag = exchanges.SegmentMeans(8)
     """What the parts exchange, where one setting is scored: such as all_gather, segment_means:8."""
-    num_parts: int = 2
+    num_parts: NumParts = 2
     """P, where one setting is scored."""
-    parts: tuple[int, ...] = (2, 4, 8)
+    parts: tuple[NumParts, ...] = (2, 4, 8)
     """The P of a sweep."""
     segments: tuple[int, ...] = (1, 4, 16)
     """The L of a sweep's segment means."""
@@ -179,24 +170,19 @@ class Experiment:
     """What a sweep runs at every P beside segment means; own exchanges can stand here."""
     wires: tuple[str, ...] = ()
     """Wire formats of a sweep, such as float32 int8, for every exchange that sends something; else each exchange's own."""
-    lengths: tuple[int, ...] = ()
+    lengths: tuple[NumTokens, ...] = ()
     """The N of a sweep; else num_tokens."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the inputs of matrix products; all else stays float32."""
-    limit: int = 256
+    limit: Annotated[int, Meta(ge=0, description="a number of examples, or 0 for all")] = 256
     """Examples to score, at even distances over the test split; 0 for all."""
-    batch_size: int = 32
+    batch_size: BatchSize = 32
     """B, examples that run together."""
     training: Training = Training()
 
     def check(self) -> None:
         """Raises InputError for what can be seen to be wrong without loading anything."""
-        if self.limit < 0:
-            raise InputError(f"limit is {self.limit}; choose a number of examples, or 0 for all")
-        if self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}; choose 1 or more")
-        if self.image_size is not None and self.image_size < 1:
-            raise InputError(f"image_size is {self.image_size}; choose 1 pixel or more")
+        records.check_fields(self)
         if self.adapter is not None and not (Path(self.adapter) / adapter_files.CONFIG).is_file():
             raise InputError(
                 f"no adapter in {self.adapter!r}; give a folder with {adapter_files.CONFIG}, as train.export --adapter writes it"
@@ -233,11 +219,14 @@ def load(path: str) -> Experiment:
     sys.modules[name] = module  # dataclasses in it look their own module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{path} can't be read: {type(error).__name__}: {error}") from error
-    if not isinstance(getattr(module, "config", None), Experiment):
+    if not isinstance(experiment := getattr(module, "config", None), Experiment):
         raise InputError(f"{path} has no `config = Experiment(...)`")
-    return expand(module.config)
+    records.check_fields(experiment, f"{path}: ")
+    if not issubclass(experiment.model, nn.Module):
+        raise InputError(f"{path}: model is {experiment.model.__name__}; choose a class such as models.bert.BertModel")
+    return expand(experiment)
 
 
 def to_json(experiment: Experiment) -> dict:

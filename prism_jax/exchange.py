@@ -8,15 +8,17 @@ known on every part, so only features cross the mesh. Every collective but the j
 import abc
 import re
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar, get_type_hints
+from typing import Annotated, ClassVar, get_type_hints
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from msgspec import Meta
 
 from prism_jax.errors import InputError
 from prism_jax.partition import PARTS, Layout, check_parts, part_length
+from prism_jax.records import check_fields
 from prism_jax.wire import FLOAT32, Wire
 
 
@@ -211,13 +213,10 @@ class Segments(Exchange):
     Segments are cut at fixed places, in sizes that differ by at most one. One without real tokens is hidden.
     """
 
-    num_segments: int
+    num_segments: Annotated[int, Meta(ge=1, description="1 or more, or isolated_parts to send nothing")]
 
     def __post_init__(self):
-        if self.num_segments < 1:
-            raise InputError(
-                f"num_segments is {self.num_segments}; choose 1 or more, or isolated_parts to send nothing"
-            )
+        check_fields(self)
 
     @abc.abstractmethod
     def pool(self, x_BLSD: jax.Array, real_BLS: jax.Array) -> jax.Array:

@@ -61,7 +61,7 @@ def add(params: Any, lora: LoRA, key: jax.Array) -> Any:
     """The parameters with fresh adapters, which change no answer yet: B is 0, A uniform within 1 / sqrt(D), as in PEFT.
 
     Raises:
-      InputError: if there are adapters already.
+      InputError: if there are adapters already, or the rank is larger than a layer.
     """
     if has_adapters(params):
         raise InputError("the parameters have adapters already; fold them in with lora.merge first")
@@ -69,6 +69,8 @@ def add(params: Any, lora: LoRA, key: jax.Array) -> Any:
     layers = [path[:-1] for path in flat if "blocks" in path and path[-1] == "kernel" and path[-2] in lora.targets]
     for layer, one in zip(sorted(layers), jax.random.split(key, len(layers)), strict=True):
         D, M = flat[*layer, "kernel"].shape
+        if lora.rank > max(D, M):
+            raise InputError(f"LoRA of rank {lora.rank} in a layer of {D} x {M}; choose a rank of {max(D, M)} or less")
         bound = 1 / math.sqrt(D)
         flat[*layer, "lora_a"] = jax.random.uniform(one, (D, lora.rank), jnp.float32, -bound, bound)
         flat[*layer, "lora_b"] = jnp.zeros((lora.rank, M), jnp.float32)

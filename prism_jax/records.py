@@ -19,6 +19,7 @@ from msgspec import Meta
 from tyro.constructors import PrimitiveConstructorSpec
 
 from prism_jax.errors import InputError
+from prism_jax.seeds import LARGEST
 
 T = TypeVar("T")
 
@@ -27,7 +28,9 @@ MOST = 2**31 - 1
 
 Count = Annotated[int, Meta(ge=1, le=MOST, description=f"1 or more, up to {MOST}")]
 Natural = Annotated[int, Meta(ge=0, le=MOST, description=f"0 or more, up to {MOST}")]
-Seed = Annotated[int, Meta(ge=0, le=2**32 - 1, description=f"0 to {2**32 - 1}")]
+Width = Annotated[int, Meta(ge=1, le=2**20, description=f"1 or more, up to {2**20}")]
+Side = Annotated[int, Meta(ge=1, le=8192, description="1 to 8192 pixels")]
+Seed = Annotated[int, Meta(ge=0, le=LARGEST, description=f"a whole number from 0 to {LARGEST}")]
 Finite = Annotated[float, Meta(ge=-1e30, le=1e30, description="a finite number")]
 Positive = Annotated[float, Meta(gt=0, description="a number above 0")]
 NotNegative = Annotated[float, Meta(ge=0, description="0 or more")]
@@ -186,5 +189,8 @@ def _walk(hint: Any) -> Iterator[Any]:
 
 
 def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # whatever a value of any kind makes of it, such as an int of more digits than Python writes
+        text = f"of type {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."

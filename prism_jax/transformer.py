@@ -4,16 +4,19 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from msgspec import Meta
 
 from prism_jax.attention import KVCache, attend_in_blocks, attention_bias, count_bias
 from prism_jax.dense import DOT_GENERALS, Dense
 from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange, Exchanges, per_block
 from prism_jax.partition import Layout
+from prism_jax.records import NotNegative, Share, Width
 
 
 @jax.custom_jvp
@@ -68,19 +71,19 @@ class TransformerConfig:
       init_scale: standard deviation of fresh weights.
     """
 
-    num_layers: int
-    features: int
-    num_heads: int
-    mlp_features: int
+    num_layers: Annotated[int, Meta(ge=1, le=256, description="1 or more, up to 256")]
+    features: Width
+    num_heads: Width
+    mlp_features: Width
     activation: str = "gelu"
-    norm_eps: float = 1e-12
+    norm_eps: NotNegative = 1e-12
     norm_first: bool = True
     causal: bool = False
     qkv_bias: bool = True
     compute_dtype: str = "float32"
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    init_scale: float = 0.02
+    dropout: Share = 0.0
+    attention_dropout: Share = 0.0
+    init_scale: NotNegative = 0.02
 
     def __post_init__(self):
         if self.num_heads < 1 or self.features % self.num_heads:

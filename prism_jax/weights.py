@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from prism_jax import adapter_files, hub, images, labels, lora
+from prism_jax import adapter_files, hub, images, labels, lora, records
 from prism_jax.errors import InputError
 from prism_jax.folders import check_empty, new_folder
 from prism_jax.forward import init_params, params_shapes
@@ -147,7 +147,9 @@ def find(
     if beside and num_labels is None:
         num_labels = adapter_files.num_labels(beside)
     config = family.config_from_hf(hf_config, num_labels)
-    model = kind(config := replace(config, stack=replace(config.stack, compute_dtype=compute_dtype)))
+    config = replace(config, stack=replace(config.stack, compute_dtype=compute_dtype))
+    records.check_fields(config, f"{folder}/config.json: ")
+    model = kind(config)
     if num_tokens is not None:
         model.check(num_tokens)
     shapes, drawn = params_shapes(model), set(fresh)

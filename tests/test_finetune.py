@@ -363,7 +363,7 @@ def test_lora_trains_adapters_and_the_fresh_head_only(toy_config, tmp_path, monk
             "batch_size is 15; choose a multiple of training.data, 2",
         ),
         (["--training.data", "3"], "batch_size is 16; choose a multiple of training.data, 3"),
-        (["--training.epochs", "inf"], "training.epochs is inf; choose a number above 0"),
+        (["--training.epochs", "inf"], "training.epochs is inf; choose a finite number"),
         (["--training.learning-rate", "-1"], "training.learning_rate is -1.0; choose a number above 0"),
         (["--training.data", "16", "--num-parts", "1", "--exchange", "isolated_parts"], "16 devices are needed"),
         (["--buckets", "40"], "a bucket of 40 tokens; choose lengths from 1 to num_tokens, 18"),

@@ -5,8 +5,10 @@ function that reads it have a go.
 """
 
 import contextlib
+import dataclasses
 import json
 import math
+import operator
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,7 +21,9 @@ from conftest import run
 
 from eval import plots
 from prism_jax import adapter_files, hub, lora, weights
+from prism_jax.config import Training, load
 from prism_jax.errors import InputError
+from prism_jax.exchange import AllGather, SegmentMeans
 from prism_jax.models.bert import BertModel
 from prism_jax.models.gpt2 import GPT2Model
 from prism_jax.models.vit import ViTModel
@@ -159,3 +163,77 @@ def test_adapter(seed, tmp_path):
     content = json.loads(path.read_text()) | {"rank_pattern": {"query": 3}, "alpha_pattern": {"key": 2.0}}
     path.write_bytes(broken(content, rng))
     works_or_refuses(lambda: adapter_files.load(tmp_path, bert.model, bert.params))
+
+
+FIELDS = {
+    "num_tokens": 18, "dataset": "toy", "split": "test", "data_source": None, "image_size": None, "buckets": (9,), "revision": None,
+    "adapter": None, "tuned": None, "exchange": SegmentMeans(3), "num_parts": 2, "parts": (2,), "segments": (1,), "limit": 4,
+    "exchanges": (AllGather(),), "wires": ("int8",), "lengths": (18,), "compute_dtype": "float32", "batch_size": 4,
+    "model": BertModel, "weights": "asset:minilm", "training": Training(), "training.parts": (1,), "training.exchanges": (AllGather(),),
+    **{f"training.{one.name}": getattr(Training(), one.name) for one in dataclasses.fields(Training) if one.name not in ("parts", "exchanges")},
+}  # fmt: skip
+"""The fields of a config file, each with a good value."""
+MORE_VALUES = (
+    "(1,)",
+    "('a', 2)",
+    "((),)",
+    "[2]",
+    "{2}",
+    "b'x'",
+    "1j",
+    "int",
+    "object()",
+    "lambda: 1",
+    "10**5000",
+    "1e999",
+    "'float16'",
+    "-3",
+)
+
+
+def config_file(fields: dict[str, str]) -> str:
+    def call(kind, names):
+        return f"{kind}({', '.join(f'{name}={value}' for name, value in names.items())})"
+
+    training = {name.partition(".")[2]: value for name, value in fields.items() if "." in name}
+    own = {name: value for name, value in fields.items() if "." not in name}
+    own.setdefault("training", call("Training", training))
+    return f"""from prism_jax.config import Experiment, Training
+from prism_jax.exchange import AllGather, SegmentMeans, WholeSequence
+from prism_jax.models.bert import BertModel
+
+config = {call("Experiment", own)}
+"""
+
+
+def good_fields() -> dict[str, str]:
+    """As they are written."""
+    named = {"model": "BertModel", "exchange": "SegmentMeans(3)", "exchanges": "(AllGather(),)"}
+    named |= {"training.exchanges": "(AllGather(),)"}
+    return {name: named.get(name, repr(value)) for name, value in FIELDS.items() if name != "training"}
+
+
+def test_a_config_file_with_good_fields_is_read(tmp_path):
+    path = tmp_path / "good.py"
+    path.write_text(config_file(good_fields()))
+    assert load(str(path)).training.batch_size == Training().batch_size
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_field_of_a_config_file(seed, tmp_path):
+    rng, path = random.Random(seed), tmp_path / "bad.py"
+    name = rng.choice(list(FIELDS))
+    values = (*(repr(value) for value in VALUES if value == value and value not in (math.inf, 10**400)), *MORE_VALUES)
+    value = rng.choice(values)
+    path.write_text(config_file(good_fields() | {name: value}))
+    try:
+        experiment = load(str(path))
+        experiment.check()
+    except InputError as error:
+        said = str(error)
+    else:
+        kinds = (type(FIELDS[name]), type(None), int, float, str)
+        assert isinstance(operator.attrgetter(name)(experiment), kinds), value
+        return
+    assert "\n" not in said
+    assert str(path) in said or name.rpartition(".")[2] in said

@@ -173,7 +173,7 @@ def space_of(pid: int | str) -> str | None:
     [
         ([], "give -n 2 or more"),
         (["-n", "1"], "choose 2 processes or more"),
-        (["-n", "2", "--batch-sizes", "0"], "choose batch_sizes"),
+        (["-n", "2", "--batch-sizes", "0"], "batch_sizes is (0,); choose 1 or more"),
         (["-n", "2", "--rates", "fast"], "a rate is 'fast'; give a number with its unit, such as 50mbit"),
         (["-n", "2", "--rates", "0mbit"], "a rate is '0mbit'"),
         (["-n", "2", "--rtts", "5"], "give --rates too"),

@@ -25,6 +25,7 @@ from prism_jax.models.hugging_face import (
     write_attributes,
 )
 from prism_jax.partition import Layout
+from prism_jax.records import Count, Share, Width
 from prism_jax.transformer import (
     ACTIVATIONS,
     Stack,
@@ -52,11 +53,11 @@ class BertConfig:
     """
 
     stack: TransformerConfig
-    vocab_size: int = 30522
-    num_positions: int = 512
-    num_types: int = 2
-    num_labels: int = 2
-    classifier_dropout: float | None = None
+    vocab_size: Count = 30522
+    num_positions: Count = 512
+    num_types: Count = 2
+    num_labels: Width = 2
+    classifier_dropout: Share | None = None
 
 
 BERT_BASE = BertConfig(TransformerConfig(12, 768, 12, 3072, norm_first=False, dropout=0.1, attention_dropout=0.1))

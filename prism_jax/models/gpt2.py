@@ -23,6 +23,7 @@ from prism_jax.models.hugging_face import (
     write_attributes,
 )
 from prism_jax.partition import Layout
+from prism_jax.records import Count, Share
 from prism_jax.transformer import (
     ACTIVATIONS,
     Stack,
@@ -47,9 +48,9 @@ class GPT2Config:
     """
 
     stack: TransformerConfig
-    vocab_size: int = 50257
-    num_positions: int = 1024
-    embedding_dropout: float = 0.1
+    vocab_size: Count = 50257
+    num_positions: Count = 1024
+    embedding_dropout: Share = 0.1
 
 
 def _preset(num_layers: int, features: int, num_heads: int) -> GPT2Config:

@@ -24,6 +24,7 @@ from prism_jax.models.hugging_face import (
     write_attributes,
 )
 from prism_jax.partition import Layout
+from prism_jax.records import Side, Width
 from prism_jax.transformer import (
     ACTIVATIONS,
     Stack,
@@ -51,11 +52,11 @@ class ViTConfig:
     """
 
     stack: TransformerConfig
-    image_size: tuple[int, int] = (224, 224)
-    patch_size: tuple[int, int] = (16, 16)
-    num_channels: int = 3
-    num_labels: int = 2
-    pooler_features: int | None = None
+    image_size: tuple[Side, Side] = (224, 224)
+    patch_size: tuple[Side, Side] = (16, 16)
+    num_channels: Width = 3
+    num_labels: Width = 2
+    pooler_features: Width | None = None
     pooler_activation: str = "tanh"
 
     def __post_init__(self):
