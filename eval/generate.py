@@ -22,6 +22,7 @@ from prism_jax.errors import InputError
 from prism_jax.exchange import WholeSequence
 from prism_jax.generation import Generator
 from prism_jax.processes import check_same, from_terminal, is_terminal, several
+from prism_jax.records import Count
 from prism_jax.runners import emulate_devices, on_mesh, on_one_device
 from prism_jax.sampling import Sampling
 from prism_jax.user_paths import UserPath
@@ -34,11 +35,11 @@ class Generate:
     experiment: config.Flat
     prompt: tuple[str, ...] = ()
     """One or more texts to go on with."""
-    max_new_tokens: int = 64
+    max_new_tokens: Count = 64
     sampling: config.FlatSampling = Sampling()
     stop: str | None = None
     """The one token that ends a text; by default those that generation_config.json names, or config.json, or the tokenizer's."""
-    bucket: int = 16
+    bucket: Count = 16
     """Prompts are padded on the left to a multiple of this many tokens; part boundaries follow from that length."""
     compare: bool = True
     """Measure cache and speed beside one device, after the texts."""
@@ -69,8 +70,6 @@ def main(argv: list[str]) -> None:
         raise InputError(f"{experiment.model.__name__} does not generate text; choose a config with GPT2LMHeadModel")
     if not command.prompt:
         raise InputError('nothing to go on with; give --prompt "Once upon a time", or several texts')
-    if new < 1 or command.bucket < 1:
-        raise InputError(f"max_new_tokens is {new} and bucket {command.bucket}; choose 1 or more for both")
     if several() and experiment.num_parts != jax.device_count():
         raise InputError(
             f"num_parts is {experiment.num_parts}; choose {jax.device_count()}, the number of devices of all processes"

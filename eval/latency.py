@@ -35,7 +35,7 @@ from prism_jax.exchange_text import text_of
 from prism_jax.experiment import load_data
 from prism_jax.prediction import Setting
 from prism_jax.processes import from_terminal, is_terminal, several
-from prism_jax.records import Count, Positive
+from prism_jax.records import BatchSize, Count, Positive
 from prism_jax.user_paths import UserPath
 
 RTTS = "one or more of 0 to 1000 milliseconds"
@@ -48,7 +48,7 @@ class Latency:
     experiment: config.Flat
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",), metavar="P")] = None
     """Processes to start on this machine, one part and one core each; without it, those that --coordinator brings together."""
-    batch_sizes: Annotated[tuple[config.BatchSize, ...], Meta(min_length=1, description="one or more")] = (1, 8)
+    batch_sizes: Annotated[tuple[BatchSize, ...], Meta(min_length=1, description="one or more")] = (1, 8)
     """B, examples of a request."""
     rates: tuple[str, ...] = ()
     """Rates of a shaped link between two processes, such as 50mbit; without any, loopback."""

@@ -12,9 +12,10 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
 from eval import figures, results
 from eval.one_part import measure
@@ -23,27 +24,28 @@ from prism_jax import flags, records
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
 from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence
+from prism_jax.records import NumTokens
 from prism_jax.user_paths import UserPath
+
+ONE_OR_MORE = Meta(min_length=1, description="one or more")
 
 
 @dataclass(frozen=True)
 class Scale:
-    lengths: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192, 16384)
+    lengths: Annotated[tuple[NumTokens, ...], ONE_OR_MORE] = (256, 512, 1024, 2048, 4096, 8192, 16384)
     """N."""
-    num_parts: int = 8
+    num_parts: Annotated[int, Meta(ge=2, le=2**16, description=f"2 or more, up to {2**16}")] = 8
     """P."""
     segments: tuple[int, ...] = (1, 16)
     """L of segment means."""
-    layers: int = 12
+    layers: Annotated[int, Meta(ge=1, le=256, description="1 or more, up to 256")] = 12
     """Blocks of the stack."""
     out: UserPath = "runs/scale"
     """Folder for the results."""
 
     def check(self) -> None:
-        if min(self.lengths, default=0) < self.num_parts or self.num_parts < 2 or self.layers < 1:
-            raise InputError(
-                "choose lengths of at least num_parts tokens, num_parts of 2 or more, and layers of 1 or more"
-            )
+        if min(self.lengths) < self.num_parts:
+            raise InputError(f"lengths are {self.lengths}; choose at least num_parts, {self.num_parts}, tokens")
         for num_tokens in self.lengths:
             for num_segments in self.segments:
                 SegmentMeans(num_segments).check(num_tokens, self.num_parts)

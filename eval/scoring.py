@@ -11,10 +11,9 @@ import numpy as np
 
 from eval.grid import BASE
 from eval.rows import cost_row, last_part_row, score_row, setting_row
-from prism_jax import adapter_files, checkpoint, lora
+from prism_jax import adapter_files, checkpoint, cost, lora
 from prism_jax.config import Experiment
 from prism_jax.dataset import Corpus, Dataset, even_rows, subset
-from prism_jax.exchange import per_block
 from prism_jax.experiment import (
     HELD_OUT,
     check_run,
@@ -94,7 +93,13 @@ def load_scoring(
     variants = {kind: load_variant(experiment, dataset, source, fresh) for kind, source in sources.items()}
     pretrained = variants[BASE]
     for setting in settings:
-        per_block(setting.exchange, pretrained.model.config.stack.num_layers)
+        cost.check_memory(
+            pretrained.model.config.stack,
+            setting.exchange,
+            setting.num_parts,
+            experiment.num_tokens,
+            experiment.batch_size,
+        )
     limit = 0 if experiment.split == HELD_OUT else experiment.limit  # held out is what training scored
     index = None if isinstance(dataset, Corpus) else even_rows(len(dataset), limit)
     dataset = subset(dataset, limit)

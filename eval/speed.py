@@ -13,6 +13,7 @@ from typing import Literal
 from prism_jax import flags
 from prism_jax.command import output_folder, run
 from prism_jax.errors import InputError
+from prism_jax.records import BatchSize, Count, Natural, NumTokens, Positive
 from prism_jax.user_paths import UserPath
 
 
@@ -20,18 +21,18 @@ from prism_jax.user_paths import UserPath
 class Speed:
     families: tuple[Literal["vit", "bert", "gpt2"], ...] = ("vit", "bert", "gpt2")
     """At base size, with random weights."""
-    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    batch_sizes: tuple[BatchSize, ...] = (1, 8, 32)
     steps: tuple[Literal["inference", "training"], ...] = ("inference", "training")
     """A forward pass; forward, backward and AdamW, without dropout."""
-    num_tokens: int = 128
+    num_tokens: NumTokens = 128
     """N of the texts; an image has 197 tokens."""
-    threads: int = 0
+    threads: Natural = 0
     """Cores that both may use; 0 for all that this process has."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of our matrix products; PyTorch stays at float32."""
-    rounds: int = 20
+    rounds: Count = 20
     """How often each arm is timed at most, in turn."""
-    seconds: float = 30.0
+    seconds: Positive = 30.0
     """After this time a row ends, with three rounds at least."""
     out: UserPath = "runs/speed"
     """Folder for the results."""
@@ -40,10 +41,8 @@ class Speed:
 def main(argv: list[str]) -> None:
     command = flags.parse_flags(Speed, __doc__, argv)
     cores = sorted(os.sched_getaffinity(0))
-    if not 0 <= command.threads <= len(cores):
+    if command.threads > len(cores):
         raise InputError(f"{command.threads} threads asked for, but this process has {len(cores)} cores; choose fewer")
-    if command.rounds < 1 or min(command.batch_sizes, default=1) < 1:
-        raise InputError(f"rounds is {command.rounds}, batch_sizes {command.batch_sizes}; choose 1 or more for each")
     if command.num_tokens < 2:
         raise InputError(
             f"num_tokens is {command.num_tokens}; choose 2 or more, so that there is a next token to learn"

@@ -17,15 +17,11 @@ from prism_jax import adapter_files, exchange_text, records
 from prism_jax import exchange as exchanges
 from prism_jax.errors import InputError
 from prism_jax.exchange import Exchange, Exchanges
-from prism_jax.records import Count, Natural, NotNegative, Positive, Seed, Share, Side
+from prism_jax.records import BatchSize, Count, Natural, NotNegative, NumParts, NumTokens, Positive, Seed, Share, Side
 from prism_jax.sampling import Sampling
 from prism_jax.text import bucket_lengths
 from prism_jax.user_paths import UserPath, expand
 from prism_jax.wire import WIRES, Wire
-
-NumTokens = Annotated[int, Meta(ge=1, le=2**24, description=f"1 to {2**24} tokens")]
-NumParts = Annotated[int, Meta(ge=1, le=2**16, description=f"1 or more, up to {2**16}")]
-BatchSize = Annotated[int, Meta(ge=1, le=2**20, description=f"1 or more, up to {2**20}")]
 
 
 def _is_exchange(value: object) -> bool:

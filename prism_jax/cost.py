@@ -3,6 +3,7 @@
 Both are per example and per device. FLOPs are 2 for each multiply-add.
 """
 
+import os
 from dataclasses import dataclass, field
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 
 from prism_jax.attention import SCORES_BYTES
 from prism_jax.compiled import Operation, read_program
+from prism_jax.errors import InputError
 from prism_jax.exchange import Exchanges, IsolatedParts, per_block
 from prism_jax.forward import encode, lower, params_shapes, parts_shapes
 from prism_jax.partition import part_length
@@ -83,22 +85,40 @@ class Memory:
 
 
 def memory(model: nn.Module, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int) -> Memory:
-    """Our estimate: of a block, what must be there at once in its attention or in its MLP, whichever is more.
+    """Our estimate: the parameters, and `activations`."""
+    weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params_shapes(model)))
+    return Memory(weights, activations(model.config.stack, exchange, num_parts, num_tokens, batch_size))
+
+
+def activations(
+    stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int
+) -> float:
+    """Our estimate of bytes: of a block, what must be there at once in its attention or in its MLP, whichever is more.
 
     Attention holds the rows of the part (T D), those attended to (K D, in pre-norm again when normalised), queries, keys
     and values ((T + 2 K) D), and scores before and after the exponential (2 H T K, or of a block of them where they pass `SCORES_BYTES`). The MLP holds the rows, and T M before and after the
     activation. All in float32. A compiler that reuses memory better needs less, one that copies needs more.
     """
-    stack, T = model.config.stack, part_length(num_tokens, num_parts)
-    D, M, H = stack.features, stack.mlp_features, stack.num_heads
-    most = 0
+    T, D, M, H = part_length(num_tokens, num_parts), stack.features, stack.mlp_features, stack.num_heads
+    most: float = 0
     for one in per_block(exchange, stack.num_layers):
         K = T + (num_parts - 1) * one.rows_sent(T)
         rows = T * D + K * D * (2 if stack.norm_first else 1)
         scores = min(H * T * K, max(SCORES_BYTES / 4 / batch_size, H * K))
         most = max(most, rows + (T + 2 * K) * D + 2 * scores, 2 * T * D + 2 * T * M)
-    weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params_shapes(model)))
-    return Memory(weights, 4 * batch_size * most)
+    return 4 * batch_size * most
+
+
+def check_memory(
+    stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int
+) -> None:
+    """Raises InputError for a batch whose activations on one device, by our estimate, are more than all memory of this machine."""
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if (needed := activations(stack, exchange, num_parts, num_tokens, batch_size)) > there:
+        raise InputError(
+            f"a batch of {batch_size} x {num_tokens} tokens takes some {needed / 1e9:,.0f} GB of a device, but this machine has "
+            f"{there / 1e9:,.0f} GB; choose a smaller batch_size"
+        )
 
 
 def compiled_memory(program: jax.stages.Compiled) -> Memory | None:

@@ -28,6 +28,9 @@ MOST = 2**31 - 1
 
 Count = Annotated[int, Meta(ge=1, le=MOST, description=f"1 or more, up to {MOST}")]
 Natural = Annotated[int, Meta(ge=0, le=MOST, description=f"0 or more, up to {MOST}")]
+NumTokens = Annotated[int, Meta(ge=1, le=2**24, description=f"1 to {2**24} tokens")]
+NumParts = Annotated[int, Meta(ge=1, le=2**16, description=f"1 or more, up to {2**16}")]
+BatchSize = Annotated[int, Meta(ge=1, le=2**20, description=f"1 or more, up to {2**20}")]
 Width = Annotated[int, Meta(ge=1, le=2**20, description=f"1 or more, up to {2**20}")]
 Side = Annotated[int, Meta(ge=1, le=8192, description="1 to 8192 pixels")]
 Seed = Annotated[int, Meta(ge=0, le=LARGEST, description=f"a whole number from 0 to {LARGEST}")]

@@ -152,6 +152,7 @@ def test_wrong_input_is_one_line_and_status_2(module, flags, message, toy_config
     assert message in lines[-1]
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_of_another_run_or_a_damaged_one(toy_config, trained, tmp_path, monkeypatch, capsys):

@@ -6,6 +6,7 @@ from conftest import assert_close, stack_config, tiny_batch
 
 import prism_jax as pj
 from prism_jax import attention, cost
+from prism_jax.errors import InputError
 from prism_jax.forward import lower, params_shapes, parts_shapes
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertModel
 from prism_jax.models.vit import VIT_BASE, ViTConfig, ViTForImageClassification, ViTModel
@@ -176,3 +177,9 @@ def test_the_traced_program_computes_keys_and_values_for_its_context_only(exchan
     assert products.count((part_len, features)) == others + (2 * layers if context == part_len else 0)
     assert products.count((1, heads, part_len, context)) == layers
     assert not [shape for _, shape in made if len(shape) >= 2 and min(shape[-2:]) >= num_tokens]
+
+
+def test_a_batch_beyond_all_memory_is_refused():
+    cost.check_memory(BERT_BASE.stack, pj.SegmentMeans(1), 2, 256, 1)
+    with pytest.raises(InputError, match="1000000 x 512 tokens takes some .* GB .*; choose a smaller batch_size"):
+        cost.check_memory(BERT_BASE.stack, pj.SegmentMeans(1), 2, 512, 1_000_000)

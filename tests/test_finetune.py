@@ -371,6 +371,8 @@ def test_lora_trains_adapters_and_the_fresh_head_only(toy_config, tmp_path, monk
         (["--training.lora-rank", "-1"], "training.lora_rank is -1; choose 0 or more"),
         (["--training.seed", str(2**32)], "training.seed is 4294967296; choose a whole number from 0 to 4294967295"),
         (["--training.seed", "-1"], "training.seed is -1; choose a whole number from 0"),
+        (["--training.lora-rank", "1000000000"], "LoRA of rank 1000000000 in a layer of"),
+        (["--training.batch-size", "1000000000000"], "training.batch_size is 1000000000000; choose 1 or more, up to"),
         (["--training.clip", "0"], "training.clip is 0.0; choose more than 0"),
     ],
 )

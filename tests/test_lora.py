@@ -417,8 +417,8 @@ def without(*parts: str):
         (spoil_config(peft_type="IA3"), "peft_type='IA3' (implemented: 'LORA')"),
         (spoil_config(init_lora_weights="pissa"), "init_lora_weights='pissa'"),
         (spoil_config(r="8"), "r: Expected int, got str"),
-        (spoil_config(rank_pattern={"query": 0}), r"rank_pattern\[...\]: Expected int >= 1"),
-        (spoil_config(alpha_pattern={"query": "8"}), r"alpha_pattern\[...\]: Expected float, got str"),
+        (spoil_config(rank_pattern={"query": 0}), "rank_pattern[...]: Expected int >= 1"),
+        (spoil_config(alpha_pattern={"query": "8"}), "alpha_pattern[...]: Expected float, got str"),
         (spoil_config(rank_pattern={"(": 2}), "has the pattern .*, which is none"),
     ],
 )

@@ -10,12 +10,12 @@ from typing import Any
 
 import jax
 
-from prism_jax import checkpoint, config
+from prism_jax import checkpoint, config, cost
 from prism_jax.command import output_folder, write
 from prism_jax.config import Experiment, Training
 from prism_jax.dataset import Dataset, changes, contents
 from prism_jax.errors import InputError
-from prism_jax.exchange import WholeSequence, per_block
+from prism_jax.exchange import WholeSequence
 from prism_jax.exchange_text import text_of
 from prism_jax.experiment import (
     check_run,
@@ -100,8 +100,9 @@ def finetune(experiment: Experiment, out: str, *, resume: bool = False, start: s
     if trained_before:
         pretrained = with_trained(pretrained, trained_before)
     params = with_adapters(pretrained.params, training.lora_rank, training.lora_alpha, training.seed)
-    for setting in (*settings, scored):
-        per_block(setting.exchange, pretrained.model.config.stack.num_layers)
+    stack, N = pretrained.model.config.stack, experiment.num_tokens
+    for setting, size in (*((one, training.batch_size) for one in settings), (scored, experiment.batch_size)):
+        cost.check_memory(stack, setting.exchange, setting.num_parts, N, size)
     check_same("weights", params)
     trained, frozen = divide(params, training)
     task = prepare(

@@ -9,7 +9,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from msgspec import Meta
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -17,6 +19,7 @@ from prism_jax import data, flags
 from prism_jax.command import output_folder, run
 from prism_jax.dataset import Corpus
 from prism_jax.errors import InputError, RunError, one_line
+from prism_jax.records import MOST
 from prism_jax.user_paths import UserPath
 
 END = "<|endoftext|>"
@@ -27,7 +30,7 @@ END = "<|endoftext|>"
 class TrainTokenizer:
     dataset: str
     """Data set by name."""
-    vocab_size: int
+    vocab_size: Annotated[int, Meta(ge=257, le=MOST, description="257 or more: 256 bytes and the end of a text")]
     """Tokens in all: 256 bytes, the end of a text, and merges."""
     out: UserPath
     """Folder for the tokenizer."""
@@ -69,8 +72,6 @@ def save(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
 
 def main(argv: list[str]) -> None:
     command = flags.parse_flags(TrainTokenizer, __doc__, argv)
-    if command.vocab_size < 257:
-        raise InputError(f"vocab_size is {command.vocab_size}; choose 257 or more: 256 bytes and the end of a text")
     out = output_folder(command.out)
     if (out / "tokenizer.json").exists():
         raise InputError(f"{command.out} holds a tokenizer already; choose another --out")
