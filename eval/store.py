@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 import prism_jax
-from prism_jax import dataset
+from eval.written import Kept
+from prism_jax import dataset, records
 from prism_jax.classification import Images
 from prism_jax.command import write
 from prism_jax.exchange import Exchange, Wrapped, as_tuple
@@ -35,7 +36,8 @@ class Store:
     def load(self, key: str) -> tuple[dict, np.ndarray] | None:
         """What `save` wrote; None where there is nothing, or something damaged."""
         try:
-            return json.loads((self.folder / f"{key}.json").read_text()), np.load(self.folder / f"{key}.npy")
+            measured: Any = records.parse((self.folder / f"{key}.json").read_bytes(), Kept)
+            return measured, np.load(self.folder / f"{key}.npy")
         except (OSError, ValueError, EOFError):
             return None
 

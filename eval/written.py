@@ -54,10 +54,9 @@ class Row(TypedDict):
     error: NotRequired[str | None]
 
 
-class Measured(TypedDict):
-    """What a row that ran holds beside that."""
+class Kept(TypedDict):
+    """What is kept of a row that ran, for a sweep that goes on."""
 
-    examples: Count
     real_tokens_median: Amount
     share_in_every_part: Annotated[float, Meta(ge=0, le=1)]
     flops_per_device: Above
@@ -66,6 +65,12 @@ class Measured(TypedDict):
     bytes_sent_per_device: Bytes
     bytes_sent_per_device_compiled: Bytes | None
     seconds: Amount
+
+
+class Measured(Kept):
+    """What a row that ran holds beside its setting and score."""
+
+    examples: Count
 
 
 class Sweep(TypedDict):

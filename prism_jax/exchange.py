@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from prism_jax.errors import InputError
 from prism_jax.partition import PARTS, Layout, check_parts, part_length
-from prism_jax.records import check_fields
+from prism_jax.records import check_value
 from prism_jax.wire import FLOAT32, Wire
 
 
@@ -206,6 +206,9 @@ class AllGather(Exchange):
         return part_len
 
 
+NumSegments = Annotated[int, Meta(ge=1, description="1 or more, or isolated_parts to send nothing")]
+
+
 @dataclass(frozen=True)
 class Segments(Exchange):
     """A part sends one row for each of `num_segments` segments of its tokens, which counts for as many as are real; subclasses say what row.
@@ -213,10 +216,10 @@ class Segments(Exchange):
     Segments are cut at fixed places, in sizes that differ by at most one. One without real tokens is hidden.
     """
 
-    num_segments: Annotated[int, Meta(ge=1, description="1 or more, or isolated_parts to send nothing")]
+    num_segments: NumSegments
 
     def __post_init__(self):
-        check_fields(self)
+        check_value("num_segments", self.num_segments, NumSegments)
 
     @abc.abstractmethod
     def pool(self, x_BLSD: jax.Array, real_BLS: jax.Array) -> jax.Array:

@@ -128,10 +128,11 @@ def check_fields(record: Any, prefix: str = "") -> None:
             flat = any(getattr(one, "name", None) == "" for one in metas)  # its fields are flags without a prefix
             check_fields(value, prefix if flat else f"{said}.")
         else:
-            _check_value(said, value, hint)
+            check_value(said, value, hint)
 
 
-def _check_value(name: str, value: Any, hint: Any) -> None:
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """Raises InputError if a value does not fit a type; `name` is what the message calls it."""
     try:
         if isinstance(value, list | set | frozenset):  # which msgspec takes for a tuple
             raise msgspec.ValidationError(f"Expected tuple, got {type(value).__name__}")

@@ -20,13 +20,14 @@ import pytest
 from conftest import run
 
 from eval import plots
-from prism_jax import adapter_files, hub, lora, weights
+from prism_jax import adapter_files, checkpoint, hub, lora, weights
 from prism_jax.config import Training, load
 from prism_jax.errors import InputError
 from prism_jax.exchange import AllGather, SegmentMeans
 from prism_jax.models.bert import BertModel
 from prism_jax.models.gpt2 import GPT2Model
 from prism_jax.models.vit import ViTModel
+from train.log import Log
 
 ROOT = Path(__file__).parents[1]
 MODELS = {"bert_tiny": BertModel, "gpt2_tiny": GPT2Model, "vit_tiny": ViTModel}
@@ -73,6 +74,16 @@ def broken(content: Any, rng: random.Random) -> bytes:
     return json.dumps(content).encode()
 
 
+def spoil(path: Path, content: Any, rng: random.Random) -> None:
+    """Puts a broken file in the place of a good one, or none, or a folder."""
+    kind = rng.random()
+    path.unlink(missing_ok=True)
+    if kind < 0.04:
+        path.mkdir()
+    elif kind > 0.04:
+        path.write_bytes(broken(content, rng))
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -98,9 +109,10 @@ def test_plan(seed, tmp_path, capsys, monkeypatch):
     for name, folder in found.items():
         (tmp_path / name).mkdir()
         content = json.loads((folder / "results.json").read_text())
-        (tmp_path / name / "results.json").write_bytes(
-            broken(content, rng) if name == target else json.dumps(content).encode()
-        )
+        path = tmp_path / name / "results.json"
+        path.write_text(json.dumps(content))
+        if name == target:
+            spoil(path, content, rng)
     folders = ("--sweep", tmp_path / "sweep", "--calibration", tmp_path / "latency", "--out", tmp_path / "out")
     flags = ("--rate", "50mbit", "--rtt", "5", "--devices", "4", *folders)
     config = ROOT / "configs/bert_newsgroups.py"
@@ -115,7 +127,9 @@ def test_report(seed, tmp_path, capsys, monkeypatch):
         folder.mkdir()
         content = json.loads((ROOT / f"docs/bert_newsgroups_full/seed{i}/results.json").read_text())
         content["rows"] = content["rows"][:8]
-        (folder / "results.json").write_bytes(json.dumps(content).encode() if i else broken(content, rng))
+        (folder / "results.json").write_text(json.dumps(content))
+        if i == 0:
+            spoil(folder / "results.json", content, rng)
     monkeypatch.setattr(plots, "finish", lambda figure, path: plots.plt.close(figure) or True)  # to draw takes seconds
     is_refused_or_works(
         tmp_path, capsys, lambda: run("eval.report", *folders, "--out", tmp_path / "out", monkeypatch=monkeypatch)
@@ -129,7 +143,7 @@ FILES_OF_A_RUN = ("config.json", "checkpoints/16/data/metadata", "checkpoints/16
 def test_run(seed, trained, tmp_path, capsys, monkeypatch):
     rng, folder = random.Random(seed), Path(shutil.copytree(trained, tmp_path / "run"))
     path = folder / rng.choice(FILES_OF_A_RUN)
-    path.write_bytes(broken(json.loads(path.read_text()), rng))
+    spoil(path, json.loads(path.read_text()), rng)
     is_refused_or_works(
         tmp_path, capsys, lambda: run("train.export", f"{folder}@16", tmp_path / "out", monkeypatch=monkeypatch)
     )
@@ -141,6 +155,30 @@ def works_or_refuses(read: Callable[[], Any]) -> None:
         read()
 
 
+def test_a_checkpoint_with_the_position_of_another_step_is_damaged(trained, tmp_path):
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    path = folder / "checkpoints/16/data/metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"position": {"next_index": 15}}))
+    with pytest.raises(InputError, match="checkpoint 16 in .* is damaged"):
+        checkpoint.load(folder, 16)
+    assert checkpoint.load(folder, 12).step == 12
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_lines_of_metrics(seed, trained, tmp_path, capsys):
+    """A broken line is passed over, and said so; the others stay."""
+    rng, path = random.Random(seed), tmp_path / "metrics.jsonl"
+    lines = (trained / "metrics.jsonl").read_text().splitlines()
+    i = rng.randrange(len(lines))
+    line = broken(json.loads(lines[i]), rng).replace(b"\n", b"")
+    path.write_bytes(b"\n".join([one.encode() if k != i else line for k, one in enumerate(lines)]) + b"\n")
+    with Log(tmp_path, 2**31 - 1):
+        pass
+    kept = path.read_text().splitlines()
+    assert set(lines) - {lines[i]} <= set(kept)
+    assert len(kept) == len(lines) or f"passed over: line {i + 1} of" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_folder_in_the_layout_of_the_hub(seed, tmp_path):
     rng, family = random.Random(seed), random.Random(seed).choice(("bert_tiny", "gpt2_tiny", "vit_tiny"))
@@ -149,7 +187,7 @@ def test_folder_in_the_layout_of_the_hub(seed, tmp_path):
     names = hub.read_file(folder / hub.WEIGHTS)
     index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, hub.WEIGHTS)}))
     path = rng.choice((folder / "config.json", index))
-    path.write_bytes(broken(json.loads(path.read_text()), rng))
+    spoil(path, json.loads(path.read_text()), rng)
     works_or_refuses(lambda: weights.load(MODELS[family], str(folder), num_tokens=8 if family != "vit_tiny" else None))
 
 
@@ -161,7 +199,7 @@ def test_adapter(seed, tmp_path):
     adapter_files.save(tmp_path, bert.model, adapted, base=source)
     path = tmp_path / adapter_files.CONFIG
     content = json.loads(path.read_text()) | {"rank_pattern": {"query": 3}, "alpha_pattern": {"key": 2.0}}
-    path.write_bytes(broken(content, rng))
+    spoil(path, content, rng)
     works_or_refuses(lambda: adapter_files.load(tmp_path, bert.model, bert.params))
 
 
