@@ -284,12 +284,13 @@ def test_a_change_of_what_an_exchange_is_made_of_is_a_new_row(tmp_path, monkeypa
     own.parent.mkdir()
     around.parent.mkdir()
     head = "from dataclasses import dataclass\nimport prism_jax as pj\nfrom prism_jax.config import Experiment, load\n"
+    head += "from prism_jax.models.bert import BertModel\n"
     pooled.write_text(f"{head}class First(pj.Segments):\n  def pool(self, x, real): return x[:, :, 0]\n")
     extends = f"{head}from pooled import First\n@dataclass(frozen=True)\nclass Own(First): pass\n"
-    own.write_text(f"{extends}config = Experiment(None, '', 8, exchanges=(Own(1),))\n")
+    own.write_text(f"{extends}config = Experiment(BertModel, '', 8, exchanges=(Own(1),))\n")
     wraps = "class Around(pj.Wrapped):\n  def __call__(self, x, layout): return self.of(x, layout)\n"
     inner = f"load({str(own)!r}).exchanges[0]"
-    around.write_text(f"{head}{wraps}config = Experiment(None, '', 8, exchanges=(Around({inner}),))\n")
+    around.write_text(f"{head}{wraps}config = Experiment(BertModel, '', 8, exchanges=(Around({inner}),))\n")
     monkeypatch.syspath_prepend(tmp_path)
     exchanges = [config.load(str(around)).exchanges[0], config.load(str(own)).exchanges[0]]
 
@@ -325,9 +326,14 @@ def test_a_change_of_any_image_is_noticed(tmp_path):
 def test_a_damaged_row_is_no_row(tmp_path):
     rows = store.Store(tmp_path)
     assert rows.load("key") is None
-    rows.save("key", {"a": 1}, np.arange(3))
+    kept = dict.fromkeys(("real_tokens_median", "share_in_every_part", "flops_per_device", "flops_vs_one_device"), 1.0)
+    kept |= {"flops_per_device_compiled": None, "bytes_sent_per_device": 0, "bytes_sent_per_device_compiled": None}
+    kept |= {"seconds": 1.0, "collectives": 6}
+    rows.save("key", kept, np.arange(3))
     measured, outcomes = rows.load("key")
-    assert (measured, outcomes.tolist()) == ({"a": 1}, [0, 1, 2])
+    assert (measured, outcomes.tolist()) == (kept, [0, 1, 2])
+    rows.save("other", kept | {"seconds": "1"}, np.arange(3))
+    assert rows.load("other") is None
     for name in ("key.npy", "key.json"):
         whole = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
