@@ -114,7 +114,8 @@ class Training:
     seed: Seed = 0
 
     def check(self) -> None:
-        """Raises InputError for values that don't go together."""
+        """Raises InputError for a value out of its range, and for values that don't go together."""
+        records.check_fields(self, "training.")
         if self.data is not None and len(self.parts) > 1:
             raise InputError(
                 f"training.data is {self.data} with {len(self.parts)} numbers of parts; a mesh has one number of parts"
