@@ -59,6 +59,7 @@ def test_gpt2_goes_out_as_it_came_in(name, tmp_path):
     np.testing.assert_array_equal(test_gpt2.run_hf(again, batch)[0], test_gpt2.run_hf(first, batch)[0])
 
 
+@pytest.mark.parity
 def test_a_model_made_here_goes_out(tmp_path):
     stack = replace(
         gpt2.GPT2.stack, num_layers=2, features=24, num_heads=2, mlp_features=40, init_scale=0.3, activation="silu"
@@ -114,6 +115,7 @@ def test_what_the_source_says_of_its_precision_and_labels_does_not_go_out(tmp_pa
     assert again.config.problem_type is None
 
 
+@pytest.mark.parity
 def test_the_export_command(trained, toy_folder, tmp_path, monkeypatch, capsys):
     from transformers import AutoTokenizer
 

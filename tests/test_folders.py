@@ -175,7 +175,7 @@ import numpy as np
 from prism_jax import saving
 class Data:
     def get_state(self):
-        return {"next": 1}
+        return {"next_index": 1}
 def main(argv):
     with saving.saving(Path(argv[0])) as manager:
         saving.save(manager, 1, {"x": np.arange(9.0)}, Data(), {"score": 1.0}, "recipe")
