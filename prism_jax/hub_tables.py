@@ -1,15 +1,17 @@
 """Tables of the `datasets` library, from Hugging Face's hub or from a local folder in its layout.
 
 A folder holds Parquet or JSON lines as the hub lays them out, `[CONFIG/]SPLIT-00000-of-00001.parquet`. The library keeps an
-Arrow copy of what it read in its cache, by the files' names and times, so a changed file is read anew.
+Arrow copy of what it read in its cache, see `version`.
 """
 
 import contextlib
 import glob
+import hashlib
+import os
 import re
 import reprlib
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,10 +79,10 @@ def read_folder(folder: Path, config: str | None, split: str):
         )
     import datasets
 
-    patterns = [as_pattern(path) for path in files]
+    kind, patterns = TABLES[files[0].suffix], {split: [as_pattern(path) for path in files]}
     try:
         with quiet():
-            table = datasets.load_dataset(TABLES[files[0].suffix], data_files={split: patterns}, split=split)
+            table = datasets.load_dataset(kind, version(files), data_files=patterns, split=split)
     except Exception as error:  # the library wraps what Arrow says of a broken file
         reason = one_line(error.__cause__ or error)
         raise InputError(f"can't read {files[0]}{' and more' * (len(files) > 1)}: {reason}; get it again") from error
@@ -96,7 +98,21 @@ def as_pattern(path: Path) -> str:
     name = str(path.absolute())
     if "::" in name:
         raise InputError(f"tables can't be read from {name!r}, as '::' means an archive there; rename the folder")
+    if os.path.expandvars(name) != name:  # so the library would read from another place
+        raise InputError(
+            f"tables can't be read from {name!r}, as '$' stands for an environment variable there; rename the folder"
+        )
     return glob.escape(name)
+
+
+def version(files: Iterable[Path]) -> str:
+    """A name for files as they are on disk, under which the library keeps its copy of them.
+
+    The library itself goes by their times of modification, which other files of that name may share: copied or unpacked ones.
+    """
+    found = [path.stat() for path in files]
+    said = repr([(one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def checked(source: str, table):

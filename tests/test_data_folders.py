@@ -80,6 +80,20 @@ def test_a_name_that_means_an_archive_is_refused(tmp_path):
     assert data.load("imagenet", "train", str(tmp_path / "a::b")).label_names == ("text",)
 
 
+@pytest.mark.parametrize("name", ["v$NUMBER", "v${NUMBER}"])
+def test_a_name_that_means_another_folder_is_refused(tmp_path, name, monkeypatch):
+    monkeypatch.setenv("NUMBER", "2")
+    add(tmp_path / name, "text")
+    add(tmp_path / "v2", "other text")
+    with pytest.raises(
+        InputError, match=r"tables can't be read from '.*v\$.*', as '\$' stands for an environment variable"
+    ):
+        data.load("glue/sst2", "train", str(tmp_path / name))
+    assert data.load("text", "train", str(tmp_path / name)).documents == ["text"]
+    monkeypatch.delenv("NUMBER")
+    assert data.load("glue/sst2", "train", str(tmp_path / name)).inputs["text"] == ["text"]
+
+
 def test_what_is_hidden_does_not_count(tmp_path):
     source = tmp_path / ".cache" / "folder"  # where the folder itself lies does not matter
     add(source, "text")

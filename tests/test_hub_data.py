@@ -296,8 +296,9 @@ def test_a_wrong_cloze_is_refused(tmp_path, columns, message):
         data.load("cbt/CN", "test", str(tmp_path))
 
 
-def test_a_cloze_without_a_sentence_is_refused(tmp_path):
-    cloze(tmp_path / "CN" / "test.parquet", sentences=[["a", "b"], ["a", None]])
+@pytest.mark.parametrize("sentences", [[["a", "b"], ["a", None]], ["one", "text"], [["a", "b"], None]])
+def test_a_cloze_without_sentences_is_refused(tmp_path, sentences):
+    cloze(tmp_path / "CN" / "test.parquet", sentences=sentences)
     contexts = data.load("cbt/CN", "test", str(tmp_path)).contexts
     with pytest.raises(InputError, match="example 1 of CBT-CN, test can't be read: .*; get it again"):
         contexts[1]
@@ -347,6 +348,21 @@ def test_a_changed_file_is_read_anew(tmp_path):
     write(path, {"sentence": ["new"], "label": [0]})
     os.utime(path, (1, 1))
     assert data.load("glue/sst2", "train", str(tmp_path)).inputs["text"] == ["new"]
+
+
+def test_another_file_of_the_same_time_is_read_anew(tmp_path):
+    """Times are as they were where files were copied or unpacked."""
+    for name in ("old", "new"):
+        path = write(tmp_path / name / "sst2" / "train.parquet", {"sentence": [name], "label": [1]})
+        os.utime(path, (1, 1))
+    source = tmp_path / "source"
+    for name in ("old", "new"):
+        source.unlink(missing_ok=True)
+        source.symlink_to(tmp_path / name)
+        assert data.load("glue/sst2", "train", str(source)).inputs["text"] == [name]
+    write(path, {"sentence": ["won"], "label": [1]})
+    os.utime(path, (1, 1))
+    assert data.load("glue/sst2", "train", str(source)).inputs["text"] == ["won"]
 
 
 def test_loading_prints_nothing(tmp_path, capfd):
