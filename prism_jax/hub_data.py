@@ -8,6 +8,7 @@ the labelled validation split, and "hidden_test" the official one, whose labels 
 """
 
 import functools
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,11 @@ def cbt(kind: str, split: str, source: str | None = None) -> Cloze:
             raise InputError(f"question {i} of {name} has the answer {answer!r}, but the options {words}; get it again")
     most = max(map(len, options))
 
+    def context(row):
+        if not isinstance(row["sentences"], list):
+            raise TypeError(f"its sentences are {reprlib.repr(row['sentences'])}, not a list")
+        return " ".join(row["sentences"])
+
     def endings(row):
         wrong = next(word for word in row["options"] if word != row["answer"])
         filled = row["options"] + [wrong] * (most - len(row["options"]))
@@ -157,7 +163,7 @@ def cbt(kind: str, split: str, source: str | None = None) -> Cloze:
 
     return Cloze(
         name,
-        Rows(table.select_columns("sentences"), lambda row: " ".join(row["sentences"]), name),
+        Rows(table.select_columns("sentences"), context, name),
         Rows(table.select_columns(["question", "answer", "options"]), endings, name),
         np.array([words.index(answer) for answer, words in zip(answers, options, strict=True)]),
     )

@@ -41,7 +41,7 @@ def order(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
         wanted = [same(name) for name in ours]
         if len(place) == len(theirs) and sorted(place) == sorted(wanted):
             return [place[name] for name in wanted]
-    if _say_nothing(theirs) or _say_nothing(ours):
+    if len(theirs) == len(ours) and (_say_nothing(theirs) or _say_nothing(ours)):
         return list(range(len(ours)))
     lacking = [name for name in ours if name not in theirs] or ours
     raise InputError(

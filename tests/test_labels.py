@@ -36,7 +36,10 @@ def test_classes_are_found_by_name(theirs, ours, places):
     assert labels.order(theirs.split(), ours.split()) == places
 
 
-@pytest.mark.parametrize(("theirs", "ours"), [("neg pos", "negative positive"), ("a b", "a b c"), ("b a a", "a b c")])
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("neg pos", "negative positive"), ("a b", "a b c"), ("b a a", "a b c"), ("LABEL_0 LABEL_1 LABEL_2", "no yes")],
+)
 def test_other_names_are_refused_with_both_orders(theirs, ours):
     theirs, ours = theirs.split(), ours.split()
     message = f"classes are {', '.join(theirs)}, and those of the data set {', '.join(ours)}"
