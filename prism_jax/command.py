@@ -22,6 +22,9 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
     """Runs an entry point and exits with its status. What the user can mend is one line, without a traceback."""
     # Orbax tells of every file, and raises what it logs as an error.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed (`>&-`)
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     with processes.ending():
         try:
             with while_it_is_read(), _at_end:
