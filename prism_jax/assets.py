@@ -140,8 +140,8 @@ ASSETS = {asset.name: asset for asset in (MINILM, DINOV2, GPT2_VOCABULARY)}
 
 def cache_dir() -> Path:
     """Where assets are kept: $PRISM_JAX_CACHE, or `prism_jax` in the user's cache."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "prism_jax"
-    return Path(os.environ.get("PRISM_JAX_CACHE", default)).expanduser()
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "prism_jax"
+    return Path(os.environ.get("PRISM_JAX_CACHE") or default).expanduser()
 
 
 def fetch(asset: Asset) -> Path:

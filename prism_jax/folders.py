@@ -41,9 +41,10 @@ def held(path: str) -> Iterator[None]:
             with suppress(FileNotFoundError):
                 os.stat(folder / LONGEST_BELOW)
             if os.environ.get(WRITES) != str(folder.resolve()):
-                for one in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
-                    one.mkdir()
-                    at_end.callback(_remove_if_empty, one)
+                for one in (*reversed(folder.parents), folder):
+                    if not one.exists():  # now: what was made may be the way to it, as in new/../one
+                        one.mkdir()
+                        at_end.callback(_remove_if_empty, one)
                 lock.acquire()
                 at_end.callback(_let_go, lock, os.environ.get(WRITES, ""))
                 Path(lock.lock_file).write_text(f"process {os.getpid()} on {socket.gethostname()}")

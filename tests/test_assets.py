@@ -79,6 +79,12 @@ def nothing_is_kept():
     assert not kept, kept
 
 
+def test_an_empty_variable_names_no_cache(monkeypatch):
+    for name in ("PRISM_JAX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")
+    assert assets.cache_dir() == Path.home() / ".cache" / "prism_jax"
+
+
 def test_fetches_once_then_needs_no_index(asset, index, monkeypatch):
     folder = assets.fetch(asset)
     assert {path.name for path in folder.iterdir()} == {"config.json", "weights.bin", "asset.json"}

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from prism_jax import checkpoint, command, data, hub, weights
 from prism_jax.errors import InputError
-from prism_jax.folders import LOCK, check_empty
+from prism_jax.folders import LOCK, check_empty, held
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -166,6 +166,12 @@ def test_what_a_later_refusal_leaves_is_nothing(toy_config, tmp_path, monkeypatc
     assert run("eval.evaluate", toy_config, *flags, monkeypatch=monkeypatch) == 2
     assert "unknown dataset 'imdb'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_made_by_way_of_a_new_one(tmp_path):
+    with held(str(tmp_path / "new" / ".." / "out" / "a")):
+        (tmp_path / "out" / "a" / "results.json").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 SAVES = """

@@ -64,7 +64,9 @@ def save(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix=".partial_", dir=out) as partial:
             tokenizer.save_pretrained(partial)
-            for path in sorted(Path(partial).iterdir()):
+            for path in sorted(
+                Path(partial).iterdir(), reverse=True
+            ):  # tokenizer.json, by which it is known, comes last
                 path.replace(out / path.name)
     except Exception as error:  # what the library of tokenizers makes of a full disk
         raise RunError(f"the tokenizer can't be written to {out}: {one_line(error)}; nothing is left of it") from error
