@@ -98,6 +98,9 @@ def write(path: Path, content: str | bytes) -> None:
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
         partial.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a write that fails names no file
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -227,7 +227,7 @@ def test_what_the_system_refuses_is_one_line(tmp_path, capsys):
 
     with pytest.raises(SystemExit, match="1"):
         command.run(fails, [str(tmp_path / "gone")])
-    assert capsys.readouterr().err == f"error: {tmp_path}/gone/.results.json.partial: No such file or directory\n"
+    assert capsys.readouterr().err == f"error: {tmp_path}/gone/results.json: No such file or directory\n"
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -240,7 +240,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space left on device: '.*results.json'"):
         command.write(path, json.dumps(22))
     assert path.read_text() == "1"
     assert list(tmp_path.iterdir()) == [path]
