@@ -148,6 +148,11 @@ def from_process(process: int, x: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.broadcast_one_to_all(x, is_source=jax.process_index() == process))
 
 
+def on_any(flag: bool) -> bool:
+    """Whether a flag is set on one process or more. Called by all of them."""
+    return bool(np.any(multihost_utils.process_allgather(np.bool_(flag)))) if several() else flag
+
+
 def check_same(what: str, value: Any) -> None:
     """Raises InputError unless every process has the same value: a tree of arrays, or what prints the same."""
     if not several():

@@ -17,7 +17,7 @@ from prism_jax import checkpoint, lora, metrics, saving
 from prism_jax.config import Training
 from prism_jax.errors import RunError
 from prism_jax.prediction import Predictor, Setting
-from prism_jax.processes import from_terminal
+from prism_jax.processes import from_terminal, on_any
 from prism_jax.runners import Runner
 from prism_jax.weights import flatten, unflatten
 from train.clock import Clock, Progress
@@ -65,7 +65,7 @@ class Run:
                 before, pending = pending, (step, shown, position)
                 finite = self._look_at(before, progress, log)
                 evaluate = step % every == 0 or step == num_steps
-                stopped = from_terminal(lambda: bool(stop))
+                stopped = on_any(bool(stop))
                 if finite and (evaluate or stopped):
                     before, pending = pending, None
                     finite = self._look_at(before, progress, log)
