@@ -9,10 +9,11 @@ L = 16 is a CR of 8. Expected: ours (docs/latency, two cores), B = 1, 200 Mbit/s
 299 ms, Voltage 699 ms.
 """
 
-from prism_jax.config import Experiment, Training
-from prism_jax.exchange import IsolatedParts, SegmentMeans
+from prism_jax.exchange.baselines import IsolatedParts
+from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.exchange.wire import INT8
+from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.models.bert import BertForSequenceClassification
-from prism_jax.wire import INT8
 
 config = Experiment(
     model=BertForSequenceClassification,

@@ -16,8 +16,8 @@ its own length with --buckets 32 64 128. The recipe is that of BERT's authors (a
 32, 2e-5, a tenth of it warm-up, then a linear fall.
 """
 
-from prism_jax.config import Experiment, Training
-from prism_jax.exchange import SegmentMeans
+from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.models.bert import BertForSequenceClassification
 
 config = Experiment(

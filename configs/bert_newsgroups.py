@@ -15,8 +15,8 @@ side). The full test split, three seeds (--training.seed 1 and 2 on each command
 tuned; control 82.1.
 """
 
-from prism_jax.config import Experiment, Training
-from prism_jax.exchange import WholeSequence
+from prism_jax.exchange.baselines import WholeSequence
+from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.models.bert import BertForSequenceClassification
 
 config = Experiment(

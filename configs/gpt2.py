@@ -7,8 +7,8 @@ Weights: openai-community/gpt2 from the hub, or with --weights a folder in its l
 text of transformers' `generate`, token for token (tested on random weights). The price of segment means on real text: not yet measured.
 """
 
-from prism_jax.config import Experiment
-from prism_jax.exchange import SegmentMeans
+from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.experiments.recipe import Experiment
 from prism_jax.models.gpt2 import GPT2LMHeadModel
 
 config = Experiment(

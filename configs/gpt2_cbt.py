@@ -14,8 +14,8 @@ questions are padded to 512 or 768 tokens, and their part boundaries follow. The
 rate for GPT-2, as a language model.
 """
 
-from prism_jax.config import Experiment, Training
-from prism_jax.exchange import SegmentMeans
+from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.models.gpt2 import GPT2LMHeadModel
 
 config = Experiment(

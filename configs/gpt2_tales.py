@@ -15,8 +15,8 @@ Isolated parts reach 181.1: so small a model hardly looks beyond its own part. T
 it soon learns no more (at step 225 of 500), so the best checkpoint counts.
 """
 
-from prism_jax.config import Experiment, Training
-from prism_jax.exchange import SegmentMeans
+from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.models.gpt2 import GPT2LMHeadModel
 
 config = Experiment(

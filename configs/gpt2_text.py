@@ -15,8 +15,8 @@ The perplexity here is per token of GPT-2, not per word, in windows of 1,024 tok
 ours: one pass at the usual rate for GPT-2.
 """
 
-from prism_jax.config import Experiment, Training
-from prism_jax.exchange import SegmentMeans
+from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.models.gpt2 import GPT2LMHeadModel
 
 config = Experiment(

@@ -17,8 +17,8 @@ segment_means:1 on the second command, and one epoch on the third, 86.5 and 85.4
 The recipe is BERT's (arXiv 1810.04805).
 """
 
-from prism_jax.config import Experiment, Training
-from prism_jax.exchange import SegmentMeans
+from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.models.bert import BertForSequenceClassification
 
 config = Experiment(

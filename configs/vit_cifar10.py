@@ -15,8 +15,8 @@ ours: not yet measured. The recipe is ours, as the paper gives none: AdamW at th
 and flips.
 """
 
-from prism_jax.config import Experiment, Training
-from prism_jax.exchange import SegmentMeans
+from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.models.vit import ViTForImageClassification
 
 config = Experiment(

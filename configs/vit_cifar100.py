@@ -15,8 +15,8 @@ device, and 91.64 or 88.95 % with its compressed exchange. The recipe is that of
 the many classes; it is ours.
 """
 
-from prism_jax.config import Experiment, Training
-from prism_jax.exchange import SegmentMeans
+from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.models.vit import ViTForImageClassification
 
 config = Experiment(

@@ -16,8 +16,8 @@ nearest to the paper's 9.9. Expected: ours (JAX 0.10.2, CPU, one seed), accuracy
 one device and Voltage 92.0, control 91.7; isolated parts 69.7 (P = 2), 32.7 (P = 4); L = 3 82.1, 67.7, tuned 89.6, 88.2.
 """
 
-from prism_jax.config import Experiment, Training
-from prism_jax.exchange import SegmentMeans
+from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.models.vit import ViTForImageClassification
 
 config = Experiment(

@@ -14,8 +14,8 @@ ImageNet table could not be read. For comparison, ASTRA (arXiv 2505.19342) repor
 and not to learn the set anew.
 """
 
-from prism_jax.config import Experiment, Training
-from prism_jax.exchange import SegmentMeans
+from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.models.vit import ViTForImageClassification
 
 config = Experiment(

@@ -13,18 +13,19 @@ from typing import ClassVar
 import numpy as np
 from tqdm import tqdm
 
-from eval import figures, results
-from eval.departures import alone, departures, runner
-from eval.grid import BASE, ONE_DEVICE
-from eval.rows import score_row
-from eval.scoring import check_runs, load_scoring
-from eval.tables import UNITS, with_interval
-from prism_jax import config, flags
-from prism_jax.command import output_folder, run
+from eval.reporting import files, other_plots
+from eval.reporting.tables import UNITS, with_interval
+from eval.scoring.block_errors import alone, departures, runner
+from eval.scoring.measure import check_runs, load_scoring
+from eval.scoring.rows import score_row
+from eval.scoring.variants import BASE, ONE_DEVICE
+from prism_jax.cli import flags
+from prism_jax.cli.entry import output_folder, run
+from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
-from prism_jax.prediction import Predictor, Setting
-from prism_jax.processes import is_terminal
-from prism_jax.text import bucket_lengths
+from prism_jax.experiments import recipe
+from prism_jax.parallel.processes import is_terminal
+from prism_jax.tasks.predict import Predictor, Setting
 from prism_jax.user_paths import UserPath
 
 
@@ -32,7 +33,7 @@ from prism_jax.user_paths import UserPath
 class Blocks:
     UNUSED: ClassVar = flags.ONE_SETTING
 
-    experiment: config.Flat
+    experiment: recipe.Flat
     checkpoint: UserPath | None = None
     """A run of train.finetune (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout."""
     out: UserPath = "runs/blocks"
@@ -83,12 +84,12 @@ def main(argv: list[str]) -> None:
             with_interval(row["difference_to_one_device"], row["difference_ci95"], digits, "+"),
         ]
         tqdm.write("".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)))
-    content = results.results(scoring, rows, f"python -m eval.blocks {shlex.join(argv)}")
+    content = files.results(scoring, rows, f"python -m eval.blocks {shlex.join(argv)}")
     content |= {"setting": str(setting), "one_device": score_row(scoring.task, exact, None)}
-    results.write_json(out, content)
+    files.write_json(out, content)
     if not is_terminal():
         return
-    figures.blocks(out / "blocks.png", content)
+    other_plots.blocks(out / "blocks.png", content)
     print(f"wrote {out}/results.json, blocks.png")
 
 

@@ -9,15 +9,17 @@ import sys
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from eval import results, tables
-from eval.grid import BASE
-from eval.scoring import check_runs, complete, load_scoring, measure
-from prism_jax import config, flags
-from prism_jax.command import output_folder, run
-from prism_jax.prediction import Predictor, Setting
-from prism_jax.processes import is_terminal, refuse_several
-from prism_jax.runners import emulate_devices, on_mesh, on_one_device
-from prism_jax.text import bucket_lengths
+from eval.reporting import files, tables
+from eval.scoring.measure import check_runs, complete, load_scoring, measure
+from eval.scoring.variants import BASE
+from prism_jax.cli import flags
+from prism_jax.cli.entry import output_folder, run
+from prism_jax.data.text import bucket_lengths
+from prism_jax.experiments import recipe
+from prism_jax.parallel.mesh import emulate_devices, on_mesh
+from prism_jax.parallel.one_device import on_one_device
+from prism_jax.parallel.processes import is_terminal, refuse_several
+from prism_jax.tasks.predict import Predictor, Setting
 from prism_jax.user_paths import UserPath
 
 
@@ -25,7 +27,7 @@ from prism_jax.user_paths import UserPath
 class Evaluate:
     UNUSED: ClassVar = flags.ONE_SETTING
 
-    experiment: config.Flat
+    experiment: recipe.Flat
     checkpoint: UserPath | None = None
     """Folder of a train.finetune run (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout."""
     on: Literal["mesh", "one_device"] = "mesh"
@@ -52,9 +54,9 @@ def main(argv: list[str]) -> None:
     row = complete(scoring, setting, BASE, measured, outcomes)
     columns = tables.columns([row], row["metric"])
     print(tables.line(columns, columns), tables.line(columns, tables.cells(row, columns)), sep="\n")
-    results.write_json(out, results.results(scoring, [row], f"python -m eval.evaluate {shlex.join(argv)}"))
+    files.write_json(out, files.results(scoring, [row], f"python -m eval.evaluate {shlex.join(argv)}"))
     if is_terminal():
-        results.write_predictions(out / "predictions.tsv", scoring, outcomes)
+        files.write_predictions(out / "predictions.tsv", scoring, outcomes)
     print(f"wrote {out}/results.json, predictions.tsv")
 
 

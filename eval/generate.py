@@ -13,17 +13,21 @@ from typing import ClassVar
 
 import jax
 
-from eval import results
-from eval.decoding import compare, stop_tokens, stream_texts, table, where_prompts_stand
-from eval.scoring import check_runs, load_variant
-from prism_jax import config, flags, text, weights
-from prism_jax.command import output_folder, run
+from eval.generating.stream import compare, stop_tokens, stream_texts, table, where_prompts_stand
+from eval.reporting import files
+from eval.scoring.measure import check_runs, load_variant
+from prism_jax import weights
+from prism_jax.cli import flags
+from prism_jax.cli.entry import output_folder, run
+from prism_jax.data import text
 from prism_jax.errors import InputError
-from prism_jax.exchange import WholeSequence
+from prism_jax.exchange.baselines import WholeSequence
+from prism_jax.experiments import recipe
 from prism_jax.generation import Generator
-from prism_jax.processes import check_same, from_terminal, is_terminal, several
+from prism_jax.parallel.mesh import emulate_devices, on_mesh
+from prism_jax.parallel.one_device import on_one_device
+from prism_jax.parallel.processes import check_same, from_terminal, is_terminal, several
 from prism_jax.records import Count
-from prism_jax.runners import emulate_devices, on_mesh, on_one_device
 from prism_jax.sampling import Sampling
 from prism_jax.user_paths import UserPath
 
@@ -32,11 +36,11 @@ from prism_jax.user_paths import UserPath
 class Generate:
     UNUSED: ClassVar = flags.ONE_SETTING
 
-    experiment: config.Flat
+    experiment: recipe.Flat
     prompt: tuple[str, ...] = ()
     """One or more texts to go on with."""
     max_new_tokens: Count = 64
-    sampling: config.FlatSampling = Sampling()
+    sampling: recipe.FlatSampling = Sampling()
     stop: str | None = None
     """The one token that ends a text; by default those that generation_config.json names, or config.json, or the tokenizer's."""
     bucket: Count = 16
@@ -92,9 +96,9 @@ def main(argv: list[str]) -> None:
         rows = compare([make(WholeSequence(), on_one_device(1)), parts], prompts, new, command.sampling)
         if is_terminal():
             print(table(rows))
-    content = {"schema": results.SCHEMA, "config": config.to_json(experiment), "environment": results.environment()}
+    content = {"schema": files.SCHEMA, "config": recipe.to_json(experiment), "environment": files.environment()}
     content["texts"] = [{"prompt": text, "new": more} for text, more in zip(command.prompt, added, strict=True)]
-    results.write_json(out, content | {"rows": rows})
+    files.write_json(out, content | {"rows": rows})
     print(f"wrote {out}/results.json")
 
 

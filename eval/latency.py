@@ -22,20 +22,27 @@ import numpy as np
 import tyro
 from msgspec import Meta
 
-from eval import figures, latency_model, network, one_alone, results, store, timing
-from eval.grid import BASE, ONE_DEVICE, grid_of_exchanges, why_impossible
 from eval.launch import commands, free_port, own_cores, supervise
-from eval.scoring import Scoring, check_runs, load_scoring
-from eval.written import FILE, read_calibration
-from prism_jax import config, flags, hub
-from prism_jax.command import output_folder, run
+from eval.links import shaped
+from eval.reporting import files, other_plots
+from eval.reporting.records import FILE, read_calibration
+from eval.scoring.measure import Scoring, check_runs, load_scoring
+from eval.scoring.variants import BASE, ONE_DEVICE
+from eval.sweeping import store
+from eval.sweeping.grid import grid_of_exchanges, why_impossible
+from eval.timing import latency_model, part_alone, requests
+from prism_jax.assets import hub
+from prism_jax.cli import flags
+from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError, RunError
-from prism_jax.exchange import AllGather, check
-from prism_jax.exchange_text import text_of
-from prism_jax.experiment import load_data
-from prism_jax.prediction import Setting
-from prism_jax.processes import from_terminal, is_terminal, several
+from prism_jax.exchange.base import check
+from prism_jax.exchange.baselines import AllGather
+from prism_jax.exchange.text import text_of
+from prism_jax.experiments import recipe
+from prism_jax.experiments.build import load_data
+from prism_jax.parallel.processes import from_terminal, is_terminal, several
 from prism_jax.records import BatchSize, Count, Positive
+from prism_jax.tasks.predict import Setting
 from prism_jax.user_paths import UserPath
 
 RTTS = "one or more of 0 to 1000 milliseconds"
@@ -45,7 +52,7 @@ LOOPBACK, HOSTS = "loopback", "hosts"
 
 @dataclass(frozen=True)
 class Latency:
-    experiment: config.Flat
+    experiment: recipe.Flat
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",), metavar="P")] = None
     """Processes to start on this machine, one part and one core each; without it, those that --coordinator brings together."""
     batch_sizes: Annotated[tuple[BatchSize, ...], Meta(min_length=1, description="one or more")] = (1, 8)
@@ -69,7 +76,7 @@ class Latency:
         if self.n is not None and self.n < 2:
             raise InputError(f"-n is {self.n}; choose 2 processes or more, since one device is measured beside them")
         for rate in self.rates:
-            network.rate_of(rate)
+            shaped.rate_of(rate)
         if any(self.rtts) and not self.rates:
             raise InputError("a round-trip time goes with a rate; give --rates too, such as 200mbit")
         if self.rates and self.n not in (None, 2):
@@ -100,7 +107,7 @@ class Latency:
             link = HOSTS if self.n is None else LOOPBACK
             return [{"link": link, "rate_bits_per_second": None, "rtt_ms": None}]
         return [
-            {"link": f"{rate}, rtt {rtt:g} ms", "rate_bits_per_second": network.rate_of(rate), "rtt_ms": rtt}
+            {"link": f"{rate}, rtt {rtt:g} ms", "rate_bits_per_second": shaped.rate_of(rate), "rtt_ms": rtt}
             for rtt in dict.fromkeys(self.rtts)
             for rate in dict.fromkeys(self.rates)
         ]
@@ -120,26 +127,26 @@ def main(argv: list[str]) -> None:
             f"-n is {command.n}, but there are {cores} cores; choose at most as many, one for each process"
         )
     command.settings(command.n)
-    way_in = network.way_in(delay=any(command.rtts)) if command.rates else []
+    way_in = shaped.way_in(delay=any(command.rtts)) if command.rates else []
     check_runs(command.experiment, [command.base])
     if way_in:
         fetch(command.experiment)
-        network.enter(way_in)  # this process begins again there, with all in its caches
+        shaped.enter(way_in)  # this process begins again there, with all in its caches
     out = output_folder(where)
     fetch(command.experiment)
     if command.rates:
         os.environ["HF_HUB_OFFLINE"] = "1"  # for the ranks: there is no way out of their network
         for rtt in dict.fromkeys(command.rtts):
-            with network.joined(rtt) as ends:
+            with shaped.joined(rtt) as ends:
                 words = [*argv, "--rtts", str(rtt)]
-                ranks = commands(2, "eval.latency", words, free_port(), network.ADDRESSES[0])
+                ranks = commands(2, "eval.latency", words, free_port(), shaped.ADDRESSES[0])
                 _supervise([end.inside(rank) for end, rank in zip(ends, ranks, strict=True)])
     else:
         _supervise(commands(command.n, "eval.latency", argv, free_port()))
     finish(out, f"python -m eval.latency {shlex.join(argv)}")
 
 
-def fetch(experiment: config.Experiment) -> None:
+def fetch(experiment: recipe.Experiment) -> None:
     """Brings what an experiment reads into the caches, so that its processes need no network for it.
 
     Raises:
@@ -162,36 +169,37 @@ def measure(command: Latency, where: str, argv: list[str]) -> None:
         raise InputError(f"{jax.process_count()} processes have {num_parts} devices; give each process one")
     if command.n not in (None, num_parts):
         raise InputError(f"-n is {command.n}, but {num_parts} processes came together; leave -n out")
-    if command.rates and not network.counters():
+    if command.rates and not shaped.counters():
         raise InputError("--rates goes with -n 2; a link between real hosts has the rate that it has")
     settings = command.settings(num_parts)
     check_runs(command.experiment, [command.base])
     out = output_folder(where)
     scoring = load_scoring(command.experiment, settings, {BASE: command.base}, fresh=command.experiment.training.fresh)
-    content = results.results(scoring, [], f"python -m eval.latency {shlex.join(argv)}")
+    content = files.results(scoring, [], f"python -m eval.latency {shlex.join(argv)}")
     content |= {"library": digest_of_sources(), "processes": jax.process_count()}
     content = from_terminal(lambda: content | before(out, content))
     wanted = [(text_of(setting.exchange), setting.num_parts) for setting in settings]
-    places, requests, shaped = timing.places(scoring, settings), dict[tuple[int, int], list[timing.Request]](), None
+    places, prepared = requests.places(scoring, settings), dict[tuple[int, int], list[requests.Request]]()
+    last_shaped: dict | None = None
     for link, num_tokens, batch_size in product(command.links, command.lengths, command.batch_sizes):
         here = link | {"batch_size": batch_size, "tokens": num_tokens}
         there = [row for row in content["rows"] if here.items() <= row.items()]
         if [(row["setting"], row["num_parts"]) for row in there] != wanted:
-            if link["rate_bits_per_second"] and link is not shaped:
-                content, shaped = _shaped(content, link), link
+            if link["rate_bits_per_second"] and link is not last_shaped:
+                content, last_shaped = _shaped(content, link), link
             at = scoring.at(num_tokens)
             content = _with_parts_alone(content, command, at, batch_size)
-            if (num_tokens, batch_size) not in requests:
-                requests[num_tokens, batch_size] = timing.requests(at, settings, batch_size, places)
-            timed = timing.rows(requests[num_tokens, batch_size], command.rounds, command.seconds)
+            if (num_tokens, batch_size) not in prepared:
+                prepared[num_tokens, batch_size] = requests.requests(at, settings, batch_size, places)
+            timed = requests.rows(prepared[num_tokens, batch_size], command.rounds, command.seconds)
             there = [link | {"rate_measured": _measured_rate(content, link)} | row for row in timed]
             alone = {(x["setting"], x["num_parts"]): x["seconds"] for x in _alone(content, num_tokens, batch_size)}
             there = [row | {"seconds_alone": alone[row["setting"], row["num_parts"]]} for row in there]
             others = [row for row in content["rows"] if not here.items() <= row.items()]
             content = content | {"rows": others + there}
             if is_terminal():
-                results.write_json(out, content)
-        print(timing.table(there), flush=True)
+                files.write_json(out, content)
+        print(requests.table(there), flush=True)
 
 
 def before(out: Path, content: dict) -> dict:
@@ -213,17 +221,19 @@ def before(out: Path, content: dict) -> dict:
 
 def digest_of_sources() -> str:
     """Of all sources that make a latency: times that another version measured must not stand beside ours."""
-    here = [Path(__file__).with_name(f"{name}.py") for name in ("timing", "one_alone", "network", "relay", "rank")]
+    here = sorted(
+        path for name in ("timing", "links", "launching") for path in (Path(__file__).parent / name).glob("*.py")
+    )
     return store.digest(store.digest_of_library(), *(path.read_bytes() for path in here))
 
 
 def _shaped(content: dict, link: dict) -> dict:
     """Gives the link its rate; with the ladder that proves it."""
-    network.shape(f"{link['rate_bits_per_second']:.0f}bit")
-    rungs = network.ladder(jax.process_index())
+    shaped.shape(f"{link['rate_bits_per_second']:.0f}bit")
+    rungs = shaped.ladder(jax.process_index())
 
     def on_terminal():
-        found = network.measured(rungs)
+        found = shaped.measured(rungs)
         if not 0.75 < found["rate_bits_per_second"] / link["rate_bits_per_second"] < 1.1:
             raise RunError(
                 f"{link['link']}: this machine can't hold that rate, the ladder shows {found['rate_bits_per_second'] / 1e6:.1f} Mbit/s; "
@@ -263,7 +273,7 @@ def _with_parts_alone(content: dict, command: Latency, scoring: Scoring, batch_s
     found = _alone(content, num_tokens, batch_size)
     if {(row["setting"], row["num_parts"]) for row in found} >= {(text_of(x.exchange), x.num_parts) for x in settings}:
         return content
-    measured = from_terminal(lambda: one_alone.measure(scoring, settings, batch_size))
+    measured = from_terminal(lambda: part_alone.measure(scoring, settings, batch_size))
     return content | {"parts_alone": [row for row in content["parts_alone"] if row not in found] + measured}
 
 
@@ -279,8 +289,8 @@ def finish(out: Path, command: str) -> None:
             print(
                 f"predicted from the other links: off by {median:.1%} in the median, {p90:.1%} at p90, of {len(errors)} requests"
             )
-        figures.latency(out / "latency.png", content | {"rows": shaped})
-    results.write_json(out, content)
+        other_plots.latency(out / "latency.png", content | {"rows": shaped})
+    files.write_json(out, content)
     print(f"wrote {out}/results.json" + (", latency.png" if shaped else ""))
 
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from eval.rank import BEAT_SECONDS
+from eval.launching.rank import BEAT_SECONDS
 
 COME_SECONDS = 15.0
 """A process that has given no sign so long after its start never came."""
@@ -209,7 +209,7 @@ def commands(
     """The command of every rank, each on a core of its own as long as there are enough; they meet at `host`."""
     cores = own_cores()
     join = ["--coordinator", f"{host}:{port}", "--num-processes", str(num_processes)]
-    start = [sys.executable, "-m", "eval.rank", "{beats}"]
+    start = [sys.executable, "-m", "eval.launching.rank", "{beats}"]
     return [
         [*start, str(cores[i % len(cores)]) if cores else "-", module, *arguments, *join, "--process-id", str(i)]
         for i in range(num_processes)

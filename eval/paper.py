@@ -11,14 +11,17 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 
-from eval import results
-from prism_jax import cost, flags
-from prism_jax.command import output_folder, run
+from eval.reporting import files
+from prism_jax import cost
+from prism_jax.cli import flags
+from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import RunError
-from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence
+from prism_jax.exchange.base import Exchange
+from prism_jax.exchange.baselines import AllGather, WholeSequence
+from prism_jax.exchange.segments import SegmentMeans
 from prism_jax.models.bert import BERT_BASE, BertForSequenceClassification
 from prism_jax.models.vit import VIT_BASE, ViTForImageClassification
-from prism_jax.runners import emulate_devices, on_mesh
+from prism_jax.parallel.mesh import emulate_devices, on_mesh
 from prism_jax.user_paths import UserPath
 
 GFLOPS, COMPUTE, COMPUTE_TO_VOLTAGE, TRAFFIC = (
@@ -186,8 +189,8 @@ def main(argv: list[str]) -> None:
         found += rows
     if out:
         plain = [dataclasses.asdict(figure) | {"agrees": figure.agrees} for figure in found]
-        content = {"schema": results.SCHEMA, "environment": results.environment(), "rows": plain}
-        results.write_json(out, content)
+        content = {"schema": files.SCHEMA, "environment": files.environment(), "rows": plain}
+        files.write_json(out, content)
         print(f"wrote {out}/results.json")
     if off := [figure for figure in found if not figure.agrees]:
         raise RunError(

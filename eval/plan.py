@@ -16,21 +16,24 @@ from pathlib import Path
 
 import numpy as np
 
-from eval import latency_model, network
-from eval.grid import CONTROL
-from eval.latency_model import Constants, Link
-from eval.tables import UNITS
-from eval.written import SCHEMA, Milliseconds, read_calibration, read_sweep
-from prism_jax import config, flags, metrics
-from prism_jax.command import output_folder, run, write
+from eval.links import shaped
+from eval.reporting.records import SCHEMA, Milliseconds, read_calibration, read_sweep
+from eval.reporting.tables import UNITS
+from eval.scoring.variants import CONTROL
+from eval.timing import latency_model
+from eval.timing.latency_model import Constants, Link
+from prism_jax.cli import flags
+from prism_jax.cli.entry import output_folder, run, write
 from prism_jax.errors import InputError
+from prism_jax.experiments import recipe
+from prism_jax.metrics import scores
 from prism_jax.records import Count, NotNegative
 from prism_jax.user_paths import UserPath
 
 
 @dataclass(frozen=True)
 class Plan:
-    experiment: config.Flat
+    experiment: recipe.Flat
     rate: str | None = None
     """Of the link between the devices, such as 50mbit. Needed."""
     rtt: Milliseconds = 0.0
@@ -53,7 +56,7 @@ class Plan:
         """Raises InputError without a rate, or for a wrong one."""
         if self.rate is None:
             raise InputError("give the --rate of the link, such as 50mbit")
-        return Link(network.rate_of(self.rate), self.rtt)
+        return Link(shaped.rate_of(self.rate), self.rtt)
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,7 @@ def _drops(sweep: dict, command: Plan) -> dict[tuple[str, int, str], tuple[float
         difference = 0.0 if row["num_parts"] == 1 else row["difference_to_one_device"]
         if difference is None:
             continue
-        sign = -1 if metrics.METRICS[row["metric"]].higher_is_better else 1
+        sign = -1 if scores.METRICS[row["metric"]].higher_is_better else 1
         drop = sign * difference + 0.0  # no -0.0
         found[row["setting"], row["num_parts"], row["weights"]] = (row["score"], drop)
     return found

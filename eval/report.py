@@ -10,10 +10,10 @@ from typing import Annotated
 
 import tyro
 
-from eval.markdown import write_report
-from eval.written import read_sweep
-from prism_jax import flags
-from prism_jax.command import output_folder, run
+from eval.reporting.markdown import write_report
+from eval.reporting.records import read_sweep
+from prism_jax.cli import flags
+from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError
 from prism_jax.user_paths import UserPath
 

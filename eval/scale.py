@@ -17,13 +17,16 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta
 
-from eval import figures, results
-from eval.one_part import measure
-from eval.written import FILE, Scales
-from prism_jax import flags, records
-from prism_jax.command import output_folder, run
+from eval.reporting import files, other_plots
+from eval.reporting.records import FILE, Scales
+from eval.timing.part_program import measure
+from prism_jax import records
+from prism_jax.cli import flags
+from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError
-from prism_jax.exchange import AllGather, Exchange, SegmentMeans, WholeSequence
+from prism_jax.exchange.base import Exchange
+from prism_jax.exchange.baselines import AllGather, WholeSequence
+from prism_jax.exchange.segments import SegmentMeans
 from prism_jax.records import NumTokens
 from prism_jax.user_paths import UserPath
 
@@ -100,13 +103,13 @@ def main(argv: list[str]) -> None:
                     f"{row['seconds']:9.3f} s  {row['memory_activations_bytes_compiled'] / 2**20:9.1f} MiB activations"
                 )
             print(f"N = {num_tokens:6d}  {exchange!s:20s} {row.get('error') or said}", flush=True)
-            content = {"schema": results.SCHEMA, "config": asdict(command), "environment": results.environment()}
-            results.write_json(out, content | {"rows": rows})
+            content = {"schema": files.SCHEMA, "config": asdict(command), "environment": files.environment()}
+            files.write_json(out, content | {"rows": rows})
     shown = [row for row in rows if row["layers"] == command.layers and row["num_parts"] in (1, command.num_parts)]
     powers = exponents(shown)
     for name, of in powers.items():
         print(f"{name:20s} time N^{of['seconds']:.2f}, activations N^{of['memory_activations_bytes_compiled']:.2f}")
-    figures.scale(out / "scale.png", shown, powers)
+    other_plots.scale(out / "scale.png", shown, powers)
     print(f"wrote {out}/results.json, scale.png")
 
 

@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from prism_jax import flags
-from prism_jax.command import output_folder, run
+from prism_jax.cli import flags
+from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError
 from prism_jax.records import BatchSize, Count, Natural, NumTokens, Positive
 from prism_jax.user_paths import UserPath
@@ -49,9 +49,9 @@ def main(argv: list[str]) -> None:
         )
     out = output_folder(command.out)
     os.sched_setaffinity(0, cores[: command.threads or len(cores)])  # before JAX and PyTorch start their threads
-    from eval import rivals
+    from eval.timing import pytorch
 
-    rivals.compare(command, out)
+    pytorch.compare(command, out)
     print(f"wrote {out}/results.json")
 
 

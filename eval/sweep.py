@@ -14,16 +14,21 @@ from typing import ClassVar, Literal
 
 from tqdm import tqdm
 
-from eval import branches, markdown, plots, results, store, tables
-from eval.grid import BASE, CONTROL, TUNED, plan
-from eval.rows import planned_row
-from eval.scoring import check_runs, load_scoring
-from eval.sweeper import Sweeper
-from prism_jax import config, flags
-from prism_jax.command import output_folder, run
+from eval.reporting import files, markdown, sweep_plots, tables
+from eval.scoring import variants
+from eval.scoring.measure import check_runs, load_scoring
+from eval.scoring.rows import planned_row
+from eval.scoring.variants import BASE, CONTROL, TUNED
+from eval.sweeping import store
+from eval.sweeping.grid import plan
+from eval.sweeping.sweeper import Sweeper
+from prism_jax.cli import flags
+from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError, RunError
-from prism_jax.processes import from_terminal, is_terminal, refuse_several
-from prism_jax.runners import emulate_devices, on_mesh, on_one_device
+from prism_jax.experiments import recipe
+from prism_jax.parallel.mesh import emulate_devices, on_mesh
+from prism_jax.parallel.one_device import on_one_device
+from prism_jax.parallel.processes import from_terminal, is_terminal, refuse_several
 from prism_jax.user_paths import UserPath
 
 
@@ -31,7 +36,7 @@ from prism_jax.user_paths import UserPath
 class Sweep:
     UNUSED: ClassVar = {"exchange": "--exchanges or --segments", "num_parts": "--parts"}
 
-    experiment: config.Flat
+    experiment: recipe.Flat
     base: UserPath | None = None
     """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights."""
     control: UserPath | None = None
@@ -71,7 +76,7 @@ def main(argv: list[str]) -> None:
         raise InputError(
             f"{scoring.dataset.name} has no labels to compare scores by; use eval.evaluate to predict them"
         )
-    remarks = from_terminal(lambda: branches.remarks(command.base, tuned, command.control))
+    remarks = from_terminal(lambda: variants.remarks(command.base, tuned, command.control))
     for remark in remarks:
         print(f"note: {remark}; so recovery compares more than the exchange")
     scorings = {num_tokens: scoring.at(num_tokens) for num_tokens in dict.fromkeys(row.num_tokens for row in rows)}
@@ -85,15 +90,15 @@ def main(argv: list[str]) -> None:
             row = sweeper(planned)
             tqdm.write(tables.line(columns, tables.cells(row, columns)))
             if grows:
-                results.write_json(out, results.results(scoring, sweeper.rows, command_line, remarks))
+                files.write_json(out, files.results(scoring, sweeper.rows, command_line, remarks))
     if not is_terminal():
         return
-    content = results.results(scoring, sweeper.rows, command_line, remarks)
+    content = files.results(scoring, sweeper.rows, command_line, remarks)
     for name in markdown.AT_THE_END:
         (out / name).unlink(missing_ok=True)
-    results.write_json(out, content)
-    results.write_csv(out, content["rows"])
-    written = markdown.write_report(out, {out.name: content}) if plots.scored(content) else []
+    files.write_json(out, content)
+    files.write_csv(out, content["rows"])
+    written = markdown.write_report(out, {out.name: content}) if sweep_plots.scored(content) else []
     print(f"wrote {out}/{', '.join(['results.json', 'results.csv', *written])}")
     if failed := sum(
         "error" in row and not planned.impossible for row, planned in zip(sweeper.rows, rows, strict=True)

@@ -13,23 +13,16 @@ Arrays carry their dimensions as a suffix (`x_BTD`). The letters, for the whole 
 `N` in the shape of a split array is `P*T`: the sequence with its padding.
 """
 
-from prism_jax.ablations import MeansAfterNorm, UnscaledMeans
-from prism_jax.exchange import (
-    AllGather,
-    Context,
-    Exchange,
-    IsolatedParts,
-    SegmentMeans,
-    Segments,
-    WholeSequence,
-    Wrapped,
-)
+from prism_jax.exchange.base import Context, Exchange, Wrapped
+from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
+from prism_jax.exchange.segments import MeansAfterNorm, SegmentMeans, Segments, UnscaledMeans
+from prism_jax.exchange.wire import WIRES, Wire
 from prism_jax.forward import forward, init_params
 from prism_jax.generation import Generator
-from prism_jax.partition import Layout, Parts, split
-from prism_jax.runners import emulate_devices, on_mesh, on_one_device
+from prism_jax.parallel.mesh import emulate_devices, on_mesh
+from prism_jax.parallel.one_device import on_one_device
+from prism_jax.parallel.partition import Layout, Parts, split
 from prism_jax.sampling import Sampling
-from prism_jax.wire import WIRES, Wire
 
 __version__ = "0.1.0"
 

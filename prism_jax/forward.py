@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.errors import InputError
-from prism_jax.exchange import Exchanges, WholeSequence, check
-from prism_jax.partition import Layout, Parts, split
-from prism_jax.runners import Runner
-from prism_jax.transformer import Block
+from prism_jax.exchange.base import Exchanges, check
+from prism_jax.exchange.baselines import WholeSequence
+from prism_jax.layers.transformer import Block
+from prism_jax.parallel.partition import Layout, Parts, split
+from prism_jax.parallel.runner import Runner
 
 
 def forward(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> Any:

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from prism_jax.data.text import check_ids
 from prism_jax.errors import InputError, RunError
-from prism_jax.exchange import Exchanges, check
-from prism_jax.partition import part_length
-from prism_jax.runners import Runner
+from prism_jax.exchange.base import Exchanges, check
+from prism_jax.parallel.partition import part_length
+from prism_jax.parallel.runner import Runner
 from prism_jax.sampling import GREEDY, NO_TOKEN, Sampling
-from prism_jax.text import check_ids
 
 
 class Step(NamedTuple):

@@ -8,22 +8,21 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
+import pytest
+
+import prism_jax as pj
+from prism_jax import assets
+from prism_jax.assets import Asset
+from prism_jax.errors import AssetError
+from prism_jax.layers.transformer import TransformerConfig
+from prism_jax.models.bert import BertConfig, BertModel
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "float32")
 jax.devices()  # JAX starts here, with these eight
-
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-
-import prism_jax as pj  # noqa: E402
-from prism_jax import assets  # noqa: E402
-from prism_jax.assets import Asset  # noqa: E402
-from prism_jax.errors import AssetError  # noqa: E402
-from prism_jax.models.bert import BertConfig, BertModel  # noqa: E402
-from prism_jax.transformer import TransformerConfig  # noqa: E402
 
 
 def pytest_configure(config):
@@ -169,8 +168,8 @@ def toy_config(toy_folder, tmp_path_factory):
 import numpy as np
 
 from prism_jax import data
-from prism_jax.dataset import Labelled
-from prism_jax.config import Experiment, Training
+from prism_jax.data.datasets import Labelled
+from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.models.bert import BertForSequenceClassification
 
 

@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from prism_jax import command, processes
+from prism_jax.cli import entry
 from prism_jax.errors import InputError
+from prism_jax.parallel import processes
 
 
 def main(argv: list[str]) -> None:
@@ -30,4 +31,4 @@ def refuse() -> None:
 
 if __name__ == "__main__":
     processes.join = functools.partial(processes.join, lost_after=float(sys.argv[2]))
-    command.run(main, sys.argv[1:])
+    entry.run(main, sys.argv[1:])

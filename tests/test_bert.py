@@ -11,6 +11,7 @@ from conftest import GOLDEN, assert_close
 import prism_jax as pj
 from prism_jax import weights
 from prism_jax.forward import params_shapes
+from prism_jax.layers import transformer
 from prism_jax.models import bert
 
 SHAPES = {
@@ -174,8 +175,14 @@ def test_golden_outputs_without_torch():
     ("config", "parameters"),
     [
         (bert.BERT_BASE, 109_482_240),
-        (bert.BertConfig(pj.transformer.TransformerConfig(24, 1024, 16, 4096, norm_first=False)), 335_141_888),
-        (bert.BertConfig(pj.transformer.TransformerConfig(6, 384, 12, 1536, norm_first=False)), 22_713_216),
+        (
+            bert.BertConfig(transformer.TransformerConfig(24, 1024, 16, 4096, norm_first=False)),
+            335_141_888,
+        ),
+        (
+            bert.BertConfig(transformer.TransformerConfig(6, 384, 12, 1536, norm_first=False)),
+            22_713_216,
+        ),
     ],
     ids=["bert-base", "bert-large", "minilm"],
 )

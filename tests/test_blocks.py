@@ -49,7 +49,7 @@ def test_a_model_with_rows_of_its_own_is_refused(toy_config, trained, tmp_path, 
 from dataclasses import replace
 
 from docs.newsgroups_ideas.class_tokens import ClassTokens
-from prism_jax import config as configs
+from prism_jax.experiments import recipe as configs
 
 config = replace(configs.load({toy_config!r}), model=ClassTokens)
 """)

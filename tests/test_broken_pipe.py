@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from prism_jax import command
+from prism_jax.cli import entry
 from prism_jax.errors import InputError
 
 PRINTS_ON = """
 import sys
-from prism_jax.command import run
+from prism_jax.cli.entry import run
 from prism_jax.errors import InputError
 
 def main(argv):
@@ -69,8 +69,8 @@ def test_a_command_needs_no_stdout_and_no_stderr(closed, said):
 def test_another_broken_pipe_is_an_error():
     reader, writer = os.pipe()
     os.close(reader)
-    with pytest.raises(BrokenPipeError), command.while_it_is_read():
+    with pytest.raises(BrokenPipeError), entry.while_it_is_read():
         os.write(writer, b"x")
     os.close(writer)
-    with pytest.raises(InputError, match="wrong"), command.while_it_is_read():
+    with pytest.raises(InputError, match="wrong"), entry.while_it_is_read():
         raise InputError("wrong")

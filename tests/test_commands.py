@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from conftest import GOLDEN, run, save_toy_tokenizer
 
+from prism_jax.experiments import recipe
+from prism_jax.weights import peft_files
+
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 ROW = [
@@ -215,14 +218,13 @@ def test_help_without_a_config(module, flag, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", ["adapter", "tuned"])
 def test_the_shipped_adapters_fit_their_config(name):
-    from prism_jax import adapter_files, config
+    from prism_jax.layers.transformer import TransformerConfig
     from prism_jax.models.bert import BertConfig, BertForSequenceClassification
-    from prism_jax.transformer import TransformerConfig
 
-    folder = Path(getattr(config.load("configs/bert_newsgroups.py"), name))
-    assert adapter_files.num_labels(folder) == 20
+    folder = Path(getattr(recipe.load("configs/bert_newsgroups.py"), name))
+    assert peft_files.num_labels(folder) == 20
     minilm = BertConfig(TransformerConfig(6, 384, 12, 1536, norm_first=False), num_labels=20)
-    tensors = adapter_files.read(folder, BertForSequenceClassification(minilm))
+    tensors = peft_files.read(folder, BertForSequenceClassification(minilm))
     assert {path.split("/")[0] for path in tensors} == {"encoder", "pooler", "classifier"}
     assert all(np.isfinite(tensor).all() for tensor in tensors.values())
     assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
@@ -367,12 +369,12 @@ def test_generate_needs_a_language_model_and_scoring_a_dataset(toy_config, gpt2_
 def test_speed_compares_with_pytorch(tmp_path, monkeypatch, capsys):
     from dataclasses import replace
 
-    from eval import rivals
+    from eval.timing import pytorch
     from prism_jax.models import gpt2
 
     stack = replace(gpt2.GPT2.stack, num_layers=2, features=32, num_heads=4, mlp_features=64)
     tiny = gpt2.GPT2LMHeadModel(gpt2.GPT2Config(stack, vocab_size=99, num_positions=16))
-    monkeypatch.setitem(rivals.MODELS, "gpt2", tiny)
+    monkeypatch.setitem(pytorch.MODELS, "gpt2", tiny)
     flags = ["--families", "gpt2", "--batch-sizes", 1, 3, "--num-tokens", 12, "--rounds", 3, "--out", tmp_path]
     assert run("eval.speed", *flags, monkeypatch=monkeypatch) == 0
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
@@ -393,7 +395,7 @@ def test_speed_compares_with_pytorch(tmp_path, monkeypatch, capsys):
 
 
 def test_the_last_part_s_predictions():
-    from eval.rows import predicted_in_last_part
+    from eval.scoring.rows import predicted_in_last_part
 
     # 8 tokens, parts of 4: rows 4, 5 and 6 predict tokens 5, 6 and 7.
     assert list(predicted_in_last_part(8, 2)) == [4, 5, 6]
@@ -402,9 +404,9 @@ def test_the_last_part_s_predictions():
 
 
 def test_costs_are_means_over_rows():
-    from eval.rows import setting_row
-    from prism_jax.exchange import SegmentMeans
-    from prism_jax.prediction import Setting, rows_by_bucket
+    from eval.scoring.rows import setting_row
+    from prism_jax.exchange.segments import SegmentMeans
+    from prism_jax.tasks.predict import Setting, rows_by_bucket
 
     task = type("Task", (), {"lengths": np.array([3, 4, 7, 16, 15, 16, 12])})()
     rows = rows_by_bucket(task, (4, 8, 16))
@@ -445,8 +447,8 @@ def test_tensorboard_gets_the_same_figures(tmp_path):
 
 
 def test_the_share_of_examples_with_tokens_in_every_part():
-    from eval.scoring import Scoring
-    from prism_jax.config import Experiment
+    from eval.scoring.measure import Scoring
+    from prism_jax.experiments.recipe import Experiment
 
     lengths = np.array([8, 7, 6, 4, 1])
     experiment = Experiment(model=None, weights="", num_tokens=8)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from prism_jax.compiled import read_program
-from prism_jax.partition import PARTS
-from prism_jax.runners import on_mesh
+from prism_jax.cost.hlo import read_program
+from prism_jax.parallel.mesh import on_mesh
+from prism_jax.parallel.partition import PARTS
 
 
 def compile_text(function, *args) -> str:

@@ -16,9 +16,11 @@ import pytest
 from conftest import GOLDEN, run, save_toy_tokenizer
 from PIL import Image
 
-from prism_jax import config, data, flags
-from prism_jax.dataset import Corpus, Labelled
-from prism_jax.models.families import family_of
+from prism_jax import data
+from prism_jax.cli import flags
+from prism_jax.data.datasets import Corpus, Labelled
+from prism_jax.experiments import recipe
+from prism_jax.models.registry import family_of
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -101,7 +103,7 @@ SMALL = {
 """What makes a config of the repository a tiny one."""
 
 
-def save_model(experiment: config.Experiment, folder: Path) -> list:
+def save_model(experiment: recipe.Experiment, folder: Path) -> list:
     """A tiny model of a recipe's family, in the hub's layout; returns the flags that fit the recipe to it."""
     family = family_of(experiment.model).__name__.rpartition(".")[2]
     if Path(experiment.weights).is_dir():  # a config to train from scratch, with its own tokenizer
@@ -121,7 +123,7 @@ def save_model(experiment: config.Experiment, folder: Path) -> list:
     return ["--num-tokens", 32, "--buckets"]
 
 
-def flags_of_a_tiny_copy(experiment: config.Experiment, dataset: str, folder: Path, monkeypatch) -> list:
+def flags_of_a_tiny_copy(experiment: recipe.Experiment, dataset: str, folder: Path, monkeypatch) -> list:
     chosen = ["--weights", folder / "model", *save_model(experiment, folder / "model")]
     chosen += ["--exchange", "segment_means:2", "--num-parts", 2, "--batch-size", 16, "--dataset", dataset]
     if dataset in PACKAGED:
@@ -133,21 +135,21 @@ def flags_of_a_tiny_copy(experiment: config.Experiment, dataset: str, folder: Pa
 
 OTHER_TASKS = ["glue/stsb"]
 """Pairs of texts, and a number to predict."""
-TRAINED = [name for name in RECIPES if config.load(str(ROOT / "configs" / f"{name}.py")).dataset]
+TRAINED = [name for name in RECIPES if recipe.load(str(ROOT / "configs" / f"{name}.py")).dataset]
 
 
 @pytest.mark.parametrize(
     ("name", "dataset"), [*((name, None) for name in TRAINED), *(("bert_glue", task) for task in OTHER_TASKS)]
 )
 def test_a_recipe_trains_and_is_scored(name, dataset, tmp_path, monkeypatch, capsys):
-    recipe = f"configs/{name}.py"
-    experiment = config.load(recipe)
+    path = f"configs/{name}.py"
+    experiment = recipe.load(path)
     dataset = dataset or experiment.dataset
     tiny = flags_of_a_tiny_copy(experiment, dataset, tmp_path, monkeypatch)
     steps = ["--training.batch-size", 32, "--training.epochs", 2, "--training.log-every", 1]
     steps += ["--training.exchanges", "segment_means:2", "--training.parts", 2, "--training.validation", 0.2]
     trained = tmp_path / "run"
-    status = run("train.finetune", recipe, *tiny, *steps, "--out", trained, monkeypatch=monkeypatch)
+    status = run("train.finetune", path, *tiny, *steps, "--out", trained, monkeypatch=monkeypatch)
     assert status == 0, capsys.readouterr().err
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
@@ -158,7 +160,7 @@ def test_a_recipe_trains_and_is_scored(name, dataset, tmp_path, monkeypatch, cap
     assert (trained / "checkpoints" / "2").is_dir()
 
     scored = ["--checkpoint", trained, "--out", tmp_path / "scored"]
-    status = run("eval.evaluate", recipe, *tiny, *scored, monkeypatch=monkeypatch)
+    status = run("eval.evaluate", path, *tiny, *scored, monkeypatch=monkeypatch)
     assert status == 0, capsys.readouterr().err
     (row,) = json.loads((tmp_path / "scored" / "results.json").read_text())["rows"]
     assert (row["metric"], row["exchange"], row["num_parts"]) == (metric, "segment_means", 2)
@@ -168,7 +170,7 @@ def test_a_recipe_trains_and_is_scored(name, dataset, tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize("name", sorted(set(RECIPES) - set(TRAINED)))
 def test_a_recipe_without_data_generates(name, tmp_path, monkeypatch, capsys):
-    tiny = ["--weights", tmp_path / "model", *save_model(config.load(f"configs/{name}.py"), tmp_path / "model")]
+    tiny = ["--weights", tmp_path / "model", *save_model(recipe.load(f"configs/{name}.py"), tmp_path / "model")]
     tiny += ["--exchange", "segment_means:2", "--prompt", "w1 w2", "--max-new-tokens", 3, "--out", tmp_path / "out"]
     assert run("eval.generate", f"configs/{name}.py", *tiny, monkeypatch=monkeypatch) == 0, capsys.readouterr().err
     (text,) = json.loads((tmp_path / "out" / "results.json").read_text())["texts"]

@@ -5,9 +5,10 @@ import pytest
 from conftest import assert_close, stack_config, tiny_batch
 
 import prism_jax as pj
-from prism_jax import attention, cost
+from prism_jax import cost
 from prism_jax.errors import InputError
 from prism_jax.forward import lower, params_shapes, parts_shapes
+from prism_jax.layers import attention
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertModel
 from prism_jax.models.vit import VIT_BASE, ViTConfig, ViTForImageClassification, ViTModel
 

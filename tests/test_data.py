@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prism_jax import data, language, text
-from prism_jax.config import Experiment, Training
-from prism_jax.dataset import (
+from prism_jax import data
+from prism_jax.data import text
+from prism_jax.data.datasets import (
     Cloze,
     Corpus,
     FileBytes,
@@ -24,10 +24,12 @@ from prism_jax.dataset import (
     pieces,
     subset,
 )
+from prism_jax.data.packaged.texts import read_tab
 from prism_jax.errors import InputError
-from prism_jax.experiment import load_training_data
+from prism_jax.experiments.build import load_training_data
+from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.models.gpt2 import GPT2LMHeadModel
-from prism_jax.package_texts import read_tab
+from prism_jax.tasks import likelihood
 
 TALES = Path(__file__).parents[1] / "configs/models/gpt2_tales"
 TAB = "Category\tText\nd\tstring\nclass\t\n"
@@ -179,10 +181,10 @@ def test_what_is_no_text_is_named(toy_folder):
     with pytest.raises(InputError, match=f"example {text.CHUNK} of the texts is None"):
         text.tokenize(tokenizer, many, 9)
     with pytest.raises(InputError, match="example 1 of the texts is None in place of a text"):
-        language.token_ids(tokenizer, ["w0", None])
-    assert language.token_ids(tokenizer, []) == []
+        likelihood.token_ids(tokenizer, ["w0", None])
+    assert likelihood.token_ids(tokenizer, []) == []
     with pytest.raises(InputError, match="example 1 of the texts is 5 in place of a text"):
-        language.windows(text.load_tokenizer(TALES, 4096), ["a", 5], 8)
+        likelihood.windows(text.load_tokenizer(TALES, 4096), ["a", 5], 8)
 
 
 def test_a_text_without_tokens_is_named():
@@ -190,5 +192,5 @@ def test_a_text_without_tokens_is_named():
     with pytest.raises(InputError, match="example 1 of toy is a text without tokens; leave it out"):
         text.cut(tokenizer, ["a", "", "b"], 8, of="toy")
     with pytest.raises(InputError, match="there is no text in toy; choose another data set or source"):
-        language.windows(tokenizer, ["", ""], 8, "toy")
-    assert len(language.windows(tokenizer, ["", "a", ""], 8)[1]) == 1
+        likelihood.windows(tokenizer, ["", ""], 8, "toy")
+    assert len(likelihood.windows(tokenizer, ["", "a", ""], 8)[1]) == 1

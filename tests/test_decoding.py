@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from eval.decoding import stop_tokens, stream_texts
+from eval.generating.stream import stop_tokens, stream_texts
 from prism_jax.generation import Step
 from prism_jax.sampling import GREEDY
 

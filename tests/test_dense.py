@@ -7,8 +7,8 @@ import pytest
 from conftest import assert_close
 
 import prism_jax as pj
-from prism_jax.dense import DOT_GENERALS
-from prism_jax.partition import PARTS
+from prism_jax.layers.dense import DOT_GENERALS
+from prism_jax.parallel.partition import PARTS
 
 
 def random(*shape, seed=0):

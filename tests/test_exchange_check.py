@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import prism_jax as pj
-from prism_jax.exchange_check import check_exchange
+from prism_jax.testing import check_exchange
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 

@@ -12,8 +12,13 @@ from conftest import GOLDEN, assert_close, run
 from test_bert import run_ours, save_hf_model
 
 import prism_jax as pj
-from prism_jax import adapter_files, hub, lora, text, weights
+from prism_jax import weights
+from prism_jax.assets import hub
+from prism_jax.data import text
+from prism_jax.experiments import checkpoint
+from prism_jax.layers import lora
 from prism_jax.models import bert, gpt2
+from prism_jax.weights import peft_files
 
 BERT = {
     "BertModel": bert.BertModel,
@@ -86,7 +91,7 @@ def test_parameters_without_a_name_there_are_not_dropped(tmp_path):
     with pytest.raises(ValueError, match="have adapters; fold them in with lora.merge"):
         weights.export(weights.Pretrained(model, adapted), tmp_path / "whole")
     with pytest.raises(ValueError, match="no name for log_count, which would be lost"):
-        adapter_files.save(tmp_path / "adapter", model, adapted | {"log_count": np.zeros(1)}, base="org/name")
+        peft_files.save(tmp_path / "adapter", model, adapted | {"log_count": np.zeros(1)}, base="org/name")
     assert not any(tmp_path.iterdir())
 
 
@@ -128,7 +133,6 @@ def test_the_export_command(trained, toy_folder, tmp_path, monkeypatch, capsys):
     ours = run_ours(bert.BertForSequenceClassification, out, batch)
     assert_close(ours, test_bert.run_hf(theirs, batch).logits.numpy())
     # The head is the trained one, the encoder that of the source.
-    from prism_jax import checkpoint
 
     best = checkpoint.load(trained)
     assert_close(theirs.classifier.weight.detach().numpy().T, best.params["classifier"]["kernel"])

@@ -16,8 +16,9 @@ import pytest
 from conftest import GOLDEN, assert_close, run
 from safetensors.numpy import load_file, save_file
 
-from prism_jax import checkpoint, experiment, weights
+from prism_jax import trees
 from prism_jax.errors import InputError
+from prism_jax.experiments import build, checkpoint, recipe
 from prism_jax.models.bert import BertForSequenceClassification
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -152,7 +153,7 @@ def test_a_mesh_of_data_and_parts_trains_alike_and_goes_on_elsewhere(toy_config,
     mesh, one = ([line["loss"] for line in lines(tmp_path / name) if "loss" in line] for name in ("mesh", "one"))
     assert len(mesh) == 4
     assert_close(mesh, one)
-    a, b = (weights.flatten(checkpoint.load(tmp_path / name, 4).params) for name in ("mesh", "one"))
+    a, b = (trees.flatten(checkpoint.load(tmp_path / name, 4).params) for name in ("mesh", "one"))
     for path in a:
         if not path.endswith(
             "attention/key/bias"
@@ -165,7 +166,7 @@ def test_a_mesh_of_data_and_parts_trains_alike_and_goes_on_elsewhere(toy_config,
     assert [line["step"] for line in lines(tmp_path / "mesh") if "loss" in line] == [1, 2, 3, 4]
     assert lines(tmp_path / "mesh")[1]["loss"] == mesh[1]
 
-    read = f"from pathlib import Path; from prism_jax import checkpoint; checkpoint.load(Path({str(tmp_path / 'mesh')!r}), 2)"
+    read = f"from pathlib import Path; from prism_jax.experiments import checkpoint; checkpoint.load(Path({str(tmp_path / 'mesh')!r}), 2)"
     subprocess.run([sys.executable, "-c", read], env=environment(JAX_NUM_CPU_DEVICES="1"), check=True, timeout=300)
 
 
@@ -241,7 +242,7 @@ def test_a_checkpoint_of_another_recipe_is_passed_over(whole, toy_config, tmp_pa
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before(toy_config, tmp_path, monkeypatch, capsys):
-    from prism_jax.classification import Classification
+    from prism_jax.tasks.classification import Classification
 
     real = Classification.losses
 
@@ -263,12 +264,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before(toy_
 
 
 def test_lora_trains_adapters_and_the_fresh_head_only(toy_config, tmp_path, monkeypatch, capsys):
-    from prism_jax import config
 
     exact, prism = tmp_path / "exact", tmp_path / "prism"
     flags = [*FULL, "--training.lora-rank", "2", "--training.epochs", "1"]
     assert run("train.finetune", toy_config, *flags, "--out", exact, monkeypatch=monkeypatch) == 0
-    trained = weights.flatten(checkpoint.load(exact).params)
+    trained = trees.flatten(checkpoint.load(exact).params)
     assert {path.split("/")[-1] for path in trained if "encoder" in path} == {"lora_a", "lora_b"}
     assert {path for path in trained if "encoder" not in path} == {"classifier/kernel", "classifier/bias"}
     assert any((value != 0).any() for path, value in trained.items() if path.endswith("lora_b"))
@@ -321,18 +321,18 @@ def test_lora_trains_adapters_and_the_fresh_head_only(toy_config, tmp_path, monk
         assert message in capsys.readouterr().err
     assert run("train.finetune", toy_config, *again, "--start", f"{exact}@4", monkeypatch=monkeypatch) == 0
     left, kept = (
-        experiment.load_run(checkpoint.load(whole), BertForSequenceClassification).params,
+        build.load_run(checkpoint.load(whole), BertForSequenceClassification).params,
         checkpoint.load(whole).params,
     )
     assert jax.tree.structure(left) == jax.tree.structure(kept)
     jax.tree.map(np.testing.assert_array_equal, left, kept)
     assert run("train.export", whole, tmp_path / "none", "--adapter", monkeypatch=monkeypatch) == 2
 
-    said = config.load(toy_config)
-    base = experiment.load_model(said, experiment.load_data(said, "test"), fresh=("classifier",))
-    a, b = (experiment.with_trained(base, checkpoint.load(run)).params for run in (exact, prism))
+    said = recipe.load(toy_config)
+    base = build.load_model(said, build.load_data(said, "test"), fresh=("classifier",))
+    a, b = (build.with_trained(base, checkpoint.load(run)).params for run in (exact, prism))
     kernel = "encoder/blocks/block_0/attention/query/"
-    a, b, base = map(weights.flatten, (a, b, base.params))
+    a, b, base = map(trees.flatten, (a, b, base.params))
     np.testing.assert_array_equal(a[kernel + "kernel"], base[kernel + "kernel"])
     assert (a[kernel + "lora_b"] != b[kernel + "lora_b"]).any()
 

@@ -13,8 +13,11 @@ import pytest
 from conftest import run
 from filelock import FileLock
 
-from prism_jax import checkpoint, command, data, hub, weights
+from prism_jax import data, weights
+from prism_jax.assets import hub
+from prism_jax.cli import entry
 from prism_jax.errors import InputError
+from prism_jax.experiments import checkpoint
 from prism_jax.folders import LOCK, check_empty, held
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -27,7 +30,7 @@ def started(program: str, *argv) -> subprocess.Popen:
     words = [
         sys.executable,
         "-c",
-        f"import sys\nfrom prism_jax import command\n{program}\ncommand.run(main, sys.argv[1:])",
+        f"import sys\nfrom prism_jax.cli import entry\n{program}\nentry.run(main, sys.argv[1:])",
     ]
     where = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -37,7 +40,7 @@ def started(program: str, *argv) -> subprocess.Popen:
 HOLDS = """
 import time
 def main(argv):
-    print(command.output_folder(argv[0]), flush=True)
+    print(entry.output_folder(argv[0]), flush=True)
     time.sleep(600)
 """
 
@@ -57,7 +60,7 @@ def test_a_folder_is_one_command_s_until_its_process_is_gone(toy_config, tmp_pat
             holder.send_signal(signal.SIGKILL)
     check_empty(out)  # what a killed process leaves does not count
     with pytest.raises(SystemExit, match="2"):
-        command.run(lambda argv: refused(command.output_folder(argv[0])), [str(out)])
+        entry.run(lambda argv: refused(entry.output_folder(argv[0])), [str(out)])
     assert not list(out.iterdir())
 
 
@@ -178,7 +181,7 @@ SAVES = """
 import os, resource
 from pathlib import Path
 import numpy as np
-from prism_jax import saving
+from prism_jax.experiments import saving
 class Data:
     def get_state(self):
         return {"next_index": 1}
@@ -214,7 +217,7 @@ def test_a_checkpoint_that_can_not_be_saved_ends_the_run_at_once(fails, reason, 
         "mended, go on with --resume\n"
     )
     assert process.returncode == 1
-    with command._at_end:
+    with entry._at_end:
         manager = checkpoint.open_manager(tmp_path)
         assert checkpoint.steps_in(tmp_path) == list(manager.all_steps()) == [1]
         np.testing.assert_array_equal(checkpoint._restore(manager, 1)["state"]["x"], np.arange(9.0))
@@ -223,16 +226,16 @@ def test_a_checkpoint_that_can_not_be_saved_ends_the_run_at_once(fails, reason, 
 
 def test_what_the_system_refuses_is_one_line(tmp_path, capsys):
     def fails(argv):
-        command.write(Path(argv[0]) / "results.json", "x")
+        entry.write(Path(argv[0]) / "results.json", "x")
 
     with pytest.raises(SystemExit, match="1"):
-        command.run(fails, [str(tmp_path / "gone")])
+        entry.run(fails, [str(tmp_path / "gone")])
     assert capsys.readouterr().err == f"error: {tmp_path}/gone/results.json: No such file or directory\n"
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
-    command.write(path, json.dumps(1))
+    entry.write(path, json.dumps(1))
 
     def full(self, content):
         with self.open("wb") as file:
@@ -241,6 +244,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left on device: '.*results.json'"):
-        command.write(path, json.dumps(22))
+        entry.write(path, json.dumps(22))
     assert path.read_text() == "1"
     assert list(tmp_path.iterdir()) == [path]

@@ -19,14 +19,19 @@ import jax
 import pytest
 from conftest import run
 
-from eval import plots
-from prism_jax import adapter_files, checkpoint, hub, lora, weights
-from prism_jax.config import Training, load
+from eval.reporting import sweep_plots
+from prism_jax import weights
+from prism_jax.assets import hub
 from prism_jax.errors import InputError
-from prism_jax.exchange import AllGather, SegmentMeans
+from prism_jax.exchange.baselines import AllGather
+from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.experiments import checkpoint
+from prism_jax.experiments.recipe import Training, load
+from prism_jax.layers import lora
 from prism_jax.models.bert import BertModel
 from prism_jax.models.gpt2 import GPT2Model
 from prism_jax.models.vit import ViTModel
+from prism_jax.weights import peft_files
 from train.log import Log
 
 ROOT = Path(__file__).parents[1]
@@ -130,7 +135,9 @@ def test_report(seed, tmp_path, capsys, monkeypatch):
         (folder / "results.json").write_text(json.dumps(content))
         if i == 0:
             spoil(folder / "results.json", content, rng)
-    monkeypatch.setattr(plots, "finish", lambda figure, path: plots.plt.close(figure) or True)  # to draw takes seconds
+    monkeypatch.setattr(
+        sweep_plots, "finish", lambda figure, path: sweep_plots.plt.close(figure) or True
+    )  # to draw takes seconds
     is_refused_or_works(
         tmp_path, capsys, lambda: run("eval.report", *folders, "--out", tmp_path / "out", monkeypatch=monkeypatch)
     )
@@ -196,11 +203,11 @@ def test_adapter(seed, tmp_path):
     rng, source = random.Random(seed), str(ROOT / "tests/golden/bert_tiny")
     bert = weights.load(BertModel, source)
     adapted = lora.add(bert.params, lora.LoRA(rank=3, alpha=2.0), jax.random.key(0))
-    adapter_files.save(tmp_path, bert.model, adapted, base=source)
-    path = tmp_path / adapter_files.CONFIG
+    peft_files.save(tmp_path, bert.model, adapted, base=source)
+    path = tmp_path / peft_files.CONFIG
     content = json.loads(path.read_text()) | {"rank_pattern": {"query": 3}, "alpha_pattern": {"key": 2.0}}
     spoil(path, content, rng)
-    works_or_refuses(lambda: adapter_files.load(tmp_path, bert.model, bert.params))
+    works_or_refuses(lambda: peft_files.load(tmp_path, bert.model, bert.params))
 
 
 FIELDS = {
@@ -236,7 +243,7 @@ def config_file(fields: dict[str, str]) -> str:
     training = {name.partition(".")[2]: value for name, value in fields.items() if "." in name}
     own = {name: value for name, value in fields.items() if "." not in name}
     own.setdefault("training", call("Training", training))
-    return f"""from prism_jax.config import Experiment, Training
+    return f"""from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.exchange import AllGather, SegmentMeans, WholeSequence
 from prism_jax.models.bert import BertModel
 

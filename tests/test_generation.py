@@ -14,7 +14,7 @@ from test_gpt2 import hf_config
 import prism_jax as pj
 from prism_jax import cost, weights
 from prism_jax.errors import RunError
-from prism_jax.exchange import segment_table
+from prism_jax.exchange.segments import segment_table
 from prism_jax.models import gpt2
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")

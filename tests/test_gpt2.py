@@ -10,7 +10,8 @@ from conftest import GOLDEN, assert_close
 from test_bert import WHOLE, run_ours, save_hf_model
 
 import prism_jax as pj
-from prism_jax import hub, weights
+from prism_jax import weights
+from prism_jax.assets import hub
 from prism_jax.forward import params_shapes
 from prism_jax.models import gpt2
 

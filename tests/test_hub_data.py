@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from prism_jax import data, hub_data
-from prism_jax.dataset import Cloze, Corpus, subset
+from prism_jax import data
+from prism_jax.data import hub_sets
+from prism_jax.data.datasets import Cloze, Corpus, subset
 from prism_jax.errors import InputError
-from prism_jax.metrics import METRICS
+from prism_jax.metrics.scores import METRICS
 
 
 @pytest.fixture(autouse=True)
@@ -83,9 +84,9 @@ def test_images(tmp_path, name, path, columns, split, told, named):
 
 
 def test_class_names_of_cifar():
-    assert len(hub_data.CIFAR10) == 10
-    assert len(hub_data.CIFAR100) == 100
-    assert list(hub_data.CIFAR100) == sorted(hub_data.CIFAR100)
+    assert len(hub_sets.CIFAR10) == 10
+    assert len(hub_sets.CIFAR100) == 100
+    assert list(hub_sets.CIFAR100) == sorted(hub_sets.CIFAR100)
 
 
 def test_shards_are_read_in_order(tmp_path):
@@ -201,9 +202,9 @@ def test_an_image_is_turned_as_its_file_says(tmp_path):
     assert data.load("cifar10", "test", str(tmp_path)).inputs["image"][0].size == (3, 4)
 
 
-@pytest.mark.parametrize("task", hub_data.GLUE)
+@pytest.mark.parametrize("task", hub_sets.GLUE)
 def test_glue(tmp_path, task):
-    of = hub_data.GLUE[task]
+    of = hub_sets.GLUE[task]
     labels: list = [0, 1] if of.label_names else [0.5, 4.75]
     folder = tmp_path / task
     matching, also = ("_matched", "_mismatched") if task == "mnli" else ("", "")
@@ -231,7 +232,7 @@ def test_glue(tmp_path, task):
 
 
 def test_glue_has_its_official_metrics_and_classes():
-    official = {task: of.metrics for task, of in hub_data.GLUE.items() if of.metrics != ("accuracy_percent",)}
+    official = {task: of.metrics for task, of in hub_sets.GLUE.items() if of.metrics != ("accuracy_percent",)}
     assert official == {
         "cola": ("matthews_percent",),
         "mrpc": ("accuracy_percent", "f1_percent"),
@@ -239,8 +240,8 @@ def test_glue_has_its_official_metrics_and_classes():
         "stsb": ("pearson_percent", "spearman_percent"),
     }
     # F1 counts class 1: the pairs that mean the same.
-    assert hub_data.GLUE["mrpc"].label_names[1] == "equivalent"
-    assert hub_data.GLUE["qqp"].label_names[1] == "duplicate"
+    assert hub_sets.GLUE["mrpc"].label_names[1] == "equivalent"
+    assert hub_sets.GLUE["qqp"].label_names[1] == "duplicate"
 
 
 def cloze(path: Path, **columns) -> None:

@@ -11,8 +11,8 @@ import pytest
 from conftest import assert_close, run, stack_config, tiny_batch
 
 import prism_jax as pj
-from prism_jax.class_tokens import BesideClassRow
 from prism_jax.models.bert import BertConfig, BertForSequenceClassification
+from prism_jax.models.class_tokens import BesideClassRow
 from prism_jax.models.vit import ViTConfig, ViTForImageClassification
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -92,7 +92,7 @@ def test_a_class_that_extends_a_model_starts_from_its_runs(toy_config, trained, 
     own.write_text(f"""
 from dataclasses import replace
 
-from prism_jax import config as configs
+from prism_jax.experiments import recipe as configs
 from prism_jax.models.bert import BertForSequenceClassification
 
 

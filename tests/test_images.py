@@ -7,11 +7,12 @@ import pytest
 from conftest import assert_close
 from PIL import Image
 
-from prism_jax import assets, images
+from prism_jax import assets
+from prism_jax.data import images
+from prism_jax.data.packaged.images import IMAGE_SAMPLES
 from prism_jax.errors import AssetError
+from prism_jax.layers.transformer import TransformerConfig
 from prism_jax.models.vit import ViTConfig
-from prism_jax.package_images import IMAGE_SAMPLES
-from prism_jax.transformer import TransformerConfig
 
 STACK = TransformerConfig(1, 8, 2, 8)
 CONFIG = ViTConfig(STACK, image_size=(24, 32), patch_size=(4, 8))

@@ -12,9 +12,13 @@ import pytest
 from conftest import run
 from safetensors.numpy import load_file, save_file
 
-from prism_jax import adapter_files, checkpoint, config, labels, lora, weights
-from prism_jax.experiment import load_data, load_model, load_run
+from prism_jax import weights
+from prism_jax.data import labels
+from prism_jax.experiments import checkpoint, recipe
+from prism_jax.experiments.build import load_data, load_model, load_run
+from prism_jax.layers import lora
 from prism_jax.models.bert import BertForSequenceClassification
+from prism_jax.weights import peft_files
 
 GENERIC = {"0": "LABEL_0", "1": "LABEL_1"}
 
@@ -109,7 +113,7 @@ def head(loaded) -> np.ndarray:
 
 def test_a_head_is_brought_into_the_order_of_the_data_set(folder, toy_config, tmp_path):
     """So it is for a run that did not train it, and in an export."""
-    experiment = replace(config.load(toy_config), weights=str(folder))
+    experiment = replace(recipe.load(toy_config), weights=str(folder))
     dataset = load_data(experiment, "test")
     expected = head(load_model(experiment, dataset))
     rename(folder, [1, 2, 0], "one TWO zero")
@@ -117,7 +121,7 @@ def test_a_head_is_brought_into_the_order_of_the_data_set(folder, toy_config, tm
     np.testing.assert_array_equal(head(loaded), expected)
 
     training = replace(experiment.training, fresh=())
-    said = config.to_json(replace(experiment, training=training))
+    said = recipe.to_json(replace(experiment, training=training))
     said |= {"num_labels": 3, "label_names": ["zero", "one", "two"], "started_from": None}
     bias = {"pooler": {"bias": np.ones(32, np.float32)}}
     trained = load_run(checkpoint.Trained(tmp_path, said, 1, bias), BertForSequenceClassification)
@@ -137,7 +141,7 @@ def test_a_head_of_other_classes_is_refused_and_a_fresh_one_is_not(folder, toy_c
     assert run("eval.evaluate", toy_config, "--weights", folder, "--out", tmp_path, monkeypatch=monkeypatch) == 2
     (said,) = capsys.readouterr().err.strip().splitlines()
     assert "the model's classes are 1st, 2nd, 3rd, and those of the data set zero, one, two" in said
-    experiment = replace(config.load(toy_config), weights=str(folder))
+    experiment = replace(recipe.load(toy_config), weights=str(folder))
     fresh = load_model(experiment, load_data(experiment, "test"), fresh=("classifier",))
     assert fresh.label_names == ("zero", "one", "two")
     unnamed = weights.load(BertForSequenceClassification, str(folder), fresh=("classifier",))
@@ -151,7 +155,7 @@ def test_an_adapter_notes_the_names_of_its_own_head(folder, tmp_path):
     rename(folder, [0, 1, 2], "b c a")
     params, noted = lora.add(base.params, lora.LoRA(rank=2), jax.random.key(0)), tmp_path / "noted"
     for to, names in ((noted, ("x", "y", "z")), (tmp_path / "unnoted", ())):
-        adapter_files.save(to, base.model, params, base=str(folder), label_names=names)
+        peft_files.save(to, base.model, params, base=str(folder), label_names=names)
 
     def load(adapter, *names):
         how = {"adapter": tmp_path / adapter, "label_names": names}
@@ -161,7 +165,7 @@ def test_an_adapter_notes_the_names_of_its_own_head(folder, tmp_path):
     np.testing.assert_array_equal(load("unnoted", "z", "x", "y"), load("noted"))
     with pytest.raises(ValueError, match="the model's classes are x, y, z, and those of the data set a, b, c"):
         load("noted", "a", "b", "c")
-    tensors = load_file(noted / adapter_files.WEIGHTS)
-    save_file(tensors, noted / adapter_files.WEIGHTS, metadata={"label_names": '{"x": 0}'})
+    tensors = load_file(noted / peft_files.WEIGHTS)
+    save_file(tensors, noted / peft_files.WEIGHTS, metadata={"label_names": '{"x": 0}'})
     with pytest.raises(ValueError, match="notes the label_names .*, which are no list of names"):
         load("noted")

@@ -8,8 +8,10 @@ from test_bert import save_hf_model
 from test_gpt2 import hf_config, run_hf, token_batch
 
 import prism_jax as pj
-from prism_jax import language, weights
+from prism_jax import weights
+from prism_jax.metrics import formulas
 from prism_jax.models import gpt2
+from prism_jax.tasks import likelihood
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -28,7 +30,7 @@ def test_loss_equals_hugging_face(padding, runner, tmp_path):
     ours = weights.load(gpt2.GPT2LMHeadModel, str(tmp_path))
     run = runner(3)
     parts = run.split(batch)
-    score = jax.jit(lambda params, parts: language.log_likelihoods(ours.model, params, parts, pj.AllGather(), run))
+    score = jax.jit(lambda params, parts: likelihood.log_likelihoods(ours.model, params, parts, pj.AllGather(), run))
     scores = np.asarray(score(run.replicate(ours.params), parts))
     scored = batch["mask"][:, 1:] & batch["mask"][:, :-1]
     assert (scores[~scored] == 0).all()
@@ -42,7 +44,7 @@ def test_scores_and_gradients_on_a_mesh_of_data_and_parts_are_those_of_one_devic
     for run in (pj.on_one_device(3), pj.on_mesh(3, data=2)):
 
         def total(params, parts, run=run):
-            scores = language.log_likelihoods(model, params, parts, pj.SegmentMeans(2), run)
+            scores = likelihood.log_likelihoods(model, params, parts, pj.SegmentMeans(2), run)
             return scores.sum(), scores
 
         (_, scores), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(
@@ -63,9 +65,9 @@ def test_the_likelihood_of_a_continuation(tmp_path):
     rng = np.random.default_rng(0)
     contexts = [rng.integers(0, 98, n).tolist() for n in (3, 9, 30)]
     endings = [rng.integers(0, 98, n).tolist() for n in (2, 1, 5)]
-    batch, scored = language.continuations(contexts, endings, 16)
+    batch, scored = likelihood.continuations(contexts, endings, 16)
     run = pj.on_one_device(2)
-    score = jax.jit(lambda params, parts: language.log_likelihoods(ours.model, params, parts, pj.AllGather(), run))
+    score = jax.jit(lambda params, parts: likelihood.log_likelihoods(ours.model, params, parts, pj.AllGather(), run))
     scores = score(ours.params, run.split(batch))
     for got, context, ending in zip((np.asarray(scores) * scored).sum(1), contexts, endings, strict=True):
         ids = torch.tensor([[*context[-(16 - len(ending)) :], *ending]])
@@ -77,12 +79,12 @@ def test_the_likelihood_of_a_continuation(tmp_path):
 
 def test_endings_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="context 0 has 1 tokens and its ending 5; .*endings of at most 4"):
-        language.continuations([[1]], [[1] * 5], 5)
+        likelihood.continuations([[1]], [[1] * 5], 5)
     with pytest.raises(ValueError, match="context 0 has 0 tokens"):
-        language.continuations([[]], [[1]], 5)
+        likelihood.continuations([[]], [[1]], 5)
 
 
 def test_the_figures_of_a_uniform_guess():
     """A uniform guess among 256 tokens of one byte: perplexity 256, 8 bits per byte."""
-    figures = language.summary(-100 * np.log(256), num_tokens=100, num_bytes=100)
+    figures = formulas.summary(-100 * np.log(256), num_tokens=100, num_bytes=100)
     assert figures == pytest.approx({"loss": np.log(256), "perplexity": 256, "bits_per_byte": 8})

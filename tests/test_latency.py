@@ -17,22 +17,24 @@ import pytest
 from conftest import run
 from test_processes import GONE_SECONDS, ROOT, alive, children, environment
 
-from eval import figures, latency_model, network
 from eval.latency import before
-from eval.latency_model import Constants, Link
 from eval.launch import STOP_SECONDS
+from eval.links import shaped
+from eval.reporting import other_plots
+from eval.timing import latency_model
+from eval.timing.latency_model import Constants, Link
 from prism_jax import assets, data
 from prism_jax.assets import Asset
-from prism_jax.dataset import Labelled
+from prism_jax.assets.registries import Wheel, sha256_of
+from prism_jax.data.datasets import Labelled
 from prism_jax.errors import InputError
-from prism_jax.registries import Wheel, sha256_of
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 SPACES = ["unshare", "--net", "--mount", "--uts", "true"]
 POSSIBLE = (
-    all(map(shutil.which, network.NEEDED))
-    and os.access(network.TUN, os.R_OK | os.W_OK)
+    all(map(shutil.which, shaped.NEEDED))
+    and os.access(shaped.TUN, os.R_OK | os.W_OK)
     and subprocess.run(SPACES, capture_output=True, check=False).returncode == 0
 )
 shaping = pytest.mark.skipif(not POSSIBLE, reason="needs network namespaces and /dev/net/tun")
@@ -115,7 +117,7 @@ def test_what_is_read_is_fetched_before_the_network_is_left(toy_folder, tmp_path
         return Labelled("toy", {"text": ["w1"] * 9}, np.arange(9) % 3, ("a", "b", "c"))
 
     (tmp_path / "recipe.py").write_text("""
-from prism_jax.config import Experiment
+from prism_jax.experiments.recipe import Experiment
 from prism_jax.models.bert import BertForSequenceClassification
 
 config = Experiment(model=BertForSequenceClassification, weights="asset:toy", dataset="toy", num_tokens=18)
@@ -123,13 +125,13 @@ config = Experiment(model=BertForSequenceClassification, weights="asset:toy", da
     monkeypatch.setitem(assets.ASSETS, "toy", model)
     monkeypatch.setitem(data.DATASETS, "toy", toy)
     monkeypatch.setenv("PRISM_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(network, "way_in", lambda *, delay: ["nowhere"])
+    monkeypatch.setattr(shaped, "way_in", lambda *, delay: ["nowhere"])
 
     def leave(way_in):
         assert way_in == ["nowhere"]
         raise SystemExit(7 if assets.is_cached(model) and assets.is_cached(words) else 1)
 
-    monkeypatch.setattr(network, "enter", leave)
+    monkeypatch.setattr(shaped, "enter", leave)
     flags = ["-n", 2, "--segments", 1, "--rates", "10mbit", "--out", tmp_path / "out"]
     assert run("eval.latency", tmp_path / "recipe.py", *flags, monkeypatch=monkeypatch) == 7
 
@@ -211,20 +213,20 @@ def test_latencies_of_something_else_are_not_mixed(tmp_path):
 
 
 def test_without_namespaces_loopback_is_offered(monkeypatch):
-    monkeypatch.setattr(network, "_succeeds", lambda *words: False)
-    monkeypatch.setattr(network.shutil, "which", lambda name: name)
+    monkeypatch.setattr(shaped, "_succeeds", lambda *words: False)
+    monkeypatch.setattr(shaped.shutil, "which", lambda name: name)
     with pytest.raises(
         InputError, match="needs root or user namespaces.*leave --rates and --rtts out to measure over loopback"
     ):
-        network.way_in(delay=False)
-    monkeypatch.setattr(network.shutil, "which", lambda name: None if name == "tc" else name)
+        shaped.way_in(delay=False)
+    monkeypatch.setattr(shaped.shutil, "which", lambda name: None if name == "tc" else name)
     with pytest.raises(InputError, match="shaping needs tc"):
-        network.way_in(delay=False)
+        shaped.way_in(delay=False)
 
 
 def test_a_ladder_shows_rate_and_round_trip():
     rungs = [{"bytes": n, "bytes_counted": 1.05 * n, "seconds": 0.007 + 8 * 1.05 * n / 50e6} for n in (1000, 400_000)]
-    assert network.measured(rungs) == pytest.approx({"rtt_ms": 7.0, "rate_bits_per_second": 50e6})
+    assert shaped.measured(rungs) == pytest.approx({"rtt_ms": 7.0, "rate_bits_per_second": 50e6})
 
 
 def measured_row(setting, parts, link: Link, seconds_alone, sent, true: Constants) -> dict:
@@ -265,9 +267,9 @@ def test_the_cost_model_finds_the_constants_and_links_that_it_has_not_seen():
 
 
 def test_lines_cross_where_they_are_equal():
-    assert figures.crossings([(10, 4.0, 1.0), (1000, 1.0, 4.0)], logarithmic=True) == [pytest.approx((100, 2))]
-    assert figures.crossings([(0, 1.0, 2.0), (4, 4.0, 2.0)], logarithmic=False) == [pytest.approx((2, 2))]
-    assert figures.crossings([(0, 3.0, 2.0), (4, 4.0, 2.0)], logarithmic=False) == []
+    assert other_plots.crossings([(10, 4.0, 1.0), (1000, 1.0, 4.0)], logarithmic=True) == [pytest.approx((100, 2))]
+    assert other_plots.crossings([(0, 1.0, 2.0), (4, 4.0, 2.0)], logarithmic=False) == [pytest.approx((2, 2))]
+    assert other_plots.crossings([(0, 3.0, 2.0), (4, 4.0, 2.0)], logarithmic=False) == []
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from prism_jax.classification import Classification, Texts
-from prism_jax.dataset import Labelled
-from prism_jax.loading import scoring_batches, steps_per_epoch, training_batches
-from prism_jax.text import Tokens, bucket_lengths, bucket_of
+from prism_jax.data.datasets import Labelled
+from prism_jax.data.text import Tokens, bucket_lengths, bucket_of
+from prism_jax.tasks.batches import scoring_batches, steps_per_epoch, training_batches
+from prism_jax.tasks.classification import Classification, Texts
 
 LENGTHS = np.random.default_rng(0).integers(3, 30, 41)
 BUCKETS = bucket_lengths((8, 16), 32)

@@ -21,13 +21,16 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file, save_file
 
 import prism_jax as pj
-from prism_jax import adapter_files, cost, images, lora, weights
+from prism_jax import cost, weights
+from prism_jax.data import images
 from prism_jax.forward import init_params, params_shapes
-from prism_jax.lora import LoRA
+from prism_jax.layers import lora
+from prism_jax.layers.lora import LoRA
+from prism_jax.layers.transformer import TransformerConfig
 from prism_jax.models.bert import BertConfig, BertForSequenceClassification, BertModel
 from prism_jax.models.gpt2 import GPT2LMHeadModel, GPT2Model
 from prism_jax.models.vit import ViTForImageClassification
-from prism_jax.transformer import TransformerConfig
+from prism_jax.weights import peft_files
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -116,16 +119,16 @@ def peft():
 @pytest.mark.parametrize("name", KINDS)
 def test_peft_opens_what_is_written(name, peft, tmp_path):
     model, params = adapted(name, RANK_3)
-    adapter_files.save(tmp_path, model, params, base=str(GOLDEN / name))
+    peft_files.save(tmp_path, model, params, base=str(GOLDEN / name))
     theirs = peft.PeftModel.from_pretrained(base_of(name), tmp_path).eval()
     ours = answer(model, params)
     assert_close(ours, hf_answer(theirs, model))
     assert np.abs(ours - hf_answer(base_of(name), model)).max() > 0.1
     # and so do we; what comes back answers the same, though GPT-2's three adapters of a block share one A now
-    again = adapter_files.load(tmp_path, model, weights.load(KINDS[name], str(GOLDEN / name)).params)
+    again = peft_files.load(tmp_path, model, weights.load(KINDS[name], str(GOLDEN / name)).params)
     assert_close(answer(model, again), ours)
-    adapter_files.save(tmp_path / "again", model, again, base=str(GOLDEN / name))
-    first, second = (load_file(folder / adapter_files.WEIGHTS) for folder in (tmp_path, tmp_path / "again"))
+    peft_files.save(tmp_path / "again", model, again, base=str(GOLDEN / name))
+    first, second = (load_file(folder / peft_files.WEIGHTS) for folder in (tmp_path, tmp_path / "again"))
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
@@ -160,14 +163,14 @@ def test_an_adapter_of_peft_is_read(name, peft, tmp_path):
     assert not lora.has_adapters(loaded.params)
     assert_close(answer(loaded.model, loaded.params), expected)
     if name == "vit_tiny":  # as files of older transformers name the modules
-        tensors = load_file(tmp_path / adapter_files.WEIGHTS)
+        tensors = load_file(tmp_path / peft_files.WEIGHTS)
         names = {
             path: path.replace("layers", "encoder.layer")
             .replace("attention.q_proj", "attention.attention.query")
             .replace("mlp.fc2", "output.dense")
             for path in tensors
         }
-        save_file({names[path]: x for path, x in tensors.items()}, tmp_path / adapter_files.WEIGHTS)
+        save_file({names[path]: x for path, x in tensors.items()}, tmp_path / peft_files.WEIGHTS)
         assert_close(
             answer(loaded.model, weights.load(KINDS[name], str(GOLDEN / name), adapter=tmp_path).params), expected
         )
@@ -218,7 +221,7 @@ def test_the_head_of_an_adapter_needs_none_in_the_source(tmp_path):
     model, params = adapted("bert_tiny", RANK_3)
     params["classifier"] = {"kernel": np.full((32, 7), 0.5, np.float32), "bias": np.arange(7, dtype=np.float32)}
     model = model.clone(config=replace(model.config, num_labels=7))
-    adapter_files.save(tmp_path / "adapter", model, params, base="", dtype="float16")
+    peft_files.save(tmp_path / "adapter", model, params, base="", dtype="float16")
     base = Path(shutil.copytree(GOLDEN / "bert_tiny", tmp_path / "base"))
     tensors = load_file(base / "model.safetensors")
     headless = {name: x for name, x in tensors.items() if "classifier" not in name and "pooler" not in name}
@@ -261,7 +264,7 @@ def test_two_of_three_adapters_of_a_layer_that_peft_has_as_one(peft, tmp_path):
     model, params = adapted("gpt2_tiny", LoRA(targets=("query", "value")))
     value = params["encoder"]["blocks"]["block_1"]["attention"]["value"]
     value["lora_scale"] = value["lora_scale"] / 3
-    adapter_files.save(tmp_path, model, params, base="")
+    peft_files.save(tmp_path, model, params, base="")
     theirs = peft.PeftModel.from_pretrained(base_of("gpt2_tiny"), tmp_path).eval()
     assert_close(answer(model, params), hf_answer(theirs, model))
 
@@ -291,7 +294,7 @@ def gradients_of_pytorch(tmp_path_factory):
 
     model, params = adapted("bert_tiny", RANK_3)
     params |= {name: bert_tiny().params[name] for name in ("pooler", "classifier")}
-    adapter_files.save(folder := tmp_path_factory.mktemp("adapter"), model, params, base="", whole=())
+    peft_files.save(folder := tmp_path_factory.mktemp("adapter"), model, params, base="", whole=())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
         theirs = peft.PeftModel.from_pretrained(base_of("bert_tiny"), folder, is_trainable=True).eval()
@@ -353,21 +356,21 @@ def test_bfloat16_products():
 def folder(tmp_path):
     """An adapter of the tiny BERT, to spoil."""
     model, params = adapted("bert_tiny", RANK_3)
-    adapter_files.save(tmp_path / "adapter", model, params, base="")
+    peft_files.save(tmp_path / "adapter", model, params, base="")
     return tmp_path / "adapter"
 
 
 def spoil_tensors(change):
     def spoil(folder):
-        tensors = load_file(folder / adapter_files.WEIGHTS)
-        save_file(change(dict(tensors)), folder / adapter_files.WEIGHTS)
+        tensors = load_file(folder / peft_files.WEIGHTS)
+        save_file(change(dict(tensors)), folder / peft_files.WEIGHTS)
 
     return spoil
 
 
 def spoil_config(**changed):
     def spoil(folder):
-        path = folder / adapter_files.CONFIG
+        path = folder / peft_files.CONFIG
         path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
     return spoil
@@ -437,9 +440,9 @@ def test_wrong_arguments_are_refused(tmp_path):
         LoRA(rank=0)
     loaded = weights.load(BertModel, str(GOLDEN / "bert_tiny"))
     with pytest.raises(ValueError, match="have no adapters; add some with lora.add"):
-        adapter_files.save(tmp_path, loaded.model, loaded.params, base="")
+        peft_files.save(tmp_path, loaded.model, loaded.params, base="")
     params = lora.add(loaded.params, LoRA(), jax.random.key(0))
     with pytest.raises(ValueError, match="dtype is 'int8'; choose float32 or float16"):
-        adapter_files.save(tmp_path, loaded.model, params, base="", dtype="int8")
+        peft_files.save(tmp_path, loaded.model, params, base="", dtype="int8")
     with pytest.raises(ValueError, match="the encoder is not saved whole"):
-        adapter_files.save(tmp_path, loaded.model, params, base="", whole=("encoder",))
+        peft_files.save(tmp_path, loaded.model, params, base="", whole=("encoder",))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import assert_close
 
-from prism_jax.config import Training
+from prism_jax.experiments.recipe import Training
 from train.optimizer import decayed, optimizer, schedule
 from train.step import init_state, make_step
 

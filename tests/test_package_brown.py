@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from conftest import real
 
-from prism_jax import assets, data, package_brown
-from prism_jax.package_brown import NUM_CONTEXT, STRIDE, cloze_examples, read_paragraphs, spell
+from prism_jax import assets, data
+from prism_jax.data.packaged import brown
+from prism_jax.data.packaged.brown import NUM_CONTEXT, STRIDE, cloze_examples, read_paragraphs, spell
 
 VERBS = [f"do{chr(97 + i)}" for i in range(26)]
 QUERY = "``/`` He/pps {}/vbd it/ppo-hl ''/'' ,/, she/pps was/bedz Told/vbn-tl ;/. ;/."
@@ -81,7 +82,7 @@ def test_every_fifth_text_of_a_genre_is_held_out(tmp_path, monkeypatch):
 
 
 def test_the_real_cloze_sets_are_the_same_every_time():
-    real(package_brown.BROWN)
+    real(brown.BROWN)
     first, again = data.load("brown_cloze/verb", "test"), data.load("brown_cloze/verb", "test")
     assert first.contexts == again.contexts
     assert first.endings == again.endings

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from conftest import real
 
-from prism_jax import assets, data, package_brown, package_corpora, package_data, package_images, package_texts
-from prism_jax.dataset import Labelled
+from prism_jax import assets, data
+from prism_jax.data import packaged
+from prism_jax.data.datasets import Labelled
+from prism_jax.data.packaged import brown, corpora, images, texts
 from prism_jax.errors import AssetError
 
 ROWS = "1\t1.5\tgood one\r\n2\t-2.0\tbad caf\u00e9\r\n3\t0.4\tso so\r\n5_1\t-0.5\tworse\r\n5_2\t0.5\tbetter\r\n10_7\t-0.49\tneutral"
@@ -23,7 +25,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", package_data.DATASETS)
+@pytest.mark.parametrize("name", packaged.DATASETS)
 def test_an_unknown_split_is_refused_before_a_download(name, monkeypatch):
     monkeypatch.setattr(assets, "fetch", lambda asset: pytest.fail("nothing is fetched before"))
     allowed = "test" if name.endswith("_samples") else "train, test"
@@ -54,7 +56,7 @@ def test_snippets_come_out_of_the_inner_archive(tmp_path):
             member = tarfile.TarInfo(name)
             member.size = len(ROWS.encode())
             archive.addfile(member, io.BytesIO(ROWS.encode()))
-    package_texts.SNIPPETS.convert(tmp_path)
+    texts.SNIPPETS.convert(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["tweets_GroundTruth.txt"]
 
 
@@ -80,10 +82,10 @@ def test_a_book_is_its_chapters_without_licence_and_notes(name, file, folder):
 
 
 def test_one_novel_is_held_out(folder):
-    for name in package_corpora.NOVELS:
+    for name in corpora.NOVELS:
         (folder / f"{name}.txt").write_text(name)
     assert data.load("austen", "test").documents == ["persuasion"]
-    assert data.load("austen", "train").documents == list(package_corpora.NOVELS[:-1])
+    assert data.load("austen", "train").documents == list(corpora.NOVELS[:-1])
 
 
 def test_without_rdata_the_line_says_what_to_install(monkeypatch, tmp_path):
@@ -112,7 +114,7 @@ def test_fashion_mnist_reads_idx_files(folder):
 def test_what_is_no_idx_file_is_refused(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"\0\0\x0d\1\0\0\0\0"))
     with pytest.raises(ValueError, match=r"a.gz is no idx file of bytes; delete its folder"):
-        package_images.read_idx(tmp_path / "a.gz")
+        images.read_idx(tmp_path / "a.gz")
 
 
 def test_the_last_digits_of_each_class_are_held_out(folder):
@@ -134,37 +136,37 @@ def test_samples_are_labelled_by_their_files_names(folder):
     assert [dataset.label_names[i] for i in dataset.labels] == ["cat", "truck"]
     assert [image.getpixel((0, 0)) for image in dataset.inputs["image"]] == [(200,) * 3, (50,) * 3]
     assert [image.mode for image in dataset.inputs["image"][:1]] == ["RGB"]
-    assert len(package_images.CIFAR100_LABELS) == len(set(package_images.CIFAR100_LABELS)) == 100
-    assert list(package_images.CIFAR100_LABELS) == sorted(package_images.CIFAR100_LABELS)
+    assert len(images.CIFAR100_LABELS) == len(set(images.CIFAR100_LABELS)) == 100
+    assert list(images.CIFAR100_LABELS) == sorted(images.CIFAR100_LABELS)
 
 
 COUNTS = {
-    "newsgroups": (package_texts.NEWSGROUPS, 11_293, 7_528),
-    "reuters_r8": (package_texts.REUTERS, 5_485, 2_189),
-    "reuters_r52": (package_texts.REUTERS, 6_532, 2_568),
-    "movie_snippets": (package_texts.SNIPPETS, 8_060, 2_012),
-    "tweet_snippets": (package_texts.SNIPPETS, 2_749, 683),
-    "amazon_snippets": (package_texts.SNIPPETS, 2_392, 593),
-    "nyt_snippets": (package_texts.SNIPPETS, 2_407, 563),
-    "tales": (package_corpora.TALES, 51, 6),
-    "austen": (package_corpora.AUSTEN, 5, 1),
-    "alice": (package_corpora.ALICE, 11, 1),
-    "botchan": (package_corpora.BOTCHAN, 10, 1),
-    "brown": (package_brown.BROWN, 407, 93),
-    "brown_text": (package_brown.BROWN, 407, 93),
-    "brown_cloze/verb": (package_brown.BROWN, 8_065, 1_867),
-    "brown_cloze/noun": (package_brown.BROWN, 8_409, 1_984),
-    "brown_cloze/preposition": (package_brown.BROWN, 7_118, 1_685),
-    "fashion_mnist": (package_images.FASHION_MNIST, 60_000, 10_000),
-    "mnist_5k": (package_images.MNIST_5K, 4_000, 1_000),
-    "imagenet_samples": (package_images.IMAGE_SAMPLES, None, 20),
-    "cifar10_samples": (package_images.IMAGE_SAMPLES, None, 20),
-    "cifar100_samples": (package_images.IMAGE_SAMPLES, None, 20),
+    "newsgroups": (texts.NEWSGROUPS, 11_293, 7_528),
+    "reuters_r8": (texts.REUTERS, 5_485, 2_189),
+    "reuters_r52": (texts.REUTERS, 6_532, 2_568),
+    "movie_snippets": (texts.SNIPPETS, 8_060, 2_012),
+    "tweet_snippets": (texts.SNIPPETS, 2_749, 683),
+    "amazon_snippets": (texts.SNIPPETS, 2_392, 593),
+    "nyt_snippets": (texts.SNIPPETS, 2_407, 563),
+    "tales": (corpora.TALES, 51, 6),
+    "austen": (corpora.AUSTEN, 5, 1),
+    "alice": (corpora.ALICE, 11, 1),
+    "botchan": (corpora.BOTCHAN, 10, 1),
+    "brown": (brown.BROWN, 407, 93),
+    "brown_text": (brown.BROWN, 407, 93),
+    "brown_cloze/verb": (brown.BROWN, 8_065, 1_867),
+    "brown_cloze/noun": (brown.BROWN, 8_409, 1_984),
+    "brown_cloze/preposition": (brown.BROWN, 7_118, 1_685),
+    "fashion_mnist": (images.FASHION_MNIST, 60_000, 10_000),
+    "mnist_5k": (images.MNIST_5K, 4_000, 1_000),
+    "imagenet_samples": (images.IMAGE_SAMPLES, None, 20),
+    "cifar10_samples": (images.IMAGE_SAMPLES, None, 20),
+    "cifar100_samples": (images.IMAGE_SAMPLES, None, 20),
 }
 
 
 def test_every_data_set_is_counted():
-    assert set(COUNTS) == set(package_data.DATASETS)
+    assert set(COUNTS) == set(packaged.DATASETS)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -181,14 +183,14 @@ def test_the_real_ones_have_as_many_examples_as_is_said(name):
 
 
 def test_both_splits_of_reuters_r52_have_the_same_classes():
-    real(package_texts.REUTERS)
+    real(texts.REUTERS)
     names = [data.load("reuters_r52", split).label_names for split in ("train", "test")]
     assert names[0] == names[1]
     assert len(names[0]) == 52
 
 
 def test_a_real_image_of_each_class_of_fashion_mnist_is_no_blank():
-    real(package_images.FASHION_MNIST)
+    real(images.FASHION_MNIST)
     dataset = data.load("fashion_mnist", "test")
     for label in range(10):
         image = dataset.inputs["image"][int(np.argmax(dataset.labels == label))]

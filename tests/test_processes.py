@@ -22,10 +22,11 @@ from conftest import assert_close, run
 from safetensors.numpy import load_file, save_file
 
 from eval.launch import free_port
-from prism_jax import checkpoint, processes
 from prism_jax.errors import InputError, RunError
-from prism_jax.meeting import meet
-from prism_jax.weights import flatten
+from prism_jax.experiments import checkpoint
+from prism_jax.parallel import processes
+from prism_jax.parallel.meeting import meet
+from prism_jax.trees import flatten
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 

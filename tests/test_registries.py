@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from prism_jax import registries
+from prism_jax.assets import registries
+from prism_jax.assets.registries import DebianPackage, NpmPackage, Sdist, Wheel, sha256_of
 from prism_jax.errors import AssetError
-from prism_jax.registries import DebianPackage, NpmPackage, Sdist, Wheel, sha256_of
 
 ZERO = "0" * 64
 """The digest of no archive."""

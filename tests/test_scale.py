@@ -6,8 +6,8 @@ import pytest
 from conftest import run
 
 import prism_jax as pj
-from eval.one_part import one_part
 from eval.scale import exponents
+from eval.timing.part_program import one_part
 from prism_jax import cost
 from prism_jax.models.bert import BERT_BASE
 

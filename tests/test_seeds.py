@@ -8,12 +8,12 @@ import pytest
 from conftest import GOLDEN
 
 from prism_jax import weights
-from prism_jax.config import Training
 from prism_jax.errors import InputError
+from prism_jax.experiments.recipe import Training
 from prism_jax.generation import Sampling
-from prism_jax.loading import training_batches
 from prism_jax.models.bert import BertForSequenceClassification
 from prism_jax.seeds import LARGEST, check_seed
+from prism_jax.tasks.batches import training_batches
 
 
 def load(seed):

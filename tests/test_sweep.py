@@ -10,18 +10,21 @@ import pytest
 from conftest import run
 from PIL import Image
 
-from eval import branches, plots, store
-from eval.grid import plan
-from eval.markdown import over_runs
-from eval.rows import setting_row
-from prism_jax import config
-from prism_jax.classification import Classification, Images
-from prism_jax.dataset import Labelled
-from prism_jax.exchange import IsolatedParts, SegmentMeans
-from prism_jax.images import load_processor
+from eval.reporting import sweep_plots
+from eval.reporting.markdown import over_runs
+from eval.scoring import variants
+from eval.scoring.rows import setting_row
+from eval.sweeping import store
+from eval.sweeping.grid import plan
+from prism_jax.data.datasets import Labelled
+from prism_jax.data.images import load_processor
+from prism_jax.exchange.baselines import IsolatedParts
+from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.experiments import recipe
+from prism_jax.layers.transformer import TransformerConfig
 from prism_jax.models.vit import ViTConfig
-from prism_jax.prediction import Predictor, Setting
-from prism_jax.transformer import TransformerConfig
+from prism_jax.tasks.classification import Classification, Images
+from prism_jax.tasks.predict import Predictor, Setting
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -56,7 +59,7 @@ OWN = """
 from dataclasses import dataclass, replace
 
 import prism_jax as pj
-from prism_jax import config as configs
+from prism_jax.experiments import recipe as configs
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,7 @@ def test_the_whole_grid_on_a_mesh_and_on_one_device(toy_config, trained, tmp_pat
 def test_what_can_run_nowhere_is_refused_at_once(toy_config):
     from dataclasses import replace
 
-    experiment = config.load(toy_config)
+    experiment = recipe.load(toy_config)
     with pytest.raises(ValueError, match="10 segments asked for, but a part has 9 tokens"):
         plan(replace(experiment, segments=(1, 10)), ("base",))
     with pytest.raises(ValueError, match="19 parts asked for"):
@@ -260,7 +263,7 @@ def test_what_can_run_nowhere_is_refused_at_once(toy_config):
 def test_tuned_weights_are_scored_where_something_is_lost(toy_config):
     from dataclasses import replace
 
-    experiment = replace(config.load(toy_config), wires=("float32", "int8"), parts=(2,), segments=(1,))
+    experiment = replace(recipe.load(toy_config), wires=("float32", "int8"), parts=(2,), segments=(1,))
     rows = [(str(row.setting), row.weights) for row in plan(experiment, ("base", "tuned", "control"))]
     assert [setting for setting, weights in rows if weights == "tuned"] == [
         "all_gather:int8 on 2",
@@ -283,7 +286,7 @@ def test_a_change_of_what_an_exchange_is_made_of_is_a_new_row(tmp_path, monkeypa
     pooled, own, around = tmp_path / "pooled.py", tmp_path / "own" / "ideas.py", tmp_path / "around" / "ideas.py"
     own.parent.mkdir()
     around.parent.mkdir()
-    head = "from dataclasses import dataclass\nimport prism_jax as pj\nfrom prism_jax.config import Experiment, load\n"
+    head = "from dataclasses import dataclass\nimport prism_jax as pj\nfrom prism_jax.experiments.recipe import Experiment, load\n"
     head += "from prism_jax.models.bert import BertModel\n"
     pooled.write_text(f"{head}class First(pj.Segments):\n  def pool(self, x, real): return x[:, :, 0]\n")
     extends = f"{head}from pooled import First\n@dataclass(frozen=True)\nclass Own(First): pass\n"
@@ -292,7 +295,7 @@ def test_a_change_of_what_an_exchange_is_made_of_is_a_new_row(tmp_path, monkeypa
     inner = f"load({str(own)!r}).exchanges[0]"
     around.write_text(f"{head}{wraps}config = Experiment(BertModel, '', 8, exchanges=(Around({inner}),))\n")
     monkeypatch.syspath_prepend(tmp_path)
-    exchanges = [config.load(str(around)).exchanges[0], config.load(str(own)).exchanges[0]]
+    exchanges = [recipe.load(str(around)).exchanges[0], recipe.load(str(own)).exchanges[0]]
 
     def digests():
         return [store.digest_of_exchange(Setting(one, 2)) for one in exchanges]
@@ -348,7 +351,7 @@ def test_the_pareto_front(metric, expected):
         {"metric": metric, "score": score, "bytes_sent_per_device": 1e3 * kb, "number": i}
         for i, (score, kb) in enumerate(zip(scores, sent, strict=True))
     ]
-    assert [row["number"] for row in plots.pareto(rows)] == expected
+    assert [row["number"] for row in sweep_plots.pareto(rows)] == expected
 
 
 def test_what_recovery_must_not_be_taken_for_is_said(trained, toy_config, tmp_path, monkeypatch, capsys):
@@ -364,13 +367,13 @@ def test_what_recovery_must_not_be_taken_for_is_said(trained, toy_config, tmp_pa
     prism = {"exchanges": ["segment_means:2"], "parts": [2, 3]}
     tuned, control = made("tuned", trained, best, epochs=1, **prism), made("control", trained, best, epochs=1)
     base = str(trained)
-    assert branches.remarks(base, tuned, control) == branches.remarks(f"{base}@{best}", tuned, control) == []
-    assert branches.remarks(None, None, None) == branches.remarks(base, None, "configs/adapters/minilm") == []
-    assert branches.remarks(base, control, tuned) == ["control was trained through segment_means:2"]
+    assert variants.remarks(base, tuned, control) == variants.remarks(f"{base}@{best}", tuned, control) == []
+    assert variants.remarks(None, None, None) == variants.remarks(base, None, "configs/adapters/minilm") == []
+    assert variants.remarks(base, control, tuned) == ["control was trained through segment_means:2"]
     longer, elsewhere = made("longer", trained, best, epochs=2, **prism), made("elsewhere", tuned, 7, epochs=1)
-    assert branches.remarks(base, longer, control) == ["epochs was 2 for tuned, 1 for control"]
-    assert branches.remarks(base, tuned, elsewhere) == [f"control started from {tuned}@7, not from base, {base}@{best}"]
-    assert branches.remarks(f"{base}@1", tuned, None) == [f"tuned started from {base}@{best}, not from base, {base}@1"]
+    assert variants.remarks(base, longer, control) == ["epochs was 2 for tuned, 1 for control"]
+    assert variants.remarks(base, tuned, elsewhere) == [f"control started from {tuned}@7, not from base, {base}@{best}"]
+    assert variants.remarks(f"{base}@1", tuned, None) == [f"tuned started from {base}@{best}, not from base, {base}@1"]
     flags = [
         "--base",
         trained,
@@ -444,12 +447,12 @@ def test_rows_of_an_exchange_with_several_numbers_can_be_told_apart():
 
 @pytest.mark.parametrize("label", ["a", "first token and means:16, int8, L = 16"])
 def test_a_legend_stays_inside_its_panel(label):
-    figure, panels = plots.panels_of({"one": {}, "other": {}})
+    figure, panels = sweep_plots.panels_of({"one": {}, "other": {}})
     for axes in panels:
         axes.plot([1, 2], [1, 2])
         for i in range(10):
             axes.plot([], [], label=f"{label} {i}")
-        plots.below(axes)
+        sweep_plots.below(axes)
     figure.canvas.draw()
     left, right = (axes.get_legend().get_window_extent() for axes in panels)
     assert left.x0 >= 0
@@ -457,4 +460,4 @@ def test_a_legend_stays_inside_its_panel(label):
     assert right.x1 <= figure.bbox.x1
     assert left.y0 >= 0
     assert panels[0].get_window_extent().height > figure.bbox.height / 2
-    plots.plt.close(figure)
+    sweep_plots.plt.close(figure)

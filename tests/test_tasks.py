@@ -7,14 +7,16 @@ from conftest import assert_close, save_toy_tokenizer, stack_config, tiny_batch
 from PIL import Image
 
 import prism_jax as pj
-from prism_jax import images, language, tasks
-from prism_jax.classification import Classification
-from prism_jax.dataset import Cloze, Corpus, Labelled
-from prism_jax.language_tasks import ClozeTask, LanguageModelling
+from prism_jax import tasks
+from prism_jax.data import images
+from prism_jax.data.datasets import Cloze, Corpus, Labelled
+from prism_jax.data.text import Tokens, load_tokenizer
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 from prism_jax.models.gpt2 import GPT2, GPT2LMHeadModel
 from prism_jax.models.vit import VIT_BASE, ViTForImageClassification
-from prism_jax.text import Tokens, load_tokenizer
+from prism_jax.tasks import likelihood
+from prism_jax.tasks.classification import Classification
+from prism_jax.tasks.language import ClozeTask, LanguageModelling
 from prism_jax.weights import Pretrained
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -65,7 +67,7 @@ def tokenizer(tmp_path_factory):
 @pytest.mark.parametrize("num_tokens", [2, 3, 5, 64])
 def test_windows_predict_every_token_once(tokenizer, num_tokens):
     documents = ["w1 w2 w3 w4 w5 w6 w7", "w8", "", "w9 w10"]
-    tokens, num_bytes = language.windows(tokenizer, documents, num_tokens)
+    tokens, num_bytes = likelihood.windows(tokenizer, documents, num_tokens)
     predicted = np.concatenate([ids[1:] for ids in tokens.ids])
     assert predicted.tolist() == [x for one in documents for x in tokenizer(one, add_special_tokens=False)["input_ids"]]
     assert num_bytes.sum() == sum(len(one.encode()) for one in documents)
@@ -75,7 +77,7 @@ def test_windows_predict_every_token_once(tokenizer, num_tokens):
 
 
 def test_bytes_of_letters_outside_ascii(tokenizer):
-    _, num_bytes = language.windows(tokenizer, ["é w1 é"], 3)  # windows of 2 predicted tokens, then 1
+    _, num_bytes = likelihood.windows(tokenizer, ["é w1 é"], 3)  # windows of 2 predicted tokens, then 1
     assert num_bytes.tolist() == [2 + 1 + 2, 1 + 2]
 
 

@@ -9,8 +9,9 @@ import pytest
 from conftest import run
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from prism_jax import language, weights
+from prism_jax import weights
 from prism_jax.models.gpt2 import GPT2LMHeadModel
+from prism_jax.tasks import likelihood
 
 SHIPPED = Path(__file__).parents[1] / "configs/models/gpt2_tales"
 TEXT = "Once upon a time there was a king.  He had a crown, a crow and a crowd.\n" * 9
@@ -35,7 +36,7 @@ def test_it_is_a_byte_level_bpe_of_gpt2s_kind(source, tmp_path, monkeypatch, cap
     seen, unseen = (tokenizer(text)["input_ids"] for text in (TEXT, "Étoile 星\t"))
     assert [tokenizer.decode(ids) for ids in (seen, unseen)] == [TEXT, "Étoile 星\t"]
     assert len(seen) < len(TEXT) / 2
-    tokens, num_bytes = language.windows(tokenizer, [TEXT], 16)
+    tokens, num_bytes = likelihood.windows(tokenizer, [TEXT], 16)
     assert tokens.ids[0][0] == tokenizer.eos_token_id
     assert num_bytes.sum() == len(TEXT.encode())
     assert run("train.tokenizer", *flags, monkeypatch=monkeypatch) == 2

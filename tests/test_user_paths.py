@@ -8,8 +8,10 @@ from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from prism_jax import assets, config, data, flags
+from prism_jax import assets, data
+from prism_jax.cli import flags
 from prism_jax.errors import InputError
+from prism_jax.experiments import recipe
 from prism_jax.user_paths import expand, holds_path
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +53,7 @@ def text_fields(record: type, prefix: str = "") -> dict[str, object]:
     for field in dataclasses.fields(record):
         hint, inside = hints[field.name], bare(hints[field.name])
         if isinstance(inside, type) and dataclasses.is_dataclass(inside):
-            flat = inside in (config.Experiment, config.Sampling)
+            flat = inside in (recipe.Experiment, recipe.Sampling)
             found |= text_fields(inside, prefix if flat else f"{prefix}{field.name}.")
         elif of_texts(hint):
             found[prefix + field.name] = hint
@@ -96,18 +98,18 @@ def test_a_home_folder_is_found_in_a_config_file(toy_config, tmp_path, monkeypat
     (tmp_path / "mine.py").write_text(f"""
 from dataclasses import replace
 
-from prism_jax import config as configs
+from prism_jax.experiments import recipe as configs
 
 config = replace(
     configs.load({toy_config!r}), weights="~/w", data_source="~/d", adapter="~/a", tuned="~/t@5", split="~/no path"
 )
 """)
-    experiment = config.load("~/mine.py")
+    experiment = recipe.load("~/mine.py")
     said = (experiment.weights, experiment.data_source, experiment.adapter, experiment.tuned, experiment.split)
     assert said == (*(f"{tmp_path}/{name}" for name in ("w", "d", "a", "t@5")), "~/no path")
     assert expand(experiment) == experiment
     with pytest.raises(InputError, match="no config file '~/none.py'"):
-        config.load("~/none.py")
+        recipe.load("~/none.py")
 
 
 def test_a_home_folder_is_found_from_python(tmp_path, monkeypatch):

@@ -13,10 +13,11 @@ from safetensors.numpy import load_file
 from test_bert import save_hf_model
 
 import prism_jax as pj
-from prism_jax import images, weights
+from prism_jax import weights
+from prism_jax.data import images
 from prism_jax.forward import params_shapes
+from prism_jax.layers.transformer import TransformerConfig
 from prism_jax.models import vit
-from prism_jax.transformer import TransformerConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 

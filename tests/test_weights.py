@@ -11,7 +11,8 @@ from conftest import assert_close
 from safetensors.numpy import load_file, save_file
 
 import prism_jax as pj
-from prism_jax import assets, images, text, weights
+from prism_jax import assets, weights
+from prism_jax.data import images, text
 from prism_jax.errors import AssetError
 from prism_jax.models import bert
 from prism_jax.models.bert import BertForSentenceEmbedding, BertForSequenceClassification, BertModel

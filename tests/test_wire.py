@@ -12,13 +12,13 @@ import pytest
 from conftest import assert_close, tiny_bert
 
 import prism_jax as pj
-from eval.rows import setting_row
+from eval.scoring.rows import setting_row
 from prism_jax import cost
-from prism_jax.exchange import with_wire
-from prism_jax.exchange_text import parse, text_of
+from prism_jax.exchange.base import with_wire
+from prism_jax.exchange.text import parse, text_of
+from prism_jax.exchange.wire import BFLOAT16, FLOAT16, FLOAT32, INT8
 from prism_jax.forward import lower
-from prism_jax.prediction import Setting
-from prism_jax.wire import BFLOAT16, FLOAT16, FLOAT32, INT8
+from prism_jax.tasks.predict import Setting
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 

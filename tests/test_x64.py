@@ -11,7 +11,8 @@ from conftest import assert_close, run, stack_config, tiny_batch
 from test_generation import prompts_of, tiny_gpt2
 
 import prism_jax as pj
-from prism_jax import checkpoint, lora
+from prism_jax.experiments import checkpoint
+from prism_jax.layers import lora
 from prism_jax.models.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification
 from prism_jax.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from prism_jax.models.vit import ViTConfig, ViTForImageClassification

@@ -10,14 +10,15 @@ from typing import Any
 
 import jax
 
-from prism_jax import checkpoint, config, cost
-from prism_jax.command import output_folder, write
-from prism_jax.config import Experiment, Training
-from prism_jax.dataset import Dataset, changes, contents
+from prism_jax import cost
+from prism_jax.cli.entry import output_folder, write
+from prism_jax.data.datasets import Dataset, changes, contents
+from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
-from prism_jax.exchange import WholeSequence
-from prism_jax.exchange_text import text_of
-from prism_jax.experiment import (
+from prism_jax.exchange.baselines import WholeSequence
+from prism_jax.exchange.text import text_of
+from prism_jax.experiments import checkpoint, recipe
+from prism_jax.experiments.build import (
     check_run,
     check_same_classes,
     check_same_held_out,
@@ -27,20 +28,22 @@ from prism_jax.experiment import (
     with_adapters,
     with_trained,
 )
-from prism_jax.loading import steps_per_epoch, training_batches
-from prism_jax.prediction import Predictor, Setting
-from prism_jax.processes import check_same, from_terminal, several
-from prism_jax.run_files import read_config
-from prism_jax.runners import Runner, on_mesh, on_one_device
-from prism_jax.saving import saving
-from prism_jax.task import Task
+from prism_jax.experiments.recipe import Experiment, Training
+from prism_jax.experiments.run_files import read_config
+from prism_jax.experiments.saving import saving
+from prism_jax.parallel.mesh import on_mesh
+from prism_jax.parallel.one_device import on_one_device
+from prism_jax.parallel.processes import check_same, from_terminal, several
+from prism_jax.parallel.runner import Runner
 from prism_jax.tasks import num_labels, prepare
-from prism_jax.text import bucket_lengths
-from prism_jax.weights import flatten, unflatten
+from prism_jax.tasks.base import Task
+from prism_jax.tasks.batches import steps_per_epoch, training_batches
+from prism_jax.tasks.predict import Predictor, Setting
+from prism_jax.trees import count, flatten, unflatten
 from train.log import Log, check_tensorboard
 from train.loop import Run
 from train.optimizer import optimizer
-from train.parameters import count, divide
+from train.parameters import divide
 from train.step import init_state, make_step
 
 MAY_CHANGE = ("parts", "exchanges", "data", "log_every", "tensorboard", "patience")
@@ -113,7 +116,7 @@ def finetune(experiment: Experiment, out: str, *, resume: bool = False, start: s
     num_steps = num_updates * training.accumulate
     label_names = getattr(dataset, "label_names", ())
     before = trained_before and {"run": str(trained_before.run.absolute()), "step": trained_before.step}
-    said = config.to_json(experiment) | {"label_names": label_names, "num_labels": num_labels(dataset)}
+    said = recipe.to_json(experiment) | {"label_names": label_names, "num_labels": num_labels(dataset)}
     said |= {"started_from": before, "data": data}
 
     rule = optimizer(training, num_updates)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import jax
 from tqdm import tqdm
 
-from prism_jax.processes import is_terminal
+from prism_jax.parallel.processes import is_terminal
 
 T = TypeVar("T")
 

@@ -12,13 +12,18 @@ from typing import Literal
 
 import tyro
 
-from prism_jax import adapter_files, checkpoint, flags, hub, lora, weights
-from prism_jax.command import output_folder, run
+from prism_jax import weights
+from prism_jax.assets import hub
+from prism_jax.cli import flags
+from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError
-from prism_jax.experiment import load_run
+from prism_jax.experiments import checkpoint
+from prism_jax.experiments.build import load_run
 from prism_jax.folders import check_empty, new_folder
-from prism_jax.models.families import class_named
+from prism_jax.layers import lora
+from prism_jax.models.registry import class_named
 from prism_jax.user_paths import UserPath
+from prism_jax.weights import peft_files
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def main(argv: list[str]) -> None:
         base = hub.public_name(trained.config["weights"])
         names = trained.config["label_names"]
         with new_folder(out) as folder:
-            adapter_files.save(
+            peft_files.save(
                 folder,
                 loaded.model,
                 loaded.params,
@@ -59,7 +64,7 @@ def main(argv: list[str]) -> None:
                 dtype=command.dtype,
                 label_names=names,
             )
-        print(f"wrote {out}/{adapter_files.CONFIG}, {adapter_files.WEIGHTS}: step {trained.step} of {command.run}")
+        print(f"wrote {out}/{peft_files.CONFIG}, {peft_files.WEIGHTS}: step {trained.step} of {command.run}")
         return
     plain = replace(loaded, params=lora.merge(loaded.params))
     weights.export(plain, out, trained.config["label_names"])

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from prism_jax import config, flags
-from prism_jax.command import run, write
-from prism_jax.processes import is_terminal
-from prism_jax.runners import emulate_devices
+from prism_jax.cli import flags
+from prism_jax.cli.entry import run, write
+from prism_jax.experiments import recipe
+from prism_jax.parallel.mesh import emulate_devices
+from prism_jax.parallel.processes import is_terminal
 from prism_jax.user_paths import UserPath
 from train.assembly import finetune
 
@@ -30,7 +31,7 @@ class Finetune:
         "split": "--training.validation",
     }
 
-    experiment: config.Flat
+    experiment: recipe.Flat
     out: UserPath = "runs/finetune"
     """Folder for all that the run writes."""
     resume: bool = False

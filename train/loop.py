@@ -13,13 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prism_jax import checkpoint, lora, metrics, saving
-from prism_jax.config import Training
 from prism_jax.errors import RunError
-from prism_jax.prediction import Predictor, Setting
-from prism_jax.processes import from_terminal, on_any
-from prism_jax.runners import Runner
-from prism_jax.weights import flatten, unflatten
+from prism_jax.experiments import checkpoint, saving
+from prism_jax.experiments.recipe import Training
+from prism_jax.layers import lora
+from prism_jax.metrics import scores
+from prism_jax.parallel.processes import from_terminal, on_any
+from prism_jax.parallel.runner import Runner
+from prism_jax.tasks.predict import Predictor, Setting
+from prism_jax.trees import flatten, unflatten
 from train.clock import Clock, Progress
 from train.log import Log
 from train.step import TrainState, step_key
@@ -140,8 +142,8 @@ class Run:
             self._save(manager, step, state, batches, LOWEST)
             raise
         assert task.labels is not None
-        values = {name: float(metrics.METRICS[name].value(predictions, task.labels)) for name in task.metrics}
-        chosen = metrics.METRICS[task.metrics[0]]
+        values = {name: float(scores.METRICS[name].value(predictions, task.labels)) for name in task.metrics}
+        chosen = scores.METRICS[task.metrics[0]]
         score = values[chosen.name] if chosen.higher_is_better else -values[chosen.name]
         score = score if math.isfinite(score) else LOWEST
         held_out = {f"held_out_{name}": x if math.isfinite(x) else None for name, x in values.items()}

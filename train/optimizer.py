@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from prism_jax.config import Training
+from prism_jax.experiments.recipe import Training
 
 EMBEDDINGS = ("embedding", "class_token")
 """Names of tables, which weight decay leaves alone as it does biases and norms."""

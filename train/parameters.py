@@ -3,12 +3,10 @@
 import re
 from typing import Any
 
-import jax
-
-from prism_jax import lora
-from prism_jax.config import Training
 from prism_jax.errors import InputError
-from prism_jax.weights import flatten, unflatten
+from prism_jax.experiments.recipe import Training
+from prism_jax.layers import lora
+from prism_jax.trees import flatten, unflatten
 
 
 def divide(params: Any, training: Training) -> tuple[Any, Any]:
@@ -35,7 +33,3 @@ def divide(params: Any, training: Training) -> tuple[Any, Any]:
     if not trained:
         raise InputError("training.frozen leaves no parameter to train; name fewer")
     return unflatten(trained), {path: value for path, value in flat.items() if path not in trained}
-
-
-def count(params: Any) -> int:
-    return sum(x.size for x in jax.tree.leaves(params))

@@ -15,9 +15,10 @@ from msgspec import Meta
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from prism_jax import data, flags
-from prism_jax.command import output_folder, run
-from prism_jax.dataset import Corpus
+from prism_jax import data
+from prism_jax.cli import flags
+from prism_jax.cli.entry import output_folder, run
+from prism_jax.data.datasets import Corpus
 from prism_jax.errors import InputError, RunError, one_line
 from prism_jax.records import MOST
 from prism_jax.user_paths import UserPath

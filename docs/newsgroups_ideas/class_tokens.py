@@ -1,4 +1,4 @@
-r"""A [CLS] on every part of a BERT that was fine-tuned on one device, see prism_jax/class_tokens.py. Texts are padded on the right.
+r"""A [CLS] on every part of a BERT that was fine-tuned on one device, see prism_jax/models/class_tokens.py. Texts are padded on the right.
 
 python -m eval.sweep docs/newsgroups_ideas/class_tokens.py --base runs/exact --out runs/class_tokens
 """
@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 
-from prism_jax import config as configs
-from prism_jax.class_tokens import mean_of_class_rows, with_class_row
+from prism_jax.experiments import recipe as configs
 from prism_jax.models import bert
+from prism_jax.models.class_tokens import mean_of_class_rows, with_class_row
 
 CLS = 101
 """Of BERT's uncased vocabulary."""

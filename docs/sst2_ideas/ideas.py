@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import prism_jax as pj
-from prism_jax import config as configs
-from prism_jax.exchange import segment_means, segment_table
+from prism_jax.exchange.segments import segment_means, segment_table
+from prism_jax.experiments import recipe as configs
 
 
 @dataclass(frozen=True)

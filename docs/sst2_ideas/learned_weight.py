@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 import prism_jax as pj
-from prism_jax import config as configs
-from prism_jax.exchange import per_block
+from prism_jax.exchange.base import per_block
+from prism_jax.experiments import recipe as configs
 from prism_jax.models.bert import BertForSequenceClassification
 
 

@@ -1,13 +1,13 @@
-r"""A class token on every part of a ViT that was fine-tuned on one device, see prism_jax/class_tokens.py.
+r"""A class token on every part of a ViT that was fine-tuned on one device, see prism_jax/models/class_tokens.py.
 
 python -m eval.sweep docs/vit_ideas/class_tokens.py --base runs/dinov2/exact --out runs/dinov2/class_tokens
 """
 
 from dataclasses import replace
 
-from prism_jax import config as configs
-from prism_jax.class_tokens import mean_of_class_rows, with_class_row
+from prism_jax.experiments import recipe as configs
 from prism_jax.models import vit
+from prism_jax.models.class_tokens import mean_of_class_rows, with_class_row
 
 
 class Encoder(vit.ViTEncoder):

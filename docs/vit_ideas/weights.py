@@ -6,7 +6,7 @@ python -m eval.sweep docs/vit_ideas/weights.py --base runs/dinov2/exact --out ru
 from dataclasses import replace
 
 from docs.sst2_ideas.ideas import WeightedMeans
-from prism_jax import config as configs
+from prism_jax.experiments import recipe as configs
 
 config = replace(
     configs.load("configs/vit_dinov2_cifar10.py"),

@@ -10,21 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prism_jax.attention import KVCache
-from prism_jax.exchange import Exchanges
-from prism_jax.models.hugging_face import (
-    ANY,
-    Entry,
-    Table,
-    Tie,
-    norm,
-    read_attributes,
-    refuse_unsupported,
-    write_attributes,
-)
-from prism_jax.partition import Layout
-from prism_jax.records import Count, Share
-from prism_jax.transformer import (
+from prism_jax.exchange.base import Exchanges
+from prism_jax.layers.attention import KVCache
+from prism_jax.layers.transformer import (
     ACTIVATIONS,
     Stack,
     TransformerConfig,
@@ -34,6 +22,18 @@ from prism_jax.transformer import (
     layer_norm,
     vocabulary_logits,
 )
+from prism_jax.models.hf_names import (
+    ANY,
+    Entry,
+    Table,
+    Tie,
+    norm,
+    read_attributes,
+    refuse_unsupported,
+    write_attributes,
+)
+from prism_jax.parallel.partition import Layout
+from prism_jax.records import Count, Share
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.errors import InputError
-from prism_jax.exchange import Exchanges
-from prism_jax.models.hugging_face import (
-    ANY,
-    Entry,
-    Table,
-    linear,
-    norm,
-    read_attributes,
-    refuse_unsupported,
-    write_attributes,
-)
-from prism_jax.partition import Layout
-from prism_jax.records import Side, Width
-from prism_jax.transformer import (
+from prism_jax.exchange.base import Exchanges
+from prism_jax.layers.transformer import (
     ACTIVATIONS,
     Stack,
     TransformerConfig,
@@ -35,6 +23,18 @@ from prism_jax.transformer import (
     head_dense,
     layer_norm,
 )
+from prism_jax.models.hf_names import (
+    ANY,
+    Entry,
+    Table,
+    linear,
+    norm,
+    read_attributes,
+    refuse_unsupported,
+    write_attributes,
+)
+from prism_jax.parallel.partition import Layout
+from prism_jax.records import Side, Width
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Text that is generated as it comes, and how fast."""

@@ -1,0 +1,177 @@
+"""Streams generated texts, and measures generation beside one device."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from tqdm import tqdm
+
+from prism_jax import cost, records
+from prism_jax.errors import InputError
+from prism_jax.exchange.text import text_of
+from prism_jax.generation import Generator
+from prism_jax.parallel.partition import part_length
+from prism_jax.parallel.processes import from_terminal, is_terminal
+from prism_jax.records import Natural
+from prism_jax.sampling import Sampling
+
+ROUNDS = 3
+"""How often each arm is timed, in turn."""
+
+
+class Stops(TypedDict, total=False):
+    """What is read from generation_config.json and config.json."""
+
+    eos_token_id: Natural | list[Natural] | None
+
+
+def stop_tokens(tokenizer: Any, folder: Path, text: str | None) -> tuple[int, ...]:
+    """The ids of the tokens that end a text.
+
+    `text` alone where it is given. Else what the first of these files says by its `eos_token_id`, one id or a list of them:
+    generation_config.json, where null says that none does, and config.json. Else the tokenizer's end of text, if it has one.
+
+    Raises:
+      InputError: if `text` is not one token, or a file says anything but ids.
+    """
+    if text is not None:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise InputError(f"--stop is one token, but the tokenizer cuts {text!r} into {len(ids)}; choose another")
+        return tuple(ids)
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        content: Stops = records.read(path, Stops, "give --stop, or correct it") if path.is_file() else {}
+        said = content.get("eos_token_id")
+        if said is not None:
+            return tuple(said) if isinstance(said, list) else (said,)
+        if name == "generation_config.json" and "eos_token_id" in content:
+            return ()
+    return () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+
+
+def where_prompts_stand(generator: Generator, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> str:
+    """A line for each prompt: its real tokens in every part. Where earlier parts have none, no exchange is tested.
+
+    Raises:
+      InputError: if a prompt can't run.
+    """
+    lines, num_parts = [], generator.run.num_parts
+    for i, prompt in enumerate(prompts):
+        padded = generator.padded_length(i, prompt, max_new_tokens)
+        part_len = part_length(padded, num_parts)
+        ends = np.minimum(part_len * np.arange(1, num_parts + 1), padded)
+        before = np.maximum(ends - (padded - len(prompt)), 0)
+        counts = np.diff(before, prepend=0)
+        hint = "; all in the last part, so nothing is exchanged" if num_parts > 1 and counts[-1] == len(prompt) else ""
+        lines.append(f"prompt {i}: {len(prompt)} tokens, in the parts {' '.join(map(str, counts))}{hint}")
+    return "\n".join(lines) + "\n"
+
+
+def stream_texts(
+    generator: Generator,
+    tokenizer: Any,
+    texts: Sequence[str],
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    sampling: Sampling,
+    stop: Sequence[int],
+) -> list[str]:
+    """Prints each text as it grows, the prompts in their order; returns what was added to each.
+
+    What was added is the tokenizer's text of all new tokens. A character that is not whole yet is printed when it is, or as
+    U+FFFD where its text ends.
+    """
+    tokens: list[list[int]] = [[] for _ in prompts]
+    waiting, finished, added, shown = ["" for _ in prompts], set(), ["" for _ in prompts], 0
+    print(texts[0], end="", flush=True)
+    for step in generator.stream(prompts, max_new_tokens, sampling=sampling, stop_tokens=stop):
+        for prompt, token, last in zip(step.prompts, step.tokens, step.finished, strict=True):
+            tokens[prompt].append(int(token))
+            text = tokenizer.decode(tokens[prompt], skip_special_tokens=True)
+            text = text if last else text.rstrip("\ufffd")
+            waiting[prompt] += text[len(added[prompt]) :]
+            added[prompt] = text
+            if last:
+                finished.add(prompt)
+        while shown < len(texts):
+            print(waiting[shown], end="", flush=True)
+            waiting[shown] = ""
+            if shown not in finished:
+                break
+            shown += 1
+            print("\n" + (f"\n{texts[shown]}" if shown < len(texts) else ""), end="", flush=True)
+    return added
+
+
+def compare(
+    arms: Sequence[Generator], prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
+) -> list[dict]:
+    """Cache and speed of generators on the same prompts, the arms in turn, after a run that compiles. The first is the reference."""
+    seconds: list[list[tuple[float, float]]] = [[] for _ in arms]
+    for i in tqdm(range(ROUNDS + 1), "measuring", leave=False, unit="round", disable=None):
+        for arm, times in zip(arms, seconds, strict=True):
+            from_terminal(lambda: None)  # all begin together
+            if arm.run.num_parts == 1 and not is_terminal():
+                continue
+            measured = _time(arm, prompts, max_new_tokens, sampling)
+            if i:
+                times.append(measured)
+    rows: list[dict] = []
+    for arm, times in zip(arms, seconds, strict=True):
+        compiled = arm.compiled_cache_bytes(prompts, max_new_tokens)
+        if not times:  # another process's
+            continue
+        config, num_parts = arm.model.config.stack, arm.run.num_parts
+        lengths = [arm.padded_length(i, prompt, max_new_tokens) for i, prompt in enumerate(prompts)]
+        prefill, decode = np.median(times, axis=0)
+        rows.append(
+            {
+                "exchange": text_of(arm.exchange),
+                "num_parts": num_parts,
+                "prompts": len(prompts),
+                "prompt_tokens": sum(map(len, prompts)),
+                "new_tokens": max_new_tokens * len(prompts),
+                "cache_bytes": sum(
+                    cost.cache_bytes(config, arm.exchange, num_parts, n, max_new_tokens) for n in lengths
+                ),
+                "cache_bytes_compiled": compiled or None,
+                "seconds_prompts": float(prefill),
+                "tokens_per_second": (max_new_tokens - 1) * len(prompts) / float(decode) if decode else None,
+            }
+        )
+    return rows
+
+
+def _time(
+    generator: Generator, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
+) -> tuple[float, float]:
+    """Seconds until the prompts' first tokens, and for all others."""
+    prefill = decode = 0.0
+    begun: set[int] = set()
+    before = time.perf_counter()
+    for step in generator.stream(prompts, max_new_tokens, sampling=sampling):
+        now = time.perf_counter()
+        if step.prompts[0] in begun:
+            decode += now - before
+        else:
+            prefill += now - before
+        begun |= set(step.prompts)
+        before = now
+    return prefill, decode
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as text, each beside the first."""
+    lines = [f"{'exchange':<20} {'parts':>5} {'cache MB':>10} {'to first':>9} {'tokens/s':>9} {'to first':>9}"]
+    one = rows[0]
+    for row in rows:
+        speed = row["tokens_per_second"]
+        lines.append(
+            f"{row['exchange']:<20} {row['num_parts']:>5} {row['cache_bytes'] / 1e6:>10.3f} "
+            f"{row['cache_bytes'] / one['cache_bytes']:>9.2f} "
+            + (f"{speed:>9.1f} {speed / one['tokens_per_second']:>9.2f}" if speed else f"{'-':>9} {'-':>9}")
+        )
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Links between processes: shaped, delayed, measured."""

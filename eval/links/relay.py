@@ -1,0 +1,65 @@
+"""Delays packets between two network namespaces: two TUN devices, and this process between them.
+
+python -m eval.links.relay PID PID DEVICE MILLISECONDS
+    -> makes DEVICE in the network namespaces of both processes; a packet that goes in at one comes out at the other so much later
+
+Ends when its standard input does. Stands in for netem, which many kernels lack.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import select
+import struct
+import sys
+import time
+from collections import deque
+
+TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+"""From linux/if_tun.h."""
+
+CLONE_NEWNET = 0x40000000
+
+
+def tun(pid: int, name: str) -> int:
+    """Makes a TUN device in the network namespace of a process, and returns the descriptor of its packets."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(f"/proc/{pid}/ns/net") as namespace:
+        if libc.setns(namespace.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns failed")
+    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH", name.encode(), IFF_TUN | IFF_NO_PI))
+    return descriptor
+
+
+def relay(descriptors: tuple[int, int], seconds: float, stop: int) -> None:
+    """Passes packets on, each `seconds` after it came, until `stop` is at its end."""
+    waiting: deque[tuple[float, int, bytes]] = deque()  # one delay for all, so the first in is the first out
+    other = dict(zip(descriptors, reversed(descriptors), strict=True))
+    while True:
+        wait = max(waiting[0][0] - time.perf_counter(), 0.0) if waiting else None
+        readable, _, _ = select.select([*descriptors, stop], [], [], wait)
+        if stop in readable and not os.read(stop, 1):
+            return
+        now = time.perf_counter()
+        for descriptor in descriptors:
+            with contextlib.suppress(BlockingIOError):
+                while descriptor in readable:
+                    waiting.append((now + seconds, other[descriptor], os.read(descriptor, 1 << 16)))
+        while waiting and waiting[0][0] <= time.perf_counter():
+            _, descriptor, packet = waiting.popleft()
+            with contextlib.suppress(
+                OSError
+            ):  # the device is down, or its queue full: the packet is lost, as on a wire
+                os.write(descriptor, packet)
+
+
+if __name__ == "__main__":
+    first, second, device, milliseconds = sys.argv[1:]
+    try:
+        both = tun(int(first), device), tun(int(second), device)
+    except OSError as error:
+        raise SystemExit(f"a delay needs /dev/net/tun: {error.strerror}") from error
+    print("ready", flush=True)
+    relay(both, float(milliseconds) / 1e3, sys.stdin.fileno())

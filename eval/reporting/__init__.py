@@ -1,0 +1,1 @@
+"""Results as files, tables, a report and plots."""

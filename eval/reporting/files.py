@@ -1,0 +1,101 @@
+"""What a run found, as files: results.json, results.csv, predictions.tsv."""
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from eval.reporting.records import SCHEMA
+from eval.scoring.measure import Scoring
+from prism_jax.cli.entry import write
+from prism_jax.experiments import recipe
+
+
+def environment() -> dict:
+    """What the figures were measured on."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processes": jax.process_count(),
+        "emulated": jax.default_backend() == "cpu" and jax.local_device_count() > 1,
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "commit": commit(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of this checkout; None where git does not know."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def results(scoring: Scoring, rows: list[dict], command: str, remarks: Sequence[str] = ()) -> dict:
+    """The contents of results.json. What a row does not have is null. `remarks` are what a reader must know of the weights."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {
+        "schema": SCHEMA,
+        "config": recipe.to_json(scoring.experiment),
+        "model": f"{type(scoring.model).__name__}, {scoring.experiment.weights}",
+        "weights": scoring.sources,
+        "remarks": list(remarks),
+        "dataset": scoring.dataset.name,
+        "command": command,
+        "environment": environment(),
+        "rows": [{name: finite(row.get(name)) for name in names} for row in rows],
+    }
+
+
+def finite(value: Any) -> Any:
+    """The value; null where it, or a bound of an interval, is undefined: JSON knows no nan."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return None if isinstance(value, list | tuple) and None in map(finite, value) else value
+
+
+def write_json(out: Path, content: dict) -> None:
+    write(out / "results.json", json.dumps(content, indent=2))
+
+
+def write_predictions(path: Path, scoring: Scoring, outcomes: np.ndarray) -> None:
+    """A line for each example: its index in the split, what was predicted, and the label where there is one. Tabs between them."""
+    task = scoring.task
+    predictions = task.predictions(outcomes)
+    index = np.arange(len(predictions)) if scoring.index is None else scoring.index
+    labels = [""] * len(predictions) if task.labels is None else task.labels
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter="\t")
+    writer.writerow(("index", "prediction", "label"))
+    for i, prediction, label in zip(index, predictions, labels, strict=True):
+        writer.writerow((i, prediction, " ".join(map(str, np.atleast_1d(label)))))
+    write(path, text.getvalue())
+
+
+def write_csv(out: Path, rows: list[dict]) -> None:
+    """A line a row; nested values as JSON."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(
+        {k: json.dumps(v) if isinstance(v, list | tuple | dict) else v for k, v in row.items()} for row in rows
+    )
+    write(out / "results.csv", text.getvalue())

@@ -1,0 +1,134 @@
+"""report.md: tables and plots of one sweep, or of several side by side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from eval.reporting import sweep_plots, tables
+from eval.scoring.variants import BASE, CONTROL
+from prism_jax.cli.entry import write
+
+AT_THE_END = ("results.csv", "report.md", *sweep_plots.PLOTS)
+"""What is written when all rows are there; results.json grows row by row until then, but whole results only make way for others."""
+
+
+def write_report(out: Path, contents: Mapping[str, dict]) -> list[str]:
+    """Writes report.md and the plots; returns their names.
+
+    Args:
+      out: folder.
+      contents: of results.json, by the name of the run.
+    """
+    panels = {}
+    for name, content in contents.items():
+        rows = sweep_plots.scored(content)
+        for num_tokens in dict.fromkeys(row["tokens"] for row in rows):
+            panels[name, num_tokens] = content | {"rows": [row for row in rows if row["tokens"] == num_tokens]}
+    drawn = [name for name, plot in sweep_plots.PLOTS.items() if plot.draw(out / name, panels)]
+    write(out / "report.md", markdown(contents, drawn))
+    return ["report.md", *drawn]
+
+
+def markdown(contents: Mapping[str, dict], drawn: Sequence[str]) -> str:
+    """report.md."""
+    sections = [section(content, name if len(contents) > 1 else None) for name, content in contents.items()]
+    pictures = "\n\n".join(
+        f"![{sweep_plots.PLOTS[name].title}]({name})\n\n{sweep_plots.PLOTS[name].explanation}" for name in drawn
+    )
+    commands = "".join(f"    {content['command']}\n" for content in contents.values())
+    return f"""{"".join(sections)}{over_runs(contents)}
+{HOW_TO_READ}
+
+{pictures}
+
+Run it again:
+
+{commands}"""
+
+
+def over_runs(contents: Mapping[str, dict]) -> str:
+    """The mean over runs, those of several seeds for one, of what all of them scored; empty where that is nothing."""
+    kinds = {
+        (content["model"], content["dataset"], sweep_plots.scored(content)[0]["metric"])
+        for content in contents.values()
+    }
+    if len(contents) == 1 or len(kinds) > 1:
+        return ""
+    names = ("tokens", "num_parts", "exchange", "num_segments", "wire", "weights")
+    runs = [{tuple(row[name] for name in names): row for row in sweep_plots.scored(one)} for one in contents.values()]
+    common = [key for key in runs[0] if all(key in run for run in runs)]
+    if not common:
+        return ""
+    mean = {key: np.mean([run[key]["score"] for run in runs]) for key in common}
+    controls = {key[0]: mean[key] for key in common if key[-1] == CONTROL}
+    header = ("N", "parts", "exchange", "L", "wire", "weights", f"{tables.UNITS[kinds.pop()[-1]]} (sd)", "recovery %")
+    lines = [header, ["---"] * len(header)]
+    for key in common:
+        spread, recovery = np.std([run[key]["score"] for run in runs], ddof=1), "-"
+        as_is = (*key[:-1], BASE)
+        told = (
+            all(run[key].get("recovery_percent") is not None for run in runs) and key[0] in controls and as_is in mean
+        )
+        if told and controls[key[0]] != mean[as_is]:
+            recovery = f"{100 * (mean[key] - mean[as_is]) / (controls[key[0]] - mean[as_is]):.0f}"
+        lines.append((*(str(x or "-") for x in key), f"{mean[key]:.2f} ({spread:.2f})", recovery))
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"""# All {len(contents)} runs
+
+The mean over the runs and the standard deviation between them. Recovery is that of the means, where each run has one.
+
+{table}
+
+"""
+
+
+def section(content: dict, name: str | None) -> str:
+    """The table of one run, and what it was run on."""
+    rows, where = content["rows"], content["environment"]
+    first = sweep_plots.scored(content)[0]
+    lengths = ", ".join(dict.fromkeys(str(row["tokens"]) for row in rows))
+    kind = (
+        "emulated CPU devices; their accuracy is that of real ones, their time is not"
+        if where["emulated"]
+        else "devices"
+    )
+    columns = tables.columns(rows, first["metric"])
+    failed = [row for row in rows if row.get("error")]
+    reasons = "\n".join(
+        f"- {row['exchange']} on {row['num_parts']}, N = {row['tokens']}, {row['weights']}: {row['error']}"
+        for row in failed
+    )
+    return f"""# {f"{name}: " if name else ""}{content["model"]} on {content["dataset"]}
+
+{first["examples"]} examples of {lengths} tokens, padding included; the median has {first["real_tokens_median"]:.0f} real ones.
+{where["devices"]} ({kind}), JAX {where["jax"]}, {where["cpu"]}, {where["cores"]} cores, commit {where["commit"]}.{weights(content)}
+
+{tables.markdown_table(rows, columns)}
+{f"{chr(10)}Rows that did not run:{chr(10)}{chr(10)}{reasons}{chr(10)}" if failed else ""}
+"""
+
+
+HOW_TO_READ = """- *CR* is the compression rate, tokens of a part over rows it sends. A score has its 95 % interval (accuracy: Wilson; other figures:
+  bootstrap). *To one device* is the difference on the same examples to one device with the same weights
+  (tuned and control: with base's), with its 95 % interval.
+- *GFLOPs* are the matrix products of the blocks, *kB sent* what the block exchanges send; both per device and example, by the formula / in
+  the compiled program. results.json lists by name what else the program computes, and the bytes of the split and the join.
+- *Real tokens* is the median over the examples, padding left out. *In every part* is the share of the examples with real tokens in every part:
+  the others test the exchange less, or not at all.
+- *Last part* (language models) is the difference for the tokens of the last part alone, in full windows: these see the other parts through the exchange, as
+  generated ones do. It is the price of generation.
+- *s* is wall time, compilation included. Emulated devices share the cores, so it says nothing about real ones."""
+
+
+def weights(content: dict) -> str:
+    """Where the kinds of weights come from, where there are several."""
+    sources = content["weights"]
+    if len(sources) == 1:
+        return ""
+    text = "\nWeights: " + "; ".join(f"*{kind}* from {source}" for kind, source in sources.items()) + "."
+    if CONTROL in sources:
+        text += """ *Recovery* is (tuned - base) / (control on one
+device - base), at the same exchange; it is given only where the interval of its denominator excludes zero. results.json has the
+paper's own definition too, with one device's base score in place of the control's."""
+    return text + "".join(f"\nNote: {remark}." for remark in content.get("remarks", ()))

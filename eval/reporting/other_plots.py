@@ -1,0 +1,155 @@
+"""The figures of `eval.blocks`, `eval.scale` and `eval.latency`, in the style of the plots of a sweep."""
+
+from itertools import pairwise
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+from eval.reporting.sweep_plots import COLOURS, MARKERS, finish, plt
+from eval.reporting.tables import UNITS
+
+
+def blocks(path: Path, content: dict) -> None:
+    """Of `eval.blocks`: how far each block's output is from the exact one, and what compressing this block alone costs."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+    *each, everything = content["rows"]
+    index = [row["block"] for row in each]
+    left.plot(
+        index, [row["relative_error"] for row in each], "o-", color=COLOURS[0], markersize=4, label="relative error"
+    )
+    left.plot(
+        index,
+        [1 - row["cosine_similarity"] for row in each],
+        "v--",
+        color=COLOURS[1],
+        markersize=4,
+        label="1 - cosine similarity",
+    )
+    left.set_ylabel("departure from one device's output")
+    left.set_ylim(bottom=0)
+    left.legend(fontsize=7)
+    for x, row, colour in [*((row["block"], row, COLOURS[0]) for row in each), (len(each), everything, COLOURS[4])]:
+        difference, (low, high) = row["difference_to_one_device"], row["difference_ci95"]
+        bars = [[difference - low], [high - difference]]
+        right.errorbar(x, difference, bars, fmt="o", color=colour, markersize=4, elinewidth=0.8)
+    right.axhline(0, color="black", linewidth=0.8, linestyle="--")
+    right.set_xticks([*index, len(each)], [*map(str, index), "all"])
+    right.set_ylabel(f"{UNITS[everything['metric']]} less one device's (bars: 95 % interval)")
+    for axes, what in (
+        (left, "output after each block, all compressed"),
+        (right, "score with this block alone compressed"),
+    ):
+        axes.set_title(what, fontsize=8)
+        axes.set_xlabel("block")
+        axes.grid(alpha=0.25)
+    examples = everything["examples"]
+    figure.suptitle(f"{content['model']}, {content['setting']} parts, {content['dataset']}, n = {examples}", fontsize=8)
+    finish(figure, path)
+
+
+def scale(path: Path, rows: list[dict], exponents: dict[str, dict[str, float]]) -> None:
+    """Of `eval.scale`: time and activations of one part against N, with the fitted powers."""
+    figure, several = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+    figures = (("seconds", 1.0, "s"), ("memory_activations_bytes_compiled", 2.0**20, "MiB of activations (compiler)"))
+    for axes, (name, unit, label) in zip(several, figures, strict=True):
+        for i, exchange in enumerate(dict.fromkeys(row["exchange"] for row in rows)):
+            mine = sorted((row for row in rows if row["exchange"] == exchange), key=lambda row: row["tokens"])
+            power = f", N^{exponents[exchange][name]:.2f}" if exchange in exponents else ""
+            text = f"{exchange.replace('_', ' ')} on {mine[0]['num_parts']}{power}"
+            at, values = [row["tokens"] for row in mine], [row[name] / unit for row in mine]
+            axes.plot(at, values, marker=MARKERS[i], color=COLOURS[i], markersize=4, linewidth=0.8, label=text)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xlabel("tokens N")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=6)
+    figure.suptitle(
+        f"one part alone on one core, {rows[0]['layers']} blocks of BERT-base's size, batch of 1", fontsize=8
+    )
+    finish(figure, path)
+
+
+def latency(path: Path, content: dict) -> None:
+    """Of `eval.latency`: latency against rate, at the shortest round-trip time, and against that, at the middle rate.
+
+    A row of panels for each N and B; where there is one rate, or one round-trip time, its panel is left out. One device is the
+    dashed line; a star marks where an exchange crosses it.
+    """
+    shaped = content["rows"]
+    settings = list(dict.fromkeys(row["setting"] for row in shaped if row["num_parts"] > 1))
+    groups = sorted({(row["tokens"], row["batch_size"]) for row in shaped})
+    rates, rtts = (sorted({row[name] for row in shaped}) for name in ("rate_bits_per_second", "rtt_ms"))
+    middle = rates[len(rates) // 2]
+    against = [
+        ("rate_bits_per_second", 1e6, "link rate (Mbit/s)", ("rtt_ms", rtts[0]), f"rtt {rtts[0]:g} ms"),
+        ("rtt_ms", 1, "round-trip time (ms)", ("rate_bits_per_second", middle), f"{middle / 1e6:g} Mbit/s"),
+    ]
+    against = [one for one, values in zip(against, (rates, rtts), strict=True) if len(values) > 1] or against[:1]
+    size = (0.5 + 3.75 * len(against), 0.9 + 2.8 * len(groups))
+    figure, several = plt.subplots(len(groups), len(against), figsize=size, layout="constrained", squeeze=False)
+    for panels, (num_tokens, batch_size) in zip(several, groups, strict=True):
+        here = [row for row in shaped if (row["tokens"], row["batch_size"]) == (num_tokens, batch_size)]
+        for axes, (name, unit, label, (other, value), at) in zip(panels, against, strict=True):
+            panel(axes, [row for row in here if row[other] == value], settings, name, unit)
+            axes.set_xlabel(label)
+            axes.set_title(f"N = {num_tokens}, B = {batch_size}, {at}", fontsize=8)
+    several[0, 0].legend(fontsize=6)
+    where = content["environment"]
+    figure.suptitle(
+        f"{content['model']}\n2 processes, a core each ({where['cpu']}); median, p10 to p90\nstar: as fast as one device",
+        fontsize=7,
+    )
+    finish(figure, path)
+
+
+def panel(axes: plt.Axes, rows: list[dict], settings: list[str], name: str, unit: float) -> None:
+    """Latency against the field `name`, in `unit`: a line for each setting, dashed for one device."""
+    one = {row[name]: row["seconds"] for row in rows if row["num_parts"] == 1}
+    xs = sorted(one)
+    axes.plot([x / unit for x in xs], [1e3 * one[x] for x in xs], "--", color="black", linewidth=1, label="one device")
+    for i, setting in enumerate(settings):
+        mine = sorted((row for row in rows if row["setting"] == setting), key=lambda row: row[name])
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        at, ys = [row[name] / unit for row in mine], [1e3 * row["seconds"] for row in mine]
+        bars = [[1e3 * abs(row["seconds"] - row[f"seconds_{p}"]) for row in mine] for p in ("p10", "p90")]
+        style: dict[str, Any] = {
+            "marker": marker,
+            "color": colour,
+            "markersize": 4,
+            "linewidth": 0.9,
+            "elinewidth": 0.6,
+        }
+        axes.errorbar(at, ys, bars, label=setting.replace("_", " "), **style)
+        star: dict[str, Any] = {
+            "color": colour,
+            "markeredgecolor": "black",
+            "markersize": 10,
+            "markeredgewidth": 0.5,
+            "zorder": 5,
+        }
+        lines = [(x, y, 1e3 * one[row[name]]) for x, y, row in zip(at, ys, mine, strict=True)]
+        for x, y in crossings(lines, logarithmic=name != "rtt_ms"):
+            axes.plot(x, y, "*", **star)
+    if name != "rtt_ms":
+        axes.set_xscale("log")
+        axes.set_xticks([x / unit for x in xs], [f"{x / unit:g}" for x in xs], minor=False)
+        axes.minorticks_off()
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+    axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if f"{y:.0e}"[0] in "235" else "")
+    axes.tick_params(which="both", labelsize=7)
+    axes.set_ylabel("latency (ms)")
+    axes.grid(alpha=0.25)
+
+
+def crossings(points: list[tuple[float, float, float]], *, logarithmic: bool) -> list[tuple[float, float]]:
+    """Where a line crosses another, both straight between points (x, y, y of the other), in log y, and in log x if said so."""
+    found = []
+    for (x0, y0, z0), (x1, y1, z1) in pairwise(points):
+        before, after = log(y0 / z0), log(y1 / z1)
+        if before * after < 0:
+            share = before / (before - after)
+            x = exp(log(x0) + share * log(x1 / x0)) if logarithmic else x0 + share * (x1 - x0)
+            found.append((x, exp(log(y0) + share * log(y1 / y0))))
+    return found

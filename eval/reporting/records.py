@@ -1,0 +1,190 @@
+"""results.json as its readers need it: what sweeps and calibrations must hold, and the one way to read them."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from msgspec import Meta
+
+from prism_jax import records
+from prism_jax.metrics.scores import METRICS
+from prism_jax.records import Count, Finite, Natural
+
+SCHEMA = 1
+FILE = "results.json"
+
+Amount = Annotated[float, Meta(ge=0, le=1e30)]
+Above = Annotated[float, Meta(gt=0, le=1e30)]
+Bytes = Annotated[float, Meta(ge=0, le=1e18)]
+Seconds = Annotated[float, Meta(ge=1e-9, le=1e9)]
+Milliseconds = Annotated[float, Meta(ge=0, le=1e9, description="0 or more milliseconds, up to 1e9")]
+Rate = Annotated[float, Meta(ge=1, le=1e18)]
+Interval = tuple[Finite, Finite]
+Metric = Annotated[str, Meta(pattern=rf"^({'|'.join(METRICS)})\Z")]
+
+
+class Environment(TypedDict):
+    jax: str
+    devices: str
+    emulated: bool
+    cpu: str
+    cores: Count
+    commit: str | None
+
+
+class Row(TypedDict):
+    """A row of a sweep, run or not; the page on commands says what the fields are."""
+
+    setting: str
+    exchange: str
+    wire: str
+    num_parts: Count
+    num_segments: Count | None
+    compression_rate: Above | None
+    tokens: Count
+    weights: str
+    metric: Metric
+    score: Finite | None
+    score_ci95: Interval | None
+    difference_to_one_device: Finite | None
+    difference_ci95: Interval | None
+    recovery_percent: NotRequired[Finite | None]
+    recovery_ci95: NotRequired[Interval | None]
+    last_part_difference_to_one_device: NotRequired[Finite | None]
+    last_part_difference_ci95: NotRequired[Interval | None]
+    error: NotRequired[str | None]
+
+
+class Kept(TypedDict):
+    """What is kept of a row that ran, for a sweep that goes on."""
+
+    real_tokens_median: Amount
+    share_in_every_part: Annotated[float, Meta(ge=0, le=1)]
+    flops_per_device: Above
+    flops_per_device_compiled: Amount | None
+    flops_vs_one_device: Above
+    bytes_sent_per_device: Bytes
+    bytes_sent_per_device_compiled: Bytes | None
+    seconds: Amount
+
+
+class Measured(Kept):
+    """What a row that ran holds beside its setting and score."""
+
+    examples: Count
+
+
+class Sweep(TypedDict):
+    schema: Literal[1]
+    model: str
+    dataset: str
+    weights: dict[str, str]
+    remarks: NotRequired[list[str]]
+    command: str
+    environment: Environment
+    rows: list[Row]
+
+
+class PartAlone(TypedDict):
+    """What one part of a setting takes without the others, and sends."""
+
+    setting: str
+    num_parts: Count
+    tokens: Count
+    batch_size: Count
+    seconds: Seconds
+    bytes_sent_per_device: Bytes
+    bytes_split_per_device: Bytes
+    bytes_join_per_device: Bytes
+    collectives: Natural
+
+
+class Timed(PartAlone):
+    """A request of `eval.latency`; null stands where its link was not shaped."""
+
+    seconds_p10: Seconds
+    seconds_p90: Seconds
+    seconds_alone: Seconds
+    link: str
+    rate_bits_per_second: Rate | None
+    rate_measured: Rate | None
+    rtt_ms: Milliseconds | None
+
+
+class Shaped(TypedDict):
+    """What a request over a shaped link holds."""
+
+    rate_bits_per_second: Rate
+    rate_measured: Rate
+    rtt_ms: Milliseconds
+
+
+class Measurement(TypedDict):
+    rate_bits_per_second: Rate
+
+
+class Ladder(TypedDict):
+    """What shows the rate of a shaped link."""
+
+    link: str
+    measured: Measurement
+
+
+class Scaled(TypedDict):
+    """A measurement of `eval.scale`."""
+
+    exchange: str
+    num_parts: Count
+    tokens: Count
+    layers: Count
+    seconds: Seconds
+    memory_activations_bytes_compiled: Above
+
+
+class Scales(TypedDict):
+    schema: Literal[1]
+    rows: list[Scaled]
+
+
+class Calibration(TypedDict):
+    schema: Literal[1]
+    model: str
+    environment: Environment
+    rows: list[Timed]
+    parts_alone: list[PartAlone]
+    ladders: list[Ladder]
+
+
+def read_sweep(folder: Path | str) -> Any:
+    """What eval.sweep or eval.evaluate wrote.
+
+    Raises:
+      InputError: if it can't be read, or has no row with a score.
+    """
+    path, way_out = Path(folder) / FILE, "run eval.sweep first, or name a folder that it wrote"
+    content: Any = records.read(path, Sweep, way_out)
+    with records.refusing(path, way_out):
+        for i, row in enumerate(content["rows"]):
+            if not row.get("error"):
+                records.checked(row, Measured, f"rows[{i}]")
+        if not any(row["score"] is not None for row in content["rows"]):
+            raise ValueError("it holds no scored rows")
+        if len(metrics := {row["metric"] for row in content["rows"]}) > 1:
+            raise ValueError(f"it has rows of several metrics, {', '.join(sorted(metrics))}")
+    return content
+
+
+def read_calibration(
+    folder: Path | str, way_out: str = "run eval.latency first, or name a folder that it wrote"
+) -> Any:
+    """What eval.latency wrote, complete or not.
+
+    Raises:
+      InputError: if it can't be read.
+    """
+    path = Path(folder) / FILE
+    content: Any = records.read(path, Calibration, way_out)
+    with records.refusing(path, way_out):
+        for i, row in enumerate(content["rows"]):
+            if row["rate_bits_per_second"] is not None:
+                records.checked(row, Shaped, f"rows[{i}]")
+    return content

@@ -1,0 +1,286 @@
+"""Plots of what sweeps found, one panel for each run and N. Sizes are for a column of a paper, colours for colour-blind readers."""
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from eval.reporting.tables import UNITS
+from eval.scoring.variants import BASE, CONTROL
+from prism_jax.cli.entry import write
+from prism_jax.metrics.scores import METRICS
+
+matplotlib.use("Agg")
+
+plt.rcParams["text.parse_math"] = False  # a $ in a path is no formula
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito
+MARKERS = ("o", "v", "s", "D", "^", "P", "X", "*")
+FILLS = ("full", "none", "left", "top", "right", "bottom")
+
+CHARACTERS = 90
+"""Of a legend, that fit into the width of a panel."""
+
+Panels = Mapping[tuple[str, int], dict]
+"""Contents of results.json, with the scored rows of one N only, by the name of the run and N."""
+
+
+def scored(content: dict) -> list[dict]:
+    """The rows that have a score that is a number."""
+    return [row for row in content["rows"] if row.get("score") is not None and np.isfinite(row["score"])]
+
+
+def score_against_bytes(path: Path, panels: Panels) -> bool:
+    """The score against bytes sent, a line for each number of parts, the Pareto front in grey behind them."""
+    figure, several = panels_of(panels)
+    for ((name, _), content), axes in zip(panels.items(), several, strict=True):
+        rows = [row for row in content["rows"] if row["num_parts"] > 1]
+        edge = min((sent(row) for row in rows if sent(row)), default=1.0) / 4
+        one_device_lines(axes, content)
+        front = pareto(rows)
+        xs = [max(sent(row), edge) for row in front]
+        axes.step(
+            xs, [row["score"] for row in front], where="post", color="0.85", linewidth=5, zorder=0, label="Pareto front"
+        )
+        styles = Styles(rows)
+        draw_rows(axes, rows, [max(sent(row), edge) for row in rows], styles)
+        styles.legend(axes)
+        logarithmic(axes)
+        axes.set_xlabel(f"kB sent per device and example (nothing sent: at {edge:.2g})")
+        describe(axes, name, content, len(panels) > 1)
+    return finish(figure, path)
+
+
+def score_against_rate(path: Path, panels: Panels) -> bool:
+    """The score against the compression rate, a line for each number of parts."""
+    panels = {
+        name: content for name, content in panels.items() if any(row["compression_rate"] for row in content["rows"])
+    }
+    if not panels:
+        return False
+    figure, several = panels_of(panels)
+    for ((name, _), content), axes in zip(panels.items(), several, strict=True):
+        rows = [row for row in content["rows"] if row["compression_rate"]]
+        one_device_lines(axes, content)
+        styles = Styles(rows)
+        draw_rows(axes, rows, [row["compression_rate"] for row in rows], styles)
+        styles.legend(axes)
+        logarithmic(axes)
+        axes.set_xlabel("compression rate, tokens of a part / rows sent")
+        describe(axes, name, content, len(panels) > 1)
+    return finish(figure, path)
+
+
+def compute_against_parts(path: Path, panels: Panels) -> bool:
+    """FLOPs of a device against the number of parts, with the ideal line: one device's shared out evenly."""
+    panels = {name: content for name, content in panels.items() if any(row["num_parts"] > 1 for row in content["rows"])}
+    if not panels:
+        return False
+    figure, several = panels_of(panels)
+    for ((name, _), content), axes in zip(panels.items(), several, strict=True):
+        rows = content["rows"]
+        whole = rows[0]["flops_per_device"] / rows[0]["flops_vs_one_device"] / 1e9
+        parts = sorted({1, *(row["num_parts"] for row in rows)})
+        axes.plot(parts, [whole / num_parts for num_parts in parts], "--", color="black", linewidth=1, label="ideal")
+        lines: dict[str, dict[int, float]] = {}
+        for row in rows:
+            if row["num_parts"] > 1:
+                length = f", L = {row['num_segments']}" if row["num_segments"] else ""
+                label = row["exchange"].replace("_", " ") + length
+                lines.setdefault(label, {1: whole})[row["num_parts"]] = row["flops_per_device"] / 1e9
+        for i, (label, line) in enumerate(lines.items()):
+            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+            axes.plot(
+                list(line), list(line.values()), marker=marker, color=colour, markersize=4, linewidth=0.8, label=label
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.set_xticks(parts, [str(num_parts) for num_parts in parts])
+        axes.yaxis.set_major_formatter("{x:.3g}")
+        axes.set_xlabel("parts P")
+        describe(axes, name, content, len(panels) > 1, "GFLOPs of matrix products per device and example")
+        below(axes)
+    return finish(figure, path)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot of report.md.
+
+    Attributes:
+      draw: writes it to a path; False if there is nothing to draw.
+      title: what it shows.
+      explanation: how to read it, for a reader of the report.
+    """
+
+    draw: Callable[[Path, Panels], bool]
+    title: str
+    explanation: str
+
+
+PLOTS = {
+    "score_bytes.png": Plot(
+        score_against_bytes,
+        "score against bytes",
+        "The score against the bytes that a device sends for one example: to the left is cheaper. Rows on the grey front are "
+        "beaten by no row that sends as little. Bars are 95 % intervals; markers are filled as the legend says for each kind of weights.",
+    ),
+    "score_rate.png": Plot(
+        score_against_rate,
+        "score against compression rate",
+        "The score against the compression rate, the tokens of a part over the rows it sends: to the right is cheaper.",
+    ),
+    "compute_parts.png": Plot(
+        compute_against_parts,
+        "compute per device",
+        "What one device computes, by formula: the dashed line shares one device's work out evenly. Above it lies what a part "
+        "computes for rows of other parts; below it, what PRISM and isolated parts never compute.",
+    ),
+}
+"""The plots of a report, by file name."""
+
+
+class Styles:
+    """A colour for each number of parts, a marker for each exchange and wire."""
+
+    def __init__(self, rows: list[dict]):
+        self.parts = sorted({row["num_parts"] for row in rows})
+        self.weights = list(dict.fromkeys([BASE, *(row["weights"] for row in rows)]))
+        self.kinds = list(dict.fromkeys(self.kind(row) for row in rows))
+
+    def kind(self, row: dict) -> str:
+        wire = "" if row["wire"] == "float32" else f", {row['wire']}"
+        return row["exchange"].replace("_", " ") + wire
+
+    def of(self, row: dict) -> tuple[int, str, str]:
+        """What a line has in common."""
+        return row["num_parts"], row["weights"], self.kind(row)
+
+    def fill(self, kind: str) -> str:
+        return FILLS[self.weights.index(kind) % len(FILLS)]
+
+    def colour(self, num_parts: int) -> str:
+        return COLOURS[self.parts.index(num_parts) % len(COLOURS)]
+
+    def marker(self, row: dict) -> str:
+        return MARKERS[self.kinds.index(self.kind(row)) % len(MARKERS)]
+
+    def shift(self, num_parts: int) -> float:
+        """A little to the side, so that bars of several numbers of parts stay apart."""
+        return 1.06 ** (self.parts.index(num_parts) - (len(self.parts) - 1) / 2)
+
+    def legend(self, axes) -> None:
+        for num_parts in self.parts:
+            axes.plot([], [], color=self.colour(num_parts), label=f"{num_parts} parts")
+        for i, kind in enumerate(self.kinds):
+            axes.plot([], [], MARKERS[i % len(MARKERS)], color="grey", markersize=4, label=kind)
+        for kind in self.weights if len(self.weights) > 1 else ():
+            line = "-o" if kind == BASE else "--o"
+            axes.plot([], [], line, color="grey", fillstyle=self.fill(kind), markersize=4, label=kind[-16:])
+        below(axes)
+
+
+def draw_rows(axes, rows: list[dict], xs: list[float], styles: Styles) -> None:
+    """The score of each row against its x; a line joins rows that have all else in common."""
+    for group in dict.fromkeys(map(styles.of, rows)):
+        mine = [(x * styles.shift(group[0]), row) for x, row in zip(xs, rows, strict=True) if styles.of(row) == group]
+        mine.sort(key=lambda pair: pair[0])
+        at, scores = zip(*((x, row["score"]) for x, row in mine), strict=True)
+        dashes, colour = "-" if group[1] == BASE else "--", styles.colour(group[0])
+        axes.plot(at, scores, dashes, color=colour, linewidth=0.8, alpha=0.5)
+        for x, row in mine:
+            point(axes, x, row, styles)
+
+
+def sent(row: dict) -> float:
+    """kB."""
+    return row["bytes_sent_per_device"] / 1e3
+
+
+def pareto(rows: list[dict]) -> list[dict]:
+    """The rows that no row beats with as few bytes, from few bytes to many."""
+    front: list[dict] = []
+    for row in sorted(rows, key=lambda row: (sent(row), -goodness(row))):
+        if not front or goodness(row) > goodness(front[-1]):
+            front.append(row)
+    return front
+
+
+def goodness(row: dict) -> float:
+    return row["score"] if METRICS[row["metric"]].higher_is_better else -row["score"]
+
+
+def panels_of(panels: Panels):
+    """A figure with its panels side by side."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 4), layout="constrained", squeeze=False)
+    return figure, list(axes[0])
+
+
+def one_device_lines(axes, content: dict) -> None:
+    for row in content["rows"]:
+        if row["num_parts"] == 1:
+            control = row["weights"] == CONTROL
+            label = "one device" if row["weights"] == BASE else f"one device, {row['weights'][-16:]}"
+            axes.axhline(
+                row["score"],
+                color="grey" if control else "black",
+                linewidth=0.8,
+                linestyle=":" if control else "--",
+                label=label,
+            )
+
+
+def point(axes, x: float, row: dict, styles: Styles) -> None:
+    low, high = row["score_ci95"] or (row["score"], row["score"])
+    bars = [[max(row["score"] - low, 0)], [max(high - row["score"], 0)]]  # resampled bounds may lie to one side
+    colour = styles.colour(row["num_parts"])
+    fill = styles.fill(row["weights"])
+    axes.errorbar(
+        x, row["score"], bars, fmt=styles.marker(row), color=colour, fillstyle=fill, markersize=4, elinewidth=0.6
+    )
+    if row["num_segments"] and row["weights"] == BASE:
+        axes.annotate(f"L={row['num_segments']}", (x, row["score"]), (3, 3), textcoords="offset points", fontsize=6)
+
+
+def describe(axes, name: str, content: dict, several: bool, label: str | None = None) -> None:
+    """Title and vertical axis: model, data, n."""
+    first = content["rows"][0]
+    title = f"{content['model']}\n{content['dataset']}, n = {first['examples']}, N = {first['tokens']}"
+    axes.set_title(f"{name}\n{title}" if several else title, fontsize=7)
+    axes.set_ylabel(label or f"{UNITS[first['metric']]} (bars: 95 % interval)")
+    axes.grid(alpha=0.25)
+
+
+def logarithmic(axes) -> None:
+    """A logarithmic axis with room at its ends, and plain numbers at 1, 2 and 5 of each decade."""
+    axes.set_xscale("log")
+    axes.margins(x=0.1)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def below(axes) -> None:
+    """The legend, where it hides nothing: as many columns as a panel is wide, and a higher figure for many rows."""
+    labels = axes.get_legend_handles_labels()[1]
+    columns = min(4, max(1, CHARACTERS // (max(map(len, labels)) + 8)))
+    rows = -(-len(labels) // columns)
+    axes.figure.set_figheight(max(axes.figure.get_figheight(), 3.6 + 0.14 * rows))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=6, ncols=columns)
+
+
+def finish(figure, path: Path) -> bool:
+    for axes in figure.axes:
+        axes.tick_params(labelsize=7)
+        axes.xaxis.label.set_size(8)
+        axes.yaxis.label.set_size(8)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=200)
+    write(path, picture.getvalue())
+    plt.close(figure)
+    return True

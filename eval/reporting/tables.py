@@ -1,0 +1,109 @@
+"""Rows of results as tables, for the terminal and for report.md."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from eval.scoring.variants import CONTROL, TUNED
+
+UNITS = {
+    "accuracy_percent": "accuracy %",
+    "f1_percent": "F1 %",
+    "matthews_percent": "Matthews %",
+    "pearson_percent": "Pearson %",
+    "spearman_percent": "Spearman %",
+    "perplexity": "perplexity",
+    "bits_per_byte": "bits/byte",
+    "loss_nats": "loss, nats",
+}
+"""Metrics as a column calls them."""
+WIDTHS = {
+    "N": 5,
+    "wire": 8,
+    "last part, to one device [95 %]": 31,
+    "parts": 5,
+    "exchange": 14,
+    "weights": 7,
+    "L": 3,
+    "CR": 5,
+    "GFLOPs": 15,
+    "kB sent": 17,
+    "real tokens": 11,
+    "s": 6,
+}
+
+
+def columns(rows: Sequence[Mapping], metric: str) -> tuple[str, ...]:
+    """The columns of a table of these rows: what all have in common has none. Of a row, weights, wire and tokens are read."""
+    several = {name: {row[name] for row in rows} for name in ("weights", "wire", "tokens")}
+    chosen = [
+        column for column, name in (("N", "tokens"), ("wire", "wire"), ("weights", "weights")) if len(several[name]) > 1
+    ]
+    recovered = ("recovery % [95 %]",) if {TUNED, CONTROL} <= several["weights"] else ()
+    score = f"{UNITS[metric]} [95 %]"
+    last_part = ("last part, to one device [95 %]",) if metric == "perplexity" else ()
+    costs = ("GFLOPs", "kB sent", "real tokens", "in every part", "s")
+    return ("parts", "exchange", "L", "CR", *chosen, score, "to one device [95 %]", *recovered, *last_part, *costs)
+
+
+def cells(row: dict, columns: Collection[str]) -> list[str]:
+    """A row as text, in the order of the columns. Formula and compiled figures stand as a / b."""
+    if row.get("error"):
+        return failed_cells(row, columns)
+    score = f"{UNITS[row['metric']]} [95 %]"
+    digits = 1 if row["metric"].endswith("_percent") else 3
+    texts = {
+        "parts": str(row["num_parts"]),
+        "exchange": row["exchange"],
+        "L": str(row["num_segments"] or "-"),
+        "CR": f"{row['compression_rate']:.1f}" if row["compression_rate"] else "-",
+        "N": str(row["tokens"]),
+        "wire": row["wire"],
+        "weights": row["weights"],
+        score: with_interval(row["score"], row["score_ci95"], digits),
+        "to one device [95 %]": with_interval(row["difference_to_one_device"], row["difference_ci95"], digits, "+"),
+        "recovery % [95 %]": with_interval(row.get("recovery_percent"), row.get("recovery_ci95"), 0),
+        "last part, to one device [95 %]": with_interval(
+            row.get("last_part_difference_to_one_device"), row.get("last_part_difference_ci95"), digits, "+"
+        ),
+        "GFLOPs": two_ways(row, "flops_per_device", 1e9, 3),
+        "kB sent": two_ways(row, "bytes_sent_per_device", 1e3, 1),
+        "real tokens": f"{row['real_tokens_median']:.0f}",
+        "in every part": f"{100 * row['share_in_every_part']:.0f} %",
+        "s": f"{row['seconds']:.1f}",
+    }
+    return [texts[column] for column in columns]
+
+
+def failed_cells(row: dict, columns: Collection[str]) -> list[str]:
+    """What was to run, and that it failed, in the order of the columns."""
+    known = {"parts": "num_parts", "exchange": "exchange", "L": "num_segments", "N": "tokens"}
+    known |= {"wire": "wire", "weights": "weights"}
+    texts = [str(row[known[column]] or "-") if column in known else "-" for column in columns]
+    return [
+        "failed" if column.endswith("[95 %]") and text == "-" else text
+        for column, text in zip(columns, texts, strict=True)
+    ]
+
+
+def with_interval(value: float | None, interval: tuple[float, float] | None, digits: int, sign: str = "") -> str:
+    """A value with its interval behind it."""
+    if value is None or interval is None:
+        return "-"
+    low, high = interval
+    return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def two_ways(row: dict, name: str, unit: float, digits: int) -> str:
+    """A cost as formula / compiled."""
+    values = row[name], row[f"{name}_compiled"]
+    return " / ".join("-" if value is None else f"{value / unit:.{digits}f}" for value in values)
+
+
+def line(columns: Collection[str], texts: Collection[str]) -> str:
+    """Cells in columns, for the terminal."""
+    widths = [WIDTHS.get(column, 21) for column in columns]
+    return "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
+
+
+def markdown_table(rows: list[dict], columns: Collection[str]) -> str:
+    table = [columns, ["---"] * len(columns), *(cells(row, columns) for row in rows)]
+    return "\n".join(f"| {' | '.join(texts)} |" for texts in table)

@@ -1,0 +1,79 @@
+"""How far the output of each block is from one device's, when the parts exchange less than everything."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from eval.scoring.measure import Scoring
+from eval.scoring.variants import ONE_DEVICE
+from prism_jax.errors import InputError
+from prism_jax.exchange.base import Exchanges, per_block
+from prism_jax.exchange.baselines import AllGather
+from prism_jax.forward import block_outputs
+from prism_jax.parallel.mesh import on_mesh
+from prism_jax.parallel.one_device import on_one_device
+from prism_jax.parallel.processes import several
+from prism_jax.parallel.runner import Runner
+from prism_jax.tasks.batches import scoring_batches
+from prism_jax.tasks.predict import Setting
+
+
+def runner(num_parts: int) -> Runner:
+    """Where the parts run: each on its own device if there are several processes, else inside one."""
+    if several() and 1 < num_parts != jax.device_count():
+        raise InputError(
+            f"num_parts is {num_parts}; choose {jax.device_count()}, the number of devices of all processes"
+        )
+    return on_mesh(num_parts) if several() and num_parts > 1 else on_one_device(num_parts)
+
+
+def departures(scoring: Scoring, params: Any, setting: Setting) -> list[dict]:
+    """For each block, how far its output under an exchange is from that of one device: means over all real tokens.
+
+    Returns:
+      For each block its cosine similarity, and the relative error |x - exact| / |exact|.
+
+    Raises:
+      InputError: if the model gives a part rows beside its tokens.
+    """
+    run, one_device, model = runner(setting.num_parts), on_one_device(1), scoring.model
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def outputs(exchange, run, params, parts):
+        return block_outputs(model, params, parts, exchange, run)
+
+    @jax.jit
+    def compare(several, exact, real_BN):
+        sums = []
+        for x, y in zip(several, exact, strict=True):
+            x = x[:, : y.shape[1]]
+            x_norm, y_norm = jnp.linalg.norm(x, axis=-1), jnp.linalg.norm(y, axis=-1)
+            cosine = (x * y).sum(-1) / jnp.maximum(x_norm * y_norm, 1e-12)
+            error = jnp.linalg.norm(x - y, axis=-1) / jnp.maximum(y_norm, 1e-12)
+            sums.append(jnp.stack([(cosine * real_BN).sum(), (error * real_BN).sum()]))
+        return jnp.stack(sums), real_BN.sum()
+
+    placed, total, tokens = run.replicate(params), np.zeros((model.config.stack.num_layers, 2)), 0.0
+    batches = scoring_batches(scoring.task, scoring.buckets, scoring.experiment.batch_size)
+    for batch in tqdm(batches, "departures", leave=False, unit="batch", disable=None):
+        whole = one_device.split(batch.tokens)
+        parts = run.split(batch.tokens)
+        ours = run.fetch(outputs(setting.exchange, run, placed, parts))
+        if ours[0].shape[1] != parts.real_BN.shape[1]:
+            raise InputError(
+                f"a block of {type(model).__name__} gives {ours[0].shape[1]} rows for {parts.real_BN.shape[1]} tokens, so its rows can't be "
+                "compared with one device's token by token; choose a model without rows of its own"
+            )
+        exact = outputs(ONE_DEVICE.exchange, one_device, params, whole)
+        sums, count = compare(ours, exact, whole.real_BN * batch.weight_B[:, None])
+        total, tokens = total + np.asarray(sums), tokens + float(count)
+    return [{"cosine_similarity": cosine, "relative_error": error} for cosine, error in (total / tokens).tolist()]
+
+
+def alone(exchange: Exchanges, num_layers: int, block: int) -> Exchanges:
+    """An exchange in one block, and everything sent in the others."""
+    return tuple(one if i == block else AllGather() for i, one in enumerate(per_block(exchange, num_layers)))

@@ -1,0 +1,1 @@
+"""Which settings a sweep scores, and what it need not score again."""

@@ -1,0 +1,109 @@
+"""Finished rows on disk: a sweep goes on where it was stopped, and does not run again what would come out the same."""
+
+import hashlib
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+import prism_jax
+from eval.reporting.records import Kept
+from prism_jax import records
+from prism_jax.cli.entry import write
+from prism_jax.data import datasets
+from prism_jax.exchange.base import Exchange, Wrapped, as_tuple
+from prism_jax.exchange.text import text_of
+from prism_jax.tasks.base import Task
+from prism_jax.tasks.classification import Images
+from prism_jax.tasks.predict import Setting
+from prism_jax.trees import flatten
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of finished rows, each under the digest of all that it follows from.
+
+    Attributes:
+      folder: holds KEY.json, what was measured, and KEY.npy, what was kept of each example.
+    """
+
+    folder: Path
+
+    def load(self, key: str) -> tuple[dict, np.ndarray] | None:
+        """What `save` wrote; None where there is nothing, or something damaged."""
+        try:
+            measured: Any = records.parse((self.folder / f"{key}.json").read_bytes(), Kept)
+            return measured, np.load(self.folder / f"{key}.npy")
+        except (OSError, ValueError, EOFError):
+            return None
+
+    def save(self, key: str, measured: dict, outcomes: np.ndarray) -> None:
+        self.folder.mkdir(exist_ok=True)
+        np.save(self.folder / f"{key}.npy", outcomes)
+        write(self.folder / f"{key}.json", json.dumps(measured))
+
+
+def digest(*things: Any) -> str:
+    """Of bytes, arrays and texts, in their order."""
+    sha = hashlib.sha256()
+    for thing in things:
+        if isinstance(thing, np.ndarray):
+            sha.update(f"{thing.dtype}{thing.shape}".encode())
+            thing = np.ascontiguousarray(thing).tobytes()
+        sha.update(thing if isinstance(thing, bytes) else str(thing).encode())
+        sha.update(b"\0")
+    return sha.hexdigest()[:32]
+
+
+def digest_of_params(params: Any) -> str:
+    return digest(*(x for path, value in sorted(flatten(params).items()) for x in (path, np.asarray(value))))
+
+
+def digest_of_task(task: Task, num_tokens: int) -> str:
+    """Of labels, lengths and rows: all rows of texts; of images, which would take long to decode, 32, and all as they are stored."""
+    count, inputs = len(task.lengths), getattr(task, "inputs", None)
+    images = inputs.images if isinstance(inputs, Images) else ()
+    index = np.unique(np.linspace(0, count - 1, 32).astype(int)) if images else np.arange(count)
+    arrays, targets = task.arrays(index, num_tokens, None)
+    labels = "none" if task.labels is None else np.asarray(task.labels)
+    rows = (np.asarray(arrays[name]) for name in sorted(arrays))
+    return digest(
+        type(task).__name__, task.metrics, labels, task.lengths, np.asarray(targets), *rows, datasets.digest(images)
+    )
+
+
+def digest_of_exchange(setting: Setting) -> str:
+    """Of its text, and of the files of its class, of those that it extends, of what it wraps and of its wire format: a change of
+    one's own exchange is a new row.
+    """
+    return digest(text_of(setting.exchange), *(x for one in as_tuple(setting.exchange) for x in sources_of(one)))
+
+
+def sources_of(exchange: Exchange) -> list[bytes | str]:
+    wrapped = sources_of(exchange.of) if isinstance(exchange, Wrapped) else []
+    return [*wrapped, *map(source_of, (*type(exchange).__mro__, *type(exchange.wire).__mro__))]
+
+
+def digest_of_model(model: nn.Module) -> str:
+    """Of its config, and of the files of its class and of those that it extends."""
+    return digest(repr(model), *map(source_of, type(model).__mro__))
+
+
+def source_of(kind: type) -> bytes | str:
+    try:
+        return Path(inspect.getfile(kind)).read_bytes()
+    except (OSError, TypeError):  # typed at a prompt
+        return kind.__qualname__
+
+
+def digest_of_library() -> str:
+    """Of all sources that make a row, the JAX that runs them and where: what is no longer the same must run again."""
+    package = sorted(Path(prism_jax.__file__).parent.rglob("*.py"))
+    here = sorted((Path(__file__).parents[1] / "scoring").glob("*.py"))
+    sources = (path.read_bytes() for path in [*package, *here])
+    return digest(jax.__version__, jax.devices()[0].device_kind, *sources)

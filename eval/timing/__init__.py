@@ -1,0 +1,1 @@
+"""Requests timed on real processes, and latency predicted."""

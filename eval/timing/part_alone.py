@@ -1,0 +1,91 @@
+"""What one part of a model takes alone on this process's core, as if the others were there: no rows travel."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eval.scoring.measure import Scoring
+from eval.scoring.variants import BASE
+from eval.timing.part_program import StandIn
+from prism_jax import cost
+from prism_jax.exchange.base import Exchange, Exchanges
+from prism_jax.exchange.text import text_of
+from prism_jax.forward import forward
+from prism_jax.parallel.partition import Layout, split
+from prism_jax.tasks.predict import Setting
+
+ROUNDS, AT_MOST_SECONDS = 9, 20.0
+"""A setting is timed so often, in turn with the others, or until this much time for each is spent."""
+
+
+@dataclass(frozen=True)
+class FirstPart:
+    """A runner, see `prism_jax.parallel.runner`, of the first part alone; its rows stand in for those of the others at the join."""
+
+    num_parts: int
+
+    def split(self, batch):
+        return split(batch, self.num_parts)
+
+    def __call__(self, function, params, parts):
+        tokens = jax.tree.map(lambda x: x[:, : x.shape[1] // self.num_parts], parts.tokens)
+        layout = Layout(jnp.int32(0), parts.real_BN, None, self.num_parts, parts.num_tokens)
+        return jnp.tile(function(params, tokens, layout), (1, self.num_parts, 1))
+
+
+def stand_in(exchange: Exchanges) -> Exchanges:
+    """The exchange, or one for each block, without the others."""
+    return StandIn(exchange) if isinstance(exchange, Exchange) else tuple(map(StandIn, exchange))
+
+
+def traffic(scoring: Scoring, setting: Setting, batch_size: int) -> dict:
+    """What a device sends in a request, by formula."""
+    model, num_tokens, num_parts = scoring.model, scoring.experiment.num_tokens, setting.num_parts
+    formula = cost.formula(model.config.stack, setting.exchange, num_parts, num_tokens)
+    return {
+        "bytes_sent_per_device": formula.bytes_sent * batch_size,
+        "bytes_split_per_device": cost.split_bytes(model, num_parts, num_tokens) * batch_size,
+        "bytes_join_per_device": cost.join_bytes(model, num_parts, num_tokens) * batch_size,
+        "collectives": formula.collectives,
+    }
+
+
+def measure(scoring: Scoring, settings: Sequence[Setting], batch_size: int) -> list[dict]:
+    """A row for each setting, with its traffic: the median time of its part, head included, on this process's device, the settings in turn."""
+    model, params = scoring.model, jax.device_put(scoring.params[BASE], jax.local_devices()[0])
+    batch, _ = scoring.task.arrays(
+        np.arange(batch_size) % len(scoring.task.lengths), scoring.experiment.num_tokens, None
+    )
+    programs = []
+    for setting in settings:
+        run, exchange = FirstPart(setting.num_parts), stand_in(setting.exchange)
+        parts = jax.device_put(run.split(batch), jax.local_devices()[0])
+        program = jax.jit(
+            lambda params, parts, exchange=exchange, run=run: forward(model, params, parts, exchange, run)
+        )
+        compiled = program.lower(params, parts).compile()
+        jax.block_until_ready(compiled(params, parts))
+        programs.append((compiled, parts))
+    seconds = np.zeros((0, len(settings)))
+    while len(seconds) < ROUNDS and (len(seconds) < 2 or seconds.sum() < AT_MOST_SECONDS * len(settings)):
+        took = []
+        for compiled, parts in programs:
+            started = time.perf_counter()
+            jax.block_until_ready(compiled(params, parts))
+            took.append(time.perf_counter() - started)
+        seconds = np.vstack([seconds, took])
+    return [
+        {
+            "setting": text_of(setting.exchange),
+            "num_parts": setting.num_parts,
+            "tokens": scoring.experiment.num_tokens,
+            "batch_size": batch_size,
+            "seconds": float(median),
+            **traffic(scoring, setting, batch_size),
+        }
+        for setting, median in zip(settings, np.median(seconds, axis=0), strict=True)
+    ]

@@ -1,0 +1,201 @@
+"""One device of ours and the same model in Hugging Face's PyTorch, with the same weights."""
+
+import copy
+import dataclasses
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+import prism_jax as pj
+from eval.reporting import files
+from prism_jax import weights
+from prism_jax.data import images
+from prism_jax.errors import InputError
+from prism_jax.models import bert, gpt2, vit
+
+try:
+    import torch
+    import transformers
+except ImportError as error:
+    raise InputError("eval.speed compares with PyTorch, which is not installed; pip install torch") from error
+
+if TYPE_CHECKING:
+    from eval.speed import Speed
+
+MODELS: dict[str, nn.Module] = {
+    "vit": vit.ViTForImageClassification(vit.VIT_BASE),
+    "bert": bert.BertForSequenceClassification(bert.BERT_BASE),
+    "gpt2": gpt2.GPT2LMHeadModel(gpt2.GPT2),
+}
+CLASSES = {
+    "vit": transformers.AutoModelForImageClassification,
+    "bert": transformers.AutoModelForSequenceClassification,
+    "gpt2": transformers.AutoModelForCausalLM,
+}
+LEARNING_RATE = 1e-5
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a comparison: `run` does the work once, `logits` is what it computes."""
+
+    run: Callable[[], None]
+    logits: Callable[[], np.ndarray]
+
+
+def without_dropout(model: nn.Module, compute_dtype: str) -> nn.Module:
+    """The model with every dropout rate at 0."""
+    stack = replace(model.config.stack, dropout=0.0, attention_dropout=0.0, compute_dtype=compute_dtype)
+    config = replace(model.config, stack=stack)
+    return type(model)(replace(config, embedding_dropout=0.0) if hasattr(config, "embedding_dropout") else config)
+
+
+def inputs(family: str, config: Any, batch_size: int, num_tokens: int) -> dict[str, np.ndarray]:
+    """What PyTorch's model takes, with labels."""
+    rng = np.random.default_rng(0)
+    if family == "vit":
+        pixels = rng.normal(size=(batch_size, config.num_channels, *config.image_size)).astype(np.float32)
+        return {"pixel_values": pixels, "labels": rng.integers(0, config.num_labels, batch_size)}
+    ids = rng.integers(0, config.vocab_size, (batch_size, num_tokens))
+    return {"input_ids": ids, "labels": ids if family == "gpt2" else rng.integers(0, config.num_labels, batch_size)}
+
+
+def our_arm(model: nn.Module, params: Any, family: str, step: str, batch: dict[str, np.ndarray]) -> Arm:
+    """Ours, compiled. Splitting the batch, and cutting pixels into patches, is part of the work."""
+    run, exchange = pj.on_one_device(1), pj.WholeSequence()
+
+    def split():
+        if family == "vit":
+            return run.split({"patches": images.patchify(batch["pixel_values"], model.config)})
+        return run.split({"ids": batch["input_ids"].astype(np.int32)})
+
+    forward = jax.jit(lambda params, parts: pj.forward(model, params, parts, exchange, run))
+    optimizer = optax.adamw(LEARNING_RATE)
+
+    def loss(params, parts, labels):
+        logits = pj.forward(model, params, parts, exchange, run)
+        if family == "gpt2":
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def update(params, opt_state, parts, labels):
+        gradient = jax.grad(loss)(params, parts, labels)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    state = jax.tree.map(jax.numpy.array, (params, optimizer.init(params))) if step == "training" else None
+
+    def work():
+        nonlocal state
+        if step == "inference":
+            jax.block_until_ready(forward(params, split()))
+        else:
+            state = jax.block_until_ready(update(*state, split(), batch["labels"]))
+
+    return Arm(work, lambda: np.asarray(forward(params, split())))
+
+
+def their_arm(model: Any, step: str, batch: dict[str, np.ndarray]) -> Arm:
+    """Hugging Face's model, as its users run it."""
+    tensors = {name: torch.from_numpy(value) for name, value in batch.items()}
+    labels = tensors.pop("labels")
+    kept = {"use_cache": False} if model.config.model_type == "gpt2" else {}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE) if step == "training" else None
+
+    def work():
+        if optimizer is None:
+            with torch.inference_mode():
+                model(**tensors, **kept)
+        else:
+            optimizer.zero_grad()
+            model(**tensors, **kept, labels=labels).loss.backward()
+            optimizer.step()
+
+    def logits():
+        with torch.inference_mode():
+            return model(**tensors, **kept).logits.numpy()
+
+    return Arm(work, logits)
+
+
+def time_in_turn(ours: Arm, theirs: Arm, rounds: int, seconds: float) -> np.ndarray:
+    """Seconds [rounds, 2] of ours and theirs, one after the other, after a warm-up of both."""
+    ours.run()
+    theirs.run()
+    times: list[tuple[float, float]] = []
+    started = time.perf_counter()
+    while len(times) < rounds and (len(times) < 3 or time.perf_counter() - started < seconds):
+        a = time.perf_counter()
+        ours.run()
+        b = time.perf_counter()
+        theirs.run()
+        times.append((b - a, time.perf_counter() - b))
+    return np.array(times)
+
+
+HEADER = (
+    f"{'family':<6} {'step':<9} {'B':>3} {'ours s':>8} {'theirs s':>8} {'ratio':>6} {'p10':>6} {'p90':>6} {'error':>8}"
+)
+
+
+def line(row: dict) -> str:
+    return (
+        f"{row['family']:<6} {row['step']:<9} {row['batch_size']:>3} {row['seconds']:>8.3f} {row['seconds_pytorch']:>8.3f} "
+        f"{row['ratio']:>6.2f} {row['ratio_p10']:>6.2f} {row['ratio_p90']:>6.2f} {row['error']:>8.1e}"
+    )
+
+
+def compare(command: "Speed", out: Path) -> None:
+    """All rows that the command asks for; each is printed as soon as it is there, and all are written at the end."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    for family in command.families:
+        if family != "vit":
+            MODELS[family].check(command.num_tokens)
+    rows: list[dict] = []
+    environment = files.environment() | {"torch": torch.__version__, "transformers": transformers.__version__}
+    asked = {name: value for name, value in dataclasses.asdict(command).items() if name != "out"}
+    content = {"schema": files.SCHEMA, "config": asked, "environment": environment}
+    print(HEADER, flush=True)
+    for family in command.families:
+        model = without_dropout(MODELS[family], command.compute_dtype)
+        params = pj.init_params(model, jax.random.key(0))
+        with tempfile.TemporaryDirectory() as folder:
+            weights.export(weights.Pretrained(model, params), Path(folder))
+            rival = CLASSES[family].from_pretrained(folder).eval()
+        for step in command.steps:
+            for batch_size in command.batch_sizes:
+                batch = inputs(family, model.config, batch_size, command.num_tokens)
+                ours, theirs = our_arm(model, params, family, step, batch), their_arm(copy.deepcopy(rival), step, batch)
+                row = {"family": family, "step": step, "batch_size": batch_size} | _measure(command, ours, theirs)
+                rows.append(row)
+                print(line(row), flush=True)
+    files.write_json(out, content | {"rows": rows})
+
+
+def _measure(command: "Speed", ours: Arm, theirs: Arm) -> dict:
+    """The error is that of our logits, relative to the largest of theirs, before any training step."""
+    expected = theirs.logits()
+    error = np.abs(ours.logits() - expected).max() / np.abs(expected).max()
+    times = time_in_turn(ours, theirs, command.rounds, command.seconds)
+    p10, median, p90 = np.percentile(times[:, 0] / times[:, 1], [10, 50, 90])
+    seconds, seconds_pytorch = np.median(times, axis=0)
+    return {
+        "rounds": len(times),
+        "seconds": float(seconds),
+        "seconds_pytorch": float(seconds_pytorch),
+        "ratio": float(median),
+        "ratio_p10": float(p10),
+        "ratio_p90": float(p90),
+        "error": float(error),
+    }

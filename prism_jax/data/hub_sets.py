@@ -1,0 +1,217 @@
+"""Data sets of Hugging Face's hub, or of a local folder in its layout, through the `datasets` library.
+
+Each set has a hub id of its own. A `source` stands in for it: another id (`org/name` or `org/name:config`), or a folder, see
+`hub_tables`.
+
+Splits: "train" and "test", and the set's own names. Where the official test labels are hidden (GLUE, ImageNet), "test" is
+the labelled validation split, and "hidden_test" the official one, whose labels are None.
+"""
+
+import functools
+import reprlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from prism_jax.data.datasets import Cloze, Corpus, Dataset, FileBytes, Labelled, Rows, Selected
+from prism_jax.data.folders import images_by_class, local_files, read_text
+from prism_jax.data.hub_tables import check_columns, classes, decode, labelled_images, own_split, read, strings
+from prism_jax.errors import InputError
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FINE_CLASSES = (
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle "
+    "caterpillar cattle chair chimpanzee clock cloud cockroach couch cra crocodile cup dinosaur dolphin elephant flatfish "
+    "forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle "
+    "mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine "
+    "possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar "
+    "sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale "
+    "willow_tree wolf woman worm"
+)
+CIFAR100 = tuple(FINE_CLASSES.split())
+IMAGENET = tuple(f"class {i}" for i in range(1000))
+"""Names for files that carry none, in the hub's order ("cra" is its spelling)."""
+
+IMAGENET_SPLITS = {"train": "train", "test": "validation", "validation": "validation", "hidden_test": "test"}
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """A task of GLUE: its columns, classes (none: a number) and official metrics, and what its splits to score are called."""
+
+    title: str
+    columns: tuple[str, ...]
+    label_names: tuple[str, ...]
+    metrics: tuple[str, ...] = ("accuracy_percent",)
+    sets: tuple[str, ...] = ("",)
+
+
+ENTAILMENT = ("entailment", "not_entailment")
+MNLI = ("entailment", "neutral", "contradiction")
+TWO = ("sentence1", "sentence2")
+GLUE = {
+    "cola": GlueTask("CoLA", ("sentence",), ("unacceptable", "acceptable"), ("matthews_percent",)),
+    "sst2": GlueTask("SST-2", ("sentence",), ("negative", "positive")),
+    "mrpc": GlueTask("MRPC", TWO, ("not_equivalent", "equivalent"), ("accuracy_percent", "f1_percent")),
+    "qqp": GlueTask(
+        "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy_percent", "f1_percent")
+    ),
+    "stsb": GlueTask("STS-B", TWO, (), ("pearson_percent", "spearman_percent")),
+    "mnli": GlueTask("MNLI", ("premise", "hypothesis"), MNLI, sets=("_matched", "_mismatched")),
+    "qnli": GlueTask("QNLI", ("question", "sentence"), ENTAILMENT),
+    "rte": GlueTask("RTE", TWO, ENTAILMENT),
+    "wnli": GlueTask("WNLI", TWO, ENTAILMENT[::-1]),
+}
+"""By the hub's name, https://gluebenchmark.com/tasks; all but the diagnostic set."""
+
+
+def cifar10(split: str, source: str | None = None) -> Labelled:
+    """CIFAR-10, "train" (50,000 images of 32 x 32) or "test" (10,000)."""
+    own = own_split("CIFAR-10", split, {"train": "train", "test": "test"})
+    table = read("uoft-cs/cifar10", "plain_text", own, source)
+    return labelled_images(f"CIFAR-10, {own}", table, "img", "label", CIFAR10)
+
+
+def cifar100(split: str, source: str | None = None) -> Labelled:
+    """CIFAR-100 by its 100 fine classes, "train" (50,000 images of 32 x 32) or "test" (10,000)."""
+    own = own_split("CIFAR-100", split, {"train": "train", "test": "test"})
+    table = read("uoft-cs/cifar100", "cifar100", own, source)
+    return labelled_images(f"CIFAR-100, {own}", table, "img", "fine_label", CIFAR100)
+
+
+def imagenet(split: str, source: str | None = None) -> Labelled:
+    """ImageNet-1k, "train" (1,281,167 images), "validation" (50,000; also as "test") or "hidden_test" (100,000).
+
+    The hub's set asks for your consent and login, and only the files of the split are downloaded. A folder may also hold
+    plain images, `train/WNID/*.JPEG` and `val/WNID/*.JPEG` (or `validation`). Its classes are then the folders in
+    alphabetic order. All 1,000 give the hub's order; some of them are counted from 0.
+    """
+    own = own_split("ImageNet", split, IMAGENET_SPLITS)
+    name = f"ImageNet-1k, {'hidden_test' if own == 'test' else own}"
+    if source is not None and (folder := Path(source)).is_dir() and not local_files([folder], own):
+        files = images_by_class(folder, own)
+        images = Rows(FileBytes(files.paths), decode, name)
+        return Labelled(name, {"image": images}, np.array(files.labels), files.label_names)
+    table = read("ILSVRC/imagenet-1k", None, own, source, "data/{split}-*")
+    return labelled_images(name, table, "image", "label", IMAGENET)
+
+
+def glue(task: str, split: str, source: str | None = None) -> Labelled:
+    """A task of GLUE.
+
+    Args:
+      task: a key of `GLUE`.
+      split: "train"; "validation", which "test" also means; or "hidden_test", whose labels are None (but MRPC's, which the hub
+        has). MNLI has "validation_matched" ("test") and "validation_mismatched", and likewise "hidden_test_mismatched".
+      source: stands in for `nyu-mll/glue`.
+    """
+    of = GLUE[task]
+    splits = {"train": "train", "test": f"validation{of.sets[0]}", "hidden_test": f"test{of.sets[0]}"}
+    for one in of.sets:
+        splits |= {f"validation{one}": f"validation{one}", f"hidden_test{one}": f"test{one}"}
+    own = own_split(f"GLUE {of.title}", split, splits)
+    name = f"GLUE {of.title}, {own.replace('test', 'hidden_test')}"
+    table = read("nyu-mll/glue", task, own, source)
+    check_columns(name, table, [*of.columns, "label"])
+    inputs = dict(zip(("text", "pair"), (strings(name, table, column) for column in of.columns), strict=False))
+    if of.label_names:
+        return Labelled(name, inputs, *classes(name, table, "label", of.label_names), of.metrics)
+    scores = table["label"][:]
+    if all(score == -1 for score in scores):
+        return Labelled(name, inputs, None, (), of.metrics)
+    for i, score in enumerate(scores):
+        if type(score) not in (int, float) or not 0 <= score <= 5:
+            raise InputError(f"example {i} of {name} has the label {score!r}; labels are numbers from 0 to 5")
+    return Labelled(name, inputs, np.array(scores, np.float64), (), of.metrics)
+
+
+def cbt(kind: str, split: str, source: str | None = None) -> Cloze:
+    """The Children's Book Test (Hill et al. 2016, arXiv 1511.02301), of one kind of words.
+
+    A context is the 20 sentences, joined by spaces. An ending is a space and the 21st sentence with one of the ten words in
+    the place of "XXXXX". The text keeps the set's tokens ("-LRB-", a space before full stops). A row with fewer than ten
+    words has a wrong one several times, which changes no answer.
+
+    Args:
+      kind: "CN" (common nouns), "NE" (named entities), "V" (verbs) or "P" (prepositions).
+      split: "train" (105,825 to 334,030 questions), "validation" (2,000) or "test" (2,500).
+      source: stands in for `cam-cst/cbt`.
+    """
+    splits = {"train": "train", "validation": "validation", "test": "test"}
+    own = own_split(f"CBT-{kind}", split, splits)
+    name, table = f"CBT-{kind}, {own}", read("cam-cst/cbt", kind, own, source)
+    check_columns(name, table, ["sentences", "question", "answer", "options"])
+    strings(name, table, "question")
+    answers, options = table["answer"][:], table["options"][:]
+    for i, (answer, words) in enumerate(zip(answers, options, strict=True)):
+        several = isinstance(words, list) and all(isinstance(word, str) for word in words) and len(set(words)) > 1
+        if not several or answer not in words:
+            raise InputError(f"question {i} of {name} has the answer {answer!r}, but the options {words}; get it again")
+    most = max(map(len, options))
+
+    def context(row):
+        if not isinstance(row["sentences"], list):
+            raise TypeError(f"its sentences are {reprlib.repr(row['sentences'])}, not a list")
+        return " ".join(row["sentences"])
+
+    def endings(row):
+        wrong = next(word for word in row["options"] if word != row["answer"])
+        filled = row["options"] + [wrong] * (most - len(row["options"]))
+        return tuple(" " + row["question"].replace("XXXXX", word, 1) for word in filled)
+
+    return Cloze(
+        name,
+        Rows(table.select_columns("sentences"), context, name),
+        Rows(table.select_columns(["question", "answer", "options"]), endings, name),
+        np.array([words.index(answer) for answer, words in zip(answers, options, strict=True)]),
+    )
+
+
+def plain_text(split: str, source: str | None = None) -> Corpus:
+    """Plain text for language modelling.
+
+    Args:
+      split: "train", "validation" or "test", or another of the source's own.
+      source: a folder with `SPLIT/**/*.txt` or `SPLIT*.txt` in UTF-8, one document a file; or a folder in the hub's layout,
+        or a hub id, whose column `text` holds a document a row. Empty rows are left out. Where every row is one line with
+        its line break, as in wikitext, the rows are the lines of one document.
+    """
+    if source is None:
+        raise InputError("plain text needs a source; add --data-source, a folder with train*.txt or a hub id")
+    name, folder = f"{source}, {split}", Path(source)
+    if folder.is_dir() and (files := local_files([folder], split, [".txt"])):
+        documents = [read_text(path) for path in files]
+        if not any(map(str.strip, documents)):
+            raise InputError(f"{name} has no text in {files[0]}{' and more' * (len(files) > 1)}; choose another source")
+        return Corpus(name, documents)
+    if folder.is_dir() and not local_files([folder], split):
+        raise InputError(
+            f"no files of the split {split!r} in {folder}; it should hold {split}*.txt, {split}/**/*.txt or {split}-*.parquet (or .jsonl)"
+        )
+    import pyarrow.compute as pc
+
+    table = read(source, None, split, source)
+    check_columns(name, table, ["text"])
+    if getattr(table.features["text"], "dtype", None) not in ("string", "large_string"):
+        raise InputError(f"the column 'text' of {name} holds {table.features['text']}, not strings; choose another set")
+    full = table.data.column("text")  # Arrow's own passes, for corpora of millions of rows
+    has_text = np.array(pc.match_substring_regex(full, r"\S").fill_null(False))
+    if not has_text.any():
+        raise InputError(f"{name} has no text in its column text; choose another split or source")
+    if pc.all(pc.match_substring_regex(full.filter(has_text), r"\A[^\n]*\n\z")).as_py():
+        return Corpus(name, ["".join(text or "" for text in table["text"][:])])
+    rows = Rows(table.select_columns("text"), lambda row: row["text"], name)
+    return Corpus(name, Selected(rows, np.flatnonzero(has_text)))
+
+
+DATASETS: dict[str, Callable[[str, str | None], Dataset]] = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "imagenet": imagenet,
+    **{f"glue/{task}": functools.partial(glue, task) for task in GLUE},
+    **{f"cbt/{kind}": functools.partial(cbt, kind) for kind in ("CN", "NE", "V", "P")},
+    "text": plain_text,
+}
+"""By name: functions from the split, and a folder or hub id that stands in for the set's own, to the data."""

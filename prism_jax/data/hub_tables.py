@@ -1,0 +1,210 @@
+"""Tables of the `datasets` library, from Hugging Face's hub or from a local folder in its layout.
+
+A folder holds Parquet or JSON lines as the hub lays them out, `[CONFIG/]SPLIT-00000-of-00001.parquet`. The library keeps an
+Arrow copy of what it read in its cache, see `version`.
+"""
+
+import contextlib
+import glob
+import hashlib
+import os
+import re
+import reprlib
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prism_jax.data.datasets import Labelled, Rows
+from prism_jax.data.folders import TABLES, local_files
+from prism_jax.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+HUB_ID = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?")
+
+
+def own_split(title: str, split: str, splits: Mapping[str, str]) -> str:
+    """The hub's name of a split, from those of ours."""
+    if split not in splits:
+        raise InputError(f"{title} has no split {split!r}; choose one of {', '.join(splits)}")
+    return splits[split]
+
+
+def read(hub_id: str, config: str | None, split: str, source: str | None, files: str | None = None):
+    """A split as a table of the `datasets` library.
+
+    Args:
+      hub_id: the set's own.
+      config: of the hub's, and the subfolder of a local one.
+      split: by the hub's name.
+      source: a folder or a hub id, that stands in for the set's own.
+      files: where the set's own hub id keeps the split, if the others should not be downloaded; with `{split}`.
+    """
+    source = source or hub_id
+    folder = Path(source)
+    if folder.is_dir():
+        return read_folder(folder, config, split)
+    named = HUB_ID.fullmatch(source)
+    if source.startswith((".", "~")) or not named:
+        raise InputError(f"no folder {source!r}; give a folder in the hub's layout, or a hub id such as 'org/name'")
+    of = {}
+    if files and source == hub_id:  # the check would miss the other splits
+        of = {"data_files": {split: files.format(split=split)}, "verification_mode": "no_checks"}
+    import datasets
+
+    try:
+        with quiet():
+            return checked(source, datasets.load_dataset(named[1], named[2] or config, split=split, **of))
+    except InputError:
+        raise
+    except Exception as error:  # the library raises many kinds: no network, no such set, split or config, a broken file
+        raise InputError(
+            f"{source!r} is no folder here, and the hub did not give its split {split!r}: {one_line(error)}; "
+            "give a folder in the hub's layout with --data-source"
+        ) from error
+
+
+def read_folder(folder: Path, config: str | None, split: str):
+    """A split of a local folder in the hub's layout."""
+    places = [folder / config] if config and (folder / config).is_dir() else [folder]
+    files = local_files(places, split)
+    if not files:
+        expected = f"{config}/" if config else ""
+        raise InputError(
+            f"no files of the split {split!r} in {folder}; it should hold {expected}{split}-*.parquet (or .jsonl)"
+        )
+    import datasets
+
+    kind, patterns = TABLES[files[0].suffix], {split: [as_pattern(path) for path in files]}
+    try:
+        with quiet():
+            table = datasets.load_dataset(kind, version(files), data_files=patterns, split=split)
+    except Exception as error:  # the library wraps what Arrow says of a broken file
+        reason = one_line(error.__cause__ or error)
+        raise InputError(f"can't read {files[0]}{' and more' * (len(files) > 1)}: {reason}; get it again") from error
+    return checked(str(folder), table)
+
+
+def as_pattern(path: Path) -> str:
+    """A pattern of the `datasets` library that stands for one file, whatever its name.
+
+    Raises:
+      InputError: if the library can't read a file of that name at all.
+    """
+    name = str(path.absolute())
+    if "::" in name:
+        raise InputError(f"tables can't be read from {name!r}, as '::' means an archive there; rename the folder")
+    if os.path.expandvars(name) != name:  # so the library would read from another place
+        raise InputError(
+            f"tables can't be read from {name!r}, as '$' stands for an environment variable there; rename the folder"
+        )
+    return glob.escape(name)
+
+
+def version(files: Iterable[Path]) -> str:
+    """A name for files as they are on disk, under which the library keeps its copy of them.
+
+    The library itself goes by their times of modification, which other files of that name may share: copied or unpacked ones.
+    """
+    found = [path.stat() for path in files]
+    said = repr([(one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def checked(source: str, table):
+    """The table, if it has rows."""
+    if not len(table):
+        raise InputError(f"{source} has no examples in its split {table.split}; choose another")
+    return table
+
+
+def labelled_images(name: str, table, image: str, label: str, label_names: tuple[str, ...]) -> Labelled:
+    """Images of a table with their classes; they are decoded when they are asked for.
+
+    The table holds the bytes of each. A row that names a file or an address is refused: data may not say what is read.
+    """
+    import datasets
+    import pyarrow.compute as pc
+
+    check_columns(name, table, [image, label])
+    try:
+        images = table.select_columns(image).cast_column(image, datasets.Image(decode=False))
+    except Exception as error:  # whatever Arrow makes of a column of another kind
+        raise InputError(f"the column {image!r} of {name} holds no images: {one_line(error)}") from error
+    lacking = pc.index(pc.is_null(pc.struct_field(images.data.column(image), "bytes")), True).as_py()
+    if lacking >= 0:
+        path = (images[lacking][image] or {}).get("path")
+        found = "is null" if path is None else f"names {path!r} in place of an image"
+        raise InputError(
+            f"example {lacking} of {name} {found}; store the bytes of every image in the column {image!r}, or leave the row out"
+        )
+    inputs = {"image": Rows(images, lambda row: decode(row[image]["bytes"]), name)}
+    return Labelled(name, inputs, *classes(name, table, label, label_names))
+
+
+def decode(stored: bytes) -> "Image":
+    """An image from the bytes of its file, turned as its EXIF orientation says."""
+    import datasets
+    from PIL import UnidentifiedImageError
+
+    try:
+        return datasets.Image().decode_example({"bytes": stored, "path": None})
+    except UnidentifiedImageError as error:  # it names an object in memory
+        raise ValueError("Pillow knows no image like that") from error
+
+
+def classes(name: str, table, column: str, label_names: tuple[str, ...]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Labels (None where all are hidden, as -1) and their names: the table's own, or these where it has none."""
+    names = tuple(getattr(table.features[column], "names", label_names))
+    found = table[column][:]
+    if all(label == -1 for label in found):
+        return None, names
+    for i, label in enumerate(found):
+        if type(label) is not int or not 0 <= label < len(names):
+            raise InputError(
+                f"example {i} of {name} has the label {reprlib.repr(label)} in its column {column!r}; labels are integers from 0 "
+                f"to {len(names) - 1}"
+            )
+    return np.array(found), names
+
+
+def strings(name: str, table, column: str) -> list[str]:
+    """The strings of a column.
+
+    Raises:
+      InputError: if a row has something else.
+    """
+    found = table[column][:]
+    for i, text in enumerate(found):
+        if not isinstance(text, str):
+            raise InputError(
+                f"example {i} of {name} has {reprlib.repr(text)} in its column {column!r}; it should be a text"
+            )
+    return found
+
+
+def check_columns(name: str, table, columns: Collection[str]) -> None:
+    """Raises InputError if a table lacks a column."""
+    if missing := [column for column in columns if column not in table.column_names]:
+        raise InputError(f"{name} has no column {', '.join(missing)}; found are {', '.join(table.column_names)}")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No log of the library, which repeats its errors, and no progress bars where no terminal shows them."""
+    from datasets import utils
+
+    level, bars = utils.logging.get_verbosity(), not utils.are_progress_bars_disabled()
+    utils.logging.set_verbosity(utils.logging.CRITICAL)
+    if hide := bars and not sys.stderr.isatty():
+        utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.logging.set_verbosity(level)
+        if hide:
+            utils.enable_progress_bars()

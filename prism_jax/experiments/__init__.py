@@ -1,0 +1,1 @@
+"""Recipes, what they load, and what a run keeps."""

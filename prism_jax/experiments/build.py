@@ -1,0 +1,225 @@
+"""What an experiment works with: its data and its model."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from prism_jax import data, weights
+from prism_jax.assets import hub
+from prism_jax.data.datasets import Corpus, Dataset, Labelled, changes, contents, outline, pieces, subset
+from prism_jax.data.labels import shown
+from prism_jax.errors import InputError
+from prism_jax.experiments import checkpoint, recipe
+from prism_jax.experiments.checkpoint import Trained, load
+from prism_jax.experiments.recipe import Experiment
+from prism_jax.layers import lora
+from prism_jax.models import vit
+from prism_jax.parallel.processes import from_terminal
+from prism_jax.tasks import num_labels
+from prism_jax.trees import flatten, unflatten
+from prism_jax.weights import Pretrained
+
+HELD_OUT = "held_out"
+"""The split that training holds out of its own."""
+
+LONGEST_PIECE = 1_000_000
+"""Characters of a piece of a long text, so that it is tokenised in reasonable memory."""
+
+
+def load_data(experiment: Experiment, split: str) -> Dataset:
+    """The examples of a split to score.
+
+    Raises:
+      InputError: if the data set or the split is unknown.
+    """
+    if split == HELD_OUT:
+        return load_training_data(experiment)[1]
+    return from_terminal(lambda: data.load(experiment.dataset, split, experiment.data_source), outline)
+
+
+def load_training_data(experiment: Experiment) -> tuple[Dataset, Dataset]:
+    """The training split without what is held out, and what is held out.
+
+    Plain text of so few documents that none could be held out is cut into pieces first.
+
+    Raises:
+      InputError: if the data set is unknown, too small to hold something out, or has no labels.
+    """
+    return from_terminal(lambda: _divided(experiment), lambda both: tuple(map(outline, both)))
+
+
+def _divided(experiment: Experiment) -> tuple[Dataset, Dataset]:
+    training = experiment.training
+    whole = data.load(experiment.dataset, "train", experiment.data_source)
+    if isinstance(whole, Labelled) and whole.labels is None:
+        raise InputError(f"{whole.name} has no labels to train with; choose another dataset or data_source")
+    if isinstance(whole, Corpus) and not 0 < round(training.validation * len(whole)) < len(whole):
+        share = min(training.validation, 1 - training.validation) / 2  # two pieces or more to hold out
+        length = round(share * sum(map(len, whole.documents)))
+        whole = pieces(whole, min(max(length, 1), LONGEST_PIECE))
+    order = np.random.default_rng(0).permutation(len(whole))
+    number = round(training.validation * len(whole))
+    if not 0 < number < len(whole):
+        raise InputError(
+            f"{len(whole)} training examples and a share of {training.validation} give {number} to validate on; "
+            "choose another training.validation"
+        )
+    train, held_out = (whole.take(np.sort(rows)) for rows in (order[number:], order[:number]))
+    return subset(train, training.limit), subset(held_out, training.validation_limit)
+
+
+def load_model(experiment: Experiment, dataset: Dataset | None, *, fresh: Iterable[str] = ()) -> Pretrained:
+    """The model of an experiment for a data set, with the weights that the experiment names.
+
+    Args:
+      experiment: names them.
+      dataset: gives the number of classes; None where there is no such head.
+      fresh: first names of parameters to be drawn at random.
+    """
+    hub.check_source(experiment.weights)
+    said = recipe.to_json(experiment) | {
+        "num_labels": num_labels(dataset),
+        "label_names": getattr(dataset, "label_names", ()),
+    }
+    pretrained = _load(experiment.model, said, fresh, experiment.compute_dtype)
+    pretrained.model.check(experiment.num_tokens)
+    return pretrained
+
+
+def check_sources(experiment: Experiment, *, fresh: Iterable[str] = ()) -> None:
+    """Refuses what an experiment says of data and weights if it can be seen to be wrong without reading them.
+
+    Raises:
+      InputError: as `data.check` and `weights.find`.
+    """
+    data.check(experiment.dataset, experiment.data_source)
+    hub.check_source(experiment.weights)
+    weights.find(experiment.model, experiment.weights, fresh=fresh, **_source(recipe.to_json(experiment)))
+
+
+def _source(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `weights.find` and `weights.load` that config.json, or an experiment as JSON, names."""
+    num_tokens = None if said["image_size"] else said["num_tokens"]
+    return {"revision": said["revision"], "adapter": said["adapter"], "num_tokens": num_tokens}
+
+
+def load_run(
+    trained: Trained, kind: type[nn.Module], compute_dtype: str = "float32", fresh: Iterable[str] = ()
+) -> Pretrained:
+    """A model of the class `kind` with the weights of a run as a checkpoint left them, see `with_trained`.
+
+    Parameters in `fresh` that a class adds to that of the run are as they are drawn.
+    """
+    said = trained.config
+    added = () if said["model"] == kind.__name__ else fresh
+    drawn = dict.fromkeys((*said["training"]["fresh"], *added))
+    return with_trained(_load(kind, said, drawn, compute_dtype), trained)
+
+
+def _load(kind: type[nn.Module], said: Mapping[str, Any], fresh: Iterable[str], compute_dtype: str) -> Pretrained:
+    """A model of the class `kind` with the weights that config.json, or an experiment as JSON, names."""
+    pretrained = weights.load(
+        kind,
+        said["weights"],
+        num_labels=said["num_labels"],
+        label_names=said["label_names"],
+        fresh=fresh,
+        seed=said["training"]["seed"],
+        compute_dtype=compute_dtype,
+        **_source(said),
+    )
+    side = said["image_size"]
+    if not side:
+        return pretrained
+    if not hasattr(pretrained.model.config, "image_size"):
+        raise InputError(f"{kind.__name__} takes no images; leave image_size out")
+    model, params = vit.with_image_size(pretrained.model, pretrained.params, (side, side))
+    return replace(pretrained, model=model, params=params)
+
+
+def with_trained(pretrained: Pretrained, trained: Trained) -> Pretrained:
+    """The model as a run left it: what it trained in place of the model's own, its adapters beside the kernels.
+
+    A run that started from another one holds what it trained itself; the rest is read from the other.
+
+    Raises:
+      InputError: if it is of another model, or the run that it started from is gone and needed.
+    """
+    new = flatten(trained.params)
+    if (before := trained.config["started_from"]) and set(new) != set(flatten(pretrained.params)):
+        pretrained = with_trained(pretrained, from_terminal(lambda: load(Path(before["run"]), before["step"])))
+    recipe = trained.config["training"]
+    own = flatten(with_adapters(pretrained.params, recipe["lora_rank"], recipe["lora_alpha"], recipe["seed"]))
+    if any(path not in own or own[path].shape != value.shape for path, value in new.items()):
+        raise InputError(
+            f"the checkpoint in {trained.run} is of another model; give one that was trained with this config"
+        )
+    return replace(pretrained, params=unflatten(own | new))
+
+
+def check_run(experiment: Experiment, source: str, *more: str) -> None:
+    """Refuses what can be seen to be wrong with a run before anything is loaded.
+
+    Args:
+      experiment: what it is for.
+      source: `RUN` or `RUN@STEP`.
+      more: fields in which the run must not differ from the experiment, see `checkpoint.check_same_model`.
+
+    Raises:
+      InputError: if it is not there, or of another model.
+    """
+
+    def check():
+        run, step = checkpoint.run_and_step(source)
+        checkpoint.check_same_model(run, checkpoint.check(run, step), experiment, *more)
+
+    from_terminal(check)
+
+
+def check_same_classes(trained: Trained, dataset: Dataset | None) -> None:
+    """Raises InputError if a run was trained with other classes than those of a data set, or in another order."""
+    theirs = tuple(trained.config["label_names"])
+    if isinstance(dataset, Labelled) and theirs != tuple(dataset.label_names):
+        raise InputError(
+            f"the run in {trained.run} was trained with the classes {shown(theirs)}; {dataset.name} has {shown(tuple(dataset.label_names))}; "
+            "use the data_source that it was trained with"
+        )
+
+
+def check_same_held_out(trained: Trained, held_out: Dataset) -> None:
+    """Raises InputError if a run held out other examples than these. Runs of earlier versions don't tell; they pass."""
+
+    def check() -> None:
+        before = trained.config.get("data")
+        if changed := before and changes(before["held_out"], contents(held_out)):
+            raise InputError(
+                f"the data have changed since the run in {trained.run} was trained: {changed} held out; give the same data, "
+                "or another data_source if they are meant to be others"
+            )
+
+    from_terminal(check)
+
+
+def with_adapters(params: Any, rank: int, alpha: float, seed: int) -> Any:
+    """The parameters with LoRA adapters, or without where the rank is 0. Those that are there already stay.
+
+    Raises:
+      InputError: if they are of another rank or scale.
+    """
+    if not rank:
+        return lora.merge(params)
+    if not lora.has_adapters(params):
+        return lora.add(params, lora.LoRA(rank, alpha), jax.random.key(seed))
+    flat = flatten(params)
+    ranks = {x.shape[1] for path, x in flat.items() if path.endswith("lora_a")}
+    scales = {float(x) for path, x in flat.items() if path.endswith("lora_scale")}
+    if (ranks, scales) != ({rank}, {float(np.float32(alpha / rank))}):
+        raise InputError(
+            f"the run to start from has adapters of rank {ranks} and scale {scales}; choose the same training.lora_rank and lora_alpha"
+        )
+    return params

@@ -1,0 +1,1 @@
+"""The one block of all models."""

@@ -1,0 +1,285 @@
+"""One Transformer block for all models and all exchanges."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from msgspec import Meta
+
+from prism_jax.errors import InputError
+from prism_jax.exchange.base import Exchange, Exchanges, per_block
+from prism_jax.layers.attention import KVCache, attend_in_blocks, attention_bias, count_bias
+from prism_jax.layers.dense import DOT_GENERALS, Dense
+from prism_jax.parallel.partition import Layout
+from prism_jax.records import NotNegative, Share, Width
+
+
+@jax.custom_jvp
+def exact_gelu(x: jax.Array) -> jax.Array:
+    """`x Phi(x)`, elementwise, with Phi the normal distribution function (arXiv 1606.08415).
+
+    The derivative is written out, `Phi(x) + x phi(x)`: JAX 0.12 can't differentiate `erfc` inside `shard_map`.
+    """
+    return x * (0.5 * jax.lax.erfc(-x * math.sqrt(0.5)))
+
+
+@exact_gelu.defjvp
+def _exact_gelu_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    z = -x * math.sqrt(0.5)
+    cdf = 0.5 * jax.lax.erfc(z)
+    density = math.sqrt(0.5 / math.pi) * jnp.exp(-(z * z))  # the compiler shares this exponential with erfc
+    return x * cdf, (cdf + x * density) * dx
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": exact_gelu,
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+"""Activations by their Hugging Face name."""
+
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """What a stack of blocks needs to know.
+
+    Attributes:
+      num_layers: blocks.
+      features: D.
+      num_heads: H; divides D.
+      mlp_features: M, the width inside the MLP.
+      activation: a key of ACTIVATIONS.
+      norm_eps: epsilon of every layer norm.
+      norm_first: True for pre-norm (ViT, GPT-2), False for post-norm (BERT).
+      causal: whether a token sees only itself and earlier ones.
+      qkv_bias: whether queries, keys and values have a bias.
+      compute_dtype: "float32" or "bfloat16", of the inputs of the matrix products. Weights, the residual stream, norms,
+        softmax and logits stay float32, and so does what the parts exchange.
+      dropout: rate on the outputs of attention and MLP, and on the embeddings. Active only where keys are given.
+      attention_dropout: rate on the attention weights.
+      init_scale: standard deviation of fresh weights.
+    """
+
+    num_layers: Annotated[int, Meta(ge=1, le=256, description="1 or more, up to 256")]
+    features: Width
+    num_heads: Width
+    mlp_features: Width
+    activation: str = "gelu"
+    norm_eps: NotNegative = 1e-12
+    norm_first: bool = True
+    causal: bool = False
+    qkv_bias: bool = True
+    compute_dtype: str = "float32"
+    dropout: Share = 0.0
+    attention_dropout: Share = 0.0
+    init_scale: NotNegative = 0.02
+
+    def __post_init__(self):
+        if self.num_heads < 1 or self.features % self.num_heads:
+            raise InputError(
+                f"{self.features} features don't divide into {self.num_heads} heads; choose num_heads that divides it"
+            )
+        if self.activation not in ACTIVATIONS:
+            raise InputError(f"unknown activation {self.activation!r}; known are {', '.join(ACTIVATIONS)}")
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            raise InputError(f"compute_dtype is {self.compute_dtype!r}; choose one of {', '.join(COMPUTE_DTYPES)}")
+
+
+def keep_factors(shape: tuple[int, ...], rate: float, keys_B: jax.Array | None, site: int) -> jax.Array | None:
+    """Dropout as factors, 0 or 1 / (1 - rate), with a key for each example and `site` within the block.
+
+    None where nothing is dropped. Keys belong to examples, so that cutting the batch over a mesh changes nothing.
+    """
+    if keys_B is None or rate == 0.0:
+        return None
+    keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, site)
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(1 - rate), shape[1:]))(keys_B)
+    return kept.astype(jnp.float32) / (1 - rate)
+
+
+def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None, site: int) -> jax.Array:
+    """`x` with dropout, see `keep_factors`."""
+    keep = keep_factors(x.shape, rate, keys_B, site)
+    return x if keep is None else x * keep.astype(x.dtype)
+
+
+def dense(features: int, config: TransformerConfig, *, use_bias: bool = True) -> Dense:
+    init = nn.initializers.normal(config.init_scale)
+    return Dense(features, use_bias=use_bias, kernel_init=init, dot_general=DOT_GENERALS[config.compute_dtype])
+
+
+def head_dense(features: int, config: TransformerConfig) -> Dense:
+    """A layer of a head: always float32, for what a loss or a comparison of scores is made of; its rows may lie on a data axis."""
+    return Dense(features, kernel_init=nn.initializers.normal(config.init_scale), dot_general=jax.lax.dot_general)
+
+
+class Embed(nn.Embed):
+    """`flax.linen.Embed`, but an id without a row gives NaN always: a negative one too, and in a table of one row."""
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        table = jnp.asarray(self.embedding)  # NumPy's, outside of jit
+        return table.at[inputs].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def embedding(rows: int, config: TransformerConfig) -> Embed:
+    return Embed(rows, config.features, embedding_init=nn.initializers.normal(config.init_scale))
+
+
+def vocabulary_logits(x_BND: jax.Array, token: nn.Embed, config: TransformerConfig) -> jax.Array:
+    """Logits [B, N, V] from the token table itself: the tied head of language models. float32."""
+    table_VD, dtype = token.embedding, config.compute_dtype
+    return jnp.einsum("BND,VD->BNV", x_BND.astype(dtype), table_VD.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def layer_norm(config: TransformerConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=config.norm_eps, use_fast_variance=False)
+
+
+def check_length(num_positions: int, num_tokens: int) -> None:
+    """Raises InputError if a sequence is longer than the position table."""
+    if num_tokens > num_positions:
+        raise InputError(
+            f"a sequence of {num_tokens} tokens, but the position table has {num_positions} rows; "
+            f"choose num_tokens <= {num_positions}"
+        )
+
+
+class Attention(nn.Module):
+    """Queries from this part's rows, keys and values from the context."""
+
+    config: TransformerConfig
+
+    def setup(self):
+        D, bias = self.config.features, self.config.qkv_bias
+        self.query, self.key, self.value = (dense(D, self.config, use_bias=bias) for _ in range(3))
+        self.output = dense(D, self.config)
+
+    def cache(self, x_BKD: jax.Array, count_BK: jax.Array) -> KVCache:
+        """Keys and values of the rows to attend to."""
+        return KVCache(self._heads(self.key(x_BKD)), self._heads(self.value(x_BKD)), count_BK)
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        cache: KVCache,
+        bias_of: Callable[[jax.Array], jax.Array],
+        positions_T: jax.Array,
+        keys_B: jax.Array | None,
+    ) -> jax.Array:
+        q_BHTF = self._heads(self.query(x_BTD))
+        with jax.named_scope("softmax"):
+            shape = (*q_BHTF.shape[:3], cache.k_BHKF.shape[2])
+            keep_BHTK = keep_factors(shape, self.config.attention_dropout, keys_B, site=0)
+            out_BHTF = attend_in_blocks(q_BHTF, cache.k_BHKF, cache.v_BHKF, bias_of, positions_T, keep_BHTK)
+        out_BTD = out_BHTF.swapaxes(1, 2).reshape(x_BTD.shape)
+        return dropout(self.output(out_BTD), self.config.dropout, keys_B, site=1)
+
+    def _heads(self, y_BTD: jax.Array) -> jax.Array:
+        y_BTD = y_BTD.astype(self.config.compute_dtype)
+        return y_BTD.reshape(*y_BTD.shape[:2], self.config.num_heads, -1).swapaxes(1, 2)
+
+
+class Mlp(nn.Module):
+    config: TransformerConfig
+
+    def setup(self):
+        self.up = dense(self.config.mlp_features, self.config)
+        self.down = dense(self.config.features, self.config)
+
+    def __call__(self, x_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+        h_BTM = self.up(x_BTD)
+        with jax.named_scope("activation"):
+            # The backward pass keeps the input alone: less memory, and no slower.
+            h_BTM = jax.checkpoint(ACTIVATIONS[self.config.activation])(h_BTM)
+        return dropout(self.down(h_BTM), self.config.dropout, keys_B, site=2)
+
+
+class Block(nn.Module):
+    """Exchange, attend, MLP. What crosses the mesh is the residual stream; in pre-norm the receiver normalises it.
+
+    An exchange may ask for the normalised rows instead, see `Exchange.after_norm`.
+    """
+
+    config: TransformerConfig
+
+    def setup(self):
+        self.attention, self.mlp = Attention(self.config), Mlp(self.config)
+        self.norm_1, self.norm_2 = layer_norm(self.config), layer_norm(self.config)
+
+    def __call__(self, x_BTD: jax.Array, exchange: Exchange, layout: Layout) -> tuple[jax.Array, KVCache]:
+        """The rows after this block, and what they attended to."""
+        normed = exchange.after_norm and self.config.norm_first
+        rows_BTD = self.norm_1(x_BTD) if normed else x_BTD
+        with jax.named_scope("exchange"):
+            context = exchange(rows_BTD, layout)
+        expected = x_BTD.shape[1] + (layout.num_parts - 1) * exchange.rows_sent(layout.part_len)
+        rows = context.x_BKD.shape[1]
+        if rows != expected:
+            raise InputError(
+                f"{exchange} gave a context of {rows} rows, but by its rows_sent it should be {expected}; "
+                "it sends another number of rows than it says, or a part has too few tokens for it"
+            )
+        if context.count_BK.shape[1] != rows or context.last_K.shape != (rows,):
+            raise InputError(
+                f"{exchange} gave {rows} rows, {context.count_BK.shape[1]} counts and {context.last_K.shape[0]} last positions; give one of each for every row"
+            )
+        cache = (self.attention.cache if normed else self._cache)(context.x_BKD, context.count_BK)
+        bias_of = partial(attention_bias, context.count_BK, context.last_K, causal=self.config.causal)
+        return self._update(x_BTD, cache, bias_of, layout.positions_T, layout.block_keys_B), cache
+
+    def extend(self, x_B1D: jax.Array, cache: KVCache, room: jax.Array) -> tuple[jax.Array, KVCache]:
+        """One more row, which attends to `cache` and to itself. Its keys and values take the first of the `room` free rows.
+
+        Needs no other part, and no mask: whatever stands in the cache of a causal model came earlier.
+        """
+        count_B1 = jnp.ones(x_B1D.shape[:2], cache.count_BK.dtype)
+        cache = cache.write(self._cache(x_B1D, count_B1), cache.count_BK.shape[1] - room)
+        return self._update(x_B1D, cache, lambda _: count_bias(cache.count_BK), jnp.zeros(1, jnp.int32), None), cache
+
+    def _cache(self, x_BKD, count_BK):
+        return self.attention.cache(self.norm_1(x_BKD) if self.config.norm_first else x_BKD, count_BK)
+
+    def _update(self, x_BTD, cache, bias_of, positions_T, keys_B):
+        if self.config.norm_first:
+            x_BTD = x_BTD + self.attention(self.norm_1(x_BTD), cache, bias_of, positions_T, keys_B)
+            return x_BTD + self.mlp(self.norm_2(x_BTD), keys_B)
+        x_BTD = self.norm_1(x_BTD + self.attention(x_BTD, cache, bias_of, positions_T, keys_B))
+        return self.norm_2(x_BTD + self.mlp(x_BTD, keys_B))
+
+
+class Stack(nn.Module):
+    """The blocks, each with its own exchange."""
+
+    config: TransformerConfig
+
+    def setup(self):
+        self.blocks = [Block(self.config, name=f"block_{i}") for i in range(self.config.num_layers)]
+
+    def __call__(self, x_BTD: jax.Array, exchange: Exchanges, layout: Layout) -> tuple[jax.Array, tuple[KVCache, ...]]:
+        """The rows after the last block, and what every block attended to."""
+        caches = []
+        for i, one in enumerate(per_block(exchange, self.config.num_layers)):
+            x_BTD, cache = self.blocks[i](x_BTD, one, replace(layout, block=i))
+            caches.append(cache)
+        return x_BTD, tuple(caches)
+
+    def extend(
+        self, x_B1D: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
+    ) -> tuple[jax.Array, tuple[KVCache, ...]]:
+        """One more row through all blocks, see `Block.extend`."""
+        extended = []
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x_B1D, cache = block.extend(x_B1D, cache, room)
+            extended.append(cache)
+        return x_B1D, tuple(extended)

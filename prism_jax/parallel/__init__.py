@@ -1,0 +1,1 @@
+"""Where the parts run: the cut, the two runners, the processes."""

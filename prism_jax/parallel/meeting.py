@@ -1,0 +1,209 @@
+"""How the processes of a run come together.
+
+Process 0 listens at the address of the run, and at no other. Every other process opens a connection to it: its bond. It opens
+further ones for what its JAX says to the coordination service, which listens at a socket file of process 0; a secret that
+process 0 gave to those who came opens them.
+"""
+
+import asyncio
+import contextlib
+import errno
+import itertools
+import os
+import re
+import secrets
+import socket
+import threading
+from typing import Any
+
+from prism_jax.errors import InputError, RunError
+from prism_jax.parallel.bond import GRACE_SECONDS, Bond, pump, say
+
+NOTE_SECONDS = 5.0
+"""A process that has waited so long for the others says that it waits."""
+
+
+def meet(host: str, port: int, num_processes: int, process: int, *, seconds: float, lost_after: float) -> Bond:
+    """Waits until all processes of a run are here, for at most so many seconds.
+
+    Args:
+      host, port: where process 0 listens.
+      lost_after: seconds without a sign of life, after which a process is lost.
+
+    Raises:
+      InputError: for an address that is not to be had, or processes that were started with other numbers.
+      RunError: if one does not come; it says which.
+    """
+    role = _First if process == 0 else _Other
+    bond = role(host, port, num_processes, process, lost_after)
+    note = threading.Timer(NOTE_SECONDS, lambda: say(f"waiting for {bond.missing()}, for {seconds:g} s at most"))
+    note.daemon = True
+    note.start()
+    try:
+        bond.wait(bond.gather(seconds))
+    except BaseException:
+        bond.close()
+        raise
+    finally:
+        note.cancel()
+    return bond
+
+
+class _First(Bond):
+    """Process 0."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._secret = secrets.token_hex(16)
+        self._decided = asyncio.Event()
+        self._other_number: str | None = None
+
+    def missing(self) -> str:
+        numbers = (str(i) for i in range(1, self._num_processes) if i not in self._peers)
+        return f"process {', '.join(itertools.islice(numbers, 10))}{', ...' * any(numbers)}"
+
+    async def gather(self, seconds: float) -> None:
+        where = f"{self._host}:{self._port}"
+        listening = _listen(self._host, self._port)
+        self._open.append(await asyncio.start_server(self._welcome, sock=listening))
+        self._begin(self._beat())
+        try:
+            if self._num_processes > 1:
+                await asyncio.wait_for(self._decided.wait(), seconds)
+        except TimeoutError:
+            came = f"{1 + len(self._peers)} of {self._num_processes} processes came to {where} in {seconds:g} s"
+            said = f"{came}, but not {self.missing()}; start all of them, or give a longer --join-seconds"
+            await self._say_last(f"missing {said}", GRACE_SECONDS)
+            raise RunError(said) from None
+        if self._other_number:
+            await self._say_last(f"refused {self._other_number}", GRACE_SECONDS)
+            raise InputError(self._other_number)
+        self._begun = True
+        self._say(f"go {self._secret}")
+
+    async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A connection that somebody has opened. What does not speak as our processes do is closed."""
+        self._open.append(writer)
+        try:
+            line = (await asyncio.wait_for(reader.readline(), self._lost_after)).decode("ascii")
+        except (OSError, ValueError):  # a TimeoutError is an OSError
+            line = ""
+        if found := re.fullmatch(r"member (\d{1,9}) (\d{1,9})\n", line):
+            process, of = map(int, found.groups())
+            if refusal := self._refusal(process, of):
+                writer.write(f"refused {refusal}\n".encode())
+            else:
+                self._peers[process] = writer
+                if len(self._peers) == self._num_processes - 1:
+                    self._decided.set()
+                await self._watch(process, reader)
+        elif secrets.compare_digest(line, f"relay {self._secret}\n"):
+            await self._serve(reader, writer)
+        self._open.remove(writer)
+        writer.close()
+
+    def _refusal(self, process: int, of: int) -> str | None:
+        """Why a process may not take part. If it was started for another number of processes, none may."""
+        if of != self._num_processes and not self._decided.is_set():
+            self._other_number = (
+                f"process {process} was started with --num-processes {of}, but process 0 with {self._num_processes}; "
+                "give all of them the same"
+            )
+            self._decided.set()
+            return self._other_number
+        if process in self._peers or self._decided.is_set() or not 0 < process < self._num_processes:
+            run = f"the run at {self._host}:{self._port}"
+            return f"{run} has no place for a process {process}; give every process an id of its own, of 0 to P - 1"
+        return None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Joins a connection of another process to JAX's coordination service, which may be about to start."""
+        while not self._over:
+            try:
+                near, to_near = await asyncio.open_unix_connection(self.service)
+            except OSError:
+                await asyncio.sleep(0.02)
+                continue
+            self._open.append(to_near)
+            await asyncio.gather(pump(reader, to_near), pump(near, writer))
+            to_near.close()
+            return
+
+
+class _Other(Bond):
+    """A process beside process 0."""
+
+    _secret = ""
+
+    def missing(self) -> str:
+        return "the other processes" if self._peers else f"process 0 at {self._host}:{self._port}"
+
+    async def gather(self, seconds: float) -> None:
+        reader, writer = await self._reach(seconds)
+        self._peers[0] = writer
+        self._say(f"member {self._process} {self._num_processes}")
+        self._begin(self._beat())
+        await self._admitted(reader)
+        self._begun = True
+        self._open.append(await asyncio.start_unix_server(self._carry, self.service))
+        self._begin(self._watch(0, reader))
+
+    async def _reach(self, seconds: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reason, until = "no answer", self._loop.time() + seconds
+        while (left := until - self._loop.time()) > 0:
+            try:
+                return await asyncio.wait_for(asyncio.open_connection(self._host, self._port), left)
+            except OSError as error:  # a TimeoutError is an OSError
+                reason = _reason(error) or reason
+            await asyncio.sleep(0.05)
+        where = f"process 0 can't be reached at {self._host}:{self._port} in {seconds:g} s"
+        raise RunError(f"{where} ({reason}); start it there, or give a longer --join-seconds")
+
+    async def _admitted(self, reader: asyncio.StreamReader) -> None:
+        line = "\n"
+        while line == "\n":  # a sign of life
+            try:
+                line = (await asyncio.wait_for(reader.readline(), self._lost_after)).decode()
+            except (OSError, ValueError):
+                line = ""
+        match line.split(maxsplit=1):
+            case ["go", secret]:
+                self._secret = secret.strip()
+            case ["refused", said]:
+                raise InputError(said.strip())
+            case ["missing", said]:
+                raise RunError(said.strip())
+            case _:
+                where = f"{self._host}:{self._port}"
+                raise RunError(f"process 0 left before all had come, or another program is at {where}; start all anew")
+
+    async def _carry(self, near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
+        """Joins a connection of JAX to its coordination service. For JAX it stays open when process 0 is gone."""
+        self._open.append(to_near)
+        with contextlib.suppress(OSError):
+            far, to_far = await asyncio.open_connection(self._host, self._port)
+            self._open.append(to_far)
+            to_far.write(f"relay {self._secret}\n".encode())
+            await asyncio.gather(pump(near, to_far), pump(far, to_near))
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror)
+    return os.strerror(error.errno) if error.errno else ""
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket at the first address of the host that can be had."""
+    last: OSError = socket.gaierror(socket.EAI_NONAME, "no such host")
+    with contextlib.suppress(socket.gaierror):
+        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            try:
+                return socket.create_server(address, family=family)
+            except OSError as error:
+                last = error
+    if isinstance(last, socket.gaierror) or last.errno == errno.EADDRNOTAVAIL:
+        raise InputError(
+            f"{host!r} is no address of this machine ({_reason(last)}); --coordinator is an address of process 0's machine"
+        ) from last
+    raise InputError(f"port {port} of this machine can't be used: {_reason(last)}; choose another") from last

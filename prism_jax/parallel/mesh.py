@@ -1,0 +1,181 @@
+"""Every part on its own device: a mesh of emulated devices, GPUs, or devices of several hosts."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+
+from prism_jax.errors import InputError
+from prism_jax.parallel import processes, transfer
+from prism_jax.parallel.partition import PARTS, Parts, split
+from prism_jax.parallel.runner import _run_part
+
+DATA = "data"
+"""Name of the optional mesh axis over which a batch is cut."""
+
+
+@dataclass(frozen=True)
+class OnMesh:
+    """Every part on its own device. Made by `on_mesh`."""
+
+    mesh: jax.sharding.Mesh
+
+    @property
+    def num_parts(self) -> int:
+        return self.mesh.shape[PARTS]
+
+    def _specs(self) -> tuple[jax.P, jax.P]:
+        """How arrays lie that are cut into parts, and arrays that every part knows whole."""
+        batch = DATA if DATA in self.mesh.axis_names else None
+        return jax.P(batch, PARTS), jax.P(batch)
+
+    def _shardings(self, parts: Parts) -> Parts:
+        """How each array of `parts` lies, in the same structure."""
+        cut: Any
+        whole: Any
+        cut, whole = (jax.NamedSharding(self.mesh, spec) for spec in self._specs())
+        return Parts(
+            jax.tree.map(lambda _: cut, parts.tokens),
+            whole,
+            None if parts.keys_B is None else whole,
+            parts.num_tokens,
+            parts.num_parts,
+        )
+
+    def split(self, batch, key=None):
+        parts, data = split(batch, self.num_parts, key), self.mesh.shape.get(DATA, 1)
+        if len(parts.real_BN) % data:
+            raise InputError(
+                f"a batch of {len(parts.real_BN)} does not cut into {data} on the data axis; choose a multiple of {data}"
+            )
+        if not self._several:
+            return jax.device_put(parts, self._shardings(parts))
+        cut, whole = self._specs()
+        tokens, real_BN = transfer.send(self.mesh, (parts.tokens, parts.real_BN), (cut, whole))
+        keys_B = jax.tree.map(partial(transfer.placed, self.mesh, whole), parts.keys_B)
+        return replace(parts, tokens=tokens, real_BN=real_BN, keys_B=keys_B)
+
+    def shapes(self, params, parts):
+        def placed(tree, shardings):
+            return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+        everywhere = jax.tree.map(lambda _: jax.NamedSharding(self.mesh, jax.P()), params)
+        params, parts = jax.eval_shape(lambda *args: args, params, parts)
+        return placed(params, everywhere), placed(parts, self._shardings(parts))
+
+    @property
+    def _several(self) -> bool:
+        return self.mesh.devices.size > len(self.mesh.local_devices)
+
+    @property
+    def here(self):
+        return bool(self.mesh.local_devices)
+
+    def replicate(self, tree):
+        if not self._several:
+            return jax.device_put(tree, jax.NamedSharding(self.mesh, jax.P()))
+        return jax.tree.map(partial(transfer.replicated, self.mesh), tree)
+
+    def broadcast(self, tree):
+        return transfer.send(self.mesh, (tree,), (jax.P(),))[0] if self._several else tree
+
+    def fetch(self, tree):
+        return jax.device_get(transfer.everywhere(self.mesh)(tree) if self._several else tree)
+
+    def __call__(self, function, params, parts):
+        rows_BRD = self.each(function, params, parts)
+        with jax.named_scope("join"):
+            return jax.sharding.reshard(rows_BRD, jax.NamedSharding(self.mesh, self._specs()[1]))
+
+    def each(self, function, params, parts):
+        one_part = partial(_run_part, function, parts.num_parts, parts.num_tokens)
+        cut, whole = self._specs()
+        run = jax.shard_map(one_part, mesh=self.mesh, in_specs=(jax.P(), cut, whole, whole), out_specs=cut)
+        return run(params, parts.tokens, parts.real_BN, parts.keys_B)
+
+    def one_by_one(self, function, params, batch):
+        def mine(params, batch):
+            return jax.lax.map(partial(function, params), batch)
+
+        whole = self._specs()[1]
+        return jax.shard_map(mine, mesh=self.mesh, in_specs=(jax.P(), whole), out_specs=whole)(params, batch)
+
+    @property
+    def _last(self) -> jax.Device:
+        if self.mesh.shape.get(DATA, 1) > 1:
+            raise InputError("the last part lies on several devices of the data axis; choose on_mesh(P) without one")
+        return self.mesh.devices.flat[-1]
+
+    @property
+    def last_here(self):
+        if processes.several() and self.mesh.devices.size < jax.device_count():
+            raise InputError(
+                f"the last of {self.mesh.devices.size} parts must be heard by all processes, which have {jax.device_count()} devices; "
+                "choose as many parts"
+            )
+        return self._last in self.mesh.local_devices
+
+    def from_last(self, x):
+        return processes.from_process(self._last.process_index, x) if self._several else x
+
+    def last_part(self, tree):
+        return self.last_copy(tree)
+
+    def last_copy(self, tree):
+        last = self._last
+        alone = jax.sharding.SingleDeviceSharding(last)
+
+        def local(x):
+            return jax.device_put(next(shard.data for shard in x.addressable_shards if shard.device == last), alone)
+
+        return jax.tree.map(local, tree)
+
+
+def on_mesh(num_parts: int, *, data: int = 1) -> OnMesh:
+    """A runner that gives each of `num_parts` parts its own device.
+
+    Args:
+      num_parts: P, devices along the axis `parts`.
+      data: devices along the axis `data`, which cuts the batch.
+
+    Raises:
+      InputError: if there are fewer devices than needed.
+    """
+    needed, here = num_parts * data, jax.devices()
+    if num_parts < 1 or data < 1:
+        raise InputError(f"a mesh of {data} x {num_parts} devices asked for; choose 1 or more of each")
+    if needed > len(here):
+        if processes.several():
+            raise InputError(
+                f"{needed} devices are needed ({num_parts} parts x {data}), but {jax.process_count()} processes have "
+                f"{len(here)}; ask for fewer parts, or start more processes"
+            )
+        raise InputError(
+            f"{needed} devices are needed ({num_parts} parts x {data}), but there are {len(here)} of kind "
+            f"{here[0].platform!r}; ask for fewer parts, use on_one_device, or emulate devices on the CPU: "
+            f"JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES={needed}, set before Python starts"
+        )
+    shape, names = ((num_parts,), (PARTS,)) if data == 1 else ((data, num_parts), (DATA, PARTS))
+    return OnMesh(jax.make_mesh(shape, names, devices=here[:needed]))
+
+
+def emulate_devices(count: int) -> None:
+    """Makes the CPU look like at least `count` devices. Call it before JAX does anything else.
+
+    Devices of another kind (GPUs) are left as they are, and so are those of several processes.
+
+    Raises:
+      InputError: if JAX has started already, with fewer.
+    """
+    if processes.several() or jax.config.jax_num_cpu_devices >= count:  # type: ignore[attr-defined]
+        return
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError as error:
+        if jax.default_backend() != "cpu" or len(jax.devices()) >= count:
+            return
+        raise InputError(
+            f"{count} devices are needed, but JAX has started already; emulate them before it does anything else, "
+            f"or set JAX_NUM_CPU_DEVICES={count} before Python starts"
+        ) from error

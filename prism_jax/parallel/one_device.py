@@ -1,0 +1,70 @@
+"""All parts inside one device."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from prism_jax.errors import InputError
+from prism_jax.parallel.partition import PARTS, split
+from prism_jax.parallel.runner import _run_part
+
+
+@dataclass(frozen=True)
+class OnOneDevice:
+    """All parts inside one device. Made by `on_one_device`."""
+
+    num_parts: int
+
+    here = last_here = True
+
+    def split(self, batch, key=None):
+        return split(batch, self.num_parts, key)
+
+    def shapes(self, params, parts):
+        return jax.eval_shape(lambda *args: args, params, parts)
+
+    def replicate(self, tree):
+        return jax.tree.map(jnp.asarray, tree)
+
+    def broadcast(self, tree):
+        return tree
+
+    def fetch(self, tree):
+        return jax.device_get(tree)
+
+    def __call__(self, function, params, parts):
+        return self.each(function, params, parts)
+
+    def each(self, function, params, parts):
+        def cut(x):
+            return x.reshape(x.shape[0], self.num_parts, -1, *x.shape[2:])
+
+        real_BN = jnp.asarray(parts.real_BN)  # NumPy's, outside of jit
+
+        def one_part(tokens):
+            return _run_part(function, parts.num_parts, parts.num_tokens, params, tokens, real_BN, parts.keys_B)
+
+        run = jax.vmap(one_part, in_axes=1, out_axes=1, axis_name=PARTS, axis_size=self.num_parts)
+        stacked = run(jax.tree.map(cut, parts.tokens))
+        return jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:]), stacked)
+
+    def one_by_one(self, function, params, batch):
+        return jax.lax.map(partial(function, params), batch)
+
+    def last_part(self, tree):
+        return jax.tree.map(lambda x: x[:, -(x.shape[1] // self.num_parts) :], tree)
+
+    def last_copy(self, tree):
+        return tree
+
+    def from_last(self, x):
+        return x
+
+
+def on_one_device(num_parts: int) -> OnOneDevice:
+    """A runner that keeps `num_parts` parts inside one device: for fine-tuning and accuracy, no mesh needed."""
+    if num_parts < 1:
+        raise InputError(f"num_parts is {num_parts}; choose 1 or more")
+    return OnOneDevice(num_parts)

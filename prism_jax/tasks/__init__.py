@@ -1,0 +1,149 @@
+"""The task that a data set sets a model."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from prism_jax.data import images
+from prism_jax.data.datasets import Corpus, Dataset, Labelled
+from prism_jax.data.text import cut, load_tokenizer
+from prism_jax.errors import InputError
+from prism_jax.exchange.baselines import WholeSequence
+from prism_jax.forward import forward, params_shapes, parts_shapes
+from prism_jax.metrics.scores import METRICS
+from prism_jax.parallel.one_device import on_one_device
+from prism_jax.parallel.processes import from_terminal
+from prism_jax.tasks import likelihood
+from prism_jax.tasks.base import Task, outline
+from prism_jax.tasks.classification import Classification, Images, Texts
+from prism_jax.tasks.language import ClozeTask, LanguageModelling
+from prism_jax.weights import Pretrained
+
+
+def prepare(
+    dataset: Dataset, pretrained: Pretrained, num_tokens: int, *, augment: bool = False, smoothing: float = 0.0
+) -> Task:
+    """A data set, tokenised for a model.
+
+    Args:
+      dataset: what to predict.
+      pretrained: the model, in whose folder the tokenizer or image processor lies.
+      num_tokens: N, at which texts are cut.
+      augment: whether to crop and flip images in training.
+      smoothing: of labels in the loss.
+
+    Raises:
+      InputError: if the model does not answer what the data set asks, a metric takes other answers, labels are none of the classes, or
+        there are no classes to smooth or no images to augment.
+    """
+    check_model(pretrained.model, dataset, num_tokens)
+    check_metrics(dataset)
+    check_labels(dataset)
+    if smoothing and not getattr(dataset, "label_names", ()):
+        raise InputError(
+            f"labels are smoothed between classes, which {dataset.name} has none of; set label_smoothing to 0"
+        )
+    if augment and "image" not in getattr(dataset, "inputs", ()):
+        raise InputError(f"images are cropped and flipped, which {dataset.name} has none of; leave augment out")
+    return from_terminal(
+        lambda: _prepare(dataset, pretrained, num_tokens, augment, smoothing), lambda task: outline(task, num_tokens)
+    )
+
+
+def _prepare(dataset: Dataset, pretrained: Pretrained, num_tokens: int, augment: bool, smoothing: float) -> Task:
+    model = pretrained.model
+    if isinstance(dataset, Labelled) and "image" in dataset.inputs:
+        processor = images.load_processor(pretrained.folder, model.config.image_size)
+        return Classification(dataset, Images(dataset.inputs["image"], processor, model.config, augment), smoothing)
+    tokenizer = load_tokenizer(pretrained.folder, model.config.vocab_size)
+    if isinstance(dataset, Labelled):
+        tokens = cut(tokenizer, dataset.inputs["text"], num_tokens, dataset.inputs.get("pair"), dataset.name)
+        tokens.check(model.config.vocab_size, getattr(model.config, "num_types", 1))
+        return Classification(dataset, Texts(tokens), smoothing)
+    if isinstance(dataset, Corpus):
+        return LanguageModelling(*likelihood.windows(tokenizer, dataset.documents, num_tokens, dataset.name))
+    contexts = likelihood.token_ids(tokenizer, dataset.contexts, dataset.name)
+    endings = likelihood.token_ids(
+        tokenizer, [ending for several in dataset.endings for ending in several], f"the endings of {dataset.name}"
+    )
+    choices = len(endings) // max(len(contexts), 1)
+    for i, ending in enumerate(endings):
+        if not len(contexts[i // choices]) or not 0 < len(ending) < num_tokens:
+            raise InputError(
+                f"example {i // choices} of {dataset.name} has a context of {len(contexts[i // choices])} tokens and an ending of "
+                f"{len(ending)}; each needs 1 or more, and an ending fewer than num_tokens, {num_tokens}"
+            )
+    return ClozeTask(dataset, contexts, endings, num_tokens)
+
+
+def num_labels(dataset: Dataset | None) -> int | None:
+    """C, the classes of a head for this data set: 1 where a number is to be told; None where there is no such head."""
+    return (len(dataset.label_names) or 1) if isinstance(dataset, Labelled) else None
+
+
+def check_metrics(dataset: Dataset) -> None:
+    """Raises InputError if a data set names a metric that there isn't, or that does not take its answers."""
+    if not isinstance(dataset, Labelled):
+        return
+    if unknown := [name for name in dataset.metrics if name not in METRICS]:
+        raise InputError(f"{dataset.name} has the metric {unknown[0]!r}; choose from {', '.join(METRICS)}")
+    answers = np.arange(len(dataset.label_names)) if dataset.label_names else np.zeros(1)
+    for name in dataset.metrics:
+        METRICS[name].check(name, answers, answers)
+
+
+def check_labels(dataset: Dataset) -> None:
+    """Raises InputError unless there is a label for every input, and it is a class of the data set, or a finite number."""
+    if not isinstance(dataset, Labelled):
+        return
+    counts = {name: len(items) for name, items in dataset.inputs.items()}
+    if dataset.labels is not None:
+        counts["labels"] = len(dataset.labels)
+    if len(set(counts.values())) != 1:
+        said = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise InputError(f"{dataset.name} has {said}; give as many of each")
+    if dataset.labels is None or not len(dataset):
+        return
+    labels, last = np.asarray(dataset.labels), len(dataset.label_names) - 1
+    if dataset.label_names and (labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > last):
+        raise InputError(
+            f"{dataset.name} has labels from {labels.min()} to {labels.max()} ({labels.dtype}); give whole numbers from 0 to {last}, "
+            "which label_names names"
+        )
+    if not np.isfinite(labels).all():
+        raise InputError(f"{dataset.name} has labels that are no finite numbers; leave these examples out")
+
+
+def check_model(model: nn.Module, dataset: Dataset, num_tokens: int) -> None:
+    """Raises InputError if a model does not answer what a data set asks."""
+    name = type(model).__name__
+    inputs, example = model.batch_shapes(1, num_tokens), "BertForSequenceClassification"
+    wanted: tuple[int | None, ...]
+    if isinstance(dataset, Labelled):
+        wanted, kind = ((1, num_labels(dataset)), "class") if dataset.label_names else ((1, 1), "number")
+        if "image" in dataset.inputs:
+            example, thing, array = "ViTForImageClassification", "image", "patches"
+        else:
+            thing, array = "text", "ids"
+    else:
+        vocab_size = getattr(model.config, "vocab_size", None)
+        wanted, kind, example, thing, array = (
+            (1, num_tokens, vocab_size),
+            "likelihood",
+            "GPT2LMHeadModel",
+            "text",
+            "ids",
+        )
+    if array not in inputs:
+        raise InputError(f"{name} takes no {thing}s; choose a model such as {example}")
+    run = on_one_device(1)
+    answer = jax.eval_shape(
+        lambda params, parts: forward(model, params, parts, WholeSequence(), run),
+        params_shapes(model),
+        parts_shapes(model, 1, 1, num_tokens),
+    )
+    causal = model.config.stack.causal or isinstance(dataset, Labelled)
+    if getattr(answer, "shape", None) != wanted or not causal:
+        raise InputError(
+            f"{name} gives no {kind} to {'an image' if thing == 'image' else 'a text'}; choose a model such as {example}"
+        )

@@ -1,0 +1,123 @@
+"""What a language model says of given text: log-likelihoods, and the figures made of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prism_jax.data.text import Tokens, string
+from prism_jax.errors import InputError
+from prism_jax.exchange.base import Exchanges
+from prism_jax.forward import encode
+from prism_jax.parallel.partition import Parts
+from prism_jax.parallel.runner import Runner
+
+
+def log_likelihoods(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> jax.Array:
+    """The log-likelihood of each token, given those before it, in nats.
+
+    The logits of one example at a time are held, never those of a batch.
+
+    Args:
+      model: for instance `models.gpt2.GPT2LMHeadModel(config)`.
+      params: its parameters.
+      parts: a batch, cut by `run.split`.
+      exchange: what the parts exchange.
+      run: where they run.
+
+    Returns:
+      [B, N - 1]: at i that of token i + 1; 0 where either of them is padding.
+    """
+    num_tokens = parts.num_tokens
+    rows_BRD = encode(model, params, parts, exchange, run)
+    ids_BN = run(lambda _, tokens, layout: tokens["ids"], (), parts)[:, :num_tokens]
+
+    def one(params, example):
+        rows_RD, ids_N = example
+        logits_1NV = model.apply({"params": params}, rows_RD[None], jnp.ones((1, num_tokens), bool), method="head")
+        log_p_NV = jax.nn.log_softmax(logits_1NV[0, :-1].astype(jnp.float32))
+        return jnp.take_along_axis(log_p_NV, ids_N[1:, None], axis=1)[:, 0]
+
+    real_BN = parts.real_BN[:, :num_tokens]
+    log_p_BN = run.one_by_one(
+        jax.checkpoint(one), params, (rows_BRD, ids_BN)
+    )  # a gradient computes the logits once more
+    return jnp.where(real_BN[:, 1:] & real_BN[:, :-1], log_p_BN, 0)
+
+
+def continuations(
+    contexts: Sequence[Sequence[int]], endings: Sequence[Sequence[int]], num_tokens: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """A batch of contexts with an ending each, padded on the right, to score the endings.
+
+    `(log_likelihoods(...) * scored).sum(1)` is then the log-likelihood of each ending, given its context.
+
+    Args:
+      contexts: token ids; at least one each.
+      endings: token ids; at least one each.
+      num_tokens: N. A context that is too long loses its first tokens.
+
+    Returns:
+      The batch, and `scored` bool [B, N - 1], as `log_likelihoods` counts.
+
+    Raises:
+      InputError: if a context or an ending is empty, or an ending does not fit.
+    """
+    ids = np.zeros((len(contexts), num_tokens), np.int32)
+    mask, scored = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool)
+    for i, (context, ending) in enumerate(zip(contexts, endings, strict=True)):
+        if not len(context) or not 0 < len(ending) < num_tokens:
+            raise InputError(
+                f"context {i} has {len(context)} tokens and its ending {len(ending)}; "
+                f"give at least 1 each, and endings of at most {num_tokens - 1}"
+            )
+        kept = [*context[-(num_tokens - len(ending)) :], *ending]
+        ids[i, : len(kept)], mask[i, : len(kept)] = kept, True
+        scored[i, len(kept) - len(ending) : len(kept)] = True
+    return {"ids": ids, "mask": mask}, scored[:, 1:]
+
+
+def token_ids(tokenizer, texts: Sequence[str], of: str = "the texts") -> list[np.ndarray]:
+    """The tokens of each text, without special ones.
+
+    Raises:
+      InputError: if one, of the data `of`, is no string.
+    """
+    found = [string(text, i, of) for i, text in enumerate(texts)]
+    return [np.array(ids, np.int32) for ids in tokenizer(found, add_special_tokens=False)["input_ids"]] if found else []
+
+
+def windows(tokenizer, documents: Sequence[str], num_tokens: int, of: str = "the texts") -> tuple[Tokens, np.ndarray]:
+    """Plain text cut into windows of N tokens, so that every token of it is predicted exactly once.
+
+    A document begins with the tokenizer's token for a beginning (or, as GPT-2 has it, the end of the text before). Each
+    further window begins with the last token of the one before it.
+
+    Returns:
+      The windows, and the UTF-8 bytes that each predicts, int [windows].
+
+    Raises:
+      InputError: if the tokenizer has no such token, N is below 2, or the documents, of the data `of`, hold no text.
+    """
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if first is None:
+        raise InputError("the tokenizer has no token for the beginning or the end of a text; choose one that has")
+    if num_tokens < 2:
+        raise InputError(f"num_tokens is {num_tokens}; choose 2 or more, to predict a token from another")
+    ids, num_bytes = [], []
+    for i, document in enumerate(documents):
+        out = tokenizer(string(document, i, of), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        tokens = np.array([first, *out["input_ids"]], np.int32)
+        bytes_before = np.concatenate([[0], np.cumsum([len(letter.encode()) for letter in document])]).astype(int)
+        ends = bytes_before[[0, *(end for _, end in out["offset_mapping"])]]
+        for start in range(0, len(tokens) - 1, num_tokens - 1):
+            window = tokens[start : start + num_tokens]
+            ids.append(window)
+            num_bytes.append(ends[start + len(window) - 1] - ends[start])
+    if not ids:
+        raise InputError(f"there is no text in {of}; choose another data set or source")
+    pad = tokenizer.pad_token_id or 0
+    return Tokens(ids, [np.zeros_like(one) for one in ids], (pad, 0)), np.array(num_bytes)

@@ -1,0 +1,89 @@
+"""Predictions for all rows of a task, through one exchange on a number of parts."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from prism_jax.data.text import bucket_of
+from prism_jax.exchange.base import Exchanges, check
+from prism_jax.exchange.text import text_of
+from prism_jax.parallel.runner import Runner
+from prism_jax.tasks.base import Task
+from prism_jax.tasks.batches import Batch, scoring_batches
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An exchange on a number of parts."""
+
+    exchange: Exchanges
+    num_parts: int
+
+    def __str__(self) -> str:
+        return f"{text_of(self.exchange)} on {self.num_parts}"
+
+    def check(self, lengths: tuple[int, ...]) -> None:
+        """Raises InputError if sequences of one of these lengths can't run."""
+        for num_tokens in lengths:
+            check(self.exchange, num_tokens, self.num_parts)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Predicts through one exchange. Programs are compiled once, one for each bucket.
+
+    Attributes:
+      model: a Linen module.
+      task: its data.
+      setting: the exchange and the number of parts.
+      run: where they run.
+      batch_size: B.
+      buckets: lengths, from `text.bucket_lengths`.
+      programs: compiled so far, by bucket.
+    """
+
+    model: nn.Module
+    task: Task
+    setting: Setting
+    run: Runner
+    batch_size: int
+    buckets: tuple[int, ...]
+    programs: dict[int, jax.stages.Compiled] = field(default_factory=dict)
+
+    def __call__(self, params: Any, description: str | None = None) -> np.ndarray:
+        """What the task keeps of each row, in their order, for parameters that lie where `run` needs them.
+
+        Called on the processes where `run` is `here`.
+        """
+        rows: np.ndarray | None = None
+        batches = scoring_batches(self.task, self.buckets, self.batch_size)
+        steps = [-(-count // self.batch_size) for count in rows_by_bucket(self.task, self.buckets).values()]
+        description = description or str(self.setting)
+        for batch in tqdm(batches, description, sum(steps), leave=False, unit="batch", disable=None):
+            parts, targets = self.run.split(batch.tokens), self.run.broadcast(batch.targets)
+            outcome = self.run.fetch(self._program(batch, params, parts, targets)(params, parts, targets))
+            if rows is None:
+                rest = tuple(self.buckets[-1] - 1 for _ in outcome.shape[1:])
+                rows = np.zeros((len(self.task.lengths), *rest), outcome.dtype)
+            rows[(batch.index, *(slice(n) for n in outcome.shape[1:]))] = outcome[: len(batch.index)]
+        assert rows is not None
+        return rows
+
+    def _program(self, batch: Batch, params, parts, targets) -> jax.stages.Compiled:
+        if batch.num_tokens not in self.programs:
+
+            def program(params, parts, targets):
+                return self.task.outcomes(self.model, params, parts, targets, self.setting.exchange, self.run)
+
+            self.programs[batch.num_tokens] = jax.jit(program).lower(params, parts, targets).compile()
+        return self.programs[batch.num_tokens]
+
+
+def rows_by_bucket(task: Task, buckets: tuple[int, ...]) -> dict[int, int]:
+    """How many rows of a task are padded to each length."""
+    lengths, rows = np.unique(bucket_of(task.lengths, buckets), return_counts=True)
+    return dict(zip(lengths.tolist(), rows.tolist(), strict=True))
