@@ -162,6 +162,13 @@ def _supervise(ranks: list[list[str]]) -> None:
         raise SystemExit(status)
 
 
+SOURCES = (
+    *("eval.timing.requests", "eval.timing.part_alone", "eval.timing.part_program"),
+    *("eval.links.shaped", "eval.links.relay", "eval.launch", "eval.launching.rank"),
+)
+"""The modules that make a latency: times that another version measured must not stand beside ours."""
+
+
 def measure(command: Latency, where: str, argv: list[str]) -> None:
     """What every process does: all tables that are not on disk yet, in the folder `where`."""
     num_parts = jax.device_count()
@@ -176,7 +183,7 @@ def measure(command: Latency, where: str, argv: list[str]) -> None:
     out = output_folder(where)
     scoring = load_scoring(command.experiment, settings, {BASE: command.base}, fresh=command.experiment.training.fresh)
     content = files.results(scoring, [], f"python -m eval.latency {shlex.join(argv)}")
-    content |= {"library": digest_of_sources(), "processes": jax.process_count()}
+    content |= {"library": store.digest_of_library(*SOURCES), "processes": jax.process_count()}
     content = from_terminal(lambda: content | before(out, content))
     wanted = [(text_of(setting.exchange), setting.num_parts) for setting in settings]
     places, prepared = requests.places(scoring, settings), dict[tuple[int, int], list[requests.Request]]()
@@ -217,14 +224,6 @@ def before(out: Path, content: dict) -> dict:
     if differing or earlier["environment"]["cpu"] != content["environment"]["cpu"]:
         raise InputError(f"{out / FILE} is of another {', '.join(differing) or 'machine'}; choose another --out")
     return {name: earlier[name] for name in found}
-
-
-def digest_of_sources() -> str:
-    """Of all sources that make a latency: times that another version measured must not stand beside ours."""
-    here = sorted(
-        path for name in ("timing", "links", "launching") for path in (Path(__file__).parent / name).glob("*.py")
-    )
-    return store.digest(store.digest_of_library(), *(path.read_bytes() for path in here))
 
 
 def _shaped(content: dict, link: dict) -> dict:

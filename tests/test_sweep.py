@@ -1,6 +1,8 @@
 """Sweeps: what runs, what does not run again, and what happens when a row fails."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from conftest import run
 from PIL import Image
 
+from eval import latency
 from eval.reporting import sweep_plots
 from eval.reporting.markdown import over_runs
 from eval.scoring import variants
@@ -112,7 +115,7 @@ def test_it_goes_on_where_it_was_stopped_and_runs_nothing_twice(
     assert {"results.json", "results.csv", "report.md"} <= set(written)
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, "__call__", stopped)
-        patch.setattr(store, "digest_of_library", lambda: "another")
+        patch.setattr(store, "digest_of_library", lambda *_: "another")
         assert run("eval.sweep", path, *flags, monkeypatch=patch) == 1
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.*")} == written
     # Another source of one's own exchange, and a damaged file: these rows alone run again.
@@ -461,3 +464,14 @@ def test_a_legend_stays_inside_its_panel(label):
     assert left.y0 >= 0
     assert panels[0].get_window_extent().height > figure.bbox.height / 2
     sweep_plots.plt.close(figure)
+
+
+def test_the_digest_of_the_library_is_of_all_modules_that_are_imported():
+    names = ("eval.scoring.measure", *latency.SOURCES)
+    program = f"import {', '.join(names)}, sys; print(*(one.__file__ for name, one in sys.modules.items() if name.partition('.')[0] in ('eval', 'prism_jax')))"
+    imported = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent
+    ).stdout
+    closure = {str(path) for path in store.import_closure(*names)}
+    assert len(imported.split()) > 60
+    assert set(imported.split()) <= closure

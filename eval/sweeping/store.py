@@ -1,6 +1,8 @@
 """Finished rows on disk: a sweep goes on where it was stopped, and does not run again what would come out the same."""
 
+import ast
 import hashlib
+import importlib.util
 import inspect
 import json
 from dataclasses import dataclass
@@ -11,7 +13,6 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-import prism_jax
 from eval.reporting.records import Kept
 from prism_jax import records
 from prism_jax.cli.entry import write
@@ -101,9 +102,36 @@ def source_of(kind: type) -> bytes | str:
         return kind.__qualname__
 
 
-def digest_of_library() -> str:
-    """Of all sources that make a row, the JAX that runs them and where: what is no longer the same must run again."""
-    package = sorted(Path(prism_jax.__file__).parent.rglob("*.py"))
-    here = sorted((Path(__file__).parents[1] / "scoring").glob("*.py"))
-    sources = (path.read_bytes() for path in [*package, *here])
+def digest_of_library(*modules: str) -> str:
+    """Of the modules that make a record and of all of ours that they import, the JAX that runs them and the device: what is no
+    longer the same must run again.
+
+    Args:
+      modules: by name; those that run as processes of their own too, since nothing imports them.
+    """
+    sources = (path.read_bytes() for path in import_closure(*modules))
     return digest(jax.__version__, jax.devices()[0].device_kind, *sources)
+
+
+def import_closure(*modules: str) -> list[Path]:
+    """The files of modules of this repository, and of all others of it that these import, at any depth."""
+    found: dict[str, Path] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name.partition(".")[0] not in ("prism_jax", "eval"):
+            continue
+        try:
+            spec = importlib.util.find_spec(name)
+        except ModuleNotFoundError:  # a name in a module, which is no package
+            continue
+        if spec is None or spec.origin is None:
+            continue
+        found[name] = Path(spec.origin)
+        waiting.append(name.rpartition(".")[0])
+        for node in ast.walk(ast.parse(found[name].read_bytes())):
+            if isinstance(node, ast.Import):
+                waiting += [one.name for one in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+    return sorted(found.values())

@@ -36,7 +36,7 @@ class Sweeper:
         self._measured: dict[tuple[int, Setting, str], tuple[dict, np.ndarray]] = {}
         self._failed: dict[Planned, dict] = {}
         self._rows: dict[Planned, tuple[list[bool], dict]] = {}
-        self._library = store.digest_of_library()
+        self._library = store.digest_of_library("eval.scoring.measure", "eval.scoring.rows")
         one = next(iter(scorings.values()))
         self._model, params = store.digest_of_model(one.model), one.params
         self._params = {kind: store.digest_of_params(of) for kind, of in params.items()}
