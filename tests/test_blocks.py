@@ -48,12 +48,12 @@ def test_a_model_with_rows_of_its_own_is_refused(toy_config, trained, tmp_path, 
     own.write_text(f"""
 from dataclasses import replace
 
-from docs.newsgroups_ideas.class_tokens import ClassTokens
+from configs.ideas.newsgroups_class_tokens import ClassTokens
 from prism_jax.experiments import recipe as configs
 
 config = replace(configs.load({toy_config!r}), model=ClassTokens)
 """)
-    monkeypatch.setattr("docs.newsgroups_ideas.class_tokens.CLS", 2)
+    monkeypatch.setattr("configs.ideas.newsgroups_class_tokens.CLS", 2)
     flags = ["--checkpoint", trained, "--exchange", "segment_means:1", "--num-parts", "3", "--out", tmp_path]
     assert run("eval.blocks", own, *flags, monkeypatch=monkeypatch) == 2
     assert "a block of ClassTokens gives 21 rows for 18 tokens" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from prism_jax.models.vit import ViTConfig, ViTForImageClassification
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
-DOCS = Path(__file__).parents[1] / "docs"
+IDEAS = Path(__file__).parents[1] / "configs" / "ideas"
 
 
 def logits_of(model, params, batch, exchange, on, compiled=jax.jit):
@@ -36,7 +36,7 @@ def check_class_tokens(plain, with_class_tokens, batch, runner):
 
 
 def test_class_tokens_on_every_part_of_a_vit(runner):
-    idea = runpy.run_path(DOCS / "vit_ideas" / "class_tokens.py")
+    idea = runpy.run_path(IDEAS / "cifar10_class_tokens.py")
     config = ViTConfig(stack_config(norm_first=True), image_size=(12, 16), patch_size=(4, 4), num_labels=5)
     patches = np.random.default_rng(0).normal(size=(2, config.num_tokens, config.patch_pixels)).astype(np.float32)
     check_class_tokens(ViTForImageClassification(config), idea["ClassTokens"](config), {"patches": patches}, runner)
@@ -44,7 +44,7 @@ def test_class_tokens_on_every_part_of_a_vit(runner):
 
 def test_class_tokens_on_every_part_of_a_bert(runner):
     """Among the texts one that ends in the first part: the others' class rows don't count."""
-    idea = runpy.run_path(DOCS / "newsgroups_ideas" / "class_tokens.py")
+    idea = runpy.run_path(IDEAS / "newsgroups_class_tokens.py")
     config = BertConfig(stack_config(), vocab_size=120, num_positions=64, num_labels=5)
     mask = np.arange(13)[None] < np.array([13, 9, 4])[:, None]
     ids = np.where(mask, np.random.default_rng(0).integers(1, 99, mask.shape), 0)
@@ -66,7 +66,7 @@ def test_class_tokens_keep_what_an_exchange_asks_for():
 
 def test_a_learned_weight_on_log_count():
     """At 1, which it is at first, it changes nothing; at 0 log(count) is left out."""
-    idea = runpy.run_path(DOCS / "sst2_ideas" / "learned_weight.py")
+    idea = runpy.run_path(IDEAS / "sst2_learned_weight.py")
     config = BertConfig(stack_config(), vocab_size=100, num_positions=64)
     plain, learned, batch = (
         BertForSequenceClassification(config),

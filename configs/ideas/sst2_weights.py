@@ -1,6 +1,6 @@
 """Two ideas on segment means, each an exchange of one's own: what log(count) should weigh, and the class token kept whole.
 
-python -m eval.sweep docs/sst2_ideas/ideas.py --out runs/sst2_minilm/ideas --base runs/sst2_minilm/exact
+python -m eval.sweep configs/ideas/sst2_weights.py --out runs/sst2_minilm/ideas --base runs/sst2_minilm/exact
 """
 
 from dataclasses import dataclass, replace

@@ -1,6 +1,6 @@
 r"""A class token on every part of a ViT that was fine-tuned on one device, see prism_jax/models/class_tokens.py.
 
-python -m eval.sweep docs/vit_ideas/class_tokens.py --base runs/dinov2/exact --out runs/dinov2/class_tokens
+python -m eval.sweep configs/ideas/cifar10_class_tokens.py --base runs/dinov2/exact --out runs/dinov2/class_tokens
 """
 
 from dataclasses import replace

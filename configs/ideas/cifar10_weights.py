@@ -1,11 +1,11 @@
 """What log(count) should weigh in a ViT that was fine-tuned on one device, in percent: 0 leaves it out, 100 is PRISM.
 
-python -m eval.sweep docs/vit_ideas/weights.py --base runs/dinov2/exact --out runs/dinov2/weights
+python -m eval.sweep configs/ideas/cifar10_weights.py --base runs/dinov2/exact --out runs/dinov2/weights
 """
 
 from dataclasses import replace
 
-from docs.sst2_ideas.ideas import WeightedMeans
+from configs.ideas.sst2_weights import WeightedMeans
 from prism_jax.experiments import recipe as configs
 
 config = replace(

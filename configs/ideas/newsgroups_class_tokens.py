@@ -1,6 +1,6 @@
 r"""A [CLS] on every part of a BERT that was fine-tuned on one device, see prism_jax/models/class_tokens.py. Texts are padded on the right.
 
-python -m eval.sweep docs/newsgroups_ideas/class_tokens.py --base runs/exact --out runs/class_tokens
+python -m eval.sweep configs/ideas/newsgroups_class_tokens.py --base runs/exact --out runs/class_tokens
 """
 
 from dataclasses import replace
