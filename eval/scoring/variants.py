@@ -1,4 +1,4 @@
-"""Whether tuned and control are what recovery takes them for: branches of base, as many steps through an exchange and without one."""
+"""The weights that a sweep scores, and checks of what recovery assumes: tuned and control start from base and train equally long."""
 
 from dataclasses import dataclass
 

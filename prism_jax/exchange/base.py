@@ -2,7 +2,7 @@
 
 An exchange is a frozen value, called as `exchange(x_BTD, layout) -> Context`. The context holds the rows that this part
 attends to and two numbers for each row, `count` and `last`, from which attention derives every mask it needs. Both are
-known on every part, so only features cross the mesh. Every collective but the join stands in this file.
+known on every part, so only features cross the mesh. The collectives of the blocks stand in this file.
 """
 
 import abc
