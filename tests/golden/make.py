@@ -7,11 +7,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
-import test_gpt2  # noqa: E402
-import test_vit  # noqa: E402
 import torch  # noqa: E402
-from test_bert import hf_config, pair_batch, run_hf, save_hf_model  # noqa: E402
-from test_weights import SENTENCES, minilm  # noqa: E402
+from helpers import hf_gpt2, hf_vit  # noqa: E402
+from helpers.hf_bert import hf_config, pair_batch, run_hf, save_hf_model  # noqa: E402
+from helpers.real_assets import SENTENCES, minilm  # noqa: E402
 from transformers import AutoModel, AutoTokenizer  # noqa: E402
 
 
@@ -30,10 +29,10 @@ def main() -> None:
     (HERE / "bert.json").write_text(json.dumps(cases))
 
     cases = []
-    model = save_hf_model("GPT2LMHeadModel", test_gpt2.hf_config("plain", n_layer=2), HERE / "gpt2_tiny")
+    model = save_hf_model("GPT2LMHeadModel", hf_gpt2.hf_config("plain", n_layer=2), HERE / "gpt2_tiny")
     for padding in ("right", "left"):
-        batch = test_gpt2.token_batch(padding)
-        logits = test_gpt2.run_hf(model, batch).logits[torch.from_numpy(batch["mask"])]
+        batch = hf_gpt2.token_batch(padding)
+        logits = hf_gpt2.run_hf(model, batch).logits[torch.from_numpy(batch["mask"])]
         cases.append(
             {
                 "folder": "gpt2_tiny",
@@ -44,9 +43,9 @@ def main() -> None:
         )
     (HERE / "gpt2.json").write_text(json.dumps(cases))
 
-    model = save_hf_model("ViTForImageClassification", test_vit.hf_config("oblong"), HERE / "vit_tiny")
-    pixels = test_vit.random_pixels(model.config).round(4)
-    case = {"folder": "vit_tiny", "pixels": pixels.tolist(), "logits": test_vit.run_hf(model, pixels).logits.tolist()}
+    model = save_hf_model("ViTForImageClassification", hf_vit.hf_config("oblong"), HERE / "vit_tiny")
+    pixels = hf_vit.random_pixels(model.config).round(4)
+    case = {"folder": "vit_tiny", "pixels": pixels.tolist(), "logits": hf_vit.run_hf(model, pixels).logits.tolist()}
     (HERE / "vit.json").write_text(json.dumps(case))
 
     folder = minilm()

@@ -1,0 +1,76 @@
+"""How a command ends when nobody reads what it prints."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers.paths import ROOT
+
+from prism_jax.cli import entry
+from prism_jax.errors import InputError
+
+PRINTS_ON = """
+import sys
+from prism_jax.cli.entry import run
+from prism_jax.errors import InputError
+
+def main(argv):
+    for _ in range(int(argv[0])):
+        print("x" * 1000)
+    raise InputError("a wrong value")
+
+run(main, sys.argv[1:])
+"""
+
+
+def without_reader(*argv: str, both: bool = False) -> tuple[int, str]:
+    """The exit status of `python argv` and what it says on stderr, where its output (or `both`) goes to a pipe without a reader."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    root = str(ROOT)
+    try:
+        done = subprocess.run(
+            [sys.executable, *argv],
+            stdout=writer,
+            stderr=writer if both else subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": ""},
+            cwd=root,
+            text=True,
+            timeout=120,
+        )
+    finally:
+        os.close(writer)
+    return done.returncode, done.stderr or ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "both", "expected"),
+    [
+        (["-m", "eval.sweep", "--help"], False, (141, "")),
+        (["-m", "eval.launch", "--help"], False, (141, "")),
+        (["-u", "-c", PRINTS_ON, "100"], True, (141, "")),
+        (["-c", PRINTS_ON, "1"], False, (2, "error: a wrong value\n")),
+    ],
+    ids=["help", "launch", "unbuffered, stderr too", "after an error"],
+)
+def test_a_command_ends_in_silence_when_its_reader_is_gone(argv, both, expected):
+    assert without_reader(*argv, both=both) == expected
+
+
+@pytest.mark.parametrize(("closed", "said"), [(1, "error: a wrong value\n"), (2, "")])
+def test_a_command_needs_no_stdout_and_no_stderr(closed, said):
+    """As after `>&-`."""
+    shell = ["bash", "-c", f'"$0" -c "$1" 1 {closed}>&-', sys.executable, PRINTS_ON]
+    done = subprocess.run(shell, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_another_broken_pipe_is_an_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with pytest.raises(BrokenPipeError), entry.while_it_is_read():
+        os.write(writer, b"x")
+    os.close(writer)
+    with pytest.raises(InputError, match="wrong"), entry.while_it_is_read():
+        raise InputError("wrong")

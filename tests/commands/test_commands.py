@@ -1,0 +1,451 @@
+"""The entry points, run as a user runs them, on a tiny model and data set."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.command import command
+from helpers.paths import GOLDEN
+from helpers.tiny import save_toy_tokenizer
+
+from prism_jax.experiments import recipe
+from prism_jax.weights import peft_files
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+ROW = [
+    "exchange",
+    "wire",
+    "num_parts",
+    "num_segments",
+    "compression_rate",
+    "tokens",
+    "metric",
+    "score",
+    "score_ci95",
+    "examples",
+    "flops_per_device",
+    "flops_per_device_compiled",
+    "bytes_sent_per_device",
+    "bytes_sent_per_device_compiled",
+    "bytes_vs_all_gather",
+    "flops_vs_one_device",
+    "seconds",
+    "difference_to_one_device",
+    "difference_ci95",
+    "real_tokens_median",
+    "share_in_every_part",
+    "bytes_split_per_device",
+    "bytes_join_per_device",
+]
+
+
+def test_sweep(toy_config, trained, tmp_path, capsys):
+    out = tmp_path / "sweep"
+    flags = ["--base", trained, "--out", out]
+    assert command("eval.sweep", toy_config, *flags) == 0
+    results = json.loads((out / "results.json").read_text())
+    rows = results["rows"]
+    assert results["schema"] == 1
+    assert results["environment"]["devices"].startswith("8 x")
+    assert [(row["exchange"], row["num_parts"], row["num_segments"]) for row in rows] == [
+        ("whole_sequence", 1, None),
+        *(
+            (name, p, n)
+            for p in (2, 3)
+            for name, n in (("isolated_parts", None), ("all_gather", None), ("segment_means", 1), ("segment_means", 3))
+        ),
+    ]
+    assert not set(ROW) - set(rows[0])
+    by_name = {(row["exchange"], row["num_parts"], row["num_segments"]): row for row in rows}
+    one, voltage, prism = (
+        by_name["whole_sequence", 1, None],
+        by_name["all_gather", 3, None],
+        by_name["segment_means", 3, 3],
+    )
+    assert voltage["score"] == one["score"]
+    assert voltage["difference_to_one_device"] == 0
+    assert one["difference_to_one_device"] is None
+    assert prism["compression_rate"] == 2
+    assert prism["bytes_vs_all_gather"] == 0.5
+    assert one["examples"] == 40
+    assert one["share_in_every_part"] == 1
+    for row in rows:
+        assert row["bytes_sent_per_device"] == row["bytes_sent_per_device_compiled"]
+        assert row["flops_per_device"] == pytest.approx(row["flops_per_device_compiled"], rel=1e-2)
+        assert row["score_ci95"][0] < row["score"] < row["score_ci95"][1]
+    with (out / "results.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
+    assert "python -m eval.sweep" in (out / "report.md").read_text()
+    for name in ("score_bytes.png", "score_rate.png", "compute_parts.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+        assert f"({name})" in (out / "report.md").read_text()
+    printed = capsys.readouterr().out
+    assert printed.count("segment_means") == 4
+
+
+def test_one_exchange_for_each_block(toy_config, trained, tmp_path, capsys):
+    flags = ["--checkpoint", trained, "--num-parts", "2", "--out", tmp_path]
+    assert command("eval.evaluate", toy_config, *flags, "--exchange", "segment_means:2,isolated_parts") == 0
+    (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert row["exchange"] == "segment_means:2,isolated_parts"
+    assert row["bytes_sent_per_device"] == 2 * 32 * 4
+    three = ["--exchange", "all_gather,all_gather,all_gather"]
+    assert command("eval.evaluate", toy_config, *flags, *three) == 2
+    assert "3 exchanges given for 2 blocks; give one, or 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "message"),
+    [
+        (
+            "eval.sweep",
+            ["nothing.py"],
+            "no config file 'nothing.py'; give a Python file such as configs/bert_newsgroups.py",
+        ),
+        ("eval.sweep", [], "the first argument is a config file"),
+        ("eval.sweep", ["CONFIG", "--segments", "1", "12"], "12 segments asked for, but a part has 9 tokens"),
+        (
+            "eval.sweep",
+            ["CONFIG", "--parts", "19"],
+            "19 parts asked for, but the sequence has 18 tokens; choose 1 to 18",
+        ),
+        (
+            "eval.sweep",
+            ["CONFIG", "--parts", "9", "--segments", "1"],
+            "9 devices are needed, but JAX has started already",
+        ),
+        ("eval.sweep", ["CONFIG", "--num-tokens", "41"], "a sequence of 41 tokens, but the position table has 40 rows"),
+        ("eval.sweep", ["CONFIG", "--limit", "-3"], "limit is -3; choose a number of examples, or 0 for all"),
+        ("eval.sweep", ["CONFIG", "--limit", "many"], "--limit"),
+        ("eval.sweep", ["CONFIG", "--dataset", "imdb"], "unknown dataset 'imdb'; known are"),
+        ("eval.sweep", ["CONFIG", "--weights", "/nowhere/at/all"], "no folder '/nowhere/at/all'"),
+        ("eval.sweep", ["CONFIG", "--adapter", "nowhere"], "nowhere"),
+        ("eval.sweep", ["CONFIG", "--colour", "red"], "Unrecognized options: --colour"),
+        ("eval.evaluate", ["CONFIG", "--exchange", "telepathy"], "unknown exchange 'telepathy'; known are"),
+        (
+            "eval.evaluate",
+            ["CONFIG", "--checkpoint", "nowhere"],
+            "no checkpoints in nowhere; give the --out folder of a train.finetune run",
+        ),
+        ("eval.evaluate", ["CONFIG", "--batch-size", "0"], "batch_size is 0; choose 1 or more"),
+        ("eval.sweep", ["CONFIG", "--parts", "0"], "parts is (0,); choose 1 or more"),
+        ("eval.sweep", ["CONFIG", "--out", __file__], "can't write to"),
+        ("eval.sweep", ["CONFIG", "--segments", "0"], "num_segments is 0; choose 1 or more"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(module, flags, message, toy_config, tmp_path, capsys):
+    flags = [toy_config if flag == "CONFIG" else flag for flag in flags]
+    assert (
+        command(
+            module,
+            *flags,
+            *(["--out", tmp_path / "out"] if flags and "--out" not in flags else []),
+        )
+        == 2
+    )
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert message in lines[-1]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_run_or_a_damaged_one(toy_config, trained, tmp_path, capsys):
+    flags = ["--checkpoint", trained, "--num-parts", "2", "--exchange", "isolated_parts", "--out", tmp_path / "out"]
+    assert command("eval.evaluate", toy_config, *flags, "--num-tokens", "12") == 2
+    assert "was trained with another num_tokens; use the same values" in capsys.readouterr().err
+    flags[1] = shutil.copytree(trained, tmp_path / "damaged")
+    for path in flags[1].glob("checkpoints/*/state/**/*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert command("eval.evaluate", toy_config, *flags) == 2
+    assert "is damaged or of another model" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_config_file_without_a_config_or_with_an_error(tmp_path, capsys):
+    (tmp_path / "empty.py").write_text("x = 1")
+    assert command("eval.sweep", tmp_path / "empty.py") == 2
+    assert "has no `config = Experiment(...)`" in capsys.readouterr().err
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name")
+    assert command("eval.sweep", tmp_path / "broken.py") == 2
+    assert "can't be read: ModuleNotFoundError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "message"),
+    [
+        ("train.finetune", ["--parts", 2], "--parts does nothing in this command; use --training.parts"),
+        ("train.finetune", ["--limit", 7], "--limit does nothing in this command; use --training.limit"),
+        ("eval.evaluate", ["--segments", 2], "--segments does nothing in this command; use --exchange"),
+        ("eval.blocks", ["--lengths", 16], "--lengths does nothing in this command; use --num-tokens"),
+        ("eval.sweep", ["--num-parts", 4], "--num-parts does nothing in this command; use --parts"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(module, flags, message, toy_config, tmp_path, capsys):
+    assert command(module, toy_config, *flags, "--out", tmp_path) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["eval.sweep", "eval.evaluate", "eval.blocks", "eval.generate", "train.finetune"])
+def test_help(module, toy_config, capsys):
+    assert command(module, "--help") == 0
+    assert "usage: CONFIG [flags]" in capsys.readouterr().out
+    assert command(module, toy_config, "--help") == 0
+    assert "--num-tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("module", "flag"),
+    [
+        ("eval.speed", "--batch-sizes"),
+        ("eval.paper", "--out"),
+        ("eval.report", "DIR [DIR ...]"),
+        ("train.export", "DIR"),
+    ],
+)
+def test_help_without_a_config(module, flag, capsys):
+    assert command(module, "--help") == 0
+    assert flag in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["adapter", "tuned"])
+def test_the_shipped_adapters_fit_their_config(name):
+    from prism_jax.layers.transformer import TransformerConfig
+    from prism_jax.models.bert import BertConfig, BertForSequenceClassification
+
+    folder = Path(getattr(recipe.load("configs/bert_newsgroups.py"), name))
+    assert peft_files.num_labels(folder) == 20
+    minilm = BertConfig(TransformerConfig(6, 384, 12, 1536, norm_first=False), num_labels=20)
+    tensors = peft_files.read(folder, BertForSequenceClassification(minilm))
+    assert {path.split("/")[0] for path in tensors} == {"encoder", "pooler", "classifier"}
+    assert all(np.isfinite(tensor).all() for tensor in tensors.values())
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
+    assert json.loads((folder / "result.json").read_text())["command"].startswith("python -m train.finetune configs/")
+
+
+@pytest.fixture
+def gpt2_config(tmp_path):
+    """The recipe for GPT-2 on a tiny model, whose tokenizer puts no special tokens around a text."""
+    folder = Path(shutil.copytree(GOLDEN / "gpt2_tiny", tmp_path / "gpt2"))
+    save_toy_tokenizer(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": None}))  # no text ends early
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))
+    return ["configs/gpt2.py", "--weights", folder, "--bucket", 16, "--out", tmp_path / "out"]
+
+
+def test_generate_streams_and_measures(gpt2_config, tmp_path, capsys):
+    prompts = ["w1 w2 w3 w4 w5 w6 w7 w8 w9", "w5 w6"]
+    flags = ["--prompt", *prompts, "--max-new-tokens", 5, "--num-parts", 2, "--exchange", "segment_means:2"]
+    assert command("eval.generate", *gpt2_config, *flags) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [text["prompt"] for text in results["texts"]] == prompts
+    printed = capsys.readouterr().out
+    for text in results["texts"]:
+        assert len(text["new"].split()) == 5
+        assert text["prompt"] + text["new"] in printed
+    one, prism = results["rows"]
+    assert (one["exchange"], prism["exchange"], prism["num_parts"]) == ("whole_sequence", "segment_means:2", 2)
+    # 2 prompts, keys and values, 2 blocks, 32 features of 4 bytes; 16 tokens and 5 new ones, or 8, 2 means and 5
+    assert one["cache_bytes"] == 2 * 2 * 2 * 32 * 4 * (16 + 5)
+    assert prism["cache_bytes"] == 2 * 2 * 2 * 32 * 4 * (8 + 2 + 5)
+    # and a count of 4 bytes for each row
+    assert one["cache_bytes_compiled"] == one["cache_bytes"] + 2 * 2 * 4 * (16 + 5)
+    assert prism["cache_bytes_compiled"] == prism["cache_bytes"] + 2 * 2 * 4 * (8 + 2 + 5)
+    assert prism["tokens_per_second"] > 0
+
+    exact = ["--exchange", "all_gather", "--no-compare"]
+    assert command("eval.generate", *gpt2_config, *flags, *exact) == 0
+    on_parts = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert on_parts["rows"] == []
+    whole = ["--num-parts", 1, "--exchange", "whole_sequence", "--no-compare"]
+    assert command("eval.generate", *gpt2_config, *flags, *whole) == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["texts"] == on_parts["texts"]
+
+
+def test_generate_stops_at_a_token_and_samples_by_seed(gpt2_config, tmp_path):
+    def text(*flags):
+        flags = ["--prompt", "w1 w2", "--no-compare", "--num-parts", 1, "--exchange", "whole_sequence", *flags]
+        assert command("eval.generate", *gpt2_config, *flags) == 0
+        return json.loads((tmp_path / "out" / "results.json").read_text())["texts"][0]["new"].split()
+
+    assert text("--max-new-tokens", 8)[:2] == ["w77", "w77"]
+    assert text("--max-new-tokens", 8, "--stop", "w77") == ["w77"]
+    (gpt2_config[2] / "generation_config.json").write_text(json.dumps({"eos_token_id": [98, 5 + 77]}))
+    assert text("--max-new-tokens", 8) == ["w77"]
+    assert text("--max-new-tokens", 8, "--stop", "w1")[:2] == ["w77", "w77"]
+    sampled = [text("--max-new-tokens", 8, "--temperature", 2, "--top-k", 20, "--seed", seed) for seed in (1, 1, 2)]
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config, tmp_path):
+    """Its evaluation is that of training, to the last bit; its text is that of the weights that it exports."""
+    lines = "w1 w2 w3 w4 w5 w6 w7 w8 w9 " * 8
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "data" / f"{split}.txt").write_text("\n\n".join([lines] * 30))
+    config, *weights, _, _, _, _ = gpt2_config
+    said = weights[1] / "tokenizer_config.json"
+    said.write_text(json.dumps(json.loads(said.read_text()) | {"eos_token": "[SEP]"}))
+    small = ["--num-tokens", 16, "--num-parts", 1, "--exchange", "whole_sequence"]
+    of_run = ["--dataset", "text", "--data-source", tmp_path / "data", *small]
+    steps = ["--training.fresh", "--training.epochs", 1, "--training.learning-rate", 0.01, "--training.no-dropout"]
+    assert command("train.finetune", config, *weights, *of_run, *steps, "--out", tmp_path / "run") == 0
+    evaluation = json.loads((tmp_path / "run" / "result.json").read_text())["evaluation"]
+    flags = [
+        *weights,
+        *of_run,
+        "--checkpoint",
+        f"{tmp_path / 'run'}@{evaluation['step']}",
+        "--split",
+        "held_out",
+        "--on",
+        "one_device",
+    ]
+    assert command("eval.evaluate", config, *flags, "--out", tmp_path / "scored") == 0
+    (row,) = json.loads((tmp_path / "scored" / "results.json").read_text())["rows"]
+    assert row["score"] == evaluation["held_out_perplexity"]
+    assert command("train.export", tmp_path / "run", tmp_path / "exported") == 0
+
+    def text(*flags):
+        flags = [
+            "--prompt",
+            "w1 w2 w3",
+            "--max-new-tokens",
+            6,
+            "--no-compare",
+            *small,
+            *flags,
+            "--out",
+            tmp_path / "out",
+        ]
+        assert command("eval.generate", config, *flags) == 0
+        return json.loads((tmp_path / "out" / "results.json").read_text())["texts"][0]["new"].split()
+
+    learned = text(*weights, *of_run, "--checkpoint", tmp_path / "run")
+    assert learned == text("--weights", tmp_path / "exported")
+    assert learned != text(*weights)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "nothing to go on with; give --prompt"),
+        (["--prompt", "w1", "--top-k", "5"], "temperature 0 always takes the most likely one"),
+        (["--prompt", "w1", "--stop", "w1 w2"], "--stop is one token, but the tokenizer cuts 'w1 w2' into 2"),
+        (["--prompt", "w1", "--max-new-tokens", "500"], "prompt 0 has 1 tokens, and with 500 new ones passes the 128"),
+        (["--prompt", ""], "prompt 0 is empty"),
+        (["--prompt", "w1", "--max-new-tokens", "0"], "max_new_tokens is 0"),
+        (["--prompt", "w1", "--exchange", "segment_means:9"], "9 segments asked for, but a part has 8 tokens"),
+        (["--prompt", "w1", "--compute-dtype", "float8"], "--help lists the flags"),
+    ],
+)
+def test_generate_refuses_wrong_input(gpt2_config, flags, message, capsys):
+    assert command("eval.generate", *gpt2_config, *flags) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ")
+    assert message in said
+
+
+def test_generate_needs_a_language_model_and_scoring_a_dataset(toy_config, gpt2_config, tmp_path, capsys):
+    assert command("eval.generate", toy_config, "--prompt", "w1") == 2
+    assert "BertForSequenceClassification does not generate text" in capsys.readouterr().err
+    assert command("eval.evaluate", "configs/gpt2.py", "--out", tmp_path) == 2
+    assert "this config has no dataset" in capsys.readouterr().err
+
+
+@pytest.mark.parity
+def test_speed_compares_with_pytorch(tmp_path, monkeypatch, capsys):
+    from dataclasses import replace
+
+    from eval.timing import pytorch
+    from prism_jax.models import gpt2
+
+    stack = replace(gpt2.GPT2.stack, num_layers=2, features=32, num_heads=4, mlp_features=64)
+    tiny = gpt2.GPT2LMHeadModel(gpt2.GPT2Config(stack, vocab_size=99, num_positions=16))
+    monkeypatch.setitem(pytorch.MODELS, "gpt2", tiny)
+    flags = ["--families", "gpt2", "--batch-sizes", 1, 3, "--num-tokens", 12, "--rounds", 3, "--out", tmp_path]
+    assert command("eval.speed", *flags) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["step"], row["batch_size"]) for row in rows] == [
+        (step, size) for step in ("inference", "training") for size in (1, 3)
+    ]
+    for row in rows:
+        assert row["error"] < 1e-5  # the same model on both sides
+        assert 0 < row["ratio_p10"] <= row["ratio"] <= row["ratio_p90"]
+        assert row["rounds"] == 3
+    capsys.readouterr()
+    assert command("eval.speed", "--threads", 1000) == 2
+    assert "1000 threads asked for, but this process has" in capsys.readouterr().err
+    assert command("eval.speed", "--families", "t5") == 2
+    for flags in (["--rounds", 0], ["--batch-sizes", 0], ["--num-tokens", 1], ["--num-tokens", 600]):
+        assert command("eval.speed", *flags, "--out", tmp_path) == 2
+        assert "choose" in capsys.readouterr().err
+
+
+def test_the_last_part_s_predictions():
+    from eval.scoring.rows import predicted_in_last_part
+
+    # 8 tokens, parts of 4: rows 4, 5 and 6 predict tokens 5, 6 and 7.
+    assert list(predicted_in_last_part(8, 2)) == [4, 5, 6]
+    assert list(predicted_in_last_part(5, 1)) == [0, 1, 2, 3]
+    assert not predicted_in_last_part(9, 4)  # parts of 3: the last holds padding only
+
+
+def test_costs_are_means_over_rows():
+    from eval.scoring.rows import setting_row
+    from prism_jax.exchange.segments import SegmentMeans
+    from prism_jax.tasks.predict import Setting, rows_by_bucket
+
+    task = type("Task", (), {"lengths": np.array([3, 4, 7, 16, 15, 16, 12])})()
+    rows = rows_by_bucket(task, (4, 8, 16))
+    assert rows == {4: 2, 8: 1, 16: 4}
+    row = setting_row(Setting(SegmentMeans(2), 2), 16, rows)
+    assert row["compression_rate"] == (2 * 1 + 1 * 2 + 4 * 4) / 7
+
+
+def test_evaluations_without_progress(tmp_path):
+    from train.log import Log
+
+    log = Log(tmp_path, 0)
+    assert log.without_progress == 0
+    for step, score, expected in ((1, 0.5, 0), (2, 0.4, 1), (3, 0.5, 2), (4, 0.6, 0), (5, -1e30, 1)):
+        log.write({"step": step, "score": score})
+        log.write({"step": step, "loss": 1.0})
+        assert log.without_progress == expected
+    assert Log(tmp_path, 3).without_progress == 2  # gone on from step 3
+    (tmp_path / "metrics.jsonl").write_text((tmp_path / "metrics.jsonl").read_text() + '{"step": 4, "sc')
+    assert len(Log(tmp_path, 9).evaluations) == 3
+
+
+def test_tensorboard_gets_the_same_figures(tmp_path):
+    from tensorboardX.proto import event_pb2
+
+    from train.log import Log
+
+    with Log(tmp_path, 0, tensorboard=True) as log:
+        log.write({"step": 3, "loss": 0.25, "held_out_pearson_percent": None})
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    content, start, seen = path.read_bytes(), 0, []
+    while start < len(content):  # TFRecord: length, checksum, event, checksum
+        length = int.from_bytes(content[start : start + 8], "little")
+        event = event_pb2.Event.FromString(content[start + 12 : start + 12 + length])
+        seen += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+        start += 16 + length
+    assert seen == [(3, "loss", 0.25)]
+
+
+def test_the_share_of_examples_with_tokens_in_every_part():
+    from eval.scoring.measure import Scoring
+    from prism_jax.experiments.recipe import Experiment
+
+    lengths = np.array([8, 7, 6, 4, 1])
+    experiment = Experiment(model=None, weights="", num_tokens=8)
+    task = type("Task", (), {"lengths": lengths})()
+    shares = [Scoring(experiment, None, {}, {}, None, None, None, task).share_in_every_part(p) for p in (1, 2, 3, 4)]
+    # Parts of 8; 4 and 4; 3, 3 and 2; 2 each.
+    assert shares == [1.0, 0.6, 0.4, 0.4]

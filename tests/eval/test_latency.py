@@ -1,0 +1,372 @@
+"""Latency of real processes on loopback and on a shaped link, the cost model, and the planner."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.command import command
+from helpers.paths import ROOT
+from helpers.process import GONE_SECONDS, alive, children, environment
+
+from eval.latency import before
+from eval.launch import STOP_SECONDS
+from eval.links import shaped
+from eval.reporting import other_plots
+from eval.timing import latency_model
+from eval.timing.latency_model import Constants, Link
+from prism_jax import assets, data
+from prism_jax.assets import Asset
+from prism_jax.assets.registries import Wheel, sha256_of
+from prism_jax.data.datasets import Labelled
+from prism_jax.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+SPACES = ["unshare", "--net", "--mount", "--uts", "true"]
+POSSIBLE = (
+    all(map(shutil.which, shaped.NEEDED))
+    and os.access(shaped.TUN, os.R_OK | os.W_OK)
+    and subprocess.run(SPACES, capture_output=True, check=False).returncode == 0
+)
+shaping = pytest.mark.skipif(not POSSIBLE, reason="needs network namespaces and /dev/net/tun")
+FLAGS = ["--batch-sizes", "2", "--segments", "2", "--rounds", "3", "--parts", "2"]
+
+
+def latency(config, out, *flags) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "eval.latency", str(config), "-n", "2", *FLAGS, "--out", str(out), *flags]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def test_latency_over_loopback_measures_once(toy_config, trained, tmp_path):
+    flags = ["--base", str(trained), "--wires", "float32", "int8", "--exchanges"]
+    done = latency(toy_config, tmp_path, *flags)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [row["setting"] for row in rows] == [
+        "whole_sequence",
+        "all_gather",
+        "segment_means:2",
+        "segment_means:2:int8",
+    ]
+    assert rows[1]["logits_difference"] < 1e-5
+    for row in rows:
+        assert row["link"] == "loopback"
+        assert row["bytes_sent_per_device"] == row["bytes_sent_per_device_compiled"]
+        assert row["collectives"] == row["collectives_compiled"]
+        assert 0 < row["seconds_p10"] <= row["seconds"] <= row["seconds_p90"]
+        assert row["bytes_counted_sent"] is None
+        assert f"[0] {row['setting'].removesuffix(':int8')}" in done.stdout
+    again = latency(toy_config, tmp_path, *flags)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["rows"] == rows
+
+
+@shaping
+def test_a_shaped_link_carries_what_the_formula_says(toy_config, trained, tmp_path):
+    done = latency(toy_config, tmp_path, "--base", str(trained), "--rates", "10mbit", "--rtts", "0", "10")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    one, voltage, _, prism = found["rows"][:4]
+    for row in (voltage, prism):
+        collectives = row["bytes_sent_per_device"] + row["bytes_join_per_device"]
+        payload = collectives + row["bytes_split_per_device"]
+        assert payload < row["bytes_counted_sent"] < 1.1 * payload + 1000 * (row["collectives"] + 2)
+    assert one["bytes_counted_sent"] < 1000
+    assert voltage["bytes_counted_sent"] > prism["bytes_counted_sent"]
+    for ladder, rtt in zip(found["ladders"], (0, 10), strict=True):
+        assert 0.75 * 10e6 < ladder["measured"]["rate_bits_per_second"] < 1.05 * 10e6
+        assert rtt - 1 < ladder["measured"]["rtt_ms"] < rtt + 10
+    slower = {row["setting"]: row for row in found["rows"] if row["rtt_ms"] == 10}
+    assert slower["segment_means:2"]["seconds"] > 0.01 * prism["collectives"]
+    assert all(row["seconds_predicted"] > 0 for row in found["rows"])
+    assert (tmp_path / "latency.png").stat().st_size > 10_000
+
+
+@dataclass(frozen=True)
+class AtHand(Wheel):
+    """A wheel that is packed from a folder."""
+
+    folder: str
+
+    def download(self, folder, sha256):
+        with zipfile.ZipFile(folder / "a.whl", "w") as wheel:
+            for path in sorted(Path(self.folder).iterdir()):
+                wheel.writestr(zipfile.ZipInfo(f"toy/{path.name}"), path.read_bytes())
+        return folder / "a.whl"
+
+
+def test_what_is_read_is_fetched_before_the_network_is_left(toy_folder, tmp_path, monkeypatch):
+    package = AtHand("toy", "1", str(toy_folder))
+    sha256 = sha256_of(package.download(tmp_path, ""))
+    model = Asset("toy", package, sha256, "toy", ("*",), 10, "ours")
+    words = replace(model, name="words", files=("tokenizer.json",))
+
+    def toy(split):
+        assert "w1" in (assets.fetch(words) / "tokenizer.json").read_text()
+        return Labelled("toy", {"text": ["w1"] * 9}, np.arange(9) % 3, ("a", "b", "c"))
+
+    (tmp_path / "recipe.py").write_text("""
+from prism_jax.experiments.recipe import Experiment
+from prism_jax.models.bert import BertForSequenceClassification
+
+config = Experiment(model=BertForSequenceClassification, weights="asset:toy", dataset="toy", num_tokens=18)
+""")
+    monkeypatch.setitem(assets.ASSETS, "toy", model)
+    monkeypatch.setitem(data.DATASETS, "toy", toy)
+    monkeypatch.setenv("PRISM_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(shaped, "way_in", lambda *, delay: ["nowhere"])
+
+    def leave(way_in):
+        assert way_in == ["nowhere"]
+        raise SystemExit(7 if assets.is_cached(model) and assets.is_cached(words) else 1)
+
+    monkeypatch.setattr(shaped, "enter", leave)
+    flags = ["-n", 2, "--segments", 1, "--rates", "10mbit", "--out", tmp_path / "out"]
+    assert command("eval.latency", tmp_path / "recipe.py", *flags) == 7
+
+
+@shaping
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_stays_behind_whatever_ends_the_run(number, toy_config, trained, tmp_path):
+    flags = [*FLAGS, "--rates", "10mbit", "--rtts", "5", "--rounds", "1000000", "--seconds", "1000000"]
+    command = [sys.executable, "-m", "eval.latency", str(toy_config), "-n", "2", *flags, "--base", str(trained)]
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen([*command, "--out", str(tmp_path)], cwd=ROOT, env=environment(), **quiet) as parent:
+        assert parent.stdout is not None
+        try:
+            while "measured" not in (line := parent.stdout.readline()):  # the ladder is through: requests are under way
+                assert line
+            started = children(parent.pid)
+            assert len(started) == 5  # two keepers, a relay, two ranks
+            spaces = {space_of(pid) for pid in started} - {space_of("self"), None}
+            assert len(spaces) == 2
+            parent.send_signal(number)
+            status = parent.wait(timeout=STOP_SECONDS + GONE_SECONDS)
+            assert status == (130 if number == signal.SIGINT else -signal.SIGKILL)
+        finally:
+            parent.kill()
+    until = time.monotonic() + GONE_SECONDS
+    while any(map(alive, started)):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and space_of(pid) in spaces]
+
+
+def space_of(pid: int | str) -> str | None:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except OSError:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "give -n 2 or more"),
+        (["-n", "1"], "choose 2 processes or more"),
+        (["-n", "2", "--batch-sizes", "0"], "batch_sizes is (0,); choose 1 or more"),
+        (["-n", "2", "--rates", "fast"], "a rate is 'fast'; give a number with its unit, such as 50mbit"),
+        (["-n", "2", "--rates", "0mbit"], "a rate is '0mbit'"),
+        (["-n", "2", "--rtts", "5"], "give --rates too"),
+        (["-n", "2", "--rates", "5mbit", "--rtts", "-1"], "choose one or more of 0 to 1000 milliseconds"),
+        (["-n", "3", "--rates", "5mbit"], "a shaped link joins two processes"),
+        (["-n", "999"], "choose at most as many, one for each process"),
+        (["-n", "2", "--segments", "999"], "999 segments asked for"),
+    ],
+)
+def test_wrong_flags_of_latency_are_one_line(flags, message, toy_config, tmp_path, capsys):
+    assert command("eval.latency", toy_config, "--out", tmp_path, *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_latencies_of_something_else_are_not_mixed(tmp_path):
+    same = {"schema": 1, "config": {}, "model": "a model", "weights": {}, "library": "1", "processes": 1}
+    content = same | {"environment": WHERE}
+    nothing = {"rows": [], "parts_alone": [], "ladders": []}
+    assert before(tmp_path, content) == nothing
+    path, found = tmp_path / "results.json", nothing | {"rows": measured_rows()}
+    path.write_text(json.dumps(content | found))
+    assert before(tmp_path, content) == found
+    for other, message in (
+        ({"library": 2, "processes": 3}, "is of another library, processes; choose another --out"),
+        ({"environment": WHERE | {"cpu": "another"}}, "is of another machine; choose another --out"),
+    ):
+        path.write_text(json.dumps(content | found | other))
+        with pytest.raises(InputError, match=message):
+            before(tmp_path, content)
+    path.write_text("{")
+    with pytest.raises(InputError, match="can't be read"):
+        before(tmp_path, content)
+
+
+def test_without_namespaces_loopback_is_offered(monkeypatch):
+    monkeypatch.setattr(shaped, "_succeeds", lambda *words: False)
+    monkeypatch.setattr(shaped.shutil, "which", lambda name: name)
+    with pytest.raises(
+        InputError, match="needs root or user namespaces.*leave --rates and --rtts out to measure over loopback"
+    ):
+        shaped.way_in(delay=False)
+    monkeypatch.setattr(shaped.shutil, "which", lambda name: None if name == "tc" else name)
+    with pytest.raises(InputError, match="shaping needs tc"):
+        shaped.way_in(delay=False)
+
+
+def test_a_ladder_shows_rate_and_round_trip():
+    rungs = [{"bytes": n, "bytes_counted": 1.05 * n, "seconds": 0.007 + 8 * 1.05 * n / 50e6} for n in (1000, 400_000)]
+    assert shaped.measured(rungs) == pytest.approx({"rtt_ms": 7.0, "rate_bits_per_second": 50e6})
+
+
+def measured_row(setting, parts, link: Link, seconds_alone, sent, true: Constants) -> dict:
+    row = {"setting": setting, "num_parts": parts, "tokens": 32, "batch_size": 1, "seconds_alone": seconds_alone}
+    row |= {"bytes_sent_per_device": sent, "bytes_split_per_device": 100 * (parts > 1), "collectives": 6 * (sent > 0)}
+    row |= {"bytes_join_per_device": 50 * (parts > 1), "rate_measured": link.rate, "rtt_ms": link.rtt_ms}
+    row |= {"rate_bits_per_second": link.rate, "link": f"{link.rate:g}, rtt {link.rtt_ms:g} ms"}
+    seconds = true.seconds(seconds_alone, latency_model.traffic_of(row), link)
+    return row | dict.fromkeys(("seconds", "seconds_p10", "seconds_p90"), seconds)
+
+
+WHERE = {"jax": "0.10.2", "devices": "2 x cpu", "emulated": False, "cpu": "a CPU", "cores": 1, "commit": None}
+TRUE = Constants(fixed=2e-4, round_trips=1.5, ends=2.5, opening=0.5, bits_on_wire=1.07, per_byte=2e-9)
+SETTINGS = (
+    ("whole_sequence", 1, 0.05, 0),
+    ("all_gather", 2, 0.03, 600_000),
+    ("segment_means:1", 2, 0.026, 9_000),
+    ("isolated_parts", 2, 0.025, 0),
+)
+LINKS = [Link(rate, rtt) for rate in (10e6, 50e6, 200e6) for rtt in (0.0, 5.0)]
+
+
+def measured_rows() -> list[dict]:
+    return [
+        measured_row(name, parts, link, alone, sent, TRUE) for link in LINKS for name, parts, alone, sent in SETTINGS
+    ]
+
+
+def test_the_cost_model_finds_the_constants_and_links_that_it_has_not_seen():
+    rows = measured_rows()
+    assert astuple(latency_model.fit(rows)) == pytest.approx(astuple(TRUE), rel=1e-6)
+    latency_model.predict_each_from_other_links(rows)
+    assert latency_model.errors(rows) == pytest.approx(0, abs=1e-6)
+    # 6 collectives of the blocks, of 9,000 bytes together, the split of 100 and the join of 50
+    opening = 0.5 * 6 * math.log2(1 + 1500 / 14_600)
+    by_hand = 0.026 + 8 * 2e-4 + 0.005 * (1.5 * 6 + 2.5 + opening) + 1.07 * 8 * 9150 / 10e6 + 2e-9 * 9150
+    assert rows[4 + 2]["seconds"] == pytest.approx(by_hand)
+
+
+def test_lines_cross_where_they_are_equal():
+    assert other_plots.crossings([(10, 4.0, 1.0), (1000, 1.0, 4.0)], logarithmic=True) == [pytest.approx((100, 2))]
+    assert other_plots.crossings([(0, 1.0, 2.0), (4, 4.0, 2.0)], logarithmic=False) == [pytest.approx((2, 2))]
+    assert other_plots.crossings([(0, 3.0, 2.0), (4, 4.0, 2.0)], logarithmic=False) == []
+
+
+@pytest.fixture
+def planned(toy_config, tmp_path, capsys):
+    """Runs eval.plan on made-up scores and times; returns its status, what it printed, and plan.json."""
+    scored = [
+        ("whole_sequence", 1, "base", 80.0, None),
+        ("all_gather", 2, "base", 80.0, 0.0),
+        ("segment_means:1", 2, "base", 77.0, -3.0),
+        ("segment_means:1", 2, "tuned", 79.5, -0.5),
+        ("isolated_parts", 2, "base", 60.0, -20.0),
+        ("segment_means:1", 4, "tuned", 79.2, -0.8),
+    ]
+    names = ("setting", "num_parts", "weights", "score", "difference_to_one_device")
+    nothing = ("num_segments", "compression_rate", "score_ci95", "difference_ci95", "flops_per_device_compiled")
+    shared = dict.fromkeys((*nothing, "bytes_sent_per_device_compiled")) | {"exchange": "-", "wire": "float32"}
+    shared |= {"metric": "accuracy_percent", "tokens": 32, "examples": 8, "real_tokens_median": 20.0, "seconds": 1.0}
+    shared |= {
+        "share_in_every_part": 1.0,
+        "flops_per_device": 1.0,
+        "flops_vs_one_device": 1.0,
+        "bytes_sent_per_device": 0,
+    }
+    sweep = [shared | dict(zip(names, row, strict=True)) for row in scored]
+    rows = measured_rows()
+    alone = [row | {"seconds": row["seconds_alone"]} for row in rows[:4]]
+    alone.append(alone[2] | {"num_parts": 4, "seconds": 0.013, "bytes_sent_per_device": 27_000})
+    where = {
+        "schema": 1,
+        "environment": WHERE,
+        "model": "a model",
+        "dataset": "a data set",
+        "weights": {},
+        "command": "",
+    }
+    found = {"rows": rows, "parts_alone": alone, "ladders": []}
+    for name, content in (("sweep", {"rows": sweep}), ("latency", found)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(content | where))
+    folders = ["--sweep", tmp_path / "sweep", "--calibration", tmp_path / "latency", "--out", tmp_path / "plan"]
+
+    def plan(*flags):
+        status = command("eval.plan", toy_config, "--num-tokens", 32, *folders, *flags)
+        written = tmp_path / "plan" / "plan.json"
+        said = capsys.readouterr()
+        return status, said.out + said.err, json.loads(written.read_text()) if written.exists() else None
+
+    return plan
+
+
+def test_the_plan_is_the_fastest_that_may_be_used(planned):
+    status, said, content = planned("--rate", "50mbit", "--devices", "4")
+    assert status == 0
+    best, *others = content["candidates"]
+    assert (best["setting"], best["num_parts"], best["weights"], best["rejected"]) == (
+        "segment_means:1",
+        4,
+        "tuned",
+        None,
+    )
+    assert "requests on 4 devices were not measured" in said
+    assert {(x["setting"], x["weights"]): x["rejected"] for x in others}[
+        "isolated_parts", "base"
+    ] == "loses 20, more than 1"
+    assert [one["regret"] for one in content["regrets"]] == pytest.approx([0] * len(LINKS))
+
+    _, said, content = planned("--rate", "50mbit", "--devices", "2")
+    chosen = next(one for one in content["candidates"] if one["rejected"] is None)
+    assert (chosen["setting"], chosen["num_parts"], chosen["weights"]) == ("segment_means:1", 2, "tuned")
+    assert "Use segment_means:1 on 2 devices with tuned weights" in said
+    assert next(x["rejected"] for x in content["candidates"] if x["num_parts"] == 4) == "needs 4 devices"
+
+
+def test_a_plan_may_say_one_device(planned):
+    _, said, content = planned("--rate", "50mbit", "--rtt", "20")
+    assert next(one["num_parts"] for one in content["candidates"] if one["rejected"] is None) == 1
+    assert "Use one device: 50.0 ms" in said
+    _, said, _ = planned("--rate", "50mbit", "--max-drop", "0")
+    assert "Use one device" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "give the --rate of the link"),
+        (["--rate", "fast"], "a rate is 'fast'"),
+        (["--rate", "5mbit", "--devices", "0"], "devices is 0; choose 1 or more"),
+        (["--rate", "5mbit", "--rtt", "nan"], "rtt is nan; choose 0 or more milliseconds"),
+        (["--rate", "5mbit", "--max-drop", "inf"], "max_drop is inf; choose a finite number"),
+        (["--rate", f"{'9' * 400}mbit"], "give a number with its unit"),
+        (["--rate", "5mbit", "--sweep", "nowhere"], "run eval.sweep first"),
+        (["--rate", "5mbit", "--examples", "7"], "fewer than two shaped links between devices at N = 32 and B = 7"),
+    ],
+)
+def test_wrong_flags_of_plan_are_one_line(flags, message, planned):
+    status, said, _ = planned(*flags)
+    assert status == 2
+    assert message in said
+    assert said.count("\n") == 1

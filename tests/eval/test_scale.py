@@ -1,0 +1,54 @@
+"""Time and memory of one part alone."""
+
+import json
+
+import pytest
+from helpers.command import command
+
+import prism_jax as pj
+from eval.scale import exponents
+from eval.timing.part_program import one_part
+from prism_jax import cost
+from prism_jax.models.bert import BERT_BASE
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+
+@pytest.mark.parametrize(
+    ("exchange", "num_parts"), [(pj.SegmentMeans(2), 4), (pj.AllGather(), 4), (pj.WholeSequence(), 1)], ids=str
+)
+def test_one_part_alone_computes_what_it_would_among_the_others(exchange, num_parts):
+    from dataclasses import replace
+
+    program, _ = one_part(1, exchange, num_parts, 30)
+    ours, formula = (
+        cost.compiled(program, 1),
+        cost.formula(replace(BERT_BASE.stack, num_layers=1), exchange, num_parts, 30),
+    )
+    assert ours.flops == pytest.approx(formula.flops, rel=1e-2)
+    assert ours.bytes_sent == 0
+
+
+def test_the_fitted_powers():
+    rows = [
+        {"exchange": name, "tokens": n, "seconds": 3.0 * n**power, "memory_activations_bytes_compiled": 5.0 * n}
+        for name, power in (("a", 1.0), ("b", 2.0))
+        for n in (1, 2, 4, 8)
+    ]
+    found = exponents(rows)
+    assert found["a"]["seconds"] == pytest.approx(1)
+    assert found["b"]["seconds"] == pytest.approx(2)
+    assert found["b"]["memory_activations_bytes_compiled"] == pytest.approx(1)
+
+
+def test_the_command_goes_on_where_it_was(tmp_path, capsys):
+    flags = ["--lengths", 16, "--num-parts", 4, "--segments", "--layers", 1, "--out", tmp_path]
+    for printed in (2, 0):
+        assert command("eval.scale", *flags) == 0
+        assert capsys.readouterr().out.count("N =     16") == printed
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [row["exchange"] for row in rows] == ["whole_sequence", "all_gather"]
+    assert all(row["seconds"] > 0 and row["peak_resident_bytes"] > 1e7 for row in rows)
+    assert command("eval.scale", "--lengths", 4) == 2
+    assert command("eval.scale", "--segments", 64, "--lengths", 256, "--out", tmp_path) == 2
+    assert "64 segments asked for, but a part has 32 tokens" in capsys.readouterr().err

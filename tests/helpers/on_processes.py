@@ -1,0 +1,73 @@
+"""Answers that several processes compute, and one with emulated devices: python -m helpers.on_processes FILE"""
+
+import sys
+from functools import partial
+
+import jax
+import numpy as np
+
+import prism_jax as pj
+from helpers.paths import GOLDEN
+from prism_jax import weights
+from prism_jax.exchange.text import text_of
+from prism_jax.models.bert import BertForSequenceClassification
+from prism_jax.models.gpt2 import GPT2LMHeadModel
+from prism_jax.models.vit import ViTForImageClassification
+from prism_jax.parallel import processes
+
+FAMILIES = {"bert": BertForSequenceClassification, "gpt2": GPT2LMHeadModel, "vit": ViTForImageClassification}
+OTHERS = [pj.IsolatedParts(), pj.UnscaledMeans(2), pj.MeansAfterNorm(2), pj.SegmentMeans(5)]
+EXCHANGES = [
+    *zip(OTHERS[::2], OTHERS[1::2], strict=True),
+    *((pj.AllGather(wire=wire), pj.SegmentMeans(2, wire=wire)) for wire in pj.WIRES.values()),
+]
+"""One for each of two blocks."""
+NUM_TOKENS, NEW_TOKENS = 22, 6
+
+
+def outcomes(num_parts: int) -> dict[str, np.ndarray]:
+    """Logits of every family through every exchange and wire format, and tokens that GPT-2 goes on with."""
+    found, run = {}, pj.on_mesh(num_parts)
+    for family, model_class in FAMILIES.items():
+        loaded = weights.load(model_class, str(GOLDEN / f"{family}_tiny"))
+        params = run.replicate(loaded.params)
+        parts = run.split(batch(loaded.model))
+
+        @jax.jit
+        def logits(params, parts, model=loaded.model):
+            return {text_of(one): pj.forward(model, params, parts, one, run) for one in EXCHANGES}
+
+        found |= {f"{family} {name}": value for name, value in run.fetch(logits(params, parts)).items()}
+        if family == "bert" and num_parts == 2:
+            on_data = pj.on_mesh(1, data=2)
+            args = on_data.replicate(loaded.params), on_data.split(batch(loaded.model))
+            whole = partial(pj.forward, loaded.model, exchange=pj.WholeSequence(), run=on_data)
+            found["data axis"] = on_data.fetch(jax.jit(whole)(*args))
+        if family == "gpt2":
+            generator = pj.Generator(loaded.model, loaded.params, pj.SegmentMeans(2), run)
+            prompts = [list(range(1, 9)), list(range(20, 3, -1))]
+            found["generated"] = np.array(generator(prompts, NEW_TOKENS))
+            found["logits of generated"] = generator.logits(prompts[1:], found["generated"][1:])
+    return found
+
+
+def batch(model) -> dict[str, np.ndarray]:
+    """Random tokens or patches; the second example is padded to half. Only the terminal has them; the others zeros."""
+    rng, made = np.random.default_rng(0), {}
+    for name, shape in model.batch_shapes(2, NUM_TOKENS).items():
+        if np.issubdtype(shape.dtype, np.floating):
+            made[name] = rng.normal(size=shape.shape).astype(shape.dtype)
+        else:
+            made[name] = rng.integers(0, 2 if name == "types" else 50, shape.shape).astype(shape.dtype)
+    if "mask" in made:
+        made["mask"] = np.arange(NUM_TOKENS)[None] < np.array([[NUM_TOKENS], [9]])
+    return made if processes.is_terminal() else jax.tree.map(np.zeros_like, made)
+
+
+if __name__ == "__main__":
+    rest = processes.join(sys.argv[1:])
+    assert processes.on_any(jax.process_index() == jax.process_count() - 1)
+    assert not processes.on_any(False)
+    computed = outcomes(jax.device_count())
+    if processes.is_terminal():
+        np.savez(rest[0], **computed)

@@ -1,0 +1,161 @@
+"""The code of the README and of the pages in docs/ runs as it stands."""
+
+import inspect
+import json
+import re
+import shutil
+import textwrap
+from pathlib import Path
+
+import jax
+import pytest
+from helpers.command import command
+from helpers.paths import GOLDEN, ROOT
+from helpers.tiny import save_toy_tokenizer
+
+import prism_jax as pj
+from prism_jax import weights
+from prism_jax.forward import encode
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+PAGES = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+EVERYTHING = "\n".join(PAGES.values())
+BLOCKS = {re.search(r"(?:(check_exchange)|(LastTokens)|(cost\.lowered)|(BertForSentenceEmbedding)|(encode_part)|(ViTForImageFeatures)|(pj\.Generator)|(DictReader))", block)[0]: block
+          for block in re.findall(r"```python\n(.*?)```", EVERYTHING, flags=re.DOTALL)}  # fmt: skip
+
+
+def test_the_cost_example_prints_what_it_says(capsys):
+    exec(BLOCKS["cost.lowered"], {})
+    printed = capsys.readouterr().out.splitlines()
+    for said in re.findall(r"# (\d.*)", BLOCKS["cost.lowered"]):
+        assert said in printed
+
+
+def test_the_python_example(toy_folder):
+    names = {}
+    exec(BLOCKS["BertForSentenceEmbedding"].replace("asset:minilm", str(toy_folder)), names)
+    assert names["vectors"].shape == (2, 32)
+    elsewhere = pj.on_one_device(4)
+    bert, batch = names["bert"], names["batch"]
+    again = pj.forward(bert.model, bert.params, elsewhere.split(batch), pj.SegmentMeans(4), elsewhere)
+    assert abs(jax.device_get(names["vectors"]) - jax.device_get(again)).max() < 1e-5
+
+
+def test_the_image_example(tmp_path, monkeypatch):
+    from PIL import Image
+
+    folder = shutil.copytree(GOLDEN / "vit_tiny", tmp_path / "vit")
+    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 12, "width": 21}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (50, 40), "red").save("photo.jpg")
+    names = {}
+    exec(BLOCKS["ViTForImageFeatures"].replace("asset:dinov2", str(folder)).replace("(224, 224)", "(24, 18)"), names)
+    assert names["features"].shape == (1, 32)
+
+
+def test_the_generation_example(tmp_path, capsys):
+    folder = shutil.copytree(GOLDEN / "gpt2_tiny", tmp_path / "gpt2")
+    save_toy_tokenizer(folder)
+    names = {}
+    exec(BLOCKS["pj.Generator"].replace("openai-community/gpt2", str(folder)), names)
+    assert [len(tokens) for tokens in names["new"]] == [20, 20]
+    assert str(names["tokenizer"].batch_decode(names["new"])) in capsys.readouterr().out
+
+
+def test_the_exchange_of_ones_own(toy_config, tmp_path, monkeypatch, capsys):
+    block = BLOCKS["LastTokens"]
+    assert len(block.splitlines()) < 30
+    (tmp_path / "last_tokens.py").write_text(block.replace("configs/bert_newsgroups.py", toy_config))
+    monkeypatch.setattr(weights, "load", with_fresh_head(weights.load))
+    flags = ["--segments", "1", "--parts", "2", "3", "--out", tmp_path / "out"]
+    assert command("eval.sweep", tmp_path / "last_tokens.py", *flags) == 0
+    assert capsys.readouterr().out.count("last_tokens") == 4
+    one = ["--exchange", "last_tokens:6", "--num-parts", "3", "--out", tmp_path / "one"]
+    assert command("eval.evaluate", tmp_path / "last_tokens.py", *one) == 0
+
+
+def with_fresh_head(load):
+    """The toy data set has no trained head."""
+    return lambda *args, **kwargs: load(*args, **kwargs | {"fresh": ("classifier",)})
+
+
+def test_the_quoted_lines_are_those_of_the_source():
+    # The formatter has its own idea of blank lines.
+    source = textwrap.dedent(inspect.getsource(encode).split('"""')[2])
+    assert BLOCKS["encode_part"].replace("\n\n", "\n").replace("\n\n", "\n").strip() in source.replace("\n\n", "\n")
+
+
+def test_sending_all_last_tokens_is_an_all_gather():
+    """The example exchange is right: with every token sent it is exact."""
+    names = {}
+    exec(BLOCKS["LastTokens"].split("config = ")[0], names)
+    from conftest import assert_close, hidden_states, tiny_batch, tiny_bert
+
+    model, params = tiny_bert(causal=True)
+    batch = tiny_batch(12, padded=True)
+    expected = hidden_states(model, params, batch, pj.WholeSequence(), pj.on_one_device(1))
+    assert_close(hidden_states(model, params, batch, names["LastTokens"](4), pj.on_mesh(3)), expected)
+    exec(BLOCKS["check_exchange"], names)
+
+
+COMMANDS = re.findall(
+    r"python -m (?:eval\.launch -n 2 -- )?((?:eval|train)\.\w+) (.*?)(?=python -m|`|&&|\n\n|\Z)",
+    EVERYTHING,
+    flags=re.DOTALL,
+)
+
+
+@pytest.mark.parametrize("module", sorted({module for module, _ in COMMANDS}))
+def test_every_command_has_the_flags_that_are_named(module, toy_config, capsys):
+    named = {flag for of, words in COMMANDS if of == module for flag in re.findall(r"--[a-z][a-z-.]*[a-z]", words)}
+    source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
+    for config in ([toy_config], []) if "flags.parse(" in source else ([],):
+        assert command(module, *config, "--help") == 0
+    there = set(re.findall(r"--[a-z][a-z-.]*[a-z]", capsys.readouterr().out))
+    assert named <= there, f"{module} has no {', '.join(named - there)}"
+
+
+def test_every_field_that_is_written_is_explained(trained, toy_config, tmp_path):
+    explained = (ROOT / "docs" / "commands.md").read_text()
+    flags = ["--base", trained, "--control", trained, "--tuned", trained, "--parts", 2, "--segments", 2, "--exchanges"]
+    assert command("eval.sweep", toy_config, *flags, "--out", tmp_path) == 0
+    written = set()
+    for path in (tmp_path / "results.json", ROOT / "docs" / "gpt2_tales" / "results.json"):
+        content = json.loads(path.read_text())
+        written |= {*content, *(name for row in content["rows"] for name in row)}
+    for line in (trained / "metrics.jsonl").read_text().splitlines():
+        written |= {name for name in json.loads(line) if not name.startswith("held_out_")}
+    written |= {*json.loads((trained / "result.json").read_text())}
+    assert len(written) > 50
+    assert [name for name in written if f"`{name.removesuffix('_compiled')}`" not in explained] == []
+
+
+def test_a_data_set_of_ones_own(toy_config, tmp_path, monkeypatch):
+    rows = [f"w{3 + i % 2} w5,{'no' if i % 2 else 'yes'}" for i in range(40)]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *rows]))
+    (tmp_path / "mine.py").write_text(BLOCKS["DictReader"].replace("configs/bert_newsgroups.py", toy_config))
+    monkeypatch.chdir(tmp_path)
+    flags = ["--training.batch-size", 8, "--training.epochs", 8, "--training.frozen", "--out", "run"]
+    assert command("train.finetune", "mine.py", *flags) == 0
+    assert json.loads(Path("run/config.json").read_text())["label_names"] == ["no", "yes"]
+    assert json.loads(Path("run/result.json").read_text())["evaluation"]["score"] == 100
+
+
+def test_every_link_leads_to_a_file():
+    links = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text)]
+    assert len(links) > 20
+    assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_plan_says_what_the_page_says(tmp_path, capsys):
+    command = re.search(r"python -m eval\.plan (configs/bert_newsgroups.*?)\n\n", EVERYTHING, flags=re.DOTALL)
+    words = command[1].replace("\\\n", " ").split()
+    assert command("eval.plan", *words, "--out", tmp_path) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    said = re.search(
+        r"Here it says: isolated parts on 2 devices, (\S+ ms), (\S+) times one device", " ".join(EVERYTHING.split())
+    )
+    assert f"Use isolated_parts on 2 devices with base weights: {said[1]} predicted, {said[2]} times" in printed
