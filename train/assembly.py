@@ -31,12 +31,13 @@ from prism_jax.experiments.build import (
 from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.experiments.run_files import read_config
 from prism_jax.experiments.saving import saving
+from prism_jax.forward import encode
 from prism_jax.parallel.mesh import on_mesh
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.processes import check_same, from_terminal, several
 from prism_jax.parallel.runner import Runner
 from prism_jax.tasks import num_labels, prepare
-from prism_jax.tasks.base import Task
+from prism_jax.tasks.base import Head, Task
 from prism_jax.tasks.batches import steps_per_epoch, training_batches
 from prism_jax.tasks.predict import Predictor, Setting
 from prism_jax.trees import count, flatten, unflatten
@@ -175,7 +176,8 @@ def _losses(task: Task, model, setting: Setting, run: Runner):
     def losses(trained, frozen, batch):
         parts, targets = batch
         params = unflatten(frozen | flatten(trained))
-        return task.losses(model, params, parts, targets, setting.exchange, run)
+        rows_BRD = encode(model, params, parts, setting.exchange, run)
+        return task.losses(Head(model, params, run), rows_BRD, parts, targets)
 
     return losses
 

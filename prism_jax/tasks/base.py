@@ -1,4 +1,4 @@
-"""What a model is trained for and scored by: a data set as arrays, its loss, and its predictions."""
+"""A task: a data set as arrays, its loss, and its predictions. A task reads a model's head and never runs the model."""
 
 import abc
 from dataclasses import dataclass
@@ -8,9 +8,28 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from prism_jax.exchange.base import Exchanges
+from prism_jax.forward import head
 from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.runner import Runner
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a model, on the rows that the parts returned.
+
+    Attributes:
+      model: a Linen module.
+      params: its parameters.
+      run: the runner that joined the rows.
+    """
+
+    model: nn.Module
+    params: Any
+    run: Runner
+
+    def __call__(self, rows_BRD: jax.Array, parts: Parts) -> jax.Array:
+        """Returns the answer for a whole batch, as `forward` does."""
+        return head(self.model, self.params, rows_BRD, parts)
 
 
 class Task(abc.ABC):
@@ -52,16 +71,22 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def losses(
-        self, model: nn.Module, params: Any, parts: Parts, targets: jax.Array, exchange: Exchanges, run: Runner
-    ) -> tuple[jax.Array, jax.Array]:
-        """The loss of each row, summed over what is predicted in it, and how much that is: two arrays [B]."""
+    def losses(self, head: Head, rows_BRD: jax.Array, parts: Parts, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Computes the loss of each row of a batch.
+
+        Args:
+          head: reads the answers.
+          rows_BRD: what `forward.encode` returned.
+          parts: the batch.
+          targets: from `arrays`.
+
+        Returns:
+          The losses [B], each summed over the predictions in its row, and the number of these predictions [B].
+        """
 
     @abc.abstractmethod
-    def outcomes(
-        self, model: nn.Module, params: Any, parts: Parts, targets: jax.Array, exchange: Exchanges, run: Runner
-    ) -> jax.Array:
-        """What scoring keeps of each row: [B], or [B, N - 1]."""
+    def outcomes(self, head: Head, rows_BRD: jax.Array, parts: Parts, targets: jax.Array) -> jax.Array:
+        """Computes the values that scoring keeps of each row: [B], or [B, N - 1]. Arguments as for `losses`."""
 
     def predictions(self, outcomes: np.ndarray) -> np.ndarray:
         """A prediction for each example, from the outcomes of all rows.

@@ -13,8 +13,8 @@ from prism_jax.data import images
 from prism_jax.data.datasets import Labelled, outline
 from prism_jax.data.text import Tokens
 from prism_jax.errors import RunError
-from prism_jax.forward import forward
-from prism_jax.tasks.base import Task
+from prism_jax.parallel.partition import Parts
+from prism_jax.tasks.base import Head, Task
 
 NO_CLASS = -1
 """The outcome of an example whose logits are not finite."""
@@ -104,8 +104,8 @@ class Classification(Task):
     def bare(self):
         return replace(self, dataset=outline(self.dataset), inputs=None)
 
-    def losses(self, model, params, parts, targets, exchange, run):
-        logits_BC = forward(model, params, parts, exchange, run)
+    def losses(self, head: Head, rows_BRD: jax.Array, parts: Parts, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits_BC = head(rows_BRD, parts)
         if self.dataset.label_names:
             one_hot_BC = optax.smooth_labels(jax.nn.one_hot(targets, logits_BC.shape[1]), self.smoothing)
             loss_B = optax.softmax_cross_entropy(logits_BC, one_hot_BC)
@@ -113,8 +113,8 @@ class Classification(Task):
             loss_B = (logits_BC[:, 0] - targets) ** 2
         return loss_B, jnp.ones_like(loss_B)
 
-    def outcomes(self, model, params, parts, targets, exchange, run):
-        logits_BC = forward(model, params, parts, exchange, run)
+    def outcomes(self, head: Head, rows_BRD: jax.Array, parts: Parts, targets: jax.Array) -> jax.Array:
+        logits_BC = head(rows_BRD, parts)
         if not self.dataset.label_names:
             return logits_BC[:, 0]
         return jnp.where(jnp.isfinite(logits_BC).all(-1), logits_BC.argmax(-1), NO_CLASS)

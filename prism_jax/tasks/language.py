@@ -4,23 +4,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from prism_jax.data.datasets import Cloze, Elsewhere, outline
 from prism_jax.data.text import Tokens
 from prism_jax.errors import RunError
+from prism_jax.parallel.partition import Parts
 from prism_jax.tasks import likelihood
-from prism_jax.tasks.base import Task
+from prism_jax.tasks.base import Head, Task
 
 
-def _next_token_losses(model, params, parts, exchange, run):
-    log_p_BN = likelihood.log_likelihoods(model, params, parts, exchange, run)
-    return -log_p_BN.sum(1), (parts.real_BN.sum(1) - 1).astype(jnp.float32)
+class _NextTokens(Task):
+    """Tasks that train on the likelihood of every next token."""
+
+    def losses(self, head: Head, rows_BRD: jax.Array, parts: Parts, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+        log_p_BN = likelihood.log_likelihoods(head, rows_BRD, parts)
+        return -log_p_BN.sum(1), (parts.real_BN.sum(1) - 1).astype(jnp.float32)
 
 
 @dataclass(frozen=True)
-class LanguageModelling(Task):
+class LanguageModelling(_NextTokens):
     """The tokens of plain text, each from those before it in its window.
 
     Attributes:
@@ -50,18 +55,15 @@ class LanguageModelling(Task):
     def bare(self):
         return replace(self, tokens=None, num_bytes=None)
 
-    def losses(self, model, params, parts, targets, exchange, run):
-        return _next_token_losses(model, params, parts, exchange, run)
-
-    def outcomes(self, model, params, parts, targets, exchange, run):
-        return likelihood.log_likelihoods(model, params, parts, exchange, run)
+    def outcomes(self, head: Head, rows_BRD: jax.Array, parts: Parts, targets: jax.Array) -> jax.Array:
+        return likelihood.log_likelihoods(head, rows_BRD, parts)
 
     def predictions(self, outcomes):
         return outcomes.sum(1)
 
 
 @dataclass(frozen=True)
-class ClozeTask(Task):
+class ClozeTask(_NextTokens):
     """The right one of several endings: the one of the highest likelihood as a whole, given the context.
 
     Trained as a language model on contexts with their right endings.
@@ -107,11 +109,8 @@ class ClozeTask(Task):
         contexts, endings = Elsewhere(len(self.contexts)), Elsewhere(len(self.endings))
         return replace(self, dataset=outline(self.dataset), contexts=contexts, endings=endings)
 
-    def losses(self, model, params, parts, targets, exchange, run):
-        return _next_token_losses(model, params, parts, exchange, run)
-
-    def outcomes(self, model, params, parts, targets, exchange, run):
-        log_p_BN = likelihood.log_likelihoods(model, params, parts, exchange, run)
+    def outcomes(self, head: Head, rows_BRD: jax.Array, parts: Parts, targets: jax.Array) -> jax.Array:
+        log_p_BN = likelihood.log_likelihoods(head, rows_BRD, parts)
         return jnp.where(targets, log_p_BN, 0).sum(1)
 
     def predictions(self, outcomes):

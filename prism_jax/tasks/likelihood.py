@@ -3,49 +3,47 @@
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from prism_jax.data.text import Tokens, string
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Exchanges
-from prism_jax.forward import encode
-from prism_jax.parallel.partition import Parts
-from prism_jax.parallel.runner import Runner
+from prism_jax.parallel.partition import Layout, Parts
+from prism_jax.tasks.base import Head
 
 
-def log_likelihoods(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> jax.Array:
-    """The log-likelihood of each token, given those before it, in nats.
+def log_likelihoods(head: Head, rows_BRD: jax.Array, parts: Parts) -> jax.Array:
+    """Computes the log-likelihood of each token, given those before it, in nats.
 
     The logits of one example at a time are held, never those of a batch.
 
     Args:
-      model: for instance `models.gpt2.GPT2LMHeadModel(config)`.
-      params: its parameters.
-      parts: a batch, cut by `run.split`.
-      exchange: what the parts exchange.
-      run: where they run.
+      head: of a language model, for instance `models.gpt2.GPT2LMHeadModel(config)`.
+      rows_BRD: what `forward.encode` returned.
+      parts: the batch, cut by `run.split`.
 
     Returns:
       [B, N - 1]: at i that of token i + 1; 0 where either of them is padding.
     """
     num_tokens = parts.num_tokens
-    rows_BRD = encode(model, params, parts, exchange, run)
-    ids_BN = run(lambda _, tokens, layout: tokens["ids"], (), parts)[:, :num_tokens]
+    ids_BN = head.run(_ids_of_part, (), parts)[:, :num_tokens]
 
-    def one(params, example):
+    def log_p_of_example(params: Any, example: tuple[jax.Array, jax.Array]) -> jax.Array:
         rows_RD, ids_N = example
-        logits_1NV = model.apply({"params": params}, rows_RD[None], jnp.ones((1, num_tokens), bool), method="head")
+        real_1N = jnp.ones((1, num_tokens), bool)
+        logits_1NV: Any = head.model.apply({"params": params}, rows_RD[None], real_1N, method="head")
         log_p_NV = jax.nn.log_softmax(logits_1NV[0, :-1].astype(jnp.float32))
         return jnp.take_along_axis(log_p_NV, ids_N[1:, None], axis=1)[:, 0]
 
+    # A gradient computes the logits once more.
+    log_p_BN = head.run.one_by_one(jax.checkpoint(log_p_of_example), head.params, (rows_BRD, ids_BN))
     real_BN = parts.real_BN[:, :num_tokens]
-    log_p_BN = run.one_by_one(
-        jax.checkpoint(one), params, (rows_BRD, ids_BN)
-    )  # a gradient computes the logits once more
     return jnp.where(real_BN[:, 1:] & real_BN[:, :-1], log_p_BN, 0)
+
+
+def _ids_of_part(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> jax.Array:
+    return tokens["ids"]
 
 
 def continuations(

@@ -11,8 +11,9 @@ from tqdm import tqdm
 from prism_jax.data.text import bucket_of
 from prism_jax.exchange.base import Exchanges, check
 from prism_jax.exchange.text import text_of
+from prism_jax.forward import encode
 from prism_jax.parallel.runner import Runner
-from prism_jax.tasks.base import Task
+from prism_jax.tasks.base import Head, Task
 from prism_jax.tasks.batches import Batch, scoring_batches
 
 
@@ -77,7 +78,8 @@ class Predictor:
         if batch.num_tokens not in self.programs:
 
             def program(params, parts, targets):
-                return self.task.outcomes(self.model, params, parts, targets, self.setting.exchange, self.run)
+                rows_BRD = encode(self.model, params, parts, self.setting.exchange, self.run)
+                return self.task.outcomes(Head(self.model, params, self.run), rows_BRD, parts, targets)
 
             self.programs[batch.num_tokens] = jax.jit(program).lower(params, parts, targets).compile()
         return self.programs[batch.num_tokens]

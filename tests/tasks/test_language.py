@@ -10,11 +10,18 @@ from helpers.tiny import stack_config
 
 import prism_jax as pj
 from prism_jax import weights
+from prism_jax.forward import encode
 from prism_jax.metrics import formulas
 from prism_jax.models import gpt2
 from prism_jax.tasks import likelihood
+from prism_jax.tasks.base import Head
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+
+def log_likelihoods(model, params, parts, exchange, run):
+    rows = encode(model, params, parts, exchange, run)
+    return likelihood.log_likelihoods(Head(model, params, run), rows, parts)
 
 
 @pytest.mark.parity
@@ -31,7 +38,7 @@ def test_loss_equals_hugging_face(padding, runner, tmp_path):
     ours = weights.load(gpt2.GPT2LMHeadModel, str(tmp_path))
     run = runner(3)
     parts = run.split(batch)
-    score = jax.jit(lambda params, parts: likelihood.log_likelihoods(ours.model, params, parts, pj.AllGather(), run))
+    score = jax.jit(lambda params, parts: log_likelihoods(ours.model, params, parts, pj.AllGather(), run))
     scores = np.asarray(score(run.replicate(ours.params), parts))
     scored = batch["mask"][:, 1:] & batch["mask"][:, :-1]
     assert (scores[~scored] == 0).all()
@@ -45,7 +52,7 @@ def test_scores_and_gradients_on_a_mesh_of_data_and_parts_are_those_of_one_devic
     for run in (pj.on_one_device(3), pj.on_mesh(3, data=2)):
 
         def total(params, parts, run=run):
-            scores = likelihood.log_likelihoods(model, params, parts, pj.SegmentMeans(2), run)
+            scores = log_likelihoods(model, params, parts, pj.SegmentMeans(2), run)
             return scores.sum(), scores
 
         (_, scores), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(
@@ -68,7 +75,7 @@ def test_the_likelihood_of_a_continuation(tmp_path):
     endings = [rng.integers(0, 98, n).tolist() for n in (2, 1, 5)]
     batch, scored = likelihood.continuations(contexts, endings, 16)
     run = pj.on_one_device(2)
-    score = jax.jit(lambda params, parts: likelihood.log_likelihoods(ours.model, params, parts, pj.AllGather(), run))
+    score = jax.jit(lambda params, parts: log_likelihoods(ours.model, params, parts, pj.AllGather(), run))
     scores = score(ours.params, run.split(batch))
     for got, context, ending in zip((np.asarray(scores) * scored).sum(1), contexts, endings, strict=True):
         ids = torch.tensor([[*context[-(16 - len(ending)) :], *ending]])

@@ -12,10 +12,12 @@ from prism_jax import tasks
 from prism_jax.data import images
 from prism_jax.data.datasets import Cloze, Corpus, Labelled
 from prism_jax.data.text import Tokens, load_tokenizer
+from prism_jax.forward import encode
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 from prism_jax.models.gpt2 import GPT2, GPT2LMHeadModel
 from prism_jax.models.vit import VIT_BASE, ViTForImageClassification
 from prism_jax.tasks import likelihood
+from prism_jax.tasks.base import Head
 from prism_jax.tasks.classification import Classification
 from prism_jax.tasks.language import ClozeTask, LanguageModelling
 from prism_jax.weights import Pretrained
@@ -35,12 +37,13 @@ def test_classification_loss_is_pytorch_s(smoothing):
     batch, labels = tiny_batch(9, padded=True), np.array([4, 0, 2])
     task = Classification(Labelled("d", {"text": "abc"}, labels, tuple("abcde")), None, smoothing)
     parts = RUN.split(batch)
-    loss_B, amount_B = task.losses(model, params, parts, labels, pj.WholeSequence(), RUN)
+    rows = encode(model, params, parts, pj.WholeSequence(), RUN)
+    loss_B, amount_B = task.losses(Head(model, params, RUN), rows, parts, labels)
     logits = torch.from_numpy(np.array(pj.forward(model, params, parts, pj.WholeSequence(), RUN)))
     loss = torch.nn.CrossEntropyLoss(label_smoothing=smoothing, reduction="none")
     assert_close(loss_B, loss(logits, torch.from_numpy(labels)).numpy())
     assert amount_B.tolist() == [1, 1, 1]
-    outcomes = task.outcomes(model, params, parts, labels, pj.WholeSequence(), RUN)
+    outcomes = task.outcomes(Head(model, params, RUN), rows, parts, labels)
     assert outcomes.tolist() == logits.argmax(-1).tolist()
 
 
@@ -50,8 +53,9 @@ def test_a_number_in_place_of_a_class():
     labels = np.array([0.5, 4.0, 2.5])
     task = Classification(Labelled("d", {"text": "abc"}, labels, (), ("pearson_percent",)), None)
     parts = RUN.split(tiny_batch(9, padded=False))
-    loss_B, _ = task.losses(model, params, parts, labels.astype(np.float32), pj.WholeSequence(), RUN)
-    scores = task.outcomes(model, params, parts, labels, pj.WholeSequence(), RUN)
+    rows = encode(model, params, parts, pj.WholeSequence(), RUN)
+    loss_B, _ = task.losses(Head(model, params, RUN), rows, parts, labels.astype(np.float32))
+    scores = task.outcomes(Head(model, params, RUN), rows, parts, labels)
     assert_close(loss_B, (np.asarray(scores) - labels) ** 2)
     assert tasks.num_labels(task.dataset) == 1
 
@@ -105,8 +109,9 @@ def test_the_loss_of_a_language_model_counts_what_it_predicts():
     task = LanguageModelling(Tokens(ids, ids), np.array([3, 1]))
     batch, targets = task.arrays(np.array([0, 1]), 6, None)
     parts = RUN.split(batch)
-    loss_B, amount_B = task.losses(model, params, parts, targets, pj.WholeSequence(), RUN)
-    kept = task.outcomes(model, params, parts, targets, pj.WholeSequence(), RUN)
+    rows = encode(model, params, parts, pj.WholeSequence(), RUN)
+    loss_B, amount_B = task.losses(Head(model, params, RUN), rows, parts, targets)
+    kept = task.outcomes(Head(model, params, RUN), rows, parts, targets)
     assert amount_B.tolist() == [3, 1]
     assert task.labels.tolist() == [[3, 3], [1, 1]]
     assert_close(task.predictions(np.asarray(kept)), -np.asarray(loss_B))
@@ -163,7 +168,8 @@ def test_logits_that_are_not_finite_have_no_class():
     task = Classification(Labelled("d", {"text": "abc"}, np.array([0, 1, 0]), ("no", "yes")), None)
     parts = RUN.split(batch | {"ids": np.where(np.arange(3)[:, None] == 1, 99, batch["ids"] % 99)})
     params["encoder"]["token"]["embedding"] = params["encoder"]["token"]["embedding"].at[99].set(np.inf)
-    outcomes = np.asarray(task.outcomes(model, params, parts, None, pj.WholeSequence(), RUN))
+    rows = encode(model, params, parts, pj.WholeSequence(), RUN)
+    outcomes = np.asarray(task.outcomes(Head(model, params, RUN), rows, parts, None))
     with pytest.raises(RuntimeError, match="the logits of 1 of 3 examples are not finite"):
         task.predictions(outcomes)
     cloze = ClozeTask(Cloze("c", ["a"], [("b", "c")], np.zeros(1, int)), [np.ones(1)], [np.ones(1)] * 2, 8)
