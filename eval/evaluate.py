@@ -7,7 +7,7 @@ python -m eval.evaluate configs/X.py [--exchange segment_means:8] [--num-parts 4
 import shlex
 import sys
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from eval.reporting import files, tables
 from eval.scoring.measure import check_runs, complete, load_scoring, measure
@@ -16,9 +16,8 @@ from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.data.text import bucket_lengths
 from prism_jax.experiments import recipe
-from prism_jax.parallel.mesh import emulate_devices, on_mesh
-from prism_jax.parallel.one_device import on_one_device
-from prism_jax.parallel.processes import is_terminal, refuse_several
+from prism_jax.parallel.place import Place, make_runners
+from prism_jax.parallel.processes import is_terminal
 from prism_jax.tasks.predict import Predictor, Setting
 from prism_jax.user_paths import UserPath
 
@@ -30,7 +29,7 @@ class Evaluate:
     experiment: recipe.Flat
     checkpoint: UserPath | None = None
     """Folder of a train.finetune run (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout."""
-    on: Literal["mesh", "one_device"] = "mesh"
+    on: Place = "mesh"
     """Whether each part has a device of its own (emulated ones on a CPU), or all lie inside one."""
     out: UserPath = "runs/evaluate"
     """Folder for the results."""
@@ -41,11 +40,7 @@ def main(argv: list[str]) -> None:
     experiment = command.experiment
     setting = Setting(experiment.exchange, experiment.num_parts)
     setting.check(bucket_lengths(experiment.buckets, experiment.num_tokens))
-    if command.on == "one_device":
-        refuse_several("--on one_device runs")
-    if command.on == "mesh":
-        emulate_devices(setting.num_parts)
-    runner = (on_mesh if command.on == "mesh" else on_one_device)(setting.num_parts)
+    runner = make_runners(command.on, [setting.num_parts])[setting.num_parts]
     check_runs(experiment, [command.checkpoint])
     out = output_folder(command.out)
     scoring = load_scoring(experiment, [setting], {BASE: command.checkpoint})

@@ -10,7 +10,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from tqdm import tqdm
 
@@ -26,9 +26,8 @@ from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError, RunError
 from prism_jax.experiments import recipe
-from prism_jax.parallel.mesh import emulate_devices, on_mesh
-from prism_jax.parallel.one_device import on_one_device
-from prism_jax.parallel.processes import from_terminal, is_terminal, refuse_several
+from prism_jax.parallel.place import Place, make_runners
+from prism_jax.parallel.processes import from_terminal, is_terminal
 from prism_jax.user_paths import UserPath
 
 
@@ -43,7 +42,7 @@ class Sweep:
     """The same, tuned as long without an exchange: scored on one device, and what recovery is measured against."""
     checkpoints: tuple[UserPath, ...] = ()
     """More of them, each scored wherever base is, under its own name."""
-    on: Literal["mesh", "one_device"] = "mesh"
+    on: Place = "mesh"
     """Whether each part has a device of its own (emulated ones on a CPU), or all lie inside one: the same scores."""
     out: UserPath | None = None
     """Folder for the results; a sweep that was stopped goes on there. runs/NAME/sweep by default, NAME being the config's."""
@@ -63,12 +62,7 @@ def main(argv: list[str]) -> None:
     sources = {kind: source for kind, source in named.items() if source} | {run: run for run in command.checkpoints}
     rows = plan(experiment, (BASE, *sources))
     settings = list(dict.fromkeys(row.setting for row in rows if not row.impossible))
-    if command.on == "one_device":
-        refuse_several("--on one_device runs")
-    if command.on == "mesh":
-        emulate_devices(max(setting.num_parts for setting in settings))
-    make = on_mesh if command.on == "mesh" else on_one_device
-    runners = {num_parts: make(num_parts) for num_parts in {setting.num_parts for setting in settings}}
+    runners = make_runners(command.on, {setting.num_parts for setting in settings})
     check_runs(experiment, [command.base, *sources.values()])
     out = output_folder(command.out or f"runs/{Path(argv[0]).stem}/sweep")
     scoring = load_scoring(experiment, settings, {BASE: command.base, **sources})

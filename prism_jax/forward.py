@@ -19,7 +19,7 @@ from prism_jax.exchange.base import Exchanges, check
 from prism_jax.exchange.baselines import WholeSequence
 from prism_jax.layers.transformer import Block
 from prism_jax.parallel.partition import Layout, Parts, split
-from prism_jax.parallel.runner import Runner
+from prism_jax.parallel.runner import PlacedRunner, Runner
 
 
 def forward(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> Any:
@@ -109,7 +109,9 @@ def parts_shapes(model: nn.Module, num_parts: int, batch_size: int, num_tokens: 
     return jax.eval_shape(lambda: split({name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}, num_parts))
 
 
-def lower(model: nn.Module, exchange: Exchanges, run: Runner, batch_size: int, num_tokens: int) -> jax.stages.Lowered:
+def lower(
+    model: nn.Module, exchange: Exchanges, run: PlacedRunner, batch_size: int, num_tokens: int
+) -> jax.stages.Lowered:
     """`forward` lowered for batches of one shape: `.compile()` runs as `(params, parts)` and tells its cost. No weights."""
 
     def program(params, parts):

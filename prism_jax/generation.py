@@ -19,7 +19,7 @@ from prism_jax.data.text import check_ids
 from prism_jax.errors import InputError, RunError
 from prism_jax.exchange.base import Exchanges, check
 from prism_jax.parallel.partition import part_length
-from prism_jax.parallel.runner import Runner
+from prism_jax.parallel.runner import GenerationRunner
 from prism_jax.sampling import GREEDY, NO_TOKEN, Sampling
 
 
@@ -49,7 +49,7 @@ class Generator:
         model: nn.Module,
         params: Any,
         exchange: Exchanges,
-        run: Runner,
+        run: GenerationRunner,
         *,
         bucket: int = 16,
     ):

@@ -1,6 +1,7 @@
 """Whether an exchange of one's own can be trusted: what the tests ask of ours, on tiny models of random weights."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,8 @@ from prism_jax.layers.transformer import TransformerConfig
 from prism_jax.models.bert import BertConfig, BertModel
 from prism_jax.parallel.mesh import on_mesh
 from prism_jax.parallel.one_device import on_one_device
-from prism_jax.parallel.runner import Runner
+from prism_jax.parallel.partition import Parts
+from prism_jax.parallel.runner import PlacedRunner
 
 NUM_PARTS, NUM_TOKENS = 3, 17
 """Parts of 6 tokens, of which the last one has 5."""
@@ -61,11 +63,13 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _encoded(model, exchange, run, params, parts):
+def _encoded(model: BertModel, exchange: Exchange, run: PlacedRunner, params: Any, parts: Parts) -> Any:
     return forward(model, params, parts, exchange, run)
 
 
-def _hidden(model: BertModel, params, exchange: Exchange, ids: np.ndarray, real: np.ndarray, run: Runner) -> np.ndarray:
+def _hidden(
+    model: BertModel, params: Any, exchange: Exchange, ids: np.ndarray, real: np.ndarray, run: PlacedRunner
+) -> np.ndarray:
     parts = run.split({"ids": ids, "types": np.zeros_like(ids), "mask": real})
     return np.asarray(_encoded(model, exchange, run, run.replicate(params), parts)[0])
 
@@ -76,7 +80,7 @@ def _same(exchange: Exchange, one: np.ndarray, other: np.ndarray, where: np.ndar
         raise InputError(f"{exchange} can't be trusted: {otherwise} (by {difference:.2g} of its size)")
 
 
-def _check_bytes(model: BertModel, exchange: Exchange, mesh: Runner) -> None:
+def _check_bytes(model: BertModel, exchange: Exchange, mesh: PlacedRunner) -> None:
     sent = cost.lowered(model, exchange, mesh, num_tokens=NUM_TOKENS).bytes_sent
     said = cost.formula(model.config.stack, exchange, NUM_PARTS, NUM_TOKENS).bytes_sent
     if sent != said:

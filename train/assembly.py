@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 
 from prism_jax import cost
@@ -35,7 +36,7 @@ from prism_jax.forward import encode
 from prism_jax.parallel.mesh import on_mesh
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.processes import check_same, from_terminal, several
-from prism_jax.parallel.runner import Runner
+from prism_jax.parallel.runner import PlacedRunner, Runner
 from prism_jax.tasks import num_labels, prepare
 from prism_jax.tasks.base import Head, Task
 from prism_jax.tasks.batches import steps_per_epoch, training_batches
@@ -158,7 +159,7 @@ def finetune(experiment: Experiment, out: str, *, resume: bool = False, start: s
             return run.to_the_end(state, batches, num_steps, every, manager, log)
 
 
-def runner(training: Training, num_parts: int) -> Runner:
+def runner(training: Training, num_parts: int) -> PlacedRunner:
     """Where `num_parts` parts run in training.
 
     Raises:
@@ -172,7 +173,7 @@ def runner(training: Training, num_parts: int) -> Runner:
     return on_one_device(num_parts) if training.data is None else on_mesh(num_parts, data=training.data)
 
 
-def _losses(task: Task, model, setting: Setting, run: Runner):
+def _losses(task: Task, model: nn.Module, setting: Setting, run: Runner):
     def losses(trained, frozen, batch):
         parts, targets = batch
         params = unflatten(frozen | flatten(trained))

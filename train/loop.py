@@ -19,7 +19,7 @@ from prism_jax.experiments.recipe import Training
 from prism_jax.layers import lora
 from prism_jax.metrics import scores
 from prism_jax.parallel.processes import from_terminal, on_any
-from prism_jax.parallel.runner import Runner
+from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.predict import Predictor, Setting
 from prism_jax.trees import flatten, unflatten
 from train.clock import Clock, Progress
@@ -44,7 +44,7 @@ class Run:
     """
 
     steps: dict[Setting, Callable]
-    runners: dict[int, Runner]
+    runners: dict[int, PlacedRunner]
     frozen: dict[str, Any]
     training: Training
     recipe: str

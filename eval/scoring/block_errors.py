@@ -14,21 +14,26 @@ from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchanges, per_block
 from prism_jax.exchange.baselines import AllGather
 from prism_jax.forward import block_outputs
-from prism_jax.parallel.mesh import on_mesh
 from prism_jax.parallel.one_device import on_one_device
+from prism_jax.parallel.partition import Parts
+from prism_jax.parallel.place import make_runner
 from prism_jax.parallel.processes import several
-from prism_jax.parallel.runner import Runner
+from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.batches import scoring_batches
 from prism_jax.tasks.predict import Setting
 
 
-def runner(num_parts: int) -> Runner:
-    """Where the parts run: each on its own device if there are several processes, else inside one."""
+def runner(num_parts: int) -> PlacedRunner:
+    """Returns a runner with a device for each part if there are several processes, else with all parts inside one device.
+
+    Raises:
+      InputError: if the processes have another number of devices.
+    """
     if several() and 1 < num_parts != jax.device_count():
         raise InputError(
             f"num_parts is {num_parts}; choose {jax.device_count()}, the number of devices of all processes"
         )
-    return on_mesh(num_parts) if several() and num_parts > 1 else on_one_device(num_parts)
+    return make_runner("mesh" if several() and num_parts > 1 else "one_device", num_parts)
 
 
 def departures(scoring: Scoring, params: Any, setting: Setting) -> list[dict]:
@@ -43,11 +48,11 @@ def departures(scoring: Scoring, params: Any, setting: Setting) -> list[dict]:
     run, one_device, model = runner(setting.num_parts), on_one_device(1), scoring.model
 
     @partial(jax.jit, static_argnums=(0, 1))
-    def outputs(exchange, run, params, parts):
+    def outputs(exchange: Exchanges, run: PlacedRunner, params: Any, parts: Parts) -> list[jax.Array]:
         return block_outputs(model, params, parts, exchange, run)
 
     @jax.jit
-    def compare(several, exact, real_BN):
+    def compare(several: list[jax.Array], exact: list[jax.Array], real_BN: jax.Array) -> tuple[jax.Array, jax.Array]:
         sums = []
         for x, y in zip(several, exact, strict=True):
             x = x[:, : y.shape[1]]

@@ -10,7 +10,7 @@ from eval.scoring.variants import BASE, CONTROL, ONE_DEVICE, TUNED, Planned
 from eval.sweeping import store
 from prism_jax.errors import InputError
 from prism_jax.parallel.processes import from_terminal, several
-from prism_jax.parallel.runner import Runner
+from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.predict import Predictor, Setting
 
 
@@ -22,7 +22,7 @@ class Sweeper:
         planned: Sequence[Planned],
         scorings: Mapping[int, Scoring],
         rows: store.Store,
-        runners: Mapping[int, Runner],
+        runners: Mapping[int, PlacedRunner],
     ):
         """
         Args:

@@ -1,9 +1,12 @@
 """What one part of a model takes alone on this process's core, as if the others were there: no rows travel."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +18,8 @@ from prism_jax import cost
 from prism_jax.exchange.base import Exchange, Exchanges
 from prism_jax.exchange.text import text_of
 from prism_jax.forward import forward
-from prism_jax.parallel.partition import Layout, split
+from prism_jax.parallel.partition import Layout, Parts, split
+from prism_jax.parallel.runner import PartFunction, Runner
 from prism_jax.tasks.predict import Setting
 
 ROUNDS, AT_MOST_SECONDS = 9, 20.0
@@ -24,17 +28,33 @@ ROUNDS, AT_MOST_SECONDS = 9, 20.0
 
 @dataclass(frozen=True)
 class FirstPart:
-    """A runner, see `prism_jax.parallel.runner`, of the first part alone; its rows stand in for those of the others at the join."""
+    """A `Runner` that runs the first part alone. Its rows stand in for those of the other parts."""
 
     num_parts: int
 
-    def split(self, batch):
-        return split(batch, self.num_parts)
+    def split(self, batch: Mapping[str, Any], key: jax.Array | None = None) -> Parts:
+        return split(batch, self.num_parts, key)
 
-    def __call__(self, function, params, parts):
+    def __call__(self, function: PartFunction, params: Any, parts: Parts) -> jax.Array:
+        return self.each(function, params, parts)
+
+    def each(self, function: PartFunction, params: Any, parts: Parts) -> Any:
         tokens = jax.tree.map(lambda x: x[:, : x.shape[1] // self.num_parts], parts.tokens)
-        layout = Layout(jnp.int32(0), parts.real_BN, None, self.num_parts, parts.num_tokens)
-        return jnp.tile(function(params, tokens, layout), (1, self.num_parts, 1))
+        layout = Layout(jnp.int32(0), parts.real_BN, parts.keys_B, self.num_parts, parts.num_tokens)
+        rows = function(params, tokens, layout)
+        return jax.tree.map(lambda x: jnp.tile(x, (1, self.num_parts, *[1] * (x.ndim - 2))), rows)
+
+    def one_by_one(self, function: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
+        return jax.lax.map(partial(function, params), batch)
+
+
+def program(model: nn.Module, exchange: Exchanges, run: Runner, params: Any, parts: Parts) -> jax.stages.Compiled:
+    """Compiles `forward` for arrays on one device."""
+
+    def answer(params: Any, parts: Parts) -> Any:
+        return forward(model, params, parts, exchange, run)
+
+    return jax.jit(answer).lower(params, parts).compile()
 
 
 def stand_in(exchange: Exchanges) -> Exchanges:
@@ -64,10 +84,7 @@ def measure(scoring: Scoring, settings: Sequence[Setting], batch_size: int) -> l
     for setting in settings:
         run, exchange = FirstPart(setting.num_parts), stand_in(setting.exchange)
         parts = jax.device_put(run.split(batch), jax.local_devices()[0])
-        program = jax.jit(
-            lambda params, parts, exchange=exchange, run=run: forward(model, params, parts, exchange, run)
-        )
-        compiled = program.lower(params, parts).compile()
+        compiled = program(model, exchange, run, params, parts)
         jax.block_until_ready(compiled(params, parts))
         programs.append((compiled, parts))
     seconds = np.zeros((0, len(settings)))

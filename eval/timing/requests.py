@@ -18,7 +18,7 @@ from prism_jax import cost
 from prism_jax.forward import forward
 from prism_jax.parallel.mesh import on_mesh
 from prism_jax.parallel.processes import from_terminal
-from prism_jax.parallel.runner import Runner
+from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.predict import Setting
 
 WARM_UP = 2
@@ -46,7 +46,7 @@ class Request:
 
     scoring: Scoring
     setting: Setting
-    run: Runner
+    run: PlacedRunner
     params: Any
     batch: dict[str, np.ndarray]
     program: jax.stages.Compiled | None = None
@@ -84,7 +84,7 @@ class Request:
         return program.lower(self.params, parts).compile()
 
 
-Places = dict[int, tuple[Runner, Any]]
+Places = dict[int, tuple[PlacedRunner, Any]]
 """By number of parts, where they run, and the weights, there already."""
 
 

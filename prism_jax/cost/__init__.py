@@ -19,7 +19,7 @@ from prism_jax.layers.attention import SCORES_BYTES
 from prism_jax.layers.transformer import TransformerConfig
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.partition import part_length
-from prism_jax.parallel.runner import Runner
+from prism_jax.parallel.runner import PlacedRunner
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def _place(operation: Operation) -> str:
     return next((place for name, place in _PLACES.items() if name in scope), "elsewhere")
 
 
-def lowered(model: nn.Module, exchange: Exchanges, run: Runner, num_tokens: int) -> Cost:
+def lowered(model: nn.Module, exchange: Exchanges, run: PlacedRunner, num_tokens: int) -> Cost:
     """The compiled cost of one example, without weights: compiles `forward` from shapes alone."""
     return compiled(lower(model, exchange, run, 1, num_tokens).compile(), 1)
 

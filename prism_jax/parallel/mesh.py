@@ -1,15 +1,17 @@
 """Every part on its own device: a mesh of emulated devices, GPUs, or devices of several hosts."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 
 from prism_jax.errors import InputError
 from prism_jax.parallel import processes, transfer
 from prism_jax.parallel.partition import PARTS, Parts, split
-from prism_jax.parallel.runner import _run_part
+from prism_jax.parallel.runner import PartFunction, _run_part
 
 DATA = "data"
 """Name of the optional mesh axis over which a batch is cut."""
@@ -17,7 +19,7 @@ DATA = "data"
 
 @dataclass(frozen=True)
 class OnMesh:
-    """Every part on its own device. Made by `on_mesh`."""
+    """Gives every part its own device. Made by `on_mesh`."""
 
     mesh: jax.sharding.Mesh
 
@@ -26,12 +28,12 @@ class OnMesh:
         return self.mesh.shape[PARTS]
 
     def _specs(self) -> tuple[jax.P, jax.P]:
-        """How arrays lie that are cut into parts, and arrays that every part knows whole."""
+        """Returns how arrays that are cut into parts lie, and how arrays that every part holds whole lie."""
         batch = DATA if DATA in self.mesh.axis_names else None
         return jax.P(batch, PARTS), jax.P(batch)
 
     def _shardings(self, parts: Parts) -> Parts:
-        """How each array of `parts` lies, in the same structure."""
+        """Returns how each array of `parts` lies, in the same structure."""
         cut: Any
         whole: Any
         cut, whole = (jax.NamedSharding(self.mesh, spec) for spec in self._specs())
@@ -43,7 +45,7 @@ class OnMesh:
             parts.num_parts,
         )
 
-    def split(self, batch, key=None):
+    def split(self, batch: Mapping[str, Any], key: jax.Array | None = None) -> Parts:
         parts, data = split(batch, self.num_parts, key), self.mesh.shape.get(DATA, 1)
         if len(parts.real_BN) % data:
             raise InputError(
@@ -56,8 +58,8 @@ class OnMesh:
         keys_B = jax.tree.map(partial(transfer.placed, self.mesh, whole), parts.keys_B)
         return replace(parts, tokens=tokens, real_BN=real_BN, keys_B=keys_B)
 
-    def shapes(self, params, parts):
-        def placed(tree, shardings):
+    def shapes(self, params: Any, parts: Parts) -> tuple[Any, Parts]:
+        def placed(tree: Any, shardings: Any) -> Any:
             return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
         everywhere = jax.tree.map(lambda _: jax.NamedSharding(self.mesh, jax.P()), params)
@@ -69,37 +71,37 @@ class OnMesh:
         return self.mesh.devices.size > len(self.mesh.local_devices)
 
     @property
-    def here(self):
+    def here(self) -> bool:
         return bool(self.mesh.local_devices)
 
-    def replicate(self, tree):
+    def replicate(self, tree: Any) -> Any:
         if not self._several:
             return jax.device_put(tree, jax.NamedSharding(self.mesh, jax.P()))
         return jax.tree.map(partial(transfer.replicated, self.mesh), tree)
 
-    def broadcast(self, tree):
+    def broadcast(self, tree: Any) -> Any:
         return transfer.send(self.mesh, (tree,), (jax.P(),))[0] if self._several else tree
 
-    def fetch(self, tree):
+    def fetch(self, tree: Any) -> Any:
         return jax.device_get(transfer.everywhere(self.mesh)(tree) if self._several else tree)
 
-    def __call__(self, function, params, parts):
+    def __call__(self, function: PartFunction, params: Any, parts: Parts) -> jax.Array:
         rows_BRD = self.each(function, params, parts)
         with jax.named_scope("join"):
             return jax.sharding.reshard(rows_BRD, jax.NamedSharding(self.mesh, self._specs()[1]))
 
-    def each(self, function, params, parts):
+    def each(self, function: PartFunction, params: Any, parts: Parts) -> Any:
         one_part = partial(_run_part, function, parts.num_parts, parts.num_tokens)
         cut, whole = self._specs()
         run = jax.shard_map(one_part, mesh=self.mesh, in_specs=(jax.P(), cut, whole, whole), out_specs=cut)
         return run(params, parts.tokens, parts.real_BN, parts.keys_B)
 
-    def one_by_one(self, function, params, batch):
-        def mine(params, batch):
+    def one_by_one(self, function: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
+        def on_device(params: Any, batch: Any) -> Any:
             return jax.lax.map(partial(function, params), batch)
 
         whole = self._specs()[1]
-        return jax.shard_map(mine, mesh=self.mesh, in_specs=(jax.P(), whole), out_specs=whole)(params, batch)
+        return jax.shard_map(on_device, mesh=self.mesh, in_specs=(jax.P(), whole), out_specs=whole)(params, batch)
 
     @property
     def _last(self) -> jax.Device:
@@ -108,7 +110,7 @@ class OnMesh:
         return self.mesh.devices.flat[-1]
 
     @property
-    def last_here(self):
+    def last_here(self) -> bool:
         if processes.several() and self.mesh.devices.size < jax.device_count():
             raise InputError(
                 f"the last of {self.mesh.devices.size} parts must be heard by all processes, which have {jax.device_count()} devices; "
@@ -116,17 +118,17 @@ class OnMesh:
             )
         return self._last in self.mesh.local_devices
 
-    def from_last(self, x):
+    def from_last(self, x: np.ndarray) -> np.ndarray:
         return processes.from_process(self._last.process_index, x) if self._several else x
 
-    def last_part(self, tree):
+    def last_part(self, tree: Any) -> Any:
         return self.last_copy(tree)
 
-    def last_copy(self, tree):
+    def last_copy(self, tree: Any) -> Any:
         last = self._last
         alone = jax.sharding.SingleDeviceSharding(last)
 
-        def local(x):
+        def local(x: jax.Array) -> jax.Array:
             return jax.device_put(next(shard.data for shard in x.addressable_shards if shard.device == last), alone)
 
         return jax.tree.map(local, tree)

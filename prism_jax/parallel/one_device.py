@@ -1,65 +1,68 @@
 """All parts inside one device."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from prism_jax.errors import InputError
-from prism_jax.parallel.partition import PARTS, split
-from prism_jax.parallel.runner import _run_part
+from prism_jax.parallel.partition import PARTS, Parts, split
+from prism_jax.parallel.runner import PartFunction, _run_part
 
 
 @dataclass(frozen=True)
 class OnOneDevice:
-    """All parts inside one device. Made by `on_one_device`."""
+    """Keeps all parts inside one device. Made by `on_one_device`."""
 
     num_parts: int
 
     here = last_here = True
 
-    def split(self, batch, key=None):
+    def split(self, batch: Mapping[str, Any], key: jax.Array | None = None) -> Parts:
         return split(batch, self.num_parts, key)
 
-    def shapes(self, params, parts):
+    def shapes(self, params: Any, parts: Parts) -> tuple[Any, Parts]:
         return jax.eval_shape(lambda *args: args, params, parts)
 
-    def replicate(self, tree):
+    def replicate(self, tree: Any) -> Any:
         return jax.tree.map(jnp.asarray, tree)
 
-    def broadcast(self, tree):
+    def broadcast(self, tree: Any) -> Any:
         return tree
 
-    def fetch(self, tree):
+    def fetch(self, tree: Any) -> Any:
         return jax.device_get(tree)
 
-    def __call__(self, function, params, parts):
+    def __call__(self, function: PartFunction, params: Any, parts: Parts) -> jax.Array:
         return self.each(function, params, parts)
 
-    def each(self, function, params, parts):
-        def cut(x):
+    def each(self, function: PartFunction, params: Any, parts: Parts) -> Any:
+        def cut(x: jax.Array) -> jax.Array:
             return x.reshape(x.shape[0], self.num_parts, -1, *x.shape[2:])
 
         real_BN = jnp.asarray(parts.real_BN)  # NumPy's, outside of jit
 
-        def one_part(tokens):
+        def one_part(tokens: dict[str, jax.Array]) -> Any:
             return _run_part(function, parts.num_parts, parts.num_tokens, params, tokens, real_BN, parts.keys_B)
 
         run = jax.vmap(one_part, in_axes=1, out_axes=1, axis_name=PARTS, axis_size=self.num_parts)
         stacked = run(jax.tree.map(cut, parts.tokens))
         return jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:]), stacked)
 
-    def one_by_one(self, function, params, batch):
+    def one_by_one(self, function: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
         return jax.lax.map(partial(function, params), batch)
 
-    def last_part(self, tree):
+    def last_part(self, tree: Any) -> Any:
         return jax.tree.map(lambda x: x[:, -(x.shape[1] // self.num_parts) :], tree)
 
-    def last_copy(self, tree):
+    def last_copy(self, tree: Any) -> Any:
         return tree
 
-    def from_last(self, x):
+    def from_last(self, x: np.ndarray) -> np.ndarray:
         return x
 
 

@@ -1,10 +1,19 @@
-"""Run a function on every part.
+"""Protocols of a runner, by audience.
 
-Two runners, one contract. `on_mesh` gives every part a device of its own (`jax.shard_map`); `on_one_device` keeps
-all parts inside one device (`jax.vmap`). The function sees the same arguments and the same collectives in both.
+A runner runs a function on every part. Two runners fulfil all protocols. `on_mesh` gives every part a device of its own
+(`jax.shard_map`); `on_one_device` keeps all parts inside one device (`jax.vmap`). The function sees the same arguments
+and the same collectives in both.
 
-The devices of a mesh may belong to several processes, see `processes`. Then every process makes the same calls; a batch
-is the terminal's, and what the others give in its place matters by its shapes alone.
+| protocol           | asked for by                                                           |
+|--------------------|------------------------------------------------------------------------|
+| `Runner`           | a model's path: split, encode, read                                    |
+| `Placement`        | callers that bring weights to the devices and results back             |
+| `LastPart`         | generation, which goes on with the last part                           |
+| `PlacedRunner`     | prediction, training, measurement: `Runner` and `Placement`            |
+| `GenerationRunner` | `Generator`: `PlacedRunner` and `LastPart`                             |
+
+The devices of a mesh may belong to several processes, see `processes`. Then every process makes the same calls. A batch
+is that of process 0; the other processes give arrays of the same shapes, whose values do not matter.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,55 +29,79 @@ PartFunction = Callable[[Any, dict[str, jax.Array], Layout], Any]
 
 
 class Runner(Protocol):
-    """Runs a function on every part and joins the rows that the parts return."""
+    """Runs functions on the parts of a batch, and on the rows that the parts return."""
 
     @property
     def num_parts(self) -> int: ...
 
     def split(self, batch: Mapping[str, Any], key: jax.Array | None = None) -> Parts:
-        """As `split`, with every array where this runner needs it."""
-
-    def shapes(self, params: Any, parts: Parts) -> tuple[Any, Parts]:
-        """Shapes and shardings of `(params, parts)`, to lower a program without weights."""
-
-    @property
-    def here(self) -> bool:
-        """Whether this process has one of the devices. Where not, nothing below can be called but on other processes."""
-
-    def replicate(self, tree: Any) -> Any:
-        """Puts a copy of `tree` (the weights) on every device. Every process has its own, of the same values."""
-
-    def broadcast(self, tree: Any) -> Any:
-        """Puts a copy of the terminal's `tree` of numpy arrays on every device."""
-
-    def fetch(self, tree: Any) -> Any:
-        """The values of a result, as numpy arrays, on every process that is `here`."""
+        """Cuts a batch as `partition.split` does, and puts every array where this runner needs it."""
 
     def __call__(self, function: PartFunction, params: Any, parts: Parts) -> jax.Array:
         """Runs `function` on every part; returns the joined rows [B, P*R, ...], in the order of the parts."""
 
     def each(self, function: PartFunction, params: Any, parts: Parts) -> Any:
-        """As a call, but every part keeps what it returns: arrays [B, P*R, ...] cut along axis 1, for `last_part`."""
+        """Runs `function` on every part; leaves the arrays [B, P*R, ...] cut along axis 1, each piece with its part."""
 
     def one_by_one(self, function: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
-        """`function(params, example)` of each example of a joined batch, stacked; what it computes is held for one at a time."""
+        """Returns `function(params, example)` of each example of a joined batch, stacked. Computes one example at a time."""
+
+
+class Placement(Protocol):
+    """Puts arrays on the devices of the parts, and fetches results."""
+
+    @property
+    def here(self) -> bool:
+        """Whether this process has a device of the parts. Where False, only other processes call the methods below."""
+
+    def shapes(self, params: Any, parts: Parts) -> tuple[Any, Parts]:
+        """Returns shapes and shardings of `(params, parts)`, to lower a program without weights."""
+
+    def replicate(self, tree: Any) -> Any:
+        """Puts a copy of `tree` (the weights) on every device. All processes hold the same values."""
+
+    def broadcast(self, tree: Any) -> Any:
+        """Puts a copy of process 0's `tree` of NumPy arrays on every device."""
+
+    def fetch(self, tree: Any) -> Any:
+        """Returns the values of a result as NumPy arrays, on every process that is `here`."""
+
+
+class LastPart(Protocol):
+    """Gives access to the device of the last part. Outside of jit."""
 
     @property
     def last_here(self) -> bool:
-        """Whether this process has the last part's device. Where not, the next two can't be called."""
+        """Whether this process has that device. Where False, it can't call `last_part` and `last_copy`."""
 
     def last_part(self, tree: Any) -> Any:
-        """What the last part returned, on its device, of what `each` gave. Outside of jit."""
+        """Returns the last part's pieces of a result of `Runner.each`, on its device."""
 
     def last_copy(self, tree: Any) -> Any:
-        """The last device's copy of what `replicate` gave. Outside of jit."""
+        """Returns the last device's copy of a result of `Placement.replicate`."""
 
     def from_last(self, x: np.ndarray) -> np.ndarray:
-        """The array that the process with the last part's device has, on every process; theirs matter by their shape alone."""
+        """Returns the array of the process with that device, on every process. The others give arrays of its shape."""
 
 
-def _run_part(function, num_parts, num_tokens, params, tokens, real_BN, keys_B):
-    """The body of both runners: one part, inside an axis named PARTS."""
+class PlacedRunner(Runner, Placement, Protocol):
+    """Runs functions on parts, and places their arrays."""
+
+
+class GenerationRunner(PlacedRunner, LastPart, Protocol):
+    """Also gives access to the last part."""
+
+
+def _run_part(
+    function: PartFunction,
+    num_parts: int,
+    num_tokens: int,
+    params: Any,
+    tokens: dict[str, jax.Array],
+    real_BN: jax.Array,
+    keys_B: jax.Array | None,
+) -> Any:
+    """Runs `function` on one part, inside an axis named PARTS: the body of both runners."""
     part = jax.lax.axis_index(PARTS)
     if keys_B is not None:
         keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, part)

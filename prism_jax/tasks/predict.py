@@ -12,7 +12,7 @@ from prism_jax.data.text import bucket_of
 from prism_jax.exchange.base import Exchanges, check
 from prism_jax.exchange.text import text_of
 from prism_jax.forward import encode
-from prism_jax.parallel.runner import Runner
+from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.base import Head, Task
 from prism_jax.tasks.batches import Batch, scoring_batches
 
@@ -50,7 +50,7 @@ class Predictor:
     model: nn.Module
     task: Task
     setting: Setting
-    run: Runner
+    run: PlacedRunner
     batch_size: int
     buckets: tuple[int, ...]
     programs: dict[int, jax.stages.Compiled] = field(default_factory=dict)
