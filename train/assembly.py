@@ -38,8 +38,9 @@ from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.processes import check_same, from_terminal, several
 from prism_jax.parallel.runner import PlacedRunner, Runner
 from prism_jax.tasks import num_labels, prepare
-from prism_jax.tasks.base import Head, Task
+from prism_jax.tasks.base import Task
 from prism_jax.tasks.batches import steps_per_epoch, training_batches
+from prism_jax.tasks.head import Head
 from prism_jax.tasks.predict import Predictor, Setting
 from prism_jax.trees import count, flatten, unflatten
 from train.log import Log, check_tensorboard

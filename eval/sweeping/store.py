@@ -20,7 +20,7 @@ from prism_jax.data import datasets
 from prism_jax.exchange.base import Exchange, Wrapped, as_tuple
 from prism_jax.exchange.text import text_of
 from prism_jax.tasks.base import Task
-from prism_jax.tasks.classification import Images
+from prism_jax.tasks.inputs import Images
 from prism_jax.tasks.predict import Setting
 from prism_jax.trees import flatten
 
@@ -67,8 +67,8 @@ def digest_of_params(params: Any) -> str:
 
 def digest_of_task(task: Task, num_tokens: int) -> str:
     """Of labels, lengths and rows: all rows of texts; of images, which would take long to decode, 32, and all as they are stored."""
-    count, inputs = len(task.lengths), getattr(task, "inputs", None)
-    images = inputs.images if isinstance(inputs, Images) else ()
+    count = len(task.lengths)
+    images = task.inputs.images if isinstance(task.inputs, Images) else ()
     index = np.unique(np.linspace(0, count - 1, 32).astype(int)) if images else np.arange(count)
     arrays, targets = task.arrays(index, num_tokens, None)
     labels = "none" if task.labels is None else np.asarray(task.labels)

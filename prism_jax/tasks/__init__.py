@@ -1,5 +1,7 @@
 """The task that a data set sets a model."""
 
+from dataclasses import replace
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -14,19 +16,21 @@ from prism_jax.metrics.scores import METRICS
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.processes import from_terminal
 from prism_jax.tasks import likelihood
-from prism_jax.tasks.base import Task, outline
-from prism_jax.tasks.classification import Classification, Images, Texts
+from prism_jax.tasks.base import Task
+from prism_jax.tasks.classification import Classification, Regression
+from prism_jax.tasks.inputs import Endings, Images, Inputs, Texts
 from prism_jax.tasks.language import ClozeTask, LanguageModelling
+from prism_jax.tasks.placeholder import placeholder
 from prism_jax.weights import Pretrained
 
 
 def prepare(
     dataset: Dataset, pretrained: Pretrained, num_tokens: int, *, augment: bool = False, smoothing: float = 0.0
 ) -> Task:
-    """A data set, tokenised for a model.
+    """Returns the task of a data set for a model. On processes other than 0 its inputs are a `Placeholder`.
 
     Args:
-      dataset: what to predict.
+      dataset: the examples.
       pretrained: the model, in whose folder the tokenizer or image processor lies.
       num_tokens: N, at which texts are cut.
       augment: whether to crop and flip images in training.
@@ -46,22 +50,22 @@ def prepare(
     if augment and "image" not in getattr(dataset, "inputs", ()):
         raise InputError(f"images are cropped and flipped, which {dataset.name} has none of; leave augment out")
     return from_terminal(
-        lambda: _prepare(dataset, pretrained, num_tokens, augment, smoothing), lambda task: outline(task, num_tokens)
+        lambda: _prepare(dataset, pretrained, num_tokens, augment, smoothing),
+        lambda task: replace(task, inputs=placeholder(task.inputs, num_tokens)),
     )
 
 
 def _prepare(dataset: Dataset, pretrained: Pretrained, num_tokens: int, augment: bool, smoothing: float) -> Task:
     model = pretrained.model
-    if isinstance(dataset, Labelled) and "image" in dataset.inputs:
-        processor = images.load_processor(pretrained.folder, model.config.image_size)
-        return Classification(dataset, Images(dataset.inputs["image"], processor, model.config, augment), smoothing)
-    tokenizer = load_tokenizer(pretrained.folder, model.config.vocab_size)
     if isinstance(dataset, Labelled):
-        tokens = cut(tokenizer, dataset.inputs["text"], num_tokens, dataset.inputs.get("pair"), dataset.name)
-        tokens.check(model.config.vocab_size, getattr(model.config, "num_types", 1))
-        return Classification(dataset, Texts(tokens), smoothing)
+        inputs = _labelled_inputs(dataset, pretrained, num_tokens, augment)
+        if not dataset.label_names:
+            return Regression(inputs, dataset.labels, dataset.metrics)
+        return Classification(inputs, dataset.labels, dataset.metrics, smoothing)
+    tokenizer = load_tokenizer(pretrained.folder, model.config.vocab_size)
     if isinstance(dataset, Corpus):
-        return LanguageModelling(*likelihood.windows(tokenizer, dataset.documents, num_tokens, dataset.name))
+        windows, num_bytes = likelihood.windows(tokenizer, dataset.documents, num_tokens, dataset.name)
+        return LanguageModelling(Texts(windows), np.stack([windows.lengths - 1, num_bytes], axis=1))
     contexts = likelihood.token_ids(tokenizer, dataset.contexts, dataset.name)
     endings = likelihood.token_ids(
         tokenizer, [ending for several in dataset.endings for ending in several], f"the endings of {dataset.name}"
@@ -73,7 +77,18 @@ def _prepare(dataset: Dataset, pretrained: Pretrained, num_tokens: int, augment:
                 f"example {i // choices} of {dataset.name} has a context of {len(contexts[i // choices])} tokens and an ending of "
                 f"{len(ending)}; each needs 1 or more, and an ending fewer than num_tokens, {num_tokens}"
             )
-    return ClozeTask(dataset, contexts, endings, num_tokens)
+    return ClozeTask(Endings(contexts, endings, num_tokens), dataset.answers)
+
+
+def _labelled_inputs(dataset: Labelled, pretrained: Pretrained, num_tokens: int, augment: bool) -> Inputs:
+    config = pretrained.model.config
+    if "image" in dataset.inputs:
+        processor = images.load_processor(pretrained.folder, config.image_size)
+        return Images(dataset.inputs["image"], processor, config, augment)
+    tokenizer = load_tokenizer(pretrained.folder, config.vocab_size)
+    tokens = cut(tokenizer, dataset.inputs["text"], num_tokens, dataset.inputs.get("pair"), dataset.name)
+    tokens.check(config.vocab_size, getattr(config, "num_types", 1))
+    return Texts(tokens)
 
 
 def num_labels(dataset: Dataset | None) -> int | None:

@@ -1,19 +1,16 @@
-"""Plain text, and the right one of several endings, for language models."""
+"""Plain text, and the choice among several endings, for language models."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prism_jax.data.datasets import Cloze, Elsewhere, outline
-from prism_jax.data.text import Tokens
 from prism_jax.errors import RunError
 from prism_jax.parallel.partition import Parts
 from prism_jax.tasks import likelihood
-from prism_jax.tasks.base import Head, Task
+from prism_jax.tasks.base import Arrays, Task
+from prism_jax.tasks.head import Head
 
 
 class _NextTokens(Task):
@@ -28,92 +25,55 @@ class _NextTokens(Task):
 class LanguageModelling(_NextTokens):
     """The tokens of plain text, each from those before it in its window.
 
-    Attributes:
-      tokens: windows of the documents; each begins with the last token of the one before it, the first of a document with
-        the tokenizer's token for that. So every token is predicted once.
-      num_bytes: int [windows], UTF-8 bytes of the tokens that a window predicts.
+    Its labels are the tokens and the UTF-8 bytes that each window predicts, int [windows, 2].
     """
 
-    tokens: Tokens
-    num_bytes: np.ndarray
+    metrics: tuple[str, ...] = ("perplexity", "bits_per_byte")
 
-    metrics = ("perplexity", "bits_per_byte")
-
-    @property
-    def lengths(self):
-        return self.tokens.lengths
-
-    @cached_property
-    def labels(self):
-        """Tokens and bytes that each window predicts: [windows, 2]."""
-        return np.stack([self.lengths - 1, self.num_bytes], axis=1)
-
-    def arrays(self, index, num_tokens, rng):
-        batch = self.tokens.padded(index, num_tokens)
+    def arrays(self, index: np.ndarray, num_tokens: int, rng: np.random.Generator | None) -> Arrays:
+        batch = self.inputs.arrays(index, num_tokens, rng)
         return {"ids": batch["ids"], "mask": batch["mask"]}, np.zeros(len(index), np.int32)
-
-    def bare(self):
-        return replace(self, tokens=None, num_bytes=None)
 
     def outcomes(self, head: Head, rows_BRD: jax.Array, parts: Parts, targets: jax.Array) -> jax.Array:
         return likelihood.log_likelihoods(head, rows_BRD, parts)
 
-    def predictions(self, outcomes):
+    def predictions(self, outcomes: np.ndarray) -> np.ndarray:
         return outcomes.sum(1)
 
 
 @dataclass(frozen=True)
 class ClozeTask(_NextTokens):
-    """The right one of several endings: the one of the highest likelihood as a whole, given the context.
+    """The choice among several endings: the ending with the highest likelihood as a whole, given the context.
 
-    Trained as a language model on contexts with their right endings.
-
-    Attributes:
-      dataset: the answers.
-      contexts: token ids of each context.
-      endings: token ids of every ending, those of the first context first.
-      num_tokens: N; a context that is too long loses its first tokens.
+    A row is a context with one ending; the rows of a context are neighbours. Its labels are the right endings, int
+    [contexts]. Trained as a language model on contexts with their right endings.
     """
 
-    dataset: Cloze
-    contexts: Sequence[np.ndarray]
-    endings: Sequence[np.ndarray]
-    num_tokens: int
-
-    metrics = ("accuracy_percent",)
+    metrics: tuple[str, ...] = ("accuracy_percent",)
 
     @property
     def num_choices(self) -> int:
-        return len(self.endings) // len(self.contexts)
-
-    @cached_property
-    def lengths(self):
-        """Of a question, that with its longest ending: all its endings are compared at the same part boundaries."""
-        endings = np.array([len(ending) for ending in self.endings]).reshape(-1, self.num_choices)
-        whole = np.array([len(context) for context in self.contexts]) + endings.max(1)
-        return np.minimum(whole, self.num_tokens).repeat(self.num_choices)
+        """Endings of a context."""
+        return len(self.lengths) // len(self._answers)
 
     @property
-    def labels(self):
-        return self.dataset.answers
+    def training_rows(self) -> np.ndarray:
+        return np.arange(len(self._answers)) * self.num_choices + self._answers
 
     @property
-    def training_rows(self):
-        return np.arange(len(self.contexts)) * self.num_choices + self.dataset.answers
+    def _answers(self) -> np.ndarray:
+        assert self.labels is not None
+        return self.labels
 
-    def arrays(self, index, num_tokens, rng):
-        contexts = [self.contexts[i // self.num_choices] for i in index]
-        return likelihood.continuations(contexts, [self.endings[i] for i in index], num_tokens)
-
-    def bare(self):
-        contexts, endings = Elsewhere(len(self.contexts)), Elsewhere(len(self.endings))
-        return replace(self, dataset=outline(self.dataset), contexts=contexts, endings=endings)
+    def arrays(self, index: np.ndarray, num_tokens: int, rng: np.random.Generator | None) -> Arrays:
+        batch = self.inputs.arrays(index, num_tokens, rng)
+        return {"ids": batch["ids"], "mask": batch["mask"]}, batch["scored"]
 
     def outcomes(self, head: Head, rows_BRD: jax.Array, parts: Parts, targets: jax.Array) -> jax.Array:
         log_p_BN = likelihood.log_likelihoods(head, rows_BRD, parts)
         return jnp.where(targets, log_p_BN, 0).sum(1)
 
-    def predictions(self, outcomes):
+    def predictions(self, outcomes: np.ndarray) -> np.ndarray:
         if np.isnan(outcomes).any():
             raise RunError(
                 f"the likelihoods of {np.isnan(outcomes).sum()} of {len(outcomes)} endings are not numbers, so none is the best; "

@@ -13,8 +13,9 @@ from prism_jax.exchange.base import Exchanges, check
 from prism_jax.exchange.text import text_of
 from prism_jax.forward import encode
 from prism_jax.parallel.runner import PlacedRunner
-from prism_jax.tasks.base import Head, Task
+from prism_jax.tasks.base import Task
 from prism_jax.tasks.batches import Batch, scoring_batches
+from prism_jax.tasks.head import Head
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from eval.scoring import variants
 from eval.scoring.rows import setting_row
 from eval.sweeping import store
 from eval.sweeping.grid import plan
-from prism_jax.data.datasets import Labelled
 from prism_jax.data.images import load_processor
 from prism_jax.exchange.baselines import IsolatedParts
 from prism_jax.exchange.segments import SegmentMeans
 from prism_jax.experiments import recipe
 from prism_jax.layers.transformer import TransformerConfig
 from prism_jax.models.vit import ViTConfig
-from prism_jax.tasks.classification import Classification, Images
+from prism_jax.tasks.classification import Classification
+from prism_jax.tasks.inputs import Images
 from prism_jax.tasks.predict import Predictor, Setting
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -322,8 +322,8 @@ def test_a_change_of_any_image_is_noticed(tmp_path):
 
     def digest_with(changed: int | None) -> str:
         shades = [Image.new("L", (4, 4), i == changed) for i in range(50)]
-        dataset = Labelled("d", {"image": shades}, labels, ("a",))
-        return store.digest_of_task(Classification(dataset, Images(shades, processor, config)), 5)
+        task = Classification(Images(shades, processor, config), labels, ("accuracy_percent",))
+        return store.digest_of_task(task, 5)
 
     assert digest_with(None) == digest_with(None)
     assert len({digest_with(changed) for changed in (None, 0, 1, 2, 49)}) == 5

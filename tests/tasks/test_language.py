@@ -14,7 +14,7 @@ from prism_jax.forward import encode
 from prism_jax.metrics import formulas
 from prism_jax.models import gpt2
 from prism_jax.tasks import likelihood
-from prism_jax.tasks.base import Head
+from prism_jax.tasks.head import Head
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from prism_jax.data.datasets import Labelled
 from prism_jax.data.text import Tokens, bucket_lengths, bucket_of
 from prism_jax.tasks.batches import scoring_batches, steps_per_epoch, training_batches
-from prism_jax.tasks.classification import Classification, Texts
+from prism_jax.tasks.classification import Classification
+from prism_jax.tasks.inputs import Texts
 
 LENGTHS = np.random.default_rng(0).integers(3, 30, 41)
 BUCKETS = bucket_lengths((8, 16), 32)
@@ -17,9 +17,8 @@ BUCKETS = bucket_lengths((8, 16), 32)
 @pytest.fixture
 def task():
     ids = [np.full(n, i, np.int32) for i, n in enumerate(LENGTHS)]
-    labels = np.arange(len(LENGTHS)) % 3
-    dataset = Labelled("d", {"text": [""] * len(ids)}, labels, ("a", "b", "c"))
-    return Classification(dataset, Texts(Tokens(ids, [np.zeros_like(one) for one in ids])))
+    texts = Texts(Tokens(ids, [np.zeros_like(one) for one in ids]))
+    return Classification(texts, np.arange(len(LENGTHS)) % 3, ("accuracy_percent",))
 
 
 def test_every_row_once_an_epoch_in_its_own_bucket(task):

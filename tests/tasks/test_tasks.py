@@ -10,15 +10,16 @@ from PIL import Image
 import prism_jax as pj
 from prism_jax import tasks
 from prism_jax.data import images
-from prism_jax.data.datasets import Cloze, Corpus, Labelled
+from prism_jax.data.datasets import Corpus, Labelled
 from prism_jax.data.text import Tokens, load_tokenizer
 from prism_jax.forward import encode
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 from prism_jax.models.gpt2 import GPT2, GPT2LMHeadModel
 from prism_jax.models.vit import VIT_BASE, ViTForImageClassification
 from prism_jax.tasks import likelihood
-from prism_jax.tasks.base import Head
-from prism_jax.tasks.classification import Classification
+from prism_jax.tasks.classification import Classification, Regression
+from prism_jax.tasks.head import Head
+from prism_jax.tasks.inputs import Endings, Texts
 from prism_jax.tasks.language import ClozeTask, LanguageModelling
 from prism_jax.weights import Pretrained
 
@@ -35,7 +36,7 @@ def test_classification_loss_is_pytorch_s(smoothing):
     model = BertForSequenceClassification(BertConfig(stack_config(), vocab_size=100, num_positions=64, num_labels=5))
     params = pj.init_params(model, jax.random.key(0))
     batch, labels = tiny_batch(9, padded=True), np.array([4, 0, 2])
-    task = Classification(Labelled("d", {"text": "abc"}, labels, tuple("abcde")), None, smoothing)
+    task = Classification(Texts(None), labels, (), smoothing)
     parts = RUN.split(batch)
     rows = encode(model, params, parts, pj.WholeSequence(), RUN)
     loss_B, amount_B = task.losses(Head(model, params, RUN), rows, parts, labels)
@@ -51,13 +52,13 @@ def test_a_number_in_place_of_a_class():
     model = BertForSequenceClassification(BertConfig(stack_config(), vocab_size=100, num_positions=64, num_labels=1))
     params = pj.init_params(model, jax.random.key(0))
     labels = np.array([0.5, 4.0, 2.5])
-    task = Classification(Labelled("d", {"text": "abc"}, labels, (), ("pearson_percent",)), None)
+    task = Regression(Texts(None), labels, ("pearson_percent",))
     parts = RUN.split(tiny_batch(9, padded=False))
     rows = encode(model, params, parts, pj.WholeSequence(), RUN)
     loss_B, _ = task.losses(Head(model, params, RUN), rows, parts, labels.astype(np.float32))
     scores = task.outcomes(Head(model, params, RUN), rows, parts, labels)
     assert_close(loss_B, (np.asarray(scores) - labels) ** 2)
-    assert tasks.num_labels(task.dataset) == 1
+    assert tasks.num_labels(Labelled("d", {"text": "abc"}, labels, ())) == 1
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +88,9 @@ def test_bytes_of_letters_outside_ascii(tokenizer):
 
 
 def test_the_ending_with_the_highest_likelihood_as_a_whole_is_chosen():
-    dataset = Cloze("d", ["c", "c"], [("a", "b"), ("a", "b")], np.array([1, 0]))
     contexts = [np.array([7, 8, 9]), np.array([5])]
     endings = [np.array(ids) for ids in ([1, 2], [3], [4, 4, 4], [6])]
-    task = ClozeTask(dataset, contexts, endings, num_tokens=5)
+    task = ClozeTask(Endings(contexts, endings, num_tokens=5), np.array([1, 0]))
     assert task.lengths.tolist() == [5, 5, 4, 4]  # so that all endings of a question get the same part boundaries
     assert task.training_rows.tolist() == [1, 2]
     assert task.predictions(np.array([-2.0, -3.0, -9.0, -8.0])).tolist() == [0, 1]
@@ -106,14 +106,13 @@ def test_the_loss_of_a_language_model_counts_what_it_predicts():
     model = GPT2LMHeadModel(GPT2Config(stack, vocab_size=99, num_positions=32))
     params = pj.init_params(model, jax.random.key(0))
     ids = [np.array([1, 2, 3, 4]), np.array([5, 6])]
-    task = LanguageModelling(Tokens(ids, ids), np.array([3, 1]))
+    task = LanguageModelling(Texts(Tokens(ids, ids)), np.array([[3, 3], [1, 1]]))
     batch, targets = task.arrays(np.array([0, 1]), 6, None)
     parts = RUN.split(batch)
     rows = encode(model, params, parts, pj.WholeSequence(), RUN)
     loss_B, amount_B = task.losses(Head(model, params, RUN), rows, parts, targets)
     kept = task.outcomes(Head(model, params, RUN), rows, parts, targets)
     assert amount_B.tolist() == [3, 1]
-    assert task.labels.tolist() == [[3, 3], [1, 1]]
     assert_close(task.predictions(np.asarray(kept)), -np.asarray(loss_B))
     logits = np.asarray(pj.forward(model, params, parts, pj.WholeSequence(), RUN))
     log_p = np.asarray(jax.nn.log_softmax(logits))
@@ -165,14 +164,14 @@ def test_logits_that_are_not_finite_have_no_class():
     model = BertForSequenceClassification(BertConfig(stack_config(), vocab_size=100, num_positions=64, num_labels=2))
     params = pj.init_params(model, jax.random.key(0))
     batch = tiny_batch(9, padded=False)
-    task = Classification(Labelled("d", {"text": "abc"}, np.array([0, 1, 0]), ("no", "yes")), None)
+    task = Classification(Texts(None), np.array([0, 1, 0]), ())
     parts = RUN.split(batch | {"ids": np.where(np.arange(3)[:, None] == 1, 99, batch["ids"] % 99)})
     params["encoder"]["token"]["embedding"] = params["encoder"]["token"]["embedding"].at[99].set(np.inf)
     rows = encode(model, params, parts, pj.WholeSequence(), RUN)
     outcomes = np.asarray(task.outcomes(Head(model, params, RUN), rows, parts, None))
     with pytest.raises(RuntimeError, match="the logits of 1 of 3 examples are not finite"):
         task.predictions(outcomes)
-    cloze = ClozeTask(Cloze("c", ["a"], [("b", "c")], np.zeros(1, int)), [np.ones(1)], [np.ones(1)] * 2, 8)
+    cloze = ClozeTask(Endings([np.ones(1)], [np.ones(1)] * 2, 8), np.zeros(1, int))
     with pytest.raises(RuntimeError, match="the likelihoods of 1 of 2 endings are not numbers"):
         cloze.predictions(np.array([-1.0, np.nan]))
 
