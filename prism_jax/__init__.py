@@ -13,9 +13,13 @@ Arrays carry their dimensions as a suffix (`x_BTD`). The letters, for the whole 
 `N` in the shape of a split array is `P*T`: the sequence with its padding.
 """
 
-from prism_jax.exchange.base import Context, Exchange, Wrapped
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from prism_jax.errors import InputError, RunError
+from prism_jax.exchange.base import Context, Exchange, Sending, Wrapped
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
-from prism_jax.exchange.segments import MeansAfterNorm, SegmentMeans, Segments, UnscaledMeans
+from prism_jax.exchange.segments import SegmentMeans, Segments
 from prism_jax.exchange.wire import WIRES, Wire
 from prism_jax.forward import forward, init_params
 from prism_jax.generation import Generator
@@ -23,6 +27,9 @@ from prism_jax.parallel.mesh import emulate_devices, on_mesh
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.partition import Layout, Parts, split
 from prism_jax.sampling import Sampling
+
+if TYPE_CHECKING:
+    from prism_jax import cost, data, exchange, experiments, metrics, models, tasks, testing, weights
 
 __version__ = "0.1.0"
 
@@ -32,21 +39,39 @@ __all__ = [
     "Context",
     "Exchange",
     "Generator",
+    "InputError",
     "IsolatedParts",
     "Layout",
-    "MeansAfterNorm",
     "Parts",
+    "RunError",
     "Sampling",
     "SegmentMeans",
     "Segments",
-    "UnscaledMeans",
+    "Sending",
     "WholeSequence",
     "Wire",
     "Wrapped",
+    "cost",
+    "data",
     "emulate_devices",
+    "exchange",
+    "experiments",
     "forward",
     "init_params",
+    "metrics",
+    "models",
     "on_mesh",
     "on_one_device",
     "split",
+    "tasks",
+    "testing",
+    "weights",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Imports a package on its first use, as in `pj.weights.load`: some of them import slow libraries."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return importlib.import_module(f"{__name__}.{name}")

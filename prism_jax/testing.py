@@ -1,4 +1,4 @@
-"""Whether an exchange of one's own can be trusted: what the tests ask of ours, on tiny models of random weights."""
+"""Checks an exchange on tiny models with random weights, as the tests of this repository check theirs."""
 
 from functools import partial
 from typing import Any
@@ -21,20 +21,20 @@ from prism_jax.parallel.runner import PlacedRunner
 NUM_PARTS, NUM_TOKENS = 3, 17
 """Parts of 6 tokens, of which the last one has 5."""
 TOLERANCE = 1e-5
-"""Of the largest value; ours are off by 0 in one program, and by 7e-7 between one device and three."""
+"""Relative to the largest value. Exchanges of prism_jax are off by 0 in one program, by 7e-7 between one device and three."""
 
 
 def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
-    """Runs an exchange in a post-norm model, and in a pre-norm one with the causal mask.
+    """Runs an exchange in a post-norm model, and in a pre-norm model with a causal mask.
 
     Args:
-      exchange: any that runs on 17 tokens in 3 parts.
+      exchange: one that runs on 17 tokens in 3 parts.
       causal: False for an exchange that is not meant for models with a causal mask.
 
     Raises:
-      InputError: if a token sees a later one, what stands in padded places or in another example changes an answer, the parts
-        compute something else on a device each, or send other bytes than `cost.formula` says. The last two are checked where
-        there are 3 devices (`emulate_devices(3)`), the bytes on a CPU.
+      InputError: if a token sees a later one; if the content of padded places or of another example changes an answer; if
+        three devices compute something else than one, or send other bytes than `cost.formula` says. The last two are
+        checked where there are 3 devices (`emulate_devices(3)`), the bytes only on a CPU.
     """
     exact = with_wire(exchange, FLOAT32)
     mesh = on_mesh(NUM_PARTS) if jax.device_count() >= NUM_PARTS else None
@@ -63,7 +63,7 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _encoded(model: BertModel, exchange: Exchange, run: PlacedRunner, params: Any, parts: Parts) -> Any:
+def _encoded(model: BertModel, exchange: Exchange, run: PlacedRunner, params: Any, parts: Parts) -> tuple[jax.Array, ...]:
     return forward(model, params, parts, exchange, run)
 
 
@@ -74,16 +74,18 @@ def _hidden(
     return np.asarray(_encoded(model, exchange, run, run.replicate(params), parts)[0])
 
 
-def _same(exchange: Exchange, one: np.ndarray, other: np.ndarray, where: np.ndarray, otherwise: str) -> None:
-    difference = np.abs(one - other)[where].max(initial=0) / np.abs(one[where]).max(initial=1)
+def _same(exchange: Exchange, answer: np.ndarray, other: np.ndarray, where: np.ndarray, fault: str) -> None:
+    """Raises InputError if two answers differ at the tokens `where`."""
+    difference = np.abs(answer - other)[where].max(initial=0) / np.abs(answer[where]).max(initial=1)
     if not difference <= TOLERANCE:
-        raise InputError(f"{exchange} can't be trusted: {otherwise} (by {difference:.2g} of its size)")
+        raise InputError(f"{exchange} can't be trusted: {fault} (by {difference:.2g} of its size)")
 
 
 def _check_bytes(model: BertModel, exchange: Exchange, mesh: PlacedRunner) -> None:
     sent = cost.lowered(model, exchange, mesh, num_tokens=NUM_TOKENS).bytes_sent
-    said = cost.formula(model.config.stack, exchange, NUM_PARTS, NUM_TOKENS).bytes_sent
-    if sent != said:
+    expected = cost.formula(model.config.stack, exchange, NUM_PARTS, NUM_TOKENS).bytes_sent
+    if sent != expected:
         raise InputError(
-            f"{exchange} can't be trusted: it sends {sent:.0f} bytes for an example, but by its rows_sent and its wire format it is {said:.0f}"
+            f"{exchange} can't be trusted: it sends {sent:.0f} bytes for an example, "
+            f"but by its rows_sent and its wire format it is {expected:.0f}"
         )

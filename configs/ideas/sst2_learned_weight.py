@@ -26,8 +26,8 @@ class Weighted(pj.Wrapped):
 
     def __call__(self, x_BTD, layout):
         context = self.of(x_BTD, layout)
-        count_BK = context.count_BK
-        return context.replace(count_BK=jnp.where(count_BK > 0, jnp.maximum(count_BK, 1) ** self.weight, 0))
+        weight_BK = context.weight_BK
+        return context.replace(weight_BK=jnp.where(weight_BK > 0, jnp.maximum(weight_BK, 1) ** self.weight, 0))
 
 
 class LearnedWeight(BertForSequenceClassification):

@@ -6,7 +6,7 @@ import numpy as np
 from eval.scoring.variants import Planned
 from prism_jax import cost
 from prism_jax.errors import InputError, RunError
-from prism_jax.exchange.base import Exchange, as_tuple, name_of, numbers, with_wire
+from prism_jax.exchange.base import Exchange, as_tuple, name_of, wire_of, with_wire
 from prism_jax.exchange.baselines import AllGather, WholeSequence
 from prism_jax.exchange.text import text_of
 from prism_jax.exchange.wire import FLOAT32
@@ -83,10 +83,10 @@ def setting_row(setting: Setting, num_tokens: int, rows: dict[int, int]) -> dict
     known = None not in rates.values()
     num_segments = getattr(one, "num_segments", None)
     if one:
-        only_segments = list(numbers(type(one))) == ["num_segments"]
-        name, wire = name_of(type(one)) if only_segments else str(with_wire(one, FLOAT32)), one.wire.name
+        only_segments = list(one.parameters()) == ["num_segments"]
+        name, wire = name_of(type(one)) if only_segments else str(with_wire(one, FLOAT32)), wire_of(one).name
     else:
-        name, wire = text_of(exchange), ",".join(each.wire.name for each in as_tuple(exchange))
+        name, wire = text_of(exchange), ",".join(wire_of(each).name for each in as_tuple(exchange))
     return {
         "setting": text_of(exchange),
         "exchange": name,

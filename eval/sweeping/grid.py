@@ -5,7 +5,7 @@ from collections.abc import Collection
 from eval.scoring.variants import CONTROL, ONE_DEVICE, TUNED, Planned
 from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Exchange, Exchanges, as_tuple, sends, with_wire
+from prism_jax.exchange.base import Exchange, Exchanges, as_tuple, sender, with_wire
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
 from prism_jax.exchange.segments import SegmentMeans
 from prism_jax.exchange.wire import FLOAT32, WIRES, Wire
@@ -53,7 +53,7 @@ def in_format(exchange: Exchanges, wire: Wire) -> Exchanges:
     """An exchange, or several, in a wire format, whatever it was in; what sends nothing stays as it is."""
 
     def one(exchange: Exchange) -> Exchange:
-        return with_wire(exchange, wire) if sends(exchange) else exchange
+        return with_wire(exchange, wire) if sender(exchange) else exchange
 
     return one(exchange) if isinstance(exchange, Exchange) else tuple(map(one, exchange))
 

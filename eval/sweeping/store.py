@@ -17,7 +17,7 @@ from eval.reporting.records import Kept
 from prism_jax import records
 from prism_jax.cli.entry import write
 from prism_jax.data import datasets
-from prism_jax.exchange.base import Exchange, Wrapped, as_tuple
+from prism_jax.exchange.base import Exchange, Wrapped, as_tuple, wire_of
 from prism_jax.exchange.text import text_of
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.inputs import Images
@@ -87,7 +87,7 @@ def digest_of_exchange(setting: Setting) -> str:
 
 def sources_of(exchange: Exchange) -> list[bytes | str]:
     wrapped = sources_of(exchange.of) if isinstance(exchange, Wrapped) else []
-    return [*wrapped, *map(source_of, (*type(exchange).__mro__, *type(exchange.wire).__mro__))]
+    return [*wrapped, *map(source_of, (*type(exchange).__mro__, *type(wire_of(exchange)).__mro__))]
 
 
 def digest_of_model(model: nn.Module) -> str:

@@ -28,7 +28,7 @@ class StandIn(Wrapped):
         if not others:
             return own_rows(x_BTD, layout)
         own, taken = own_rows(x_BTD, layout), jnp.arange(others) % T
-        received = Context(x_BTD[:, taken], own.count_BK[:, taken], own.last_K[taken])
+        received = Context(x_BTD[:, taken], own.weight_BK[:, taken], own.last_K[taken])
         return jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=0 if x.ndim == 1 else 1), own, received)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from prism_jax.cost.hlo import Operation, read_program
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Exchanges, per_block
+from prism_jax.exchange.base import Exchanges, per_block, wire_of
 from prism_jax.exchange.baselines import IsolatedParts
 from prism_jax.forward import encode, lower, params_shapes, parts_shapes
 from prism_jax.layers.attention import SCORES_BYTES
@@ -57,7 +57,7 @@ def formula(stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_t
         others = (num_parts - 1) * one.rows_sent(T)
         K = T + others
         flops += 4 * T * D * D + 4 * K * D * D + 4 * T * K * D + 4 * T * D * M
-        moved += others * one.wire.row_bytes(D)
+        moved += others * wire_of(one).row_bytes(D)
         collectives += others > 0
     return Cost(flops, moved, moved, collectives)
 

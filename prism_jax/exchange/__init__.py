@@ -1,8 +1,8 @@
-"""What the parts tell each other before a block."""
+"""Exchanges: rows that the parts send each other before a block."""
 
-from prism_jax.exchange.base import Context, Exchange, Exchanges, Wrapped
+from prism_jax.exchange.base import Context, Exchange, Exchanges, Sending, Wrapped
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
-from prism_jax.exchange.segments import MeansAfterNorm, SegmentMeans, Segments, UnscaledMeans
+from prism_jax.exchange.segments import MeansAfterNorm, SegmentMeans, Segments, UnscaledMeans, WeightedMeans
 from prism_jax.exchange.wire import WIRES, Wire
 
 __all__ = [
@@ -15,7 +15,9 @@ __all__ = [
     "MeansAfterNorm",
     "SegmentMeans",
     "Segments",
+    "Sending",
     "UnscaledMeans",
+    "WeightedMeans",
     "WholeSequence",
     "Wire",
     "Wrapped",

@@ -1,40 +1,52 @@
-"""PRISM without one of its ideas: what each of them is worth is a row of a sweep."""
+"""Segment means (PRISM), and variants that change one of its ideas, for comparison."""
 
 import abc
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from msgspec import Meta
 
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Exchange, NumSegments
-from prism_jax.parallel.partition import part_length
-from prism_jax.records import check_value
+from prism_jax.exchange.base import Context, Sending
+from prism_jax.parallel.partition import Layout, part_length
+from prism_jax.records import NotNegative, check_value
+
+NumSegments = Annotated[int, Meta(ge=1, description="1 or more, or isolated_parts to send nothing")]
 
 
 @dataclass(frozen=True)
-class Segments(Exchange):
-    """A part sends one row for each of `num_segments` segments of its tokens, which counts for as many as are real; subclasses say what row.
+class Segments(Sending):
+    """A part sends one row for each of `num_segments` segments of its tokens; subclasses pool a segment into its row.
 
-    Segments are cut at fixed places, in sizes that differ by at most one. One without real tokens is hidden.
+    Segments are cut at fixed places, in sizes that differ by at most one. A row weighs as many tokens as its segment has
+    real ones. A segment without real tokens is hidden.
+
+    Attributes:
+      num_segments: L, segments of a part, 1 or more.
     """
 
     num_segments: NumSegments
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_value("num_segments", self.num_segments, NumSegments)
 
     @abc.abstractmethod
     def pool(self, x_BLSD: jax.Array, real_BLS: jax.Array) -> jax.Array:
-        """The rows that are sent [B, L, D], from the tokens of each segment and which of them are real."""
+        """Returns the rows to send, [B, L, D].
+
+        Args:
+          x_BLSD: tokens of each segment. A segment shorter than S repeats its last token.
+          real_BLS: True where a token counts, False for padding and repetitions.
+        """
 
     def segments(self, part_len: int) -> tuple[np.ndarray, np.ndarray]:
-        """Which tokens of a part belong to which segment, as `segment_table` has it."""
+        """Returns the tokens of a part in each segment, in the form of `segment_table`."""
         return segment_table(part_len, self.num_segments)
 
-    def __call__(self, x_BTD, layout):
+    def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
         self.check(layout.num_tokens, layout.num_parts)
         index_LS, inside_LS = self.segments(layout.part_len)
         real_BLS = layout.real_BT[:, index_LS] & inside_LS[None]
@@ -43,10 +55,10 @@ class Segments(Exchange):
         last_PL = layout.positions_PT[:, index_LS[:, -1]]
         return self.share(x_BTD, z_BLD, count_BPL, last_PL, layout)
 
-    def rows_sent(self, part_len):
+    def rows_sent(self, part_len: int) -> int:
         return self.num_segments
 
-    def check(self, num_tokens, num_parts):
+    def check(self, num_tokens: int, num_parts: int) -> None:
         part_len = part_length(num_tokens, num_parts)
         if self.num_segments > part_len:
             raise InputError(
@@ -55,24 +67,11 @@ class Segments(Exchange):
             )
 
 
-def segment_means(x_BLSD: jax.Array, real_BLS: jax.Array) -> jax.Array:
-    """The means over the real tokens of each segment, [B, L, D]."""
-    total_BLD = jnp.where(real_BLS[..., None], x_BLSD, 0).sum(2)
-    return total_BLD / jnp.maximum(real_BLS.sum(-1), 1)[..., None].astype(x_BLSD.dtype)
-
-
-@dataclass(frozen=True)
-class SegmentMeans(Segments):
-    """A part sends the means of `num_segments` segments of its tokens. PRISM (arXiv 2507.12145)."""
-
-    pool = staticmethod(segment_means)
-
-
 def segment_table(part_len: int, num_segments: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which tokens of a part belong to which segment.
+    """Cuts a part of T tokens into L segments.
 
     Returns:
-      index_LS: int, the tokens of each segment; a short segment repeats its last one.
+      index_LS: int, tokens of each segment; a short segment repeats its last one.
       inside_LS: bool, False where a token is such a repetition.
     """
     start_L = -(-np.arange(num_segments + 1) * part_len // num_segments)
@@ -83,20 +82,45 @@ def segment_table(part_len: int, num_segments: int) -> tuple[np.ndarray, np.ndar
 
 
 @dataclass(frozen=True)
-class UnscaledMeans(Segments):
-    """Segment means that count as one token each, whatever they stand for: no log(count) in the softmax."""
+class SegmentMeans(Segments):
+    """PRISM (arXiv 2507.12145): a part sends the mean of each segment, over its real tokens."""
 
-    pool = staticmethod(segment_means)
-
-    def __call__(self, x_BTD, layout):
-        context = super().__call__(x_BTD, layout)
-        return context.replace(count_BK=jnp.minimum(context.count_BK, 1))
+    def pool(self, x_BLSD: jax.Array, real_BLS: jax.Array) -> jax.Array:
+        total_BLD = jnp.where(real_BLS[..., None], x_BLSD, 0).sum(2)
+        return total_BLD / jnp.maximum(real_BLS.sum(-1), 1)[..., None].astype(x_BLSD.dtype)
 
 
 @dataclass(frozen=True)
-class MeansAfterNorm(Segments):
-    """Segment means of the normalised rows, in place of normalised means. In BERT, whose norms come after, both are one."""
+class WeightedMeans(SegmentMeans):
+    """Segment means, with another weight in the softmax: a mean of g tokens weighs g ** exponent.
 
-    after_norm: ClassVar[bool] = True
+    Attributes:
+      exponent: factor of log(g) in the attention logits. 0 leaves log(g) out, 1 is PRISM.
+    """
 
-    pool = staticmethod(segment_means)
+    exponent: NotNegative
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_value("exponent", self.exponent, NotNegative)
+
+    def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
+        context = super().__call__(x_BTD, layout)
+        count_BK = context.weight_BK
+        return replace(context, weight_BK=jnp.where(count_BK > 0, count_BK**self.exponent, 0))
+
+
+@dataclass(frozen=True)
+class UnscaledMeans(SegmentMeans):
+    """Segment means that weigh as one token each: the softmax leaves out log(g)."""
+
+    def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
+        context = super().__call__(x_BTD, layout)
+        return replace(context, weight_BK=jnp.minimum(context.weight_BK, 1))
+
+
+@dataclass(frozen=True)
+class MeansAfterNorm(SegmentMeans):
+    """Means of normalised rows, in place of normalised means. The same in BERT, whose norms come after attention."""
+
+    after_norm = True

@@ -20,12 +20,12 @@ class KVCache:
     Attributes:
       k_BHKF: keys.
       v_BHKF: values.
-      count_BK: float32, how many real tokens a row stands for; 0 hides the row.
+      weight_BK: float32, weight of a row in the softmax, see `Context`; 0 hides the row.
     """
 
     k_BHKF: jax.Array
     v_BHKF: jax.Array
-    count_BK: jax.Array
+    weight_BK: jax.Array
 
     def grow(self, rows: int) -> "KVCache":
         """With room for more rows at the end, hidden until they are written."""
@@ -33,7 +33,7 @@ class KVCache:
         def padded(x, axis):
             return jnp.pad(x, [(0, rows * (i == axis)) for i in range(x.ndim)])
 
-        return KVCache(padded(self.k_BHKF, 2), padded(self.v_BHKF, 2), padded(self.count_BK, 1))
+        return KVCache(padded(self.k_BHKF, 2), padded(self.v_BHKF, 2), padded(self.weight_BK, 1))
 
     def write(self, rows: "KVCache", slot: jax.Array) -> "KVCache":
         """With `rows` in place of those from `slot` on."""
@@ -41,20 +41,20 @@ class KVCache:
         return KVCache(
             put(self.k_BHKF, rows.k_BHKF, slot, axis=2),
             put(self.v_BHKF, rows.v_BHKF, slot, axis=2),
-            put(self.count_BK, rows.count_BK, slot, axis=1),
+            put(self.weight_BK, rows.weight_BK, slot, axis=1),
         )
 
 
-def count_bias(count_BK: jax.Array) -> jax.Array:
-    """`log(count)`, and HIDDEN where the count is 0: [B, 1, 1, K], float32."""
-    return jnp.where(count_BK > 0, jnp.log(jnp.where(count_BK > 0, count_BK, 1)), HIDDEN)[:, None, None, :]
+def weight_bias(weight_BK: jax.Array) -> jax.Array:
+    """Returns `log(weight)`, or HIDDEN where the weight is 0, [B, 1, 1, K], float32."""
+    return jnp.where(weight_BK > 0, jnp.log(jnp.where(weight_BK > 0, weight_BK, 1)), HIDDEN)[:, None, None, :]
 
 
-def attention_bias(count_BK: jax.Array, last_K: jax.Array, positions_T: jax.Array, *, causal: bool) -> jax.Array:
-    """The bias added to the attention logits: `log(count)`, and HIDDEN where a row must not be seen.
+def attention_bias(weight_BK: jax.Array, last_K: jax.Array, positions_T: jax.Array, *, causal: bool) -> jax.Array:
+    """Returns the bias of the attention logits: `log(weight)`, or HIDDEN where a row must not be seen.
 
     A row that stands for `g` equal tokens gets the weight of `g` rows: `softmax(q k + log g)` (PRISM's scaling-aware
-    softmax; the proportional attention of ToMe, arXiv 2210.09461). A row with count 0 is padding. With `causal`, a row
+    softmax; the proportional attention of ToMe, arXiv 2210.09461). A row of weight 0 is padding. With `causal`, a row
     is seen by the queries at or after the last token that it stands for. Own tokens then get the lower triangle, means
     of an earlier part are visible and means of a later part hidden: PRISM's partition-aware causal mask. For 6 tokens in
     2 parts with 1 mean each, visible = 1:
@@ -67,7 +67,7 @@ def attention_bias(count_BK: jax.Array, last_K: jax.Array, positions_T: jax.Arra
     Returns:
       [B, 1, 1, K], or with `causal` [B, 1, T, K], float32.
     """
-    bias_B11K = count_bias(count_BK)
+    bias_B11K = weight_bias(weight_BK)
     if not causal:
         return bias_B11K
     seen_TK = last_K[None, :] <= positions_T[:, None]

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchange, Exchanges, per_block
-from prism_jax.layers.attention import KVCache, attend_in_blocks, attention_bias, count_bias
+from prism_jax.layers.attention import KVCache, attend_in_blocks, attention_bias, weight_bias
 from prism_jax.layers.dense import DOT_GENERALS, Dense
 from prism_jax.parallel.partition import Layout
 from prism_jax.records import NotNegative, Share, Width
@@ -165,9 +165,9 @@ class Attention(nn.Module):
         self.query, self.key, self.value = (dense(D, self.config, use_bias=bias) for _ in range(3))
         self.output = dense(D, self.config)
 
-    def cache(self, x_BKD: jax.Array, count_BK: jax.Array) -> KVCache:
+    def cache(self, x_BKD: jax.Array, weight_BK: jax.Array) -> KVCache:
         """Keys and values of the rows to attend to."""
-        return KVCache(self._heads(self.key(x_BKD)), self._heads(self.value(x_BKD)), count_BK)
+        return KVCache(self._heads(self.key(x_BKD)), self._heads(self.value(x_BKD)), weight_BK)
 
     def __call__(
         self,
@@ -230,12 +230,13 @@ class Block(nn.Module):
                 f"{exchange} gave a context of {rows} rows, but by its rows_sent it should be {expected}; "
                 "it sends another number of rows than it says, or a part has too few tokens for it"
             )
-        if context.count_BK.shape[1] != rows or context.last_K.shape != (rows,):
+        if context.weight_BK.shape[1] != rows or context.last_K.shape != (rows,):
             raise InputError(
-                f"{exchange} gave {rows} rows, {context.count_BK.shape[1]} counts and {context.last_K.shape[0]} last positions; give one of each for every row"
+                f"{exchange} gave {rows} rows, {context.weight_BK.shape[1]} weights and {context.last_K.shape[0]} "
+                "last positions; give one of each for every row"
             )
-        cache = (self.attention.cache if normed else self._cache)(context.x_BKD, context.count_BK)
-        bias_of = partial(attention_bias, context.count_BK, context.last_K, causal=self.config.causal)
+        cache = (self.attention.cache if normed else self._cache)(context.x_BKD, context.weight_BK)
+        bias_of = partial(attention_bias, context.weight_BK, context.last_K, causal=self.config.causal)
         return self._update(x_BTD, cache, bias_of, layout.positions_T, layout.block_keys_B), cache
 
     def extend(self, x_B1D: jax.Array, cache: KVCache, room: jax.Array) -> tuple[jax.Array, KVCache]:
@@ -243,12 +244,12 @@ class Block(nn.Module):
 
         Needs no other part, and no mask: whatever stands in the cache of a causal model came earlier.
         """
-        count_B1 = jnp.ones(x_B1D.shape[:2], cache.count_BK.dtype)
-        cache = cache.write(self._cache(x_B1D, count_B1), cache.count_BK.shape[1] - room)
-        return self._update(x_B1D, cache, lambda _: count_bias(cache.count_BK), jnp.zeros(1, jnp.int32), None), cache
+        weight_B1 = jnp.ones(x_B1D.shape[:2], cache.weight_BK.dtype)
+        cache = cache.write(self._cache(x_B1D, weight_B1), cache.weight_BK.shape[1] - room)
+        return self._update(x_B1D, cache, lambda _: weight_bias(cache.weight_BK), jnp.zeros(1, jnp.int32), None), cache
 
-    def _cache(self, x_BKD, count_BK):
-        return self.attention.cache(self.norm_1(x_BKD) if self.config.norm_first else x_BKD, count_BK)
+    def _cache(self, x_BKD, weight_BK):
+        return self.attention.cache(self.norm_1(x_BKD) if self.config.norm_first else x_BKD, weight_BK)
 
     def _update(self, x_BTD, cache, bias_of, positions_T, keys_B):
         if self.config.norm_first:

@@ -24,7 +24,7 @@ class BesideClassRow(Wrapped):
         context = self.of(x_BTD[:, 1:], replace(inner, num_tokens=inner.real_BN.shape[1]))
         return Context(
             jnp.concatenate([x_BTD[:, :1], context.x_BKD], 1),
-            jnp.pad(context.count_BK, ((0, 0), (1, 0)), constant_values=1),
+            jnp.pad(context.weight_BK, ((0, 0), (1, 0)), constant_values=1),
             jnp.pad(context.last_K, (1, 0)),
         )
 

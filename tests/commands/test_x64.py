@@ -33,7 +33,7 @@ VIT = ViTConfig(stack_config(norm_first=True, dropout=0.1), image_size=(12, 16),
         (BertForSequenceClassification(BERT), TEXTS, pj.SegmentMeans(2, wire=pj.WIRES["int8"])),
         (BertForMaskedLM(BERT), TEXTS, pj.AllGather(wire=pj.WIRES["float16"])),
         (ViTForImageClassification(VIT), IMAGES, pj.SegmentMeans(2)),
-        (GPT2LMHeadModel(GPT2), {name: TEXTS[name] for name in ("ids", "mask")}, pj.UnscaledMeans(2)),
+        (GPT2LMHeadModel(GPT2), {name: TEXTS[name] for name in ("ids", "mask")}, pj.exchange.UnscaledMeans(2)),
     ],
     ids=["bert", "masked_lm", "vit", "gpt2"],
 )

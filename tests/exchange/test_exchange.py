@@ -29,8 +29,8 @@ def contexts(exchange, x_BND, real_BN, num_parts):
 
     def packed(params, tokens, layout):
         context = exchange(tokens["x"], layout)
-        last = jnp.broadcast_to(context.last_K[None, :, None], (*context.count_BK.shape, 1)).astype(jnp.float32)
-        return jnp.concatenate([context.x_BKD, context.count_BK[..., None], last], axis=-1)
+        last = jnp.broadcast_to(context.last_K[None, :, None], (*context.weight_BK.shape, 1)).astype(jnp.float32)
+        return jnp.concatenate([context.x_BKD, context.weight_BK[..., None], last], axis=-1)
 
     out = np.asarray(run(packed, {}, parts)).reshape(len(x_BND), num_parts, -1, x_BND.shape[-1] + 2)
     return out[..., :-2], out[..., -2], out[0, ..., -1].astype(int)
@@ -57,6 +57,18 @@ def test_segment_means_by_hand():
     assert_close(rows[0, 1, [0, 1, 4, 5], 0], [5, 6, 1.5, 3.5])
     assert_close(count[0, 1], [1, 1, 0, 0, 2, 2])
     assert last[1].tolist() == [4, 5, 6, 7, 1, 3]
+
+
+def test_weighted_means_weigh_a_power_of_the_tokens_that_they_stand_for():
+    x = np.random.default_rng(0).normal(size=(1, 10, 3)).astype(np.float32)
+    real = np.arange(10)[None] != 9  # the last part has one token of two, and its second segment none
+    rows, count, last = contexts(pj.SegmentMeans(2), x, real, 3)
+    assert set(count[..., 4:].flat) == {0, 1, 2}
+    for exponent, weight in ((0, (count > 0) * 1.0), (0.5, np.sqrt(count)), (1, count), (2, count * count)):
+        got = contexts(pj.exchange.WeightedMeans(2, exponent), x, real, 3)
+        assert_close(got[1], weight)
+        assert np.array_equal(got[0], rows)
+        assert np.array_equal(got[2], last)
 
 
 def test_means_skip_padding_and_count_what_is_left():
@@ -137,9 +149,21 @@ def test_an_exchange_per_block():
         per_block((pj.AllGather(), pj.IsolatedParts()), 3)
 
 
-@pytest.mark.parametrize("exchange", [*EXCHANGES, pj.WholeSequence(), (pj.SegmentMeans(3), pj.AllGather())], ids=str)
+@pytest.mark.parametrize(
+    "exchange",
+    [*EXCHANGES, pj.WholeSequence(), pj.exchange.WeightedMeans(3, 0.5), (pj.SegmentMeans(3), pj.AllGather())],
+    ids=str,
+)
 def test_the_text_of_an_exchange_is_read_back(exchange):
     assert parse(text_of(exchange)) == exchange
+
+
+def test_equal_exchanges_have_one_text():
+    for text in ("weighted_means:8:2:int8", "weighted_means:8:2.0:int8", "weighted_means:8:2e0:int8"):
+        exchange = parse(text)
+        assert exchange == pj.exchange.WeightedMeans(8, 2, wire=pj.WIRES["int8"])
+        assert text_of(exchange) == "weighted_means:8:2:int8"
+    assert exchange.parameters() == {"num_segments": int, "exponent": float}
 
 
 @pytest.mark.parametrize(
@@ -152,6 +176,9 @@ def test_the_text_of_an_exchange_is_read_back(exchange):
         (lambda: parse("segment_means"), "does not fit the form 'segment_means:num_segments'"),
         (lambda: parse("segment_means:x"), "does not fit the form 'segment_means:num_segments'"),
         (lambda: pj.SegmentMeans(0), "num_segments is 0; choose 1 or more"),
+        (lambda: parse("weighted_means:3"), "does not fit the form 'weighted_means:num_segments:exponent'"),
+        (lambda: parse("weighted_means:3:-1"), "exponent is -1.0; choose 0 or more"),
+        (lambda: parse("weighted_means:3:nan"), "exponent is nan; choose"),
         (
             lambda: pj.SegmentMeans(120).check(197, 2),
             "120 segments asked for, but a part has 99 tokens .* choose num_segments <= 99",
@@ -178,11 +205,11 @@ def test_an_exchange_that_sends_other_rows_than_it_says_is_refused():
         hidden_states(model, params, tiny_batch(12, padded=False), Liar(), pj.on_one_device(3))
 
 
-def test_sharing_the_counts_of_one_part_is_refused():
+def test_sharing_the_weights_of_one_part_is_refused():
     """They would be taken for those of every part, and a causal model would see the future."""
 
     @dataclass(frozen=True)
-    class Mine(pj.Exchange):
+    class Mine(pj.Sending):
         def __call__(self, x_BTD, layout):
             return self.share(x_BTD, x_BTD[:, -1:], layout.real_BT[:, -1:], layout.positions_T[-1:], layout)
 
@@ -192,12 +219,12 @@ def test_sharing_the_counts_of_one_part_is_refused():
     model, params = tiny_bert(causal=True)
     batch = tiny_batch(12, padded=False)
     with pytest.raises(
-        ValueError, match=r"mine shares counts of shape \(3, 1\) .* but those of every part are \(3, 3, 1\)"
+        ValueError, match=r"mine shares weights of shape \(3, 1\) .* but those of every part are \(3, 3, 1\)"
     ):
         hidden_states(model, params, batch, Mine(), pj.on_one_device(3))
 
 
-def test_a_context_without_a_count_for_every_row_is_refused():
+def test_a_context_without_a_weight_for_every_row_is_refused():
     @dataclass(frozen=True)
     class Short(pj.Exchange):
         def __call__(self, x_BTD, layout):
@@ -207,7 +234,7 @@ def test_a_context_without_a_count_for_every_row_is_refused():
             return 0
 
     model, params = tiny_bert()
-    with pytest.raises(ValueError, match="short gave 4 rows, 1 counts and 4 last positions"):
+    with pytest.raises(ValueError, match="short gave 4 rows, 1 weights and 4 last positions"):
         hidden_states(model, params, tiny_batch(12, padded=False), Short(), pj.on_one_device(3))
 
 
@@ -221,7 +248,7 @@ def test_a_row_weighs_as_its_count_says_below_one_too():
             sent = slice(layout.part_len, None)
             return pj.Context(
                 jnp.concatenate([one.x_BKD, one.x_BKD[:, sent]], 1),
-                jnp.concatenate([one.count_BK.at[:, sent].divide(4), one.count_BK[:, sent] * 3 / 4], 1),
+                jnp.concatenate([one.weight_BK.at[:, sent].divide(4), one.weight_BK[:, sent] * 3 / 4], 1),
                 jnp.concatenate([one.last_K, one.last_K[sent]]),
             )
 
@@ -303,8 +330,9 @@ def test_a_pre_norm_block_by_hand():
 
     for exchange, sent, counts_as in (
         (pj.SegmentMeans(2), norm(mean(x[0, 4:])), 2),
-        (pj.MeansAfterNorm(2), mean(norm(x[0, 4:])), 2),
-        (pj.UnscaledMeans(2), norm(mean(x[0, 4:])), 1),
+        (pj.exchange.MeansAfterNorm(2), mean(norm(x[0, 4:])), 2),
+        (pj.exchange.UnscaledMeans(2), norm(mean(x[0, 4:])), 1),
+        (pj.exchange.WeightedMeans(2, 1.5), norm(mean(x[0, 4:])), 2**1.5),
     ):
         ours = run(
             lambda params, tokens, layout, exchange=exchange: block.apply(
@@ -319,5 +347,7 @@ def test_a_pre_norm_block_by_hand():
 def test_in_post_norm_the_norm_stands_before_the_exchange_already():
     model, params = tiny_bert()
     batch, run = tiny_batch(12, padded=True), pj.on_one_device(3)
-    ours, after = (hidden_states(model, params, batch, one(2), run) for one in (pj.SegmentMeans, pj.MeansAfterNorm))
+    ours, after = (
+        hidden_states(model, params, batch, one(2), run) for one in (pj.SegmentMeans, pj.exchange.MeansAfterNorm)
+    )
     assert np.array_equal(ours, after)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
 @pytest.mark.parametrize(
-    "exchange", [pj.AllGather(), pj.SegmentMeans(2, wire=pj.WIRES["int8"]), pj.IsolatedParts()], ids=str
+    "exchange", [pj.AllGather(), pj.exchange.WeightedMeans(2, 0.5, wire=pj.WIRES["int8"]), pj.IsolatedParts()], ids=str
 )
 def test_ours_can_be_trusted(exchange):
     check_exchange(exchange)
@@ -45,7 +45,7 @@ class OfTheBatch(pj.Segments):
 
 
 @dataclass(frozen=True)
-class TwiceSent(pj.Exchange):
+class TwiceSent(pj.Sending):
     """Sends its first row twice, and keeps one."""
 
     def __call__(self, x_BTD, layout):
@@ -53,7 +53,7 @@ class TwiceSent(pj.Exchange):
             x_BTD, x_BTD[:, [0, 0]], layout.real_BPT[:, :, [0, 0]], layout.positions_PT[:, [0, 0]], layout
         )
         kept = jnp.concatenate([jnp.arange(layout.part_len), layout.part_len + 2 * jnp.arange(layout.num_parts - 1)])
-        return pj.Context(twice.x_BKD[:, kept], twice.count_BK[:, kept], twice.last_K[kept])
+        return pj.Context(twice.x_BKD[:, kept], twice.weight_BK[:, kept], twice.last_K[kept])
 
     def rows_sent(self, part_len):
         return 1

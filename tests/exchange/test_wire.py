@@ -15,7 +15,7 @@ from helpers.tiny import tiny_bert
 import prism_jax as pj
 from eval.scoring.rows import setting_row
 from prism_jax import cost
-from prism_jax.exchange.base import with_wire
+from prism_jax.exchange.base import sender, with_wire
 from prism_jax.exchange.text import parse, text_of
 from prism_jax.exchange.wire import BFLOAT16, FLOAT16, FLOAT32, INT8
 from prism_jax.forward import lower
@@ -79,7 +79,7 @@ class Loud(pj.Wrapped):
 
     def __call__(self, x_BTD, layout):
         context = self.of(x_BTD, layout)
-        return context.replace(count_BK=context.count_BK * self.weight)
+        return context.replace(weight_BK=context.weight_BK * self.weight)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,19 @@ def test_a_wrapped_exchange_has_the_wire_format_of_the_one_inside(exchange):
     assert cost.formula(stack, exchange, 4, 30) == cost.formula(stack, pj.SegmentMeans(2, wire=INT8), 4, 30)
 
 
+def test_only_what_sends_takes_a_wire_format():
+    for exchange in (pj.IsolatedParts(), pj.WholeSequence(), Loud(pj.IsolatedParts(), 2)):
+        assert sender(exchange) is None
+        assert with_wire(exchange, FLOAT32) == exchange
+        assert not hasattr(exchange, "wire")
+        with pytest.raises(ValueError, match="sends nothing, so it takes no wire format"):
+            with_wire(exchange, INT8)
+    inner = pj.SegmentMeans(2, wire=INT8)
+    assert sender(Loud(Loud(inner, 2), 3)) == inner
+
+
 @dataclass(frozen=True)
-class FirstRow(pj.Exchange):
+class FirstRow(pj.Sending):
     """An exchange of a user's own: it takes wire formats without doing anything for it."""
 
     def __call__(self, x_BTD, layout):

@@ -55,7 +55,7 @@ def test_greedy_tokens_are_those_of_hugging_face(exchange, run, tmp_path):
 
 
 @dataclass(frozen=True)
-class MeansOfFirst(pj.Exchange):
+class MeansOfFirst(pj.Sending):
     """Segment means of the first `length` rows of a part, cut as if there were no others."""
 
     length: int

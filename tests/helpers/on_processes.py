@@ -16,7 +16,7 @@ from prism_jax.models.vit import ViTForImageClassification
 from prism_jax.parallel import processes
 
 FAMILIES = {"bert": BertForSequenceClassification, "gpt2": GPT2LMHeadModel, "vit": ViTForImageClassification}
-OTHERS = [pj.IsolatedParts(), pj.UnscaledMeans(2), pj.MeansAfterNorm(2), pj.SegmentMeans(5)]
+OTHERS = [pj.IsolatedParts(), pj.exchange.UnscaledMeans(2), pj.exchange.MeansAfterNorm(2), pj.SegmentMeans(5)]
 EXCHANGES = [
     *zip(OTHERS[::2], OTHERS[1::2], strict=True),
     *((pj.AllGather(wire=wire), pj.SegmentMeans(2, wire=wire)) for wire in pj.WIRES.values()),

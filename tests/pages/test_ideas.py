@@ -62,7 +62,7 @@ def test_class_tokens_on_every_part_of_a_bert(runner):
 
 
 def test_class_tokens_keep_what_an_exchange_asks_for():
-    assert BesideClassRow(pj.MeansAfterNorm(1)).after_norm
+    assert BesideClassRow(pj.exchange.MeansAfterNorm(1)).after_norm
     assert not BesideClassRow(pj.SegmentMeans(1)).after_norm
 
 
@@ -83,7 +83,7 @@ def test_a_learned_weight_on_log_count():
 
     shared = {name: x for name, x in params.items() if name != "log_count"}
     assert_close(logits(learned, params, pj.SegmentMeans(1)), logits(plain, shared, pj.SegmentMeans(1)))
-    unscaled = logits(plain, shared, pj.UnscaledMeans(1))
+    unscaled = logits(plain, shared, pj.exchange.UnscaledMeans(1))
     assert_close(logits(learned, params | {"log_count": jnp.full(2, -0.01)}, pj.SegmentMeans(1)), unscaled)
     gradient = jax.grad(lambda params: logits(learned, params, pj.SegmentMeans(1)).sum())(params)
     assert (gradient["log_count"] != 0).all()
