@@ -12,7 +12,7 @@ L = 16 is a CR of 8. Expected: ours (docs/latency, two cores), B = 1, 200 Mbit/s
 from prism_jax.exchange.baselines import IsolatedParts
 from prism_jax.exchange.segments import SegmentMeans
 from prism_jax.exchange.wire import INT8
-from prism_jax.experiments.recipe import Experiment, Training
+from prism_jax.experiments.recipe import Experiment, Grid, Setting, Training
 from prism_jax.models.bert import BertForSequenceClassification
 
 config = Experiment(
@@ -20,10 +20,7 @@ config = Experiment(
     weights="configs/models/bert_base",
     dataset="newsgroups",
     num_tokens=256,
-    exchange=SegmentMeans(16),
-    num_parts=2,
-    parts=(2, 4),
-    segments=(1, 16),
-    exchanges=(IsolatedParts(), SegmentMeans(16, wire=INT8)),
+    setting=Setting(SegmentMeans(16), num_parts=2),
+    grid=Grid(parts=(2, 4), segments=(1, 16), exchanges=(IsolatedParts(), SegmentMeans(16, wire=INT8))),
     training=Training(fresh=("encoder", "pooler", "classifier"), learning_rate=2e-5, epochs=3),
 )

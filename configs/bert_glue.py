@@ -17,7 +17,7 @@ its own length with --buckets 32 64 128. The recipe is that of BERT's authors (a
 """
 
 from prism_jax.exchange.segments import SegmentMeans
-from prism_jax.experiments.recipe import Experiment, Training
+from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Setting, Training
 from prism_jax.models.bert import BertForSequenceClassification
 
 config = Experiment(
@@ -25,10 +25,8 @@ config = Experiment(
     weights="google-bert/bert-base-uncased",
     dataset="glue/sst2",
     num_tokens=256,
-    exchange=SegmentMeans(1),
-    num_parts=2,
-    parts=(2,),
-    segments=(1, 8, 32),
-    limit=0,
+    evaluation=Evaluation(limit=0),
+    setting=Setting(SegmentMeans(1), num_parts=2),
+    grid=Grid(parts=(2,), segments=(1, 8, 32)),
     training=Training(epochs=3, batch_size=32, learning_rate=2e-5, schedule="linear"),
 )

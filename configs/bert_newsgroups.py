@@ -16,20 +16,19 @@ tuned; control 82.1.
 """
 
 from prism_jax.exchange.baselines import WholeSequence
-from prism_jax.experiments.recipe import Experiment, Training
+from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Setting, Training
 from prism_jax.models.bert import BertForSequenceClassification
 
 config = Experiment(
     model=BertForSequenceClassification,
     weights="asset:minilm",
-    adapter="configs/adapters/minilm_newsgroups",
-    tuned="configs/adapters/minilm_newsgroups_prism",
     dataset="newsgroups",
     num_tokens=128,
-    exchange=WholeSequence(),
-    num_parts=1,
-    parts=(2, 4, 8),
-    segments=(1, 4),
+    evaluation=Evaluation(
+        adapter="configs/adapters/minilm_newsgroups", tuned="configs/adapters/minilm_newsgroups_prism"
+    ),
+    setting=Setting(WholeSequence(), num_parts=1),
+    grid=Grid(parts=(2, 4, 8), segments=(1, 4)),
     training=Training(
         fresh=("pooler", "classifier"),
         lora_rank=4,

@@ -8,13 +8,12 @@ text of transformers' `generate`, token for token (tested on random weights). Th
 """
 
 from prism_jax.exchange.segments import SegmentMeans
-from prism_jax.experiments.recipe import Experiment
+from prism_jax.experiments.recipe import Experiment, Setting
 from prism_jax.models.gpt2 import GPT2LMHeadModel
 
 config = Experiment(
     model=GPT2LMHeadModel,
     weights="openai-community/gpt2",
     num_tokens=1024,
-    exchange=SegmentMeans(8),
-    num_parts=2,
+    setting=Setting(SegmentMeans(8), num_parts=2),
 )

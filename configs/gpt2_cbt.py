@@ -15,7 +15,7 @@ rate for GPT-2, as a language model.
 """
 
 from prism_jax.exchange.segments import SegmentMeans
-from prism_jax.experiments.recipe import Experiment, Training
+from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Setting, Training
 from prism_jax.models.gpt2 import GPT2LMHeadModel
 
 config = Experiment(
@@ -24,11 +24,9 @@ config = Experiment(
     dataset="cbt/CN",
     num_tokens=1024,
     buckets=(512, 768),
-    exchange=SegmentMeans(10),
-    num_parts=2,
-    parts=(2,),
-    segments=(1, 10, 40),
-    limit=0,
+    evaluation=Evaluation(limit=0),
+    setting=Setting(SegmentMeans(10), num_parts=2),
+    grid=Grid(parts=(2,), segments=(1, 10, 40)),
     training=Training(
         fresh=(), epochs=1, limit=40_000, batch_size=16, learning_rate=5e-5, validation=0.01, validation_limit=500
     ),

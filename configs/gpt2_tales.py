@@ -16,7 +16,7 @@ it soon learns no more (at step 225 of 500), so the best checkpoint counts.
 """
 
 from prism_jax.exchange.segments import SegmentMeans
-from prism_jax.experiments.recipe import Experiment, Training
+from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Setting, Training
 from prism_jax.models.gpt2 import GPT2LMHeadModel
 
 config = Experiment(
@@ -24,10 +24,8 @@ config = Experiment(
     weights="configs/models/gpt2_tales",
     dataset="tales",
     num_tokens=256,
-    exchange=SegmentMeans(10),
-    num_parts=2,
-    parts=(2, 4),
-    segments=(1, 10, 30),
-    limit=0,
+    evaluation=Evaluation(limit=0),
+    setting=Setting(SegmentMeans(10), num_parts=2),
+    grid=Grid(parts=(2, 4), segments=(1, 10, 30)),
     training=Training(fresh=("encoder",), epochs=20, batch_size=16, learning_rate=1e-3, weight_decay=0.1),
 )

@@ -16,7 +16,7 @@ ours: one pass at the usual rate for GPT-2.
 """
 
 from prism_jax.exchange.segments import SegmentMeans
-from prism_jax.experiments.recipe import Experiment, Training
+from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Setting, Training
 from prism_jax.models.gpt2 import GPT2LMHeadModel
 
 config = Experiment(
@@ -25,11 +25,9 @@ config = Experiment(
     dataset="text",
     data_source="Salesforce/wikitext:wikitext-103-raw-v1",
     num_tokens=1024,
-    exchange=SegmentMeans(10),
-    num_parts=2,
-    parts=(2,),
-    segments=(1, 10, 40),
-    limit=0,
     batch_size=8,
+    evaluation=Evaluation(limit=0),
+    setting=Setting(SegmentMeans(10), num_parts=2),
+    grid=Grid(parts=(2,), segments=(1, 10, 40)),
     training=Training(fresh=(), epochs=1, batch_size=16, learning_rate=5e-5, validation=0.01, evaluate_every=500),
 )

@@ -18,7 +18,7 @@ The recipe is BERT's (arXiv 1810.04805).
 """
 
 from prism_jax.exchange.segments import SegmentMeans
-from prism_jax.experiments.recipe import Experiment, Training
+from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Setting, Training
 from prism_jax.models.bert import BertForSequenceClassification
 
 config = Experiment(
@@ -26,12 +26,10 @@ config = Experiment(
     weights="asset:minilm",
     dataset="glue/sst2",
     num_tokens=32,
-    exchange=SegmentMeans(2),
-    num_parts=2,
-    parts=(2, 4),
-    segments=(1, 2),
     buckets=(16,),
-    limit=0,
+    evaluation=Evaluation(limit=0),
+    setting=Setting(SegmentMeans(2), num_parts=2),
+    grid=Grid(parts=(2, 4), segments=(1, 2)),
     training=Training(
         fresh=("pooler", "classifier"),
         epochs=2,

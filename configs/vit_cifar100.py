@@ -16,7 +16,7 @@ the many classes; it is ours.
 """
 
 from prism_jax.exchange.segments import SegmentMeans
-from prism_jax.experiments.recipe import Experiment, Training
+from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Setting, Training
 from prism_jax.models.vit import ViTForImageClassification
 
 config = Experiment(
@@ -24,10 +24,8 @@ config = Experiment(
     weights="google/vit-base-patch16-224-in21k",
     dataset="cifar100",
     num_tokens=197,
-    exchange=SegmentMeans(10),
-    num_parts=2,
-    parts=(2,),
-    segments=(10, 20, 30),
-    limit=0,
+    evaluation=Evaluation(limit=0),
+    setting=Setting(SegmentMeans(10), num_parts=2),
+    grid=Grid(parts=(2,), segments=(10, 20, 30)),
     training=Training(epochs=5, batch_size=64, learning_rate=5e-5, augment=True, label_smoothing=0.1, validation=0.05),
 )

@@ -17,7 +17,7 @@ one device and Voltage 92.0, control 91.7; isolated parts 69.7 (P = 2), 32.7 (P 
 """
 
 from prism_jax.exchange.segments import SegmentMeans
-from prism_jax.experiments.recipe import Experiment, Training
+from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Setting, Training
 from prism_jax.models.vit import ViTForImageClassification
 
 config = Experiment(
@@ -26,12 +26,10 @@ config = Experiment(
     dataset="cifar10",
     image_size=112,
     num_tokens=65,
-    exchange=SegmentMeans(3),
-    num_parts=2,
-    parts=(2, 4),
-    segments=(3, 1),
     compute_dtype="bfloat16",
-    limit=0,
+    evaluation=Evaluation(limit=0),
+    setting=Setting(SegmentMeans(3), num_parts=2),
+    grid=Grid(parts=(2, 4), segments=(3, 1)),
     training=Training(
         epochs=4,
         batch_size=64,

@@ -15,7 +15,7 @@ and not to learn the set anew.
 """
 
 from prism_jax.exchange.segments import SegmentMeans
-from prism_jax.experiments.recipe import Experiment, Training
+from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Setting, Training
 from prism_jax.models.vit import ViTForImageClassification
 
 config = Experiment(
@@ -23,11 +23,9 @@ config = Experiment(
     weights="google/vit-base-patch16-224",
     dataset="imagenet",
     num_tokens=197,
-    exchange=SegmentMeans(10),
-    num_parts=2,
-    parts=(2,),
-    segments=(10, 20, 30),
-    limit=0,
+    evaluation=Evaluation(limit=0),
+    setting=Setting(SegmentMeans(10), num_parts=2),
+    grid=Grid(parts=(2,), segments=(10, 20, 30)),
     training=Training(
         fresh=(), epochs=0.25, batch_size=128, learning_rate=1e-5, augment=True, validation=0.01, evaluate_every=500
     ),

@@ -8,7 +8,6 @@ python -m eval.blocks configs/X.py [--exchange segment_means:4] [--num-parts 4] 
 import shlex
 import sys
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 from tqdm import tqdm
@@ -21,19 +20,22 @@ from eval.scoring.rows import score_row
 from eval.scoring.variants import BASE, ONE_DEVICE
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
+from prism_jax.cli.flags import Flat
 from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
-from prism_jax.experiments import recipe
+from prism_jax.exchange.setting import Setting
+from prism_jax.experiments.recipe import Evaluation, Experiment, Preparation
 from prism_jax.parallel.processes import is_terminal
-from prism_jax.tasks.predict import Predictor, Setting
+from prism_jax.tasks.predict import Predictor
 from prism_jax.user_paths import UserPath
 
 
 @dataclass(frozen=True)
 class Blocks:
-    UNUSED: ClassVar = flags.ONE_SETTING
-
-    experiment: recipe.Flat
+    experiment: Flat[Experiment]
+    evaluation: Flat[Evaluation]
+    setting: Flat[Setting]
+    training: Preparation
     checkpoint: UserPath | None = None
     """A run of train.finetune (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout."""
     out: UserPath = "runs/blocks"
@@ -42,8 +44,7 @@ class Blocks:
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Blocks, __doc__, argv)
-    experiment = command.experiment
-    setting = Setting(experiment.exchange, experiment.num_parts)
+    experiment, setting = command.experiment, command.setting
     runner(setting.num_parts)
     setting.check(bucket_lengths(experiment.buckets, experiment.num_tokens))
     check_runs(experiment, [command.checkpoint])

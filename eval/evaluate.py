@@ -7,26 +7,28 @@ python -m eval.evaluate configs/X.py [--exchange segment_means:8] [--num-parts 4
 import shlex
 import sys
 from dataclasses import dataclass
-from typing import ClassVar
 
 from eval.reporting import files, tables
 from eval.scoring.measure import check_runs, complete, load_scoring, measure
 from eval.scoring.variants import BASE
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
+from prism_jax.cli.flags import Flat
 from prism_jax.data.text import bucket_lengths
-from prism_jax.experiments import recipe
+from prism_jax.exchange.setting import Setting
+from prism_jax.experiments.recipe import Evaluation, Experiment, Preparation
 from prism_jax.parallel.place import Place, make_runners
 from prism_jax.parallel.processes import is_terminal
-from prism_jax.tasks.predict import Predictor, Setting
+from prism_jax.tasks.predict import Predictor
 from prism_jax.user_paths import UserPath
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    UNUSED: ClassVar = flags.ONE_SETTING
-
-    experiment: recipe.Flat
+    experiment: Flat[Experiment]
+    evaluation: Flat[Evaluation]
+    setting: Flat[Setting]
+    training: Preparation
     checkpoint: UserPath | None = None
     """Folder of a train.finetune run (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout."""
     on: Place = "mesh"
@@ -37,8 +39,7 @@ class Evaluate:
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Evaluate, __doc__, argv)
-    experiment = command.experiment
-    setting = Setting(experiment.exchange, experiment.num_parts)
+    experiment, setting = command.experiment, command.setting
     setting.check(bucket_lengths(experiment.buckets, experiment.num_tokens))
     runner = make_runners(command.on, [setting.num_parts])[setting.num_parts]
     check_runs(experiment, [command.checkpoint])

@@ -9,7 +9,6 @@ python -m eval.generate configs/X.py --prompt "Once upon a time" ["A second one"
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import jax
 
@@ -19,10 +18,13 @@ from eval.scoring.measure import check_runs, load_variant
 from prism_jax import weights
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
+from prism_jax.cli.flags import Flat
 from prism_jax.data import text
 from prism_jax.errors import InputError
 from prism_jax.exchange.baselines import WholeSequence
+from prism_jax.exchange.setting import Setting
 from prism_jax.experiments import recipe
+from prism_jax.experiments.recipe import Evaluation, Experiment, Preparation
 from prism_jax.generation import Generator
 from prism_jax.parallel.mesh import emulate_devices, on_mesh
 from prism_jax.parallel.one_device import on_one_device
@@ -34,13 +36,14 @@ from prism_jax.user_paths import UserPath
 
 @dataclass(frozen=True)
 class Generate:
-    UNUSED: ClassVar = flags.ONE_SETTING
-
-    experiment: recipe.Flat
+    experiment: Flat[Experiment]
+    evaluation: Flat[Evaluation]
+    setting: Flat[Setting]
+    training: Preparation
     prompt: tuple[str, ...] = ()
     """One or more texts to go on with."""
     max_new_tokens: Count = 64
-    sampling: recipe.FlatSampling = Sampling()
+    sampling: Flat[Sampling] = Sampling()
     stop: str | None = None
     """The one token that ends a text; by default those that generation_config.json names, or config.json, or the tokenizer's."""
     bucket: Count = 16
@@ -62,23 +65,23 @@ def load(command: Generate) -> weights.Pretrained:
         experiment.model,
         experiment.weights,
         revision=experiment.revision,
-        adapter=experiment.adapter,
+        adapter=experiment.evaluation.adapter,
         compute_dtype=experiment.compute_dtype,
     )
 
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Generate, __doc__, argv)
-    experiment, new = command.experiment, command.max_new_tokens
+    experiment, setting, new = command.experiment, command.setting, command.max_new_tokens
     if not hasattr(experiment.model, "prefill"):
         raise InputError(f"{experiment.model.__name__} does not generate text; choose a config with GPT2LMHeadModel")
     if not command.prompt:
         raise InputError('nothing to go on with; give --prompt "Once upon a time", or several texts')
-    if several() and experiment.num_parts != jax.device_count():
+    if several() and setting.num_parts != jax.device_count():
         raise InputError(
-            f"num_parts is {experiment.num_parts}; choose {jax.device_count()}, the number of devices of all processes"
+            f"num_parts is {setting.num_parts}; choose {jax.device_count()}, the number of devices of all processes"
         )
-    emulate_devices(experiment.num_parts)
+    emulate_devices(setting.num_parts)
     check_runs(experiment, [command.checkpoint])
     out = output_folder(command.out)
     loaded = load(command)
@@ -88,7 +91,7 @@ def main(argv: list[str]) -> None:
     assert loaded.folder is not None  # where the tokenizer lies
     stop = stop_tokens(tokenizer, loaded.folder, command.stop)
     make = partial(Generator, loaded.model, loaded.params, bucket=command.bucket)
-    parts = make(experiment.exchange, on_mesh(experiment.num_parts))
+    parts = make(setting.exchange, on_mesh(setting.num_parts))
     print(where_prompts_stand(parts, prompts, new))
     added = stream_texts(parts, tokenizer, command.prompt, prompts, new, command.sampling, stop)
     rows = []

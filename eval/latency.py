@@ -34,15 +34,16 @@ from eval.timing import latency_model, part_alone, requests
 from prism_jax.assets import hub
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
+from prism_jax.cli.flags import Flat
 from prism_jax.errors import InputError, RunError
 from prism_jax.exchange.base import check
 from prism_jax.exchange.baselines import AllGather
+from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
-from prism_jax.experiments import recipe
 from prism_jax.experiments.build import load_data
+from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Preparation
 from prism_jax.parallel.processes import from_terminal, is_terminal, several
 from prism_jax.records import BatchSize, Count, Positive
-from prism_jax.tasks.predict import Setting
 from prism_jax.user_paths import UserPath
 
 RTTS = "one or more of 0 to 1000 milliseconds"
@@ -52,7 +53,10 @@ LOOPBACK, HOSTS = "loopback", "hosts"
 
 @dataclass(frozen=True)
 class Latency:
-    experiment: recipe.Flat
+    experiment: Flat[Experiment]
+    evaluation: Flat[Evaluation]
+    grid: Flat[Grid]
+    training: Preparation
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",), metavar="P")] = None
     """Processes to start on this machine, one part and one core each; without it, those that --coordinator brings together."""
     batch_sizes: Annotated[tuple[BatchSize, ...], Meta(min_length=1, description="one or more")] = (1, 8)
@@ -91,14 +95,14 @@ class Latency:
           InputError: for an exchange that can't run.
         """
         for num_tokens in self.lengths:
-            for exchange in grid_of_exchanges(self.experiment):
+            for exchange in grid_of_exchanges(self.grid):
                 check(exchange, num_tokens, num_parts)
         found = [ONE_DEVICE, Setting(AllGather(), num_parts)]
-        return list(dict.fromkeys(found + [Setting(one, num_parts) for one in grid_of_exchanges(self.experiment)]))
+        return list(dict.fromkeys(found + [Setting(one, num_parts) for one in grid_of_exchanges(self.grid)]))
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        return tuple(dict.fromkeys(self.experiment.lengths or (self.experiment.num_tokens,)))
+        return tuple(dict.fromkeys(self.grid.lengths or (self.experiment.num_tokens,)))
 
     @property
     def links(self) -> list[dict]:
@@ -146,7 +150,7 @@ def main(argv: list[str]) -> None:
     finish(out, f"python -m eval.latency {shlex.join(argv)}")
 
 
-def fetch(experiment: recipe.Experiment) -> None:
+def fetch(experiment: Experiment) -> None:
     """Brings what an experiment reads into the caches, so that its processes need no network for it.
 
     Raises:
@@ -154,7 +158,7 @@ def fetch(experiment: recipe.Experiment) -> None:
       AssetError: if an asset can't be had.
     """
     hub.resolve(experiment.weights, experiment.revision)
-    load_data(experiment, experiment.split)
+    load_data(experiment, experiment.evaluation.split)
 
 
 def _supervise(ranks: list[list[str]]) -> None:
@@ -262,11 +266,11 @@ def _with_parts_alone(content: dict, command: Latency, scoring: Scoring, batch_s
     Also on the config's other numbers of parts, for `eval.plan`.
     """
     experiment, num_tokens = command.experiment, scoring.experiment.num_tokens
-    several_parts = dict.fromkeys((jax.device_count(), *(p for p in experiment.parts if p > 1)))
+    several_parts = dict.fromkeys((jax.device_count(), *(p for p in experiment.grid.parts if p > 1)))
     settings = [ONE_DEVICE] + [
         Setting(one, num_parts)
         for num_parts in several_parts
-        for one in dict.fromkeys((AllGather(), *grid_of_exchanges(experiment)))
+        for one in dict.fromkeys((AllGather(), *grid_of_exchanges(experiment.grid)))
         if not why_impossible(Setting(one, num_parts), (num_tokens,))
     ]
     found = _alone(content, num_tokens, batch_size)

@@ -24,8 +24,9 @@ from eval.timing import latency_model
 from eval.timing.latency_model import Constants, Link
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run, write
+from prism_jax.cli.flags import Flat
 from prism_jax.errors import InputError
-from prism_jax.experiments import recipe
+from prism_jax.experiments.recipe import Experiment
 from prism_jax.metrics import scores
 from prism_jax.records import Count, NotNegative
 from prism_jax.user_paths import UserPath
@@ -33,7 +34,7 @@ from prism_jax.user_paths import UserPath
 
 @dataclass(frozen=True)
 class Plan:
-    experiment: recipe.Flat
+    experiment: Flat[Experiment]
     rate: str | None = None
     """Of the link between the devices, such as 50mbit. Needed."""
     rtt: Milliseconds = 0.0

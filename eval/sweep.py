@@ -8,9 +8,8 @@ python -m eval.sweep configs/X.py [--parts 1 2 4] [--segments 1 4 16] [--exchang
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 from tqdm import tqdm
 
@@ -24,8 +23,9 @@ from eval.sweeping.grid import plan
 from eval.sweeping.sweeper import Sweeper
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
+from prism_jax.cli.flags import Flat
 from prism_jax.errors import InputError, RunError
-from prism_jax.experiments import recipe
+from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Preparation
 from prism_jax.parallel.place import Place, make_runners
 from prism_jax.parallel.processes import from_terminal, is_terminal
 from prism_jax.user_paths import UserPath
@@ -33,11 +33,14 @@ from prism_jax.user_paths import UserPath
 
 @dataclass(frozen=True)
 class Sweep:
-    UNUSED: ClassVar = {"exchange": "--exchanges or --segments", "num_parts": "--parts"}
-
-    experiment: recipe.Flat
+    experiment: Flat[Experiment]
+    evaluation: Flat[Evaluation]
+    grid: Flat[Grid]
+    training: Preparation
     base: UserPath | None = None
     """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights."""
+    tuned: UserPath | None = None
+    """The same, tuned from base through an exchange: scored beside base. By default the config's, unless --base is given."""
     control: UserPath | None = None
     """The same, tuned as long without an exchange: scored on one device, and what recovery is measured against."""
     checkpoints: tuple[UserPath, ...] = ()
@@ -50,10 +53,13 @@ class Sweep:
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Sweep, __doc__, argv)
-    experiment, tuned = command.experiment, command.experiment.tuned
-    if command.base and tuned and not any(word.split("=")[0] == "--tuned" for word in argv):
-        print(f"{tuned} was tuned from the config's own weights, not from --base, so it is left out; add --tuned RUN")
-        tuned = None
+    experiment, tuned = command.experiment, command.tuned
+    if (own := command.evaluation.tuned) and not tuned:
+        if command.base:
+            print(f"{own} was tuned from the config's own weights, not from --base, so it is left out; add --tuned RUN")
+        else:
+            tuned = own
+    experiment = replace(experiment, evaluation=replace(command.evaluation, tuned=tuned))
     named = {TUNED: tuned, CONTROL: command.control}
     if taken := {BASE, *named}.intersection(command.checkpoints):
         raise InputError(

@@ -63,7 +63,9 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _encoded(model: BertModel, exchange: Exchange, run: PlacedRunner, params: Any, parts: Parts) -> tuple[jax.Array, ...]:
+def _encoded(
+    model: BertModel, exchange: Exchange, run: PlacedRunner, params: Any, parts: Parts
+) -> tuple[jax.Array, ...]:
     return forward(model, params, parts, exchange, run)
 
 

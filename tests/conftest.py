@@ -83,7 +83,7 @@ import numpy as np
 
 from prism_jax import data
 from prism_jax.data.datasets import Labelled
-from prism_jax.experiments.recipe import Experiment, Training
+from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Training
 from prism_jax.models.bert import BertForSequenceClassification
 
 
@@ -101,10 +101,9 @@ config = Experiment(
     weights={str(toy_folder)!r},
     dataset="toy",
     num_tokens=18,
-    parts=(2, 3),
-    segments=(1, 3),
-    limit=40,
     batch_size=16,
+    evaluation=Evaluation(limit=40),
+    grid=Grid(parts=(2, 3), segments=(1, 3)),
     training=Training(epochs=4, batch_size=16, learning_rate=0.05, frozen=("encoder/.*",)),
 )
 """)

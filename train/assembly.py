@@ -1,6 +1,5 @@
 """What a run is made of: its settings, data, model, steps and folder."""
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from prism_jax.data.datasets import Dataset, changes, contents
 from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
 from prism_jax.exchange.baselines import WholeSequence
+from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
 from prism_jax.experiments import checkpoint, recipe
 from prism_jax.experiments.build import (
@@ -41,16 +41,13 @@ from prism_jax.tasks import num_labels, prepare
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.batches import steps_per_epoch, training_batches
 from prism_jax.tasks.head import Head
-from prism_jax.tasks.predict import Predictor, Setting
+from prism_jax.tasks.predict import Predictor
 from prism_jax.trees import count, flatten, unflatten
 from train.log import Log, check_tensorboard
 from train.loop import Run
 from train.optimizer import optimizer
 from train.parameters import divide
 from train.step import init_state, make_step
-
-MAY_CHANGE = ("parts", "exchanges", "data", "log_every", "tensorboard", "patience")
-"""What of a recipe may differ when a run goes on."""
 
 SCORED_BY = ("exchange", "num_parts")
 """What the held-out examples are scored through: scores through several would not compare."""
@@ -62,7 +59,7 @@ STAYS = (
     *checkpoint.SAME_MODEL,
     *SCORED_BY,
     *("data_source", "buckets", "compute_dtype"),
-    *(f"training.{one.name}" for one in dataclasses.fields(Training) if one.name not in MAY_CHANGE),
+    *(f"training.{name}" for name in checkpoint.SAME_TRAINING),
 )
 """What must be the same when a run goes on."""
 
@@ -71,7 +68,7 @@ def finetune(experiment: Experiment, out: str, *, resume: bool = False, start: s
     """Trains, keeping in `out` what is needed to go on after an interruption.
 
     Args:
-      experiment: its `training` says how; its `exchange` and `num_parts` what the held-out examples are scored through.
+      experiment: its `training` says how; its `setting` what the held-out examples are scored through.
       out: folder for config.json, checkpoints and metrics.jsonl.
       resume: go on with the run in `out`, from its last whole checkpoint.
       start: a run, as `checkpoint.named` has it, from which training starts.
@@ -83,10 +80,10 @@ def finetune(experiment: Experiment, out: str, *, resume: bool = False, start: s
       InputError: for wrong values, before anything slow starts.
       RunError: where the loss is no finite number, or training was interrupted.
     """
-    experiment = replace(experiment, adapter=None, tuned=None)
+    experiment = replace(experiment, evaluation=replace(experiment.evaluation, adapter=None, tuned=None))
     training, lengths = experiment.training, bucket_lengths(experiment.buckets, experiment.num_tokens)
     settings = [Setting(exchange, parts) for parts, exchange in product(training.parts, training.exchanges)]
-    scored = Setting(experiment.exchange, experiment.num_parts)
+    scored = experiment.setting
     _check_recipe(experiment, (*settings, scored), lengths)
     runners = {setting.num_parts: runner(training, setting.num_parts) for setting in (*settings, scored)}
     if start:

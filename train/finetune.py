@@ -9,11 +9,12 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from prism_jax.cli import flags
 from prism_jax.cli.entry import run, write
-from prism_jax.experiments import recipe
+from prism_jax.cli.flags import Flat
+from prism_jax.exchange.setting import Setting
+from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.parallel.mesh import emulate_devices
 from prism_jax.parallel.processes import is_terminal
 from prism_jax.user_paths import UserPath
@@ -22,16 +23,9 @@ from train.assembly import finetune
 
 @dataclass(frozen=True)
 class Finetune:
-    UNUSED: ClassVar = {
-        "parts": "--training.parts",
-        **dict.fromkeys(("segments", "exchanges", "wires"), "--training.exchanges"),
-        "lengths": "--num-tokens",
-        **dict.fromkeys(("tuned", "adapter"), "--start"),
-        "limit": "--training.limit",
-        "split": "--training.validation",
-    }
-
-    experiment: recipe.Flat
+    experiment: Flat[Experiment]
+    setting: Flat[Setting]
+    training: Training
     out: UserPath = "runs/finetune"
     """Folder for all that the run writes."""
     resume: bool = False
@@ -42,9 +36,9 @@ class Finetune:
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Finetune, __doc__, argv)
-    out, training = Path(command.out), command.experiment.training
+    out, training = Path(command.out), command.training
     if training.data is not None:
-        emulate_devices(max(*training.parts, command.experiment.num_parts) * training.data)
+        emulate_devices(max(*training.parts, command.setting.num_parts) * training.data)
     reached = finetune(command.experiment, command.out, resume=command.resume, start=command.start)
     said = f"python -m train.finetune {shlex.join(argv)}"
     if is_terminal() and (reached["first_step"] < reached["step"] or not (out / "result.json").exists()):

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from prism_jax.errors import RunError
+from prism_jax.exchange.setting import Setting
 from prism_jax.experiments import checkpoint, saving
 from prism_jax.experiments.recipe import Training
 from prism_jax.layers import lora
 from prism_jax.metrics import scores
 from prism_jax.parallel.processes import from_terminal, on_any
 from prism_jax.parallel.runner import PlacedRunner
-from prism_jax.tasks.predict import Predictor, Setting
+from prism_jax.tasks.predict import Predictor
 from prism_jax.trees import flatten, unflatten
 from train.clock import Clock, Progress
 from train.log import Log

@@ -10,6 +10,7 @@ import numpy as np
 import prism_jax as pj
 from prism_jax.exchange.segments import WeightedMeans, segment_table
 from prism_jax.experiments import recipe as configs
+from prism_jax.experiments.recipe import Grid
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,13 @@ class FirstTokenAndMeans(pj.SegmentMeans):
 
 config = replace(
     configs.load("configs/sst2_minilm.py"),
-    segments=(),
-    exchanges=(
-        *(WeightedMeans(1, exponent) for exponent in (0, 0.5, 0.75, 1, 1.25, 1.5, 2)),
-        pj.SegmentMeans(2),
-        FirstTokenAndMeans(1),
+    grid=Grid(
+        parts=(2, 4),
+        segments=(),
+        exchanges=(
+            *(WeightedMeans(1, exponent) for exponent in (0, 0.5, 0.75, 1, 1.25, 1.5, 2)),
+            pj.SegmentMeans(2),
+            FirstTokenAndMeans(1),
+        ),
     ),
 )

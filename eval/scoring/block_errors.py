@@ -13,6 +13,7 @@ from eval.scoring.variants import ONE_DEVICE
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchanges, per_block
 from prism_jax.exchange.baselines import AllGather
+from prism_jax.exchange.setting import Setting
 from prism_jax.forward import block_outputs
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.partition import Parts
@@ -20,7 +21,6 @@ from prism_jax.parallel.place import make_runner
 from prism_jax.parallel.processes import several
 from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.batches import scoring_batches
-from prism_jax.tasks.predict import Setting
 
 
 def runner(num_parts: int) -> PlacedRunner:

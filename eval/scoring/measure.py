@@ -14,6 +14,7 @@ from eval.scoring.variants import BASE
 from prism_jax import cost
 from prism_jax.data.datasets import Corpus, Dataset, even_rows, subset
 from prism_jax.data.text import bucket_lengths, bucket_of
+from prism_jax.exchange.setting import Setting
 from prism_jax.experiments import checkpoint
 from prism_jax.experiments.build import (
     HELD_OUT,
@@ -31,7 +32,7 @@ from prism_jax.parallel.processes import check_same, from_terminal
 from prism_jax.tasks import prepare
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.language import LanguageModelling
-from prism_jax.tasks.predict import Predictor, Setting, rows_by_bucket
+from prism_jax.tasks.predict import Predictor, rows_by_bucket
 from prism_jax.weights import Pretrained, peft_files
 
 
@@ -91,7 +92,7 @@ def load_scoring(
     """
     for source in sources.values():
         check_variant(experiment, source, fresh)
-    dataset = load_data(experiment, experiment.split)
+    dataset = load_data(experiment, experiment.evaluation.split)
     variants = {kind: load_variant(experiment, dataset, source, fresh) for kind, source in sources.items()}
     pretrained = variants[BASE]
     for setting in settings:
@@ -102,11 +103,13 @@ def load_scoring(
             experiment.num_tokens,
             experiment.batch_size,
         )
-    limit = 0 if experiment.split == HELD_OUT else experiment.limit  # held out is what training scored
+    limit = (
+        0 if experiment.evaluation.split == HELD_OUT else experiment.evaluation.limit
+    )  # held out is what training scored
     index = None if isinstance(dataset, Corpus) else even_rows(len(dataset), limit)
     dataset = subset(dataset, limit)
     task = prepare(dataset, pretrained, experiment.num_tokens)
-    named = {kind: source or experiment.adapter or experiment.weights for kind, source in sources.items()}
+    named = {kind: source or experiment.evaluation.adapter or experiment.weights for kind, source in sources.items()}
     params = {kind: one.params for kind, one in variants.items()}
     check_same("weights", params)
     return Scoring(experiment, pretrained.model, params, named, dataset, index, pretrained.folder, task)
@@ -123,11 +126,11 @@ def load_variant(
     if source is None:
         return load_model(experiment, dataset, fresh=fresh)
     if _is_adapter(source):
-        return load_model(replace(experiment, adapter=source), dataset)
+        return load_model(_with_adapter(experiment, source), dataset)
     trained = from_terminal(lambda: checkpoint.named(source))
     checkpoint.check_same_model(trained.run, trained.config, experiment, *_alike(experiment))
     check_same_classes(trained, dataset)
-    if dataset is not None and experiment.split == HELD_OUT:
+    if dataset is not None and experiment.evaluation.split == HELD_OUT:
         check_same_held_out(trained, dataset)
     pretrained = load_run(trained, experiment.model, experiment.compute_dtype, experiment.training.fresh)
     return replace(pretrained, params=lora.merge(pretrained.params))
@@ -138,7 +141,7 @@ def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, 
     if source is None:
         check_sources(experiment, fresh=fresh)
     elif _is_adapter(source):
-        check_sources(replace(experiment, adapter=source))
+        check_sources(_with_adapter(experiment, source))
 
 
 def check_runs(experiment: Experiment, sources: Iterable[str | None]) -> None:
@@ -151,7 +154,11 @@ def check_runs(experiment: Experiment, sources: Iterable[str | None]) -> None:
 def _alike(experiment: Experiment) -> tuple[str, ...]:
     """In which fields beside the model's a run must not differ: what is held out must be what training scored."""
     held_out = ("data_source", "buckets", "compute_dtype", "training.validation", "training.validation_limit")
-    return held_out if experiment.split == HELD_OUT else ()
+    return held_out if experiment.evaluation.split == HELD_OUT else ()
+
+
+def _with_adapter(experiment: Experiment, folder: str) -> Experiment:
+    return replace(experiment, evaluation=replace(experiment.evaluation, adapter=folder))
 
 
 def _is_adapter(source: str) -> bool:

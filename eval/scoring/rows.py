@@ -8,6 +8,7 @@ from prism_jax import cost
 from prism_jax.errors import InputError, RunError
 from prism_jax.exchange.base import Exchange, as_tuple, name_of, wire_of, with_wire
 from prism_jax.exchange.baselines import AllGather, WholeSequence
+from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
 from prism_jax.exchange.wire import FLOAT32
 from prism_jax.metrics import scores
@@ -15,7 +16,7 @@ from prism_jax.parallel.mesh import OnMesh
 from prism_jax.parallel.partition import part_length
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.language import LanguageModelling
-from prism_jax.tasks.predict import Predictor, Setting, rows_by_bucket
+from prism_jax.tasks.predict import Predictor, rows_by_bucket
 
 
 def predicted_in_last_part(num_tokens: int, num_parts: int) -> range:

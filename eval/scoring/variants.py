@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from prism_jax.exchange.baselines import WholeSequence
+from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
 from prism_jax.experiments import checkpoint
 from prism_jax.experiments.run_files import RunConfig, read_config
-from prism_jax.tasks.predict import Setting
 
 BASE, TUNED, CONTROL = "base", "tuned", "control"
 """Weights to score: those to begin with; tuned from these through an exchange; tuned from these as long without one."""

@@ -8,9 +8,9 @@ from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchange, Exchanges, as_tuple, sender, with_wire
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
 from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.wire import FLOAT32, WIRES, Wire
-from prism_jax.experiments.recipe import Experiment
-from prism_jax.tasks.predict import Setting
+from prism_jax.experiments.recipe import Experiment, Grid
 
 
 def plan(experiment: Experiment, weights: Collection[str]) -> list[Planned]:
@@ -25,9 +25,9 @@ def plan(experiment: Experiment, weights: Collection[str]) -> list[Planned]:
       InputError: for an N, a P or an exchange that can run nowhere on the grid.
     """
     rows: list[Planned] = []
-    lengths = list(dict.fromkeys(experiment.lengths or (experiment.num_tokens,)))
-    parts = [num_parts for num_parts in dict.fromkeys(experiment.parts) if num_parts != 1]
-    exchanges = grid_of_exchanges(experiment)
+    lengths = list(dict.fromkeys(experiment.grid.lengths or (experiment.num_tokens,)))
+    parts = [num_parts for num_parts in dict.fromkeys(experiment.grid.parts) if num_parts != 1]
+    exchanges = grid_of_exchanges(experiment.grid)
     for num_tokens in lengths:
         rows += [Planned(num_tokens, ONE_DEVICE, kind) for kind in weights if kind != TUNED]
         for setting in (Setting(exchange, num_parts) for num_parts in parts for exchange in exchanges):
@@ -41,12 +41,12 @@ def plan(experiment: Experiment, weights: Collection[str]) -> list[Planned]:
     return rows
 
 
-def grid_of_exchanges(experiment: Experiment) -> list[Exchanges]:
+def grid_of_exchanges(grid: Grid) -> list[Exchanges]:
     """The exchanges of a sweep, each in every wire format that was asked for."""
-    each = [*experiment.exchanges, *map(SegmentMeans, experiment.segments)]
-    if not experiment.wires:
-        return list(dict.fromkeys(each))
-    return list(dict.fromkeys(in_format(one, WIRES[wire]) for one in each for wire in experiment.wires))
+    exchanges = [*grid.exchanges, *map(SegmentMeans, grid.segments)]
+    if not grid.wires:
+        return list(dict.fromkeys(exchanges))
+    return list(dict.fromkeys(in_format(exchange, WIRES[wire]) for exchange in exchanges for wire in grid.wires))
 
 
 def in_format(exchange: Exchanges, wire: Wire) -> Exchanges:

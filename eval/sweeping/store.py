@@ -18,10 +18,10 @@ from prism_jax import records
 from prism_jax.cli.entry import write
 from prism_jax.data import datasets
 from prism_jax.exchange.base import Exchange, Wrapped, as_tuple, wire_of
+from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.inputs import Images
-from prism_jax.tasks.predict import Setting
 from prism_jax.trees import flatten
 
 

@@ -9,9 +9,10 @@ from eval.scoring.rows import failed_row, recovery_row
 from eval.scoring.variants import BASE, CONTROL, ONE_DEVICE, TUNED, Planned
 from eval.sweeping import store
 from prism_jax.errors import InputError
+from prism_jax.exchange.setting import Setting
 from prism_jax.parallel.processes import from_terminal, several
 from prism_jax.parallel.runner import PlacedRunner
-from prism_jax.tasks.predict import Predictor, Setting
+from prism_jax.tasks.predict import Predictor
 
 
 class Sweeper:

@@ -16,11 +16,11 @@ from eval.scoring.variants import BASE
 from eval.timing.part_program import StandIn
 from prism_jax import cost
 from prism_jax.exchange.base import Exchange, Exchanges
+from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
 from prism_jax.forward import forward
 from prism_jax.parallel.partition import Layout, Parts, split
 from prism_jax.parallel.runner import PartFunction, Runner
-from prism_jax.tasks.predict import Setting
 
 ROUNDS, AT_MOST_SECONDS = 9, 20.0
 """A setting is timed so often, in turn with the others, or until this much time for each is spent."""

@@ -15,11 +15,11 @@ from eval.scoring.rows import setting_row
 from eval.scoring.variants import BASE
 from eval.timing.part_alone import traffic
 from prism_jax import cost
+from prism_jax.exchange.setting import Setting
 from prism_jax.forward import forward
 from prism_jax.parallel.mesh import on_mesh
 from prism_jax.parallel.processes import from_terminal
 from prism_jax.parallel.runner import PlacedRunner
-from prism_jax.tasks.predict import Setting
 
 WARM_UP = 2
 """Requests before the first that counts."""

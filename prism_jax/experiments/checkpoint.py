@@ -217,6 +217,13 @@ def chain(trained: Trained) -> list[Trained]:
 SAME_MODEL = ("model", "weights", "revision", "dataset", "num_tokens", "image_size")
 """The fields of an experiment that say what was trained."""
 
+SAME_TRAINING = (
+    *("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "warmup", "weight_decay", "clip"),
+    *("label_smoothing", "dropout", "augment", "fresh", "frozen", "lora_rank", "lora_alpha", "limit"),
+    *("validation", "validation_limit", "evaluate_every", "seed"),
+)
+"""The fields of `Training` that must be the same when a run goes on, in the order in which checkpoints' digests hold them."""
+
 
 def recipe_digest(experiment: recipe.Experiment, fields: tuple[str, ...]) -> str:
     """Stands for the values of some fields, such as `weights` or `training.seed`."""

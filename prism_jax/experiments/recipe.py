@@ -7,7 +7,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import flax.linen as nn
 import tyro
@@ -16,51 +16,80 @@ from msgspec import Meta
 from prism_jax import records
 from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
-from prism_jax.exchange import baselines, segments, text
-from prism_jax.exchange.base import Exchange, Exchanges
+from prism_jax.exchange import baselines, segments
+from prism_jax.exchange.base import Exchange
+from prism_jax.exchange.flag_types import ExchangesFlag
+from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.wire import WIRES, Wire
 from prism_jax.records import BatchSize, Count, Natural, NotNegative, NumParts, NumTokens, Positive, Seed, Share, Side
-from prism_jax.sampling import Sampling
 from prism_jax.user_paths import UserPath, expand
 from prism_jax.weights import peft_files
 
+T = TypeVar("T")
 
-def _is_exchange(value: object) -> bool:
-    return isinstance(value, Exchange) or (
-        isinstance(value, tuple) and bool(value) and all(isinstance(one, Exchange) for one in value)
-    )
-
-
-ExchangeFlag = Annotated[
-    Exchanges,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="EXCHANGE",
-        instance_from_str=lambda args: text.parse(args[0]),
-        is_instance=_is_exchange,
-        str_from_instance=lambda value: [text.text_of(value)],
-    ),
-    Meta(description="an exchange such as SegmentMeans(8), or a tuple with one for each block"),
-]
-"""An exchange, as `all_gather` or `segment_means:8` on the command line; with commas between them, one for each block."""
-
-
-ExchangesFlag = Annotated[
-    tuple[Exchanges, ...],
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="[EXCHANGE [EXCHANGE ...]]",
-        instance_from_str=lambda args: tuple(text.parse(arg) for arg in args),
-        is_instance=lambda value: isinstance(value, tuple) and all(map(_is_exchange, value)),
-        str_from_instance=lambda value: [text.text_of(one) for one in value],
-    ),
-    Meta(description="a tuple of exchanges, such as (IsolatedParts(), SegmentMeans(8))"),
-]
-"""Several of them, with spaces between."""
+Group = Annotated[T, tyro.conf.arg(name=""), tyro.conf.Suppress]
+"""A group of an experiment's fields. The commands that read it declare it, and have its fields as flags."""
 
 
 @dataclass(frozen=True)
-class Training:
+class Evaluation:
+    """The weights and the examples to score."""
+
+    adapter: UserPath | None = None
+    """Folder with a LoRA adapter in PEFT's layout, which is scored; training starts without it."""
+    tuned: tyro.conf.Suppress[UserPath | None] = None
+    """A run of train.finetune (RUN or RUN@STEP) or such a folder, tuned through an exchange: a sweep scores it beside the weights."""
+    split: str = "test"
+    """Examples to score: test, held_out (those that training holds out of its split), or a split's own name."""
+    limit: Annotated[int, Meta(ge=0, description="a number of examples, or 0 for all")] = 256
+    """Examples to score, at even distances over the test split; 0 for all."""
+
+    def check(self) -> None:
+        """Raises InputError if the adapter's folder holds none."""
+        if self.adapter is not None and not (Path(self.adapter) / peft_files.CONFIG).is_file():
+            raise InputError(
+                f"no adapter in {self.adapter!r}; give a folder with {peft_files.CONFIG}, as train.export --adapter writes it"
+            )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The settings of a sweep, or of a measurement of latency: every exchange on every number of parts."""
+
+    parts: tuple[NumParts, ...] = (2, 4, 8)
+    """Numbers of parts, P."""
+    segments: tuple[int, ...] = (1, 4, 16)
+    """Segments of a part, L, for segment means."""
+    exchanges: ExchangesFlag = (baselines.IsolatedParts(), baselines.AllGather())
+    """Exchanges beside segment means; own exchanges can stand here."""
+    wires: tuple[str, ...] = ()
+    """Wire formats, such as float32 int8, for every exchange that sends something; else each exchange's own."""
+    lengths: tuple[NumTokens, ...] = ()
+    """Numbers of tokens, N; else num_tokens."""
+
+    def check(self) -> None:
+        """Raises InputError for an unknown wire format."""
+        for wire in self.wires:
+            if wire not in WIRES:
+                raise InputError(f"unknown wire format {wire!r}; known are {', '.join(WIRES)}")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How model and data are prepared for training. Other commands prepare them alike."""
+
+    fresh: tuple[str, ...] = ("classifier",)
+    """Top-level parameters to draw at random instead of loading them. Those that the run given with --start trained are kept."""
+    validation: Annotated[float, Meta(gt=0, lt=1, description="a share between 0 and 1")] = 0.1
+    """Share of the training split that is held out to choose the checkpoint, the same for every seed."""
+    validation_limit: Natural = 0
+    """Held-out examples to score, at even distances; 0 for all."""
+    seed: Seed = 0
+    """Seed of the parameters drawn at random, of the order of the examples, and of dropout."""
+
+
+@dataclass(frozen=True)
+class Training(Preparation):
     """How `train.finetune` trains."""
 
     exchanges: ExchangesFlag = (baselines.WholeSequence(),)
@@ -90,8 +119,6 @@ class Training:
     """Whether to drop out at the model's own rates."""
     augment: bool = False
     """Whether to crop and flip images."""
-    fresh: tuple[str, ...] = ("classifier",)
-    """First names of the parameters that are drawn at random in place of the source's; what a run to start from trained, stays."""
     frozen: tuple[str, ...] = ()
     """Regular expressions of the paths of parameters that stay as they are, such as `encoder/(token|position)/.*`."""
     lora_rank: Natural = 0
@@ -100,10 +127,6 @@ class Training:
     """The adapters' outputs are multiplied by lora_alpha / lora_rank."""
     limit: Natural = 0
     """Training examples, at even distances; 0 for all."""
-    validation: Annotated[float, Meta(gt=0, lt=1, description="a share between 0 and 1")] = 0.1
-    """Share of the training split that is held out, the same whatever the seed, to choose the checkpoint."""
-    validation_limit: Natural = 0
-    """Held-out examples to score, at even distances; 0 for all."""
     evaluate_every: Natural = 0
     """Steps between two evaluations, each with a checkpoint; 0 for one at the end of each epoch."""
     patience: Annotated[int, Meta(ge=1, description="1 or more, or None")] | None = None
@@ -112,7 +135,6 @@ class Training:
     """Steps between two lines of metrics.jsonl."""
     tensorboard: bool = False
     """Write TensorBoard's files too."""
-    seed: Seed = 0
 
     def check(self) -> None:
         """Raises InputError for a value out of its range, and for values that don't go together."""
@@ -132,72 +154,45 @@ class Training:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment: a model, a data set, and how the model is distributed."""
+    """One experiment: a model, a data set, and a group of fields for each way to use them."""
 
     model: tyro.conf.Suppress[type[nn.Module]]
     """The model class."""
     weights: UserPath
     """Folder in the hub's layout, hub id, or asset:NAME."""
     num_tokens: NumTokens
-    """N, to which a text is cut or padded."""
+    """Number of tokens, N, to which a text is cut or padded."""
     dataset: str | None = None
     """Data set by name; none where there is only text to generate."""
     data_source: UserPath | None = None
     """Folder in the hub's layout, or hub id, that stands in for the data set's own."""
-    split: str = "test"
-    """What is scored: test, held_out (what training holds out of its split), or a split's own name."""
     image_size: Side | None = None
     """Height and width of images in pixels, where they are not the model's own."""
     buckets: tuple[NumTokens, ...] = ()
     """Lengths below N to which shorter texts are padded; the part boundaries of a text follow from its own bucket."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
-    adapter: UserPath | None = None
-    """Folder with a LoRA adapter in PEFT's layout, which is scored; training starts without it."""
-    tuned: UserPath | None = None
-    """A run of train.finetune (RUN or RUN@STEP) or such a folder, tuned through an exchange: a sweep scores it beside the weights."""
-    exchange: ExchangeFlag = segments.SegmentMeans(8)
-    """What the parts exchange, where one setting is scored: such as all_gather, segment_means:8."""
-    num_parts: NumParts = 2
-    """P, where one setting is scored."""
-    parts: tuple[NumParts, ...] = (2, 4, 8)
-    """The P of a sweep."""
-    segments: tuple[int, ...] = (1, 4, 16)
-    """The L of a sweep's segment means."""
-    exchanges: ExchangesFlag = (baselines.IsolatedParts(), baselines.AllGather())
-    """What a sweep runs at every P beside segment means; own exchanges can stand here."""
-    wires: tuple[str, ...] = ()
-    """Wire formats of a sweep, such as float32 int8, for every exchange that sends something; else each exchange's own."""
-    lengths: tuple[NumTokens, ...] = ()
-    """The N of a sweep; else num_tokens."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the inputs of matrix products; all else stays float32."""
-    limit: Annotated[int, Meta(ge=0, description="a number of examples, or 0 for all")] = 256
-    """Examples to score, at even distances over the test split; 0 for all."""
     batch_size: BatchSize = 32
-    """B, examples that run together."""
-    training: Training = Training()
+    """Examples that are scored together, B."""
+    evaluation: Group[Evaluation] = Evaluation()
+    """The weights and the examples that are scored."""
+    setting: Group[Setting] = Setting(segments.SegmentMeans(8), 2)
+    """The exchange and P of commands that run one setting, and of the scores that choose a checkpoint in training."""
+    grid: Group[Grid] = Grid()
+    """The settings of commands that run many."""
+    training: tyro.conf.Suppress[Training] = Training()
+    """How the model is trained."""
 
     def check(self) -> None:
         """Raises InputError for what can be seen to be wrong without loading anything."""
         records.check_fields(self)
-        if self.adapter is not None and not (Path(self.adapter) / peft_files.CONFIG).is_file():
-            raise InputError(
-                f"no adapter in {self.adapter!r}; give a folder with {peft_files.CONFIG}, as train.export --adapter writes it"
-            )
-        for wire in self.wires:
-            if wire not in WIRES:
-                raise InputError(f"unknown wire format {wire!r}; known are {', '.join(WIRES)}")
-        for num_tokens in self.lengths or (self.num_tokens,):
+        self.evaluation.check()
+        self.grid.check()
+        for num_tokens in self.grid.lengths or (self.num_tokens,):
             bucket_lengths(self.buckets, num_tokens)
         self.training.check()
-
-
-Flat = Annotated[Experiment, tyro.conf.arg(name="")]
-"""An experiment whose fields are flags without a prefix."""
-
-FlatSampling = Annotated[Sampling, tyro.conf.arg(name="")]
-"""How tokens are chosen, likewise."""
 
 
 def load(path: str) -> Experiment:
@@ -227,16 +222,23 @@ def load(path: str) -> Experiment:
     return expand(experiment)
 
 
-def to_json(experiment: Experiment) -> dict:
-    """The experiment as plain values, for results and for telling two runs apart."""
+def to_json(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as plain values, for results and for telling two runs apart.
 
-    def plain(value):
-        if isinstance(value, Exchange | Wire):
-            return str(value)
-        if isinstance(value, type):
-            return value.__name__
-        if dataclasses.is_dataclass(value):
-            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return [plain(item) for item in value] if isinstance(value, tuple) else value
+    Returns:
+      The fields by name, with those of the groups among them; `training` is a dict of its own.
+    """
+    content = {field.name: _plain(getattr(experiment, field.name)) for field in dataclasses.fields(experiment)}
+    for name in ("evaluation", "setting", "grid"):
+        content |= content.pop(name)
+    return content
 
-    return plain(experiment)
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Exchange | Wire):
+        return str(value)
+    if isinstance(value, type):
+        return value.__name__
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -9,29 +9,12 @@ import numpy as np
 from tqdm import tqdm
 
 from prism_jax.data.text import bucket_of
-from prism_jax.exchange.base import Exchanges, check
-from prism_jax.exchange.text import text_of
+from prism_jax.exchange.setting import Setting
 from prism_jax.forward import encode
 from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.batches import Batch, scoring_batches
 from prism_jax.tasks.head import Head
-
-
-@dataclass(frozen=True)
-class Setting:
-    """An exchange on a number of parts."""
-
-    exchange: Exchanges
-    num_parts: int
-
-    def __str__(self) -> str:
-        return f"{text_of(self.exchange)} on {self.num_parts}"
-
-    def check(self, lengths: tuple[int, ...]) -> None:
-        """Raises InputError if sequences of one of these lengths can't run."""
-        for num_tokens in lengths:
-            check(self.exchange, num_tokens, self.num_parts)
 
 
 @dataclass(frozen=True)

@@ -183,6 +183,16 @@ def test_a_config_file_without_a_config_or_with_an_error(tmp_path, capsys):
         ("eval.evaluate", ["--segments", 2], "--segments does nothing in this command; use --exchange"),
         ("eval.blocks", ["--lengths", 16], "--lengths does nothing in this command; use --num-tokens"),
         ("eval.sweep", ["--num-parts", 4], "--num-parts does nothing in this command; use --parts"),
+        (
+            "eval.latency",
+            ["--exchange=all_gather"],
+            "--exchange does nothing in this command; use --exchanges or --segments",
+        ),
+        (
+            "eval.generate",
+            ["--training.epochs", 4],
+            "--training.epochs does nothing in this command; it is for train.finetune",
+        ),
     ],
 )
 def test_flags_that_would_do_nothing_are_refused(module, flags, message, toy_config, tmp_path, capsys):
@@ -217,7 +227,7 @@ def test_the_shipped_adapters_fit_their_config(name):
     from prism_jax.layers.transformer import TransformerConfig
     from prism_jax.models.bert import BertConfig, BertForSequenceClassification
 
-    folder = Path(getattr(recipe.load("configs/bert_newsgroups.py"), name))
+    folder = Path(getattr(recipe.load("configs/bert_newsgroups.py").evaluation, name))
     assert peft_files.num_labels(folder) == 20
     minilm = BertConfig(TransformerConfig(6, 384, 12, 1536, norm_first=False), num_labels=20)
     tensors = peft_files.read(folder, BertForSequenceClassification(minilm))
@@ -399,7 +409,8 @@ def test_the_last_part_s_predictions():
 def test_costs_are_means_over_rows():
     from eval.scoring.rows import setting_row
     from prism_jax.exchange.segments import SegmentMeans
-    from prism_jax.tasks.predict import Setting, rows_by_bucket
+    from prism_jax.exchange.setting import Setting
+    from prism_jax.tasks.predict import rows_by_bucket
 
     task = type("Task", (), {"lengths": np.array([3, 4, 7, 16, 15, 16, 12])})()
     rows = rows_by_bucket(task, (4, 8, 16))

@@ -27,7 +27,7 @@ from prism_jax.errors import InputError
 from prism_jax.exchange.baselines import AllGather
 from prism_jax.exchange.segments import SegmentMeans
 from prism_jax.experiments import checkpoint
-from prism_jax.experiments.recipe import Training, load
+from prism_jax.experiments.recipe import Evaluation, Grid, Setting, Training, load
 from prism_jax.layers import lora
 from prism_jax.models.bert import BertModel
 from prism_jax.models.gpt2 import GPT2Model
@@ -207,10 +207,12 @@ def test_adapter(seed, tmp_path):
 
 
 FIELDS = {
-    "num_tokens": 18, "dataset": "toy", "split": "test", "data_source": None, "image_size": None, "buckets": (9,), "revision": None,
-    "adapter": None, "tuned": None, "exchange": SegmentMeans(3), "num_parts": 2, "parts": (2,), "segments": (1,), "limit": 4,
-    "exchanges": (AllGather(),), "wires": ("int8",), "lengths": (18,), "compute_dtype": "float32", "batch_size": 4,
-    "model": BertModel, "weights": "asset:minilm", "training": Training(), "training.parts": (1,), "training.exchanges": (AllGather(),),
+    "num_tokens": 18, "dataset": "toy", "data_source": None, "image_size": None, "buckets": (9,), "revision": None, "batch_size": 4,
+    "compute_dtype": "float32", "model": BertModel, "weights": "asset:minilm",
+    "evaluation": Evaluation(), "evaluation.adapter": None, "evaluation.tuned": None, "evaluation.split": "test", "evaluation.limit": 4,
+    "setting": Setting(SegmentMeans(3), 2), "setting.exchange": SegmentMeans(3), "setting.num_parts": 2,
+    "grid": Grid(), "grid.parts": (2,), "grid.segments": (1,), "grid.exchanges": (AllGather(),), "grid.wires": ("int8",), "grid.lengths": (18,),
+    "training": Training(), "training.parts": (1,), "training.exchanges": (AllGather(),),
     **{f"training.{one.name}": getattr(Training(), one.name) for one in dataclasses.fields(Training) if one.name not in ("parts", "exchanges")},
 }  # fmt: skip
 """The fields of a config file, each with a good value."""
@@ -236,10 +238,12 @@ def config_file(fields: dict[str, str]) -> str:
     def call(kind, names):
         return f"{kind}({', '.join(f'{name}={value}' for name, value in names.items())})"
 
-    training = {name.partition(".")[2]: value for name, value in fields.items() if "." in name}
     own = {name: value for name, value in fields.items() if "." not in name}
-    own.setdefault("training", call("Training", training))
-    return f"""from prism_jax.experiments.recipe import Experiment, Training
+    for group in (Evaluation, Setting, Grid, Training):
+        name = group.__name__.lower()
+        inside = {field.partition(".")[2]: value for field, value in fields.items() if field.startswith(f"{name}.")}
+        own.setdefault(name, call(group.__name__, inside))
+    return f"""from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Setting, Training
 from prism_jax.exchange import AllGather, SegmentMeans, WholeSequence
 from prism_jax.models.bert import BertModel
 
@@ -249,9 +253,10 @@ config = {call("Experiment", own)}
 
 def good_fields() -> dict[str, str]:
     """As they are written."""
-    named = {"model": "BertModel", "exchange": "SegmentMeans(3)", "exchanges": "(AllGather(),)"}
-    named |= {"training.exchanges": "(AllGather(),)"}
-    return {name: named.get(name, repr(value)) for name, value in FIELDS.items() if name != "training"}
+    named = {"model": "BertModel", "setting.exchange": "SegmentMeans(3)"}
+    named |= dict.fromkeys(("grid.exchanges", "training.exchanges"), "(AllGather(),)")
+    groups = ("evaluation", "setting", "grid", "training")
+    return {name: named.get(name, repr(value)) for name, value in FIELDS.items() if name not in groups}
 
 
 def test_a_config_file_with_good_fields_is_read(tmp_path):

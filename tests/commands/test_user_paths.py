@@ -6,6 +6,7 @@ import importlib
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+import tyro
 from helpers.paths import ROOT
 
 from prism_jax import assets, data
@@ -50,8 +51,10 @@ def text_fields(record: type, prefix: str = "") -> dict[str, object]:
     found, hints = {}, get_type_hints(record, include_extras=True)
     for field in dataclasses.fields(record):
         hint, inside = hints[field.name], bare(hints[field.name])
+        if tyro.conf.Suppress in get_args(hint):  # no flag of this dataclass
+            continue
         if isinstance(inside, type) and dataclasses.is_dataclass(inside):
-            flat = inside in (recipe.Experiment, recipe.Sampling)
+            flat = any(getattr(meta, "name", None) == "" for meta in get_args(hint))
             found |= text_fields(inside, prefix if flat else f"{prefix}{field.name}.")
         elif of_texts(hint):
             found[prefix + field.name] = hint
@@ -59,8 +62,8 @@ def text_fields(record: type, prefix: str = "") -> dict[str, object]:
 
 
 def values(command, names) -> dict[str, str | tuple]:
-    experiment = getattr(command, "experiment", None)
-    return {name: getattr(command, name) if hasattr(command, name) else getattr(experiment, name) for name in names}
+    holders = [command, *(getattr(command, name, None) for name in ("experiment", "evaluation"))]
+    return {name: next(getattr(holder, name) for holder in holders if hasattr(holder, name)) for name in names}
 
 
 def test_every_command_is_seen():
@@ -76,9 +79,8 @@ def test_a_home_folder_is_found_in_every_path_of_a_command(module, toy_config, t
     command, texts = COMMANDS[module], text_fields(COMMANDS[module])
     paths = {name: hint for name, hint in texts.items() if holds_path(hint)}
     assert set(texts) - set(paths) <= NO_PATHS
-    unused = getattr(command, "UNUSED", {})
     positional = [name for name, hint in paths.items() if "Positional" in str(hint)]
-    flagged = [name for name in paths if name not in positional and name not in unused]
+    flagged = [name for name in paths if name not in positional]
     argv = [f"~/{name}" for name in positional]
     argv += [word for name in flagged for word in (f"--{name.replace('_', '-')}", f"~/{name}")]
     own = {field.name for field in dataclasses.fields(command) if field.default is dataclasses.MISSING}
@@ -98,12 +100,12 @@ from dataclasses import replace
 
 from prism_jax.experiments import recipe as configs
 
-config = replace(
-    configs.load({toy_config!r}), weights="~/w", data_source="~/d", adapter="~/a", tuned="~/t@5", split="~/no path"
-)
+evaluation = configs.Evaluation(adapter="~/a", tuned="~/t@5", split="~/no path")
+config = replace(configs.load({toy_config!r}), weights="~/w", data_source="~/d", evaluation=evaluation)
 """)
     experiment = recipe.load("~/mine.py")
-    said = (experiment.weights, experiment.data_source, experiment.adapter, experiment.tuned, experiment.split)
+    evaluation = experiment.evaluation
+    said = (experiment.weights, experiment.data_source, evaluation.adapter, evaluation.tuned, evaluation.split)
     assert said == (*(f"{tmp_path}/{name}" for name in ("w", "d", "a", "t@5")), "~/no path")
     assert expand(experiment) == experiment
     with pytest.raises(InputError, match="no config file '~/none.py'"):

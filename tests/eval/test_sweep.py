@@ -23,12 +23,13 @@ from eval.sweeping.grid import plan
 from prism_jax.data.images import load_processor
 from prism_jax.exchange.baselines import IsolatedParts
 from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.exchange.setting import Setting
 from prism_jax.experiments import recipe
 from prism_jax.layers.transformer import TransformerConfig
 from prism_jax.models.vit import ViTConfig
 from prism_jax.tasks.classification import Classification
 from prism_jax.tasks.inputs import Images
-from prism_jax.tasks.predict import Predictor, Setting
+from prism_jax.tasks.predict import Predictor
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -77,7 +78,7 @@ class Fickle(pj.Exchange):
         return part_len
 
 
-config = replace(configs.load(CONFIG), exchanges=(Fickle(),), segments=(2,), parts=(2,))
+config = replace(configs.load(CONFIG), grid=configs.Grid(exchanges=(Fickle(),), segments=(2,), parts=(2,)))
 """
 
 
@@ -254,19 +255,19 @@ def test_the_whole_grid_on_a_mesh_and_on_one_device(toy_config, trained, tmp_pat
 def test_what_can_run_nowhere_is_refused_at_once(toy_config):
     from dataclasses import replace
 
-    experiment = recipe.load(toy_config)
+    experiment, parts = recipe.load(toy_config), (2, 3)
     with pytest.raises(ValueError, match="10 segments asked for, but a part has 9 tokens"):
-        plan(replace(experiment, segments=(1, 10)), ("base",))
+        plan(replace(experiment, grid=recipe.Grid(parts, segments=(1, 10))), ("base",))
     with pytest.raises(ValueError, match="19 parts asked for"):
-        plan(replace(experiment, parts=(2, 19)), ("base",))
+        plan(replace(experiment, grid=recipe.Grid(parts=(2, 19), segments=(1, 3))), ("base",))
     with pytest.raises(ValueError, match="unknown wire format 'int4'; known are"):
-        replace(experiment, wires=("int4",)).check()
+        replace(experiment, grid=recipe.Grid(wires=("int4",))).check()
 
 
 def test_tuned_weights_are_scored_where_something_is_lost(toy_config):
     from dataclasses import replace
 
-    experiment = replace(recipe.load(toy_config), wires=("float32", "int8"), parts=(2,), segments=(1,))
+    experiment = replace(recipe.load(toy_config), grid=recipe.Grid((2,), segments=(1,), wires=("float32", "int8")))
     rows = [(str(row.setting), row.weights) for row in plan(experiment, ("base", "tuned", "control"))]
     assert [setting for setting, weights in rows if weights == "tuned"] == [
         "all_gather:int8 on 2",
@@ -289,16 +290,16 @@ def test_a_change_of_what_an_exchange_is_made_of_is_a_new_row(tmp_path, monkeypa
     pooled, own, around = tmp_path / "pooled.py", tmp_path / "own" / "ideas.py", tmp_path / "around" / "ideas.py"
     own.parent.mkdir()
     around.parent.mkdir()
-    head = "from dataclasses import dataclass\nimport prism_jax as pj\nfrom prism_jax.experiments.recipe import Experiment, load\n"
+    head = "from dataclasses import dataclass\nimport prism_jax as pj\nfrom prism_jax.experiments.recipe import Experiment, Grid, load\n"
     head += "from prism_jax.models.bert import BertModel\n"
     pooled.write_text(f"{head}class First(pj.Segments):\n  def pool(self, x, real): return x[:, :, 0]\n")
     extends = f"{head}from pooled import First\n@dataclass(frozen=True)\nclass Own(First): pass\n"
-    own.write_text(f"{extends}config = Experiment(BertModel, '', 8, exchanges=(Own(1),))\n")
+    own.write_text(f"{extends}config = Experiment(BertModel, '', 8, grid=Grid(exchanges=(Own(1),)))\n")
     wraps = "class Around(pj.Wrapped):\n  def __call__(self, x, layout): return self.of(x, layout)\n"
-    inner = f"load({str(own)!r}).exchanges[0]"
-    around.write_text(f"{head}{wraps}config = Experiment(BertModel, '', 8, exchanges=(Around({inner}),))\n")
+    inner = f"load({str(own)!r}).grid.exchanges[0]"
+    around.write_text(f"{head}{wraps}config = Experiment(BertModel, '', 8, grid=Grid(exchanges=(Around({inner}),)))\n")
     monkeypatch.syspath_prepend(tmp_path)
-    exchanges = [recipe.load(str(around)).exchanges[0], recipe.load(str(own)).exchanges[0]]
+    exchanges = [recipe.load(str(path)).grid.exchanges[0] for path in (around, own)]
 
     def digests():
         return [store.digest_of_exchange(Setting(one, 2)) for one in exchanges]
@@ -398,7 +399,7 @@ def test_what_recovery_must_not_be_taken_for_is_said(trained, toy_config, tmp_pa
 
 def test_tuned_weights_of_the_config_are_left_out_beside_another_base(toy_config, trained, tmp_path, capsys):
     own = tmp_path / "own.py"
-    own.write_text(Path(toy_config).read_text().replace("limit=40", f"limit=40,\n    tuned={str(trained)!r}"))
+    own.write_text(Path(toy_config).read_text().replace("limit=40", f"limit=40, tuned={str(trained)!r}"))
     flags = ["--parts", 2, "--segments", 2, "--exchanges", "--base", trained, "--out", tmp_path / "out"]
     for more, kinds in (([], ["base", "base"]), (["--tuned", trained], ["base", "base", "tuned"])):
         assert command("eval.sweep", own, *flags, *more) == 0

@@ -16,10 +16,10 @@ import prism_jax as pj
 from eval.scoring.rows import setting_row
 from prism_jax import cost
 from prism_jax.exchange.base import sender, with_wire
+from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import parse, text_of
 from prism_jax.exchange.wire import BFLOAT16, FLOAT16, FLOAT32, INT8
 from prism_jax.forward import lower
-from prism_jax.tasks.predict import Setting
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
