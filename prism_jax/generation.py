@@ -180,6 +180,10 @@ class Generator:
         config = self.model.config
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {max_new_tokens}; choose 1 or more")
+        if np.ndim(prompt) != 1:
+            raise InputError(
+                f"prompt {i} is {str(prompt)[:40]!r}, which is no list of token ids; give a list of prompts, such as [[1, 2, 3]]"
+            )
         if not len(prompt):
             raise InputError(f"prompt {i} is empty; give at least one token")
         check_ids(prompt, config.vocab_size, f"prompt {i}")

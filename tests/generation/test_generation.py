@@ -226,6 +226,9 @@ def test_sampled_tokens_follow_the_probabilities_and_the_seed():
     ("prompts", "new", "message"),
     [
         ([[1], []], 5, "prompt 1 is empty"),
+        ([1, 2], 5, "prompt 0 is '1', which is no list of token ids; give a list of prompts, such as"),
+        ("w1", 5, "prompt 0 is 'w', which is no list of token ids"),
+        ([[[1, 2]]], 5, "prompt 0 is '..1, 2..', which is no list of token ids"),
         ([[1, 99]], 5, "prompt 0 holds the token id 99, but the model's table has 99 rows, 0 to 98"),
         ([[1], [3, -1]], 5, "prompt 1 holds the token id -1, but"),
         ([[1, 2.5]], 5, "prompt 0 holds float64 in place of each token id; give whole numbers from 0 to 98"),
