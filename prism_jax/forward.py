@@ -54,7 +54,7 @@ def encode(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run
     model.check(parts.num_tokens)
     check(exchange, parts.num_tokens, run.num_parts)
 
-    def encode_part(params, tokens, layout):
+    def encode_part(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> Any:
         return model.apply({"params": params}, tokens, layout, exchange, method="part")
 
     return run(encode_part, params, parts)
@@ -63,11 +63,11 @@ def encode(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run
 def block_outputs(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> list[jax.Array]:
     """What each block gives, [B, P*T, D] a block, every part with its own rows: to see where an exchange departs from the exact answer."""
 
-    def is_block(module, method):
+    def is_block(module: nn.Module, method: str) -> bool:
         return isinstance(module, Block) and method == "__call__"
 
-    def every_block(params, tokens, layout):
-        how = {"method": "part", "capture_intermediates": is_block, "mutable": ["intermediates"]}
+    def every_block(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> list[jax.Array]:
+        how: dict[str, Any] = {"method": "part", "capture_intermediates": is_block, "mutable": ["intermediates"]}
         _, kept = model.apply({"params": params}, tokens, layout, exchange, **how)
         found = flax.traverse_util.flatten_dict(kept["intermediates"])
         rows = {path[-2]: value[0][0] for path, value in found.items()}
@@ -92,7 +92,7 @@ def init_params(model: nn.Module, key: jax.Array) -> Any:
     num_tokens = next(iter(shapes.values())).shape[1]
     layout = Layout(jnp.int32(0), jnp.ones((1, num_tokens), bool), None, num_parts=1, num_tokens=num_tokens)
 
-    def init(module):
+    def init(module: Any) -> Any:
         return module.head(module.part(tokens, layout, WholeSequence()), layout.real_BN)
 
     return nn.init(init, model)(key)["params"]
@@ -114,7 +114,7 @@ def lower(
 ) -> jax.stages.Lowered:
     """`forward` lowered for batches of one shape: `.compile()` runs as `(params, parts)` and tells its cost. No weights."""
 
-    def program(params, parts):
+    def program(params: Any, parts: Parts) -> Any:
         return forward(model, params, parts, exchange, run)
 
     parts = parts_shapes(model, run.num_parts, batch_size, num_tokens)

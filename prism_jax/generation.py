@@ -18,9 +18,13 @@ import numpy as np
 from prism_jax.data.text import check_ids
 from prism_jax.errors import InputError, RunError
 from prism_jax.exchange.base import Exchanges, check
-from prism_jax.parallel.partition import part_length
+from prism_jax.layers.attention import KVCache
+from prism_jax.parallel.partition import Layout, Parts, part_length
 from prism_jax.parallel.runner import GenerationRunner
 from prism_jax.sampling import GREEDY, NO_TOKEN, Sampling
+
+Caches = tuple[KVCache, ...]
+"""A cache for each block."""
 
 
 class Step(NamedTuple):
@@ -68,24 +72,26 @@ class Generator:
         self._params = run.replicate(params)
         self._last_params = run.last_copy(self._params) if run.last_here else None
 
-        def prefill(params, parts):
-            def one_part(params, tokens, layout):
+        def prefill(params: Any, parts: Parts) -> Any:
+            def one_part(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> Any:
                 return model.apply({"params": params}, tokens, layout, exchange, method="prefill")
 
             return run.each(one_part, params, parts)
 
         @partial(jax.jit, static_argnums=(3, 4))
-        def first(params, rows_BTD, caches, index, max_new_tokens):
+        def first(
+            params: Any, rows_BTD: jax.Array, caches: Caches, index: int, max_new_tokens: int
+        ) -> tuple[jax.Array, Caches]:
             row_B1D = rows_BTD[:, index : index + 1]
-            logits_B1V = model.apply({"params": params}, row_B1D, jnp.ones((1, 1), bool), method="head")
+            logits_B1V: Any = model.apply({"params": params}, row_B1D, jnp.ones((1, 1), bool), method="head")
             return logits_B1V[:, 0], tuple(cache.grow(max_new_tokens) for cache in caches)
 
         @partial(jax.jit, donate_argnums=3)
-        def extend(params, ids_B, position_B, caches, room):
+        def extend(params: Any, ids_B: jax.Array, position_B: jax.Array, caches: Caches, room: jax.Array) -> Any:
             return model.apply({"params": params}, ids_B, position_B, caches, room, method="extend")
 
         @partial(jax.jit, static_argnums=0)
-        def choose(sampling, logits_BV, keys_B, i):
+        def choose(sampling: Sampling, logits_BV: jax.Array, keys_B: jax.Array, i: int) -> jax.Array:
             return sampling.choose(logits_BV, jax.vmap(jax.random.fold_in, (0, None))(keys_B, i))
 
         self._prefill, self._first, self._extend, self._choose = jax.jit(prefill), first, extend, choose
@@ -199,10 +205,14 @@ class Generator:
             raise InputError(f"{num_tokens} tokens leave none for the last of {num_parts} parts; choose fewer parts")
         return num_tokens
 
-    def _start(self, prompts, num_tokens, max_new_tokens):
-        """Runs the prompts over the parts: logits and position of the next token, what the last part attended to, with room.
+    def _start(
+        self, prompts: Sequence[Sequence[int]], num_tokens: int, max_new_tokens: int
+    ) -> tuple[Any, np.ndarray, Any]:
+        """Runs the prompts over the parts.
 
-        The logits and what was attended to lie with the last part; beside its process they are None.
+        Returns:
+          The logits [B, V] of the next token, its position [B], and the last part's caches with room for the new tokens.
+          Logits and caches lie on the last part's device; on processes without it they are None.
         """
         run = self.run
         lengths = np.array([len(prompt) for prompt in prompts])
@@ -217,22 +227,31 @@ class Generator:
         logits_BV, caches = self._first(self._last_params, rows_BTD, caches, index, max_new_tokens)
         return logits_BV, lengths, caches
 
-    def _stream_group(self, num_tokens, numbers, prompts, max_new_tokens, sampling, stop_tokens):
-        numbers = np.array(numbers)
+    def _stream_group(
+        self,
+        num_tokens: int,
+        numbers: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        sampling: Sampling,
+        stop_tokens: Collection[int],
+    ) -> Iterator[Step]:
+        """Streams the prompts of these numbers, which are padded to one length."""
+        numbers_B = np.array(numbers)
         logits_BV, position_B, caches = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
-        keys_B = jax.vmap(partial(jax.random.fold_in, jax.random.key(sampling.seed)))(numbers)
-        choose = partial(self._choose, replace(sampling, seed=0))  # of which only the keys depend on the seed
+        keys_B = jax.vmap(partial(jax.random.fold_in, jax.random.key(sampling.seed)))(numbers_B)
+        choose = partial(self._choose, replace(sampling, seed=0))  # only the keys depend on the seed
         running_B = np.ones(len(numbers), bool)
         for i in range(max_new_tokens):
             chosen_B = choose(logits_BV, keys_B, i) if self.run.last_here else np.zeros(len(numbers), np.int32)
             ids_B = self.run.from_last(np.asarray(chosen_B))
             if (ids_B[running_B] == NO_TOKEN).any():
                 raise RunError(
-                    f"the logits of new token {i} of prompt {numbers[running_B & (ids_B == NO_TOKEN)][0]} are not finite, so none "
+                    f"the logits of new token {i} of prompt {numbers_B[running_B & (ids_B == NO_TOKEN)][0]} are not finite, so none "
                     "follows; use weights that did not diverge, or a wire format of a wider range"
                 )
             finished_B = np.isin(ids_B, list(stop_tokens)) if i + 1 < max_new_tokens else running_B
-            yield Step(numbers[running_B], ids_B[running_B], finished_B[running_B])
+            yield Step(numbers_B[running_B], ids_B[running_B], finished_B[running_B])
             running_B = running_B & ~finished_B
             if not running_B.any():
                 return

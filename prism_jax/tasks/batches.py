@@ -73,8 +73,8 @@ def scoring_batches(task: Task, buckets: Sequence[int], batch_size: int) -> Iter
     return iter(plans.map(lambda plan: _load(task, batch_size, (0, 1), plan, None)).to_iter_dataset(_read_options()))
 
 
-def _plans(task, rows, buckets, batch_size, seed) -> grain.MapDataset:
-    """Which rows make up a batch, and its length."""
+def _plans(task: Task, rows: np.ndarray, buckets: Sequence[int], batch_size: int, seed: int | None) -> grain.MapDataset:
+    """Returns the plans `(rows, length)` of an epoch's batches."""
     of_row, several = bucket_of(task.lengths[rows], buckets), []
     for bucket in np.unique(of_row):
         order = grain.MapDataset.source(rows[of_row == bucket])
@@ -83,7 +83,13 @@ def _plans(task, rows, buckets, batch_size, seed) -> grain.MapDataset:
     return grain.MapDataset.concatenate(several)
 
 
-def _load(task, batch_size, shard, plan, rng) -> Batch:
+def _load(
+    task: Task,
+    batch_size: int,
+    shard: tuple[int, int],
+    plan: tuple[np.ndarray, int],
+    rng: np.random.Generator | None,
+) -> Batch:
     index, num_tokens = plan
     filled = np.concatenate([index, np.repeat(index[-1:], batch_size - len(index))])
     piece = np.arange(batch_size).reshape(shard[1], -1)[shard[0]]

@@ -1,4 +1,4 @@
-"""What a language model says of given text: log-likelihoods, and the figures made of them."""
+"""Log-likelihoods of text under a language model, and text as the rows that are scored."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -49,7 +49,7 @@ def _ids_of_part(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> j
 def continuations(
     contexts: Sequence[Sequence[int]], endings: Sequence[Sequence[int]], num_tokens: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """A batch of contexts with an ending each, padded on the right, to score the endings.
+    """Returns a batch of contexts with an ending each, padded on the right, to score the endings.
 
     `(log_likelihoods(...) * scored).sum(1)` is then the log-likelihood of each ending, given its context.
 
@@ -78,27 +78,42 @@ def continuations(
     return {"ids": ids, "mask": mask}, scored[:, 1:]
 
 
-def token_ids(tokenizer, texts: Sequence[str], of: str = "the texts") -> list[np.ndarray]:
-    """The tokens of each text, without special ones.
+def token_ids(tokenizer: Any, texts: Sequence[str], of: str = "the texts") -> list[np.ndarray]:
+    """Returns the tokens of each text, without special ones.
+
+    Args:
+      tokenizer: of Hugging Face.
+      texts: strings.
+      of: name of the data, for errors.
 
     Raises:
-      InputError: if one, of the data `of`, is no string.
+      InputError: if a text is no string.
     """
-    found = [string(text, i, of) for i, text in enumerate(texts)]
-    return [np.array(ids, np.int32) for ids in tokenizer(found, add_special_tokens=False)["input_ids"]] if found else []
+    strings = [string(text, i, of) for i, text in enumerate(texts)]
+    if not strings:
+        return []
+    return [np.array(ids, np.int32) for ids in tokenizer(strings, add_special_tokens=False)["input_ids"]]
 
 
-def windows(tokenizer, documents: Sequence[str], num_tokens: int, of: str = "the texts") -> tuple[Tokens, np.ndarray]:
-    """Plain text cut into windows of N tokens, so that every token of it is predicted exactly once.
+def windows(
+    tokenizer: Any, documents: Sequence[str], num_tokens: int, of: str = "the texts"
+) -> tuple[Tokens, np.ndarray]:
+    """Cuts plain text into windows of N tokens, so that every token of it is predicted exactly once.
 
     A document begins with the tokenizer's token for a beginning (or, as GPT-2 has it, the end of the text before). Each
-    further window begins with the last token of the one before it.
+    further window begins with the last token of the window before it.
+
+    Args:
+      tokenizer: of Hugging Face.
+      documents: strings.
+      num_tokens: N.
+      of: name of the data, for errors.
 
     Returns:
       The windows, and the UTF-8 bytes that each predicts, int [windows].
 
     Raises:
-      InputError: if the tokenizer has no such token, N is below 2, or the documents, of the data `of`, hold no text.
+      InputError: if the tokenizer has no token for a beginning, N is below 2, or the documents hold no text.
     """
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if first is None:
@@ -118,4 +133,4 @@ def windows(tokenizer, documents: Sequence[str], num_tokens: int, of: str = "the
     if not ids:
         raise InputError(f"there is no text in {of}; choose another data set or source")
     pad = tokenizer.pad_token_id or 0
-    return Tokens(ids, [np.zeros_like(one) for one in ids], (pad, 0)), np.array(num_bytes)
+    return Tokens(ids, [np.zeros_like(window) for window in ids], (pad, 0)), np.array(num_bytes)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from prism_jax.data.text import bucket_of
 from prism_jax.exchange.setting import Setting
 from prism_jax.forward import encode
+from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.batches import Batch, scoring_batches
@@ -58,10 +59,10 @@ class Predictor:
         assert rows is not None
         return rows
 
-    def _program(self, batch: Batch, params, parts, targets) -> jax.stages.Compiled:
+    def _program(self, batch: Batch, params: Any, parts: Parts, targets: Any) -> jax.stages.Compiled:
         if batch.num_tokens not in self.programs:
 
-            def program(params, parts, targets):
+            def program(params: Any, parts: Parts, targets: jax.Array) -> jax.Array:
                 rows_BRD = encode(self.model, params, parts, self.setting.exchange, self.run)
                 return self.task.outcomes(Head(self.model, params, self.run), rows_BRD, parts, targets)
 
