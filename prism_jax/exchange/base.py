@@ -73,10 +73,9 @@ class Exchange(abc.ABC):
         return {field.name: types[field.name] for field in fields(cls)}
 
     def __str__(self) -> str:
-        numbers = (
-            str(getattr(self, name)).removesuffix(".0") for name in self.parameters()
-        )  # equal ones read the same
-        return ":".join([name_of(type(self)), *numbers])
+        values = (getattr(self, name) for name in self.parameters())
+        # 2 and 2.0 are equal, so they read the same.
+        return ":".join([name_of(type(self)), *(str(value).removesuffix(".0") for value in values)])
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class WeightedMeans(SegmentMeans):
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
         context = super().__call__(x_BTD, layout)
         count_BK = context.weight_BK
-        return replace(context, weight_BK=jnp.where(count_BK > 0, count_BK**self.exponent, 0))
+        return replace(context, weight_BK=jnp.where(count_BK > 0, count_BK ** float(self.exponent), 0))
 
 
 @dataclass(frozen=True)
