@@ -1,9 +1,9 @@
-"""How long steps take, how much of that they wait for data, and how far the run is."""
+"""Times of steps, the share of them that is spent waiting for data, and the progress of a run."""
 
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
@@ -13,62 +13,83 @@ from prism_jax.parallel.processes import is_terminal
 
 T = TypeVar("T")
 
-SAY_EVERY = 30.0
-"""Seconds between two lines of progress where no screen shows a bar."""
+LINE_SECONDS = 30.0
+"""Seconds between two lines of progress where there is no screen for a bar."""
 
 
 class Clock:
     """Times steps that run in the background while the next batch is made.
 
+    Args:
+      now: returns the time in seconds.
+      watch: runs the function that waits for a step to end; None for a thread.
+
     Attributes:
-      waited: seconds of the steps that were counted in which none was running because the next batch was not there yet.
-      stepping: seconds of the steps that were counted.
-      steps: their number.
+      waited: seconds of the counted steps in which no step was running, because the next batch was not ready.
+      stepping: seconds of the counted steps.
+      steps: number of counted steps.
     """
 
-    def __init__(self) -> None:
-        self.waited, self.stepping, self.steps = 0.0, 0.0, 0
+    def __init__(self, now: Callable[[], float] = time.perf_counter, watch: Executor | None = None) -> None:
+        self.now, self.waited, self.stepping, self.steps = now, 0.0, 0.0, 0
         self._waiting = 0.0
-        self._watch = ThreadPoolExecutor(1)
-        self._ready: Future[float] | None = None
+        self._watch = watch or ThreadPoolExecutor(1)
+        self._ended: Future[float] | None = None
 
     def next_of(self, batches: Iterator[T]) -> T:
-        """The next batch. What it takes after the step before has ended is waiting."""
-        began = time.perf_counter()
+        """Returns the next batch. The time that it takes after the end of the running step is waiting."""
+        began = self.now()
         batch, self._waiting = next(batches), 0.0
-        if self._ready is not None and self._ready.done():
-            self._waiting = max(time.perf_counter() - max(began, self._ready.result()), 0.0)
+        if self._ended is not None and self._ended.done():
+            self._waiting = max(self.now() - max(began, self._ended.result()), 0.0)
         return batch
 
     def started(self, result: Any) -> None:
-        """A step is under way, of which `result` will be an array."""
-        self._ready = self._watch.submit(_when_ready, result)
+        """Takes note that a step has been started. It ends when the array `result` is ready."""
+        self._ended = self._watch.submit(self._when_ready, result)
 
     def count(self, seconds: float) -> None:
-        """A step that took so long, until it was under way and the one before had ended."""
+        """Counts a step.
+
+        Args:
+          seconds: from the request for its batch until it was started and the step before it had ended.
+        """
         self.waited, self.stepping, self.steps = self.waited + self._waiting, self.stepping + seconds, self.steps + 1
 
-
-def _when_ready(result: jax.Array) -> float:
-    jax.block_until_ready(result)
-    return time.perf_counter()
+    def _when_ready(self, result: Any) -> float:
+        jax.block_until_ready(result)
+        return self.now()
 
 
 class Progress:
-    """Steps, loss, rate and time left: as a bar on a screen, as a line now and then in a file."""
+    """Shows steps, loss, rate and time left: as a bar on a screen, or as a line now and then in a file.
 
-    def __init__(self, first: int, total: int) -> None:
+    Args:
+      first: number of steps taken before.
+      total: number of steps at the end of the run.
+      now: returns the time in seconds.
+      line_seconds: least number of seconds between two lines.
+    """
+
+    def __init__(
+        self,
+        first: int,
+        total: int,
+        *,
+        now: Callable[[], float] = time.perf_counter,
+        line_seconds: float = LINE_SECONDS,
+    ) -> None:
         self._bar = tqdm(total=total, initial=first, desc="training", unit="step", disable=None)
-        self._first, self._total, self._started = first, total, time.perf_counter()
-        self._said = self._started
+        self._first, self._total, self._now, self._line_seconds = first, total, now, line_seconds
+        self._started = self._last_line = now()
 
     def at(self, step: int, loss: float) -> None:
-        """The loss of a step that has ended."""
-        postfix, now = f"loss={loss:.4g}", time.perf_counter()
+        """Shows the loss of a step that has ended."""
+        postfix, now = f"loss={loss:.4g}", self._now()
         self._bar.set_postfix_str(postfix, refresh=False)
         self._bar.update(step - self._bar.n)
-        if self._bar.disable and is_terminal() and now - self._said >= SAY_EVERY:
-            self._said = now
+        if self._bar.disable and is_terminal() and now - self._last_line >= self._line_seconds:
+            self._last_line = now
             meter = tqdm.format_meter(
                 step,
                 self._total,

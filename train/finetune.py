@@ -18,7 +18,8 @@ from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.parallel.mesh import emulate_devices
 from prism_jax.parallel.processes import is_terminal
 from prism_jax.user_paths import UserPath
-from train.assembly import finetune
+from train.build import build
+from train.plan import plan_run
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def main(argv: list[str]) -> None:
     out, training = Path(command.out), command.training
     if training.data is not None:
         emulate_devices(max(*training.parts, command.setting.num_parts) * training.data)
-    reached = finetune(command.experiment, command.out, resume=command.resume, start=command.start)
+    plan = plan_run(command.experiment, command.out, resume=command.resume, start=command.start)
+    reached = build(plan).to_the_end()
     said = f"python -m train.finetune {shlex.join(argv)}"
     if is_terminal() and (reached["first_step"] < reached["step"] or not (out / "result.json").exists()):
         write(out / "result.json", json.dumps({"command": said} | reached, indent=2) + "\n")

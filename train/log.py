@@ -1,4 +1,4 @@
-"""What a run says of itself: metrics.jsonl, and TensorBoard's files where they are asked for."""
+"""The record of a run: metrics.jsonl, and files for TensorBoard on request."""
 
 import importlib.util
 import json
@@ -13,19 +13,32 @@ from prism_jax.experiments.run_files import Line
 
 
 class Log:
-    """Lines of JSON, one for some steps and one for each evaluation, which holds a `score`.
+    """Writes lines of JSON: one for some steps, and one with a `score` for each evaluation.
 
-    Lines after the step that training goes on from are dropped, and lines that can't be read are set aside: checkpoints, not the
-    log, are what a run goes on from. Each line ends with `seconds`, what the run has taken so far without its interruptions, and
-    `time`, that of the day since 1970.
+    A run goes on from a checkpoint, not from its log. So lines after the step that it goes on from are dropped, and lines that
+    can't be read are set aside. Each line ends with `seconds`, the duration of the run so far without its interruptions, and
+    with `time`, in seconds since 1970.
+
+    Args:
+      out: folder of metrics.jsonl.
+      step: step that the run goes on from.
+      tensorboard: whether to write files for TensorBoard too.
+
+    Attributes:
+      evaluations: lines with a score.
+      without_progress: number of evaluations since the best one.
     """
 
-    def __init__(self, out: Path, step: int, *, tensorboard: bool = False):
+    def __init__(self, out: Path, step: int, *, tensorboard: bool = False) -> None:
         self._path, self._events = out / "metrics.jsonl", None
-        self._lines = [line for line in self._read(out / "damaged") if line["step"] <= step]
-        self._before = max((line.get("seconds", 0.0) for line in self._lines), default=0.0)
+        self.evaluations: list[dict[str, Any]] = []
+        self.without_progress, self._best = 0, float("-inf")
+        lines = [line for line in self._read(out / "damaged") if line["step"] <= step]
+        for line in lines:
+            self._note(line)
+        self._before = max((line.get("seconds", 0.0) for line in lines), default=0.0)
         self._began = time.perf_counter()
-        write(self._path, "".join(f"{json.dumps(line)}\n" for line in self._lines))
+        write(self._path, "".join(f"{json.dumps(line)}\n" for line in lines))
         if tensorboard:
             check_tensorboard()
             from tensorboardX import SummaryWriter
@@ -33,7 +46,7 @@ class Log:
             self._events = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
 
     def _read(self, damaged: Path) -> list[dict[str, Any]]:
-        """The lines that are there; what can't be read is kept in the folder `damaged`, with a line that says so."""
+        """Returns the lines of the file. Lines that can't be read are moved into the folder `damaged`, and reported."""
         lines = self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []  # the last may be half written
         read = [_values(line) for line in lines]
         if broken := [i for i, values in enumerate(read) if values is None]:
@@ -41,8 +54,9 @@ class Log:
             with (damaged / self._path.name).open("ab") as file:
                 file.writelines(lines[i] + b"\n" for i in broken)
             print(
-                f"passed over: line {', '.join(str(i + 1) for i in broken)} of {self._path}, now in {damaged / self._path.name}: it can't be "
-                "read; an evaluation that stood there does not count for training.patience"
+                f"passed over: line {', '.join(str(i + 1) for i in broken)} of {self._path}, now in "
+                f"{damaged / self._path.name}: it can't be read; an evaluation that stood there does not count for "
+                "training.patience"
             )
         return [values for values in read if values is not None]
 
@@ -54,33 +68,31 @@ class Log:
             self._events.close()
 
     def write(self, values: dict[str, Any]) -> None:
-        """A line of values of a `step`, on disk at once."""
+        """Writes a line with the values of a `step`, on disk at once."""
         values = values | {"seconds": round(self.seconds, 3), "time": time.time()}
-        self._lines.append(values)
+        self._note(values)
         with self._path.open("a") as file:
             file.write(json.dumps(values) + "\n")
         for name, value in values.items():
             if self._events and name not in ("step", "seconds", "time") and value is not None:
                 self._events.add_scalar(name, value, values["step"])
 
+    def _note(self, line: dict[str, Any]) -> None:
+        """Counts a line that is an evaluation. A score equal to the best one is no progress."""
+        if "score" not in line:
+            return
+        self.evaluations.append(line)
+        self.without_progress = 0 if line["score"] > self._best else self.without_progress + 1
+        self._best = max(self._best, line["score"])
+
     @property
     def seconds(self) -> float:
-        """What the run has taken, up to the step that it went on from and since then."""
+        """Duration of the run: up to the step that it went on from, and since then."""
         return self._before + time.perf_counter() - self._began
-
-    @property
-    def evaluations(self) -> list[dict[str, Any]]:
-        return [line for line in self._lines if "score" in line]
-
-    @property
-    def without_progress(self) -> int:
-        """Evaluations since the best one."""
-        scores = [line["score"] for line in self.evaluations]
-        return len(scores) - 1 - scores.index(max(scores)) if scores else 0
 
 
 def _values(line: bytes) -> Any:
-    """What a line says; None for what no run writes."""
+    """Returns the values of a line, or None if no run can have written it."""
     try:
         return records.parse(line, Line)
     except ValueError:
@@ -88,6 +100,10 @@ def _values(line: bytes) -> Any:
 
 
 def check_tensorboard() -> None:
-    """Raises InputError if TensorBoard's files can't be written."""
+    """Checks that files for TensorBoard can be written.
+
+    Raises:
+      InputError: if tensorboardX is not installed.
+    """
     if importlib.util.find_spec("tensorboardX") is None:
         raise InputError("training.tensorboard needs tensorboardX; run: pip install 'prism_jax[tensorboard]'")

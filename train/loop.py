@@ -1,146 +1,185 @@
-"""The training loop: draw an exchange, take a step, score what is held out, keep a checkpoint."""
+"""The training loop: draws a setting, takes a step, scores the held-out examples, saves a checkpoint."""
 
+import json
 import math
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any, NoReturn, TypeAlias
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 
+from prism_jax.cli.entry import write
 from prism_jax.errors import RunError
 from prism_jax.exchange.setting import Setting
 from prism_jax.experiments import checkpoint, saving
-from prism_jax.experiments.recipe import Training
 from prism_jax.layers import lora
 from prism_jax.metrics import scores
 from prism_jax.parallel.processes import from_terminal, on_any
-from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.predict import Predictor
-from prism_jax.trees import flatten, unflatten
 from train.clock import Clock, Progress
+from train.late_metrics import LateMetrics, Step
 from train.log import Log
-from train.step import TrainState, step_key
+from train.plan import Plan
+from train.step import StepFunction, TrainState, step_key
+from train.trainable import combine, without_none
 
 LOWEST = -1e30
 """The score of a checkpoint that was not scored, or whose score is undefined."""
 
+Manager: TypeAlias = ocp.CheckpointManager | checkpoint.NoCheckpoints
+
 
 @dataclass
 class Run:
-    """A run under way.
+    """A run, between any two of its steps.
 
     Attributes:
+      plan: the plan of the run.
       steps: a compiled step for each setting that is trained through.
-      runners: by number of parts.
-      frozen: parameters that stay as they are, by path.
-      training: the recipe.
-      recipe: its digest, which checkpoints carry.
-      predictor: for the held-out examples.
+      frozen: frozen parameters, with None for trained ones.
+      state: state after the last step. A step donates it.
+      batches: batches of all further steps.
+      predictor: predicts the held-out examples.
+      num_steps: number of steps at the end of the run.
+      evaluate_every: number of steps between two evaluations.
+      summary: line that is printed before the first step.
     """
 
-    steps: dict[Setting, Callable]
-    runners: dict[int, PlacedRunner]
-    frozen: dict[str, Any]
-    training: Training
-    recipe: str
+    plan: Plan
+    steps: Mapping[Setting, StepFunction]
+    frozen: Any
+    state: TrainState
+    batches: grain.DatasetIterator
     predictor: Predictor
+    num_steps: int
+    evaluate_every: int
+    summary: str
     clock: Clock = field(default_factory=Clock, init=False)
 
-    def to_the_end(
-        self, state: TrainState, batches: grain.DatasetIterator, num_steps: int, every: int, manager, log: Log
-    ) -> dict:
-        """Steps, evaluations and checkpoints up to step `num_steps`, or until `patience` is spent."""
-        first = step = int(state.step)
-        pending, compiled = None, set[tuple[Setting, int]]()
-        progress = Progress(step, num_steps)
-        with stopping() as stop:
-            stopped = False
-            while step < num_steps and not stopped and not from_terminal(lambda: self._out_of_patience(log)):
-                began, position, setting = time.perf_counter(), batches.get_state(), self._draw(step)
-                state, shown, num_tokens = self._step(state, step, setting, batches)
+    def to_the_end(self) -> dict[str, Any]:
+        """Trains up to step `num_steps`, or until the patience is spent; from the last whole checkpoint, if there is one.
+
+        Returns:
+          The content of result.json: steps, the best checkpoint's evaluation, and times in seconds.
+
+        Raises:
+          InputError: if there are checkpoints, but none is whole and of this run.
+          RunError: if the loss is not finite, or training was interrupted.
+          SaveError: if a checkpoint could not be saved.
+        """
+        plan = self.plan
+        unreadable = from_terminal(lambda: checkpoint.set_aside_unreadable(plan.folder))
+        with saving.saving(plan.folder) as manager:
+            self._restore(manager, unreadable)
+            write(plan.folder / "config.json", json.dumps(plan.config, indent=2))
+            print(self.summary)
+            first = int(self.state.step)
+            with Log(plan.folder, first, tensorboard=plan.training.tensorboard) as log:
+                last = self._train(first, manager, log)
+                return self._result(first, last, manager, log)
+
+    def _restore(self, manager: Manager, unreadable: list[str]) -> None:
+        """Goes to the last whole checkpoint. Says which ones it passed over, together with `unreadable`."""
+        state, step, damaged = checkpoint.restore_last(
+            manager, without_none(self.state), self.batches, self.plan.recipe_digest
+        )
+        self.state = jax.tree.unflatten(jax.tree.structure(self.state), jax.tree.leaves(state))
+        for reason in (*unreadable, *damaged):
+            print(f"passed over: {reason}")
+        if self.plan.resume and step is None:
+            print(f"no checkpoint in {self.plan.folder} yet; training starts from the beginning")
+
+    def _train(self, first: int, manager: Manager, log: Log) -> int:
+        """Trains from step `first` on, and returns the last step."""
+        step, late, progress = first, LateMetrics(), Progress(first, self.num_steps)
+        compiled = set[tuple[Setting, int]]()
+        stopped = spent = False
+        with stop_requests() as requests:
+            while step < self.num_steps:
+                stopped, spent = on_any(bool(requests), self._is_patience_spent(log))
+                if stopped or spent:
+                    break
+                began, setting = self.clock.now(), self._draw(step)
+                started, num_tokens = self._start(step, setting)
                 step += 1
-                before, pending = pending, (step, shown, position)
-                finite = self._look_at(before, progress, log)
-                evaluate = step % every == 0 or step == num_steps
-                stopped = on_any(bool(stop))
-                if finite and (evaluate or stopped):
-                    before, pending = pending, None
-                    finite = self._look_at(before, progress, log)
-                if (setting, num_tokens) in compiled:
-                    self.clock.count(time.perf_counter() - began)
-                compiled.add((setting, num_tokens))
-                if not finite:
-                    self._keep_last_good(state, before, batches, manager)
+                evaluate = step % self.evaluate_every == 0 or step == self.num_steps
+                self._report(late.push(started), progress, manager, log)
                 if evaluate:
-                    self._evaluate(state, step, batches, manager, log)
+                    self._report(late.flush(), progress, manager, log)
+                if (setting, num_tokens) in compiled:
+                    self.clock.count(self.clock.now() - began)
+                compiled.add((setting, num_tokens))
+                if evaluate:
+                    self._evaluate(step, manager, log)
+            self._report(late.flush(), progress, manager, log)
             if step not in manager.all_steps():
-                self._save(manager, step, state, batches, LOWEST)
+                self._save(step, manager, LOWEST)
             saving.finish(manager)
         progress.close()
-        if stopped and step < num_steps:
-            raise RunError(f"stopped at step {step} of {num_steps}, which is saved; go on with --resume")
-        clock = self.clock
-        return {
-            "first_step": first,
-            "step": step,
-            "best_step": manager.best_step(),
-            "evaluation": next((line for line in log.evaluations if line["step"] == manager.best_step()), None),
-            "seconds": round(log.seconds, 1),
-            "seconds_a_step": round(clock.stepping / clock.steps, 3) if clock.steps else None,
-            "share_of_time_waiting_for_data": round(clock.waited / clock.stepping, 4) if clock.steps else None,
-        }
+        if stopped:
+            raise RunError(f"stopped at step {step} of {self.num_steps}, which is saved; go on with --resume")
+        return step
 
-    def _step(self, state, step, setting, batches):
-        batch = self.clock.next_of(batches)
-        key = step_key(state, step) if self.training.dropout else None
-        runner = self.runners[setting.num_parts]
-        on_devices = (runner.split(batch.tokens, key), runner.broadcast(batch.targets))
-        state, shown = self.steps[setting](state, self.frozen, on_devices, batch.weight_B)
-        self.clock.started(shown["loss"])
-        return state, shown, batch.num_tokens
+    def _is_patience_spent(self, log: Log) -> bool:
+        patience = self.plan.training.patience
+        return patience is not None and log.without_progress >= patience
 
     def _draw(self, step: int) -> Setting:
         settings = list(self.steps)
-        return settings[np.random.default_rng((self.training.seed, step)).integers(len(settings))]
+        return settings[np.random.default_rng((self.plan.training.seed, step)).integers(len(settings))]
 
-    def _look_at(self, pending, progress, log) -> bool:
-        """Reads the metrics of a step, one step late, so that the next one is already under way. Whether it was finite."""
-        if pending is None:
-            return True
-        step, shown = pending[0], jax.device_get(pending[1])
-        progress.at(step, float(shown["loss"]))
-        if shown["finite"] and step % self.training.log_every == 0:
-            values = {name: float(shown[name]) for name in ("loss", "gradient_norm")}
-            log.write({"step": step, **values, "waited": round(self.clock.waited, 3)})
-        return bool(shown["finite"])
+    def _start(self, step: int, setting: Setting) -> tuple[Step, int]:
+        """Starts the step after `step`. Returns it, and the length of its batch in tokens."""
+        position = self.batches.get_state()
+        batch = self.clock.next_of(self.batches)
+        key = step_key(self.state, step) if self.plan.training.dropout else None
+        runner = self.plan.runners[setting.num_parts]
+        on_devices = (runner.split(batch.tokens, key), runner.broadcast(batch.targets))
+        self.state, metrics = self.steps[setting](self.state, self.frozen, on_devices, batch.weight_B)
+        self.clock.started(metrics["loss"])
+        return Step(step + 1, position, metrics), batch.num_tokens
 
-    def _keep_last_good(self, state, failed, batches, manager) -> NoReturn:
-        """Saves the state as it was before the step that failed, with its place in the data, and ends the run."""
-        step, shown, position = failed
-        batches.set_state(position)
-        if step - 1 not in manager.all_steps():
-            state = replace(state, finite=jnp.ones_like(state.finite))
-            self._save(manager, step - 1, state, batches, LOWEST)
+    def _report(self, step: Step | None, progress: Progress, manager: Manager, log: Log) -> None:
+        """Shows and logs a step that has ended; ends the run if the step was not finite. Does nothing if there is none."""
+        if step is None:
+            return
+        progress.at(step.number, float(step.metrics["loss"]))
+        if not step.metrics["finite"]:
+            self._save_before(step, manager)
+        if step.number % self.plan.training.log_every == 0:
+            values = {name: float(step.metrics[name]) for name in ("loss", "gradient_norm")}
+            log.write({"step": step.number, **values, "waited": round(self.clock.waited, 3)})
+
+    def _save_before(self, failed: Step, manager: Manager) -> NoReturn:
+        """Saves the state before a step that was not finite, with its position in the data, and ends the run."""
+        self.batches.set_state(failed.position)
+        last = failed.number - 1
+        if last not in manager.all_steps():
+            self.state = replace(self.state, finite=jnp.ones_like(self.state.finite))
+            self._save(last, manager, LOWEST)
         saving.finish(manager)
         raise RunError(
-            f"the loss of step {step} is {float(shown['loss']):g}, or the change that it makes is not finite; the state after step "
-            f"{step - 1} is saved; lower training.learning_rate, in a new folder with --start RUN@{step - 1}"
+            f"the loss of step {failed.number} is {float(failed.metrics['loss']):g}, or the change that it makes is not "
+            f"finite; the state after step {last} is saved; lower training.learning_rate, in a new folder with "
+            f"--start RUN@{last}"
         )
 
-    def _evaluate(self, state, step, batches, manager, log) -> None:
-        task, params = self.predictor.task, lora.merge(unflatten(self.frozen | flatten(state.params)))
-        params = self.predictor.run.replicate(params)
+    def _evaluate(self, step: int, manager: Manager, log: Log) -> None:
+        """Scores the held-out examples, logs the score and saves a checkpoint with it."""
+        task = self.predictor.task
+        params = self.predictor.run.replicate(lora.merge(combine(self.state.params, self.frozen)))
         outcomes = self.predictor(params, "held out")
         try:
             predictions = task.predictions(outcomes)
         except RunError:
-            self._save(manager, step, state, batches, LOWEST)
+            self._save(step, manager, LOWEST)
             raise
         assert task.labels is not None
         values = {name: float(scores.METRICS[name].value(predictions, task.labels)) for name in task.metrics}
@@ -149,28 +188,38 @@ class Run:
         score = score if math.isfinite(score) else LOWEST
         held_out = {f"held_out_{name}": x if math.isfinite(x) else None for name, x in values.items()}
         log.write({"step": step, checkpoint.SCORE: score, **held_out})
-        self._save(manager, step, state, batches, score)
+        self._save(step, manager, score)
 
-    def _save(self, manager, step, state, batches, score: float) -> None:
-        saving.save(manager, step, state, batches, {checkpoint.SCORE: score}, self.recipe)
+    def _save(self, step: int, manager: Manager, score: float) -> None:
+        state, metrics = without_none(self.state), {checkpoint.SCORE: score}
+        saving.save(manager, step, state, self.batches, metrics, self.plan.recipe_digest)
 
-    def _out_of_patience(self, log: Log) -> bool:
-        return self.training.patience is not None and log.without_progress >= self.training.patience
+    def _result(self, first: int, last: int, manager: Manager, log: Log) -> dict[str, Any]:
+        best, clock = manager.best_step(), self.clock
+        return {
+            "first_step": first,
+            "step": last,
+            "best_step": best,
+            "evaluation": next((line for line in log.evaluations if line["step"] == best), None),
+            "seconds": round(log.seconds, 1),
+            "seconds_a_step": round(clock.stepping / clock.steps, 3) if clock.steps else None,
+            "share_of_time_waiting_for_data": round(clock.waited / clock.stepping, 4) if clock.steps else None,
+        }
 
 
 @contextmanager
-def stopping() -> Iterator[list]:
-    """A list that is filled when the process is asked to stop (Ctrl-C, SIGTERM); asked once more, it stops at once."""
-    asked: list[int] = []
+def stop_requests() -> Iterator[list[int]]:
+    """Yields a list of the signals that ask the process to stop (Ctrl-C, SIGTERM). The second one stops it at once."""
+    requests: list[int] = []
 
-    def ask(number, frame):
-        if asked:
+    def note(number: int, frame: FrameType | None) -> None:
+        if requests:
             raise KeyboardInterrupt
-        asked.append(number)
+        requests.append(number)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield requests
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

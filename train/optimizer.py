@@ -1,4 +1,6 @@
-"""The optimiser."""
+"""The optimizer."""
+
+from typing import Any
 
 import jax
 import optax
@@ -6,15 +8,15 @@ import optax
 from prism_jax.experiments.recipe import Training
 
 EMBEDDINGS = ("embedding", "class_token")
-"""Names of tables, which weight decay leaves alone as it does biases and norms."""
+"""Names of embeddings. Weight decay leaves them alone, as it does biases and the parameters of layer norms."""
 
 
 def optimizer(training: Training, num_updates: int) -> optax.GradientTransformation:
-    """AdamW behind clipping, warm-up and decay, as a recipe says; with accumulation, averages of several gradients.
+    """Returns AdamW with the clipping, warm-up, decay and accumulation of gradients of a recipe.
 
     Args:
       training: the recipe.
-      num_updates: of the parameters in all, each after `training.accumulate` batches.
+      num_updates: number of updates of the parameters in the whole run, each after `training.accumulate` batches.
     """
     clip = optax.identity() if training.clip is None else optax.clip_by_global_norm(training.clip)
     adamw = optax.adamw(schedule(training, num_updates), weight_decay=training.weight_decay, mask=decayed)
@@ -25,7 +27,7 @@ def optimizer(training: Training, num_updates: int) -> optax.GradientTransformat
 
 
 def schedule(training: Training, num_updates: int) -> optax.Schedule:
-    """The learning rate of each update of the parameters."""
+    """Returns the learning rate as a function of the number of updates made before."""
     warmup_steps, highest = round(training.warmup * num_updates), training.learning_rate
     rest = max(num_updates - warmup_steps, 1)
     falls = {
@@ -33,11 +35,15 @@ def schedule(training: Training, num_updates: int) -> optax.Schedule:
         "linear": optax.linear_schedule(highest, 0.0, rest),
         "constant": optax.constant_schedule(highest),
     }
-    # The first step of a warm-up is one step above 0, so that none is lost.
+    # The first update of a warm-up has a rate above 0, so that it is not lost.
     rises = optax.linear_schedule(highest / max(warmup_steps, 1), highest, max(warmup_steps - 1, 1))
     return optax.join_schedules([rises, falls[training.schedule]], [warmup_steps])
 
 
-def decayed(params):
-    """Which parameters weight decay is for: matrices that are no tables."""
-    return jax.tree.map_with_path(lambda path, x: x.ndim > 1 and path[-1].key not in EMBEDDINGS, params)
+def decayed(params: Any) -> Any:
+    """Returns a tree of bools: whether weight decay applies to a parameter. It applies to matrices that are no embeddings."""
+
+    def is_decayed(path: tuple[Any, ...], x: jax.Array) -> bool:
+        return x.ndim > 1 and path[-1].key not in EMBEDDINGS
+
+    return jax.tree.map_with_path(is_decayed, params)

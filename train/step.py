@@ -6,24 +6,37 @@ from functools import partial
 from typing import Any
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
+from prism_jax.exchange.base import Exchanges
+from prism_jax.forward import encode
+from prism_jax.parallel.partition import Parts
+from prism_jax.parallel.runner import Runner
+from prism_jax.tasks.base import Task
+from prism_jax.tasks.head import Head
+from train.trainable import combine
+
 LossFunction = Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]
-"""`(trained, frozen, batch) -> losses of the rows, weights of the rows`."""
+"""`(trained, frozen, batch) -> losses of the rows [B], weights of the rows [B]`."""
+
+StepFunction = Callable[["TrainState", Any, Any, Any], tuple["TrainState", dict[str, jax.Array]]]
+"""`(state, frozen, batch, weight_B) -> state, metrics`, compiled. The metrics are `loss`, `gradient_norm` and `finite`."""
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes.
+    """Everything that a step changes.
 
     Attributes:
-      step: steps taken.
-      params: the trained parameters.
-      opt_state: of the optimiser.
-      key: random key data; that of a step follows from it and `step`.
-      finite: whether every loss, gradient and change so far was a finite number. Where not, the rest is as it was before.
+      step: number of steps taken.
+      params: trained parameters, with None for frozen ones.
+      opt_state: state of the optimizer.
+      key: random key data of the run; `step_key` derives the key of a step from it.
+      finite: whether every loss, gradient and update so far was finite. If not, the other fields are those before the first
+        that was not.
     """
 
     step: jax.Array
@@ -34,32 +47,48 @@ class TrainState:
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """The state before the first step, in arrays of its own."""
+    """Returns the state before the first step. It shares no array with `params`, since a step donates it."""
     params = jax.tree.map(jnp.array, params)
     key = jax.random.key_data(jax.random.key(seed))
     return TrainState(jnp.int32(0), params, optimizer.init(params), key, jnp.bool(True))
 
 
 def step_key(state: TrainState, step: int) -> jax.Array:
-    """The random key of a step."""
+    """Returns the random key of a step."""
     return jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
 
 
-def make_step(
-    losses: LossFunction, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, Any, Any, jax.Array], tuple[TrainState, dict]]:
-    """A compiled `step(state, frozen, batch, weight_B) -> state, metrics`.
+def task_losses(task: Task, model: nn.Module, exchange: Exchanges, runner: Runner) -> LossFunction:
+    """Returns the loss function of a task for a model whose parts run on `runner` and tell each other what `exchange` says.
 
-    The loss is the sum of the rows' losses by that of their weights, so what fills up a batch has no part in it. After a
-    loss or a change that is not finite the state stays as it was before, in this step and every later one.
+    A batch is the pair of `runner.split(tokens)` and of the targets.
     """
 
-    def loss(trained, frozen, batch, weight_B):
+    def losses(trained: Any, frozen: Any, batch: tuple[Parts, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        parts, targets = batch
+        params = combine(trained, frozen)
+        rows_BRD = encode(model, params, parts, exchange, runner)
+        return task.losses(Head(model, params, runner), rows_BRD, parts, targets)
+
+    return losses
+
+
+def make_step(losses: LossFunction, optimizer: optax.GradientTransformation) -> StepFunction:
+    """Returns a compiled training step.
+
+    The loss of a batch is the sum of the rows' losses divided by the sum of their weights. Rows that only fill up a batch
+    have `weight_B` 0 and change neither sum. After a loss, gradient or update that is not finite, the state stays as it was
+    before, in this step and every later one.
+    """
+
+    def loss(trained: Any, frozen: Any, batch: Any, weight_B: jax.Array) -> jax.Array:
         loss_B, amount_B = losses(trained, frozen, batch)
         return (loss_B * weight_B).sum() / (amount_B * weight_B).sum()
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state, frozen, batch, weight_B):
+    def step(
+        state: TrainState, frozen: Any, batch: Any, weight_B: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         value, gradient = jax.value_and_grad(loss)(state.params, frozen, batch, weight_B)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         norm = optax.tree.norm(gradient)

@@ -148,9 +148,11 @@ def from_process(process: int, x: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.broadcast_one_to_all(x, is_source=jax.process_index() == process))
 
 
-def on_any(flag: bool) -> bool:
-    """Whether a flag is set on one process or more. Called by all of them."""
-    return bool(np.any(multihost_utils.process_allgather(np.bool_(flag)))) if several() else flag
+def on_any(*flags: bool) -> tuple[bool, ...]:
+    """Returns for each flag whether it is set on one process or more. Called by all of them."""
+    if not several():
+        return flags
+    return tuple(np.any(multihost_utils.process_allgather(np.array(flags)), axis=0).tolist())
 
 
 def check_same(what: str, value: Any) -> None:

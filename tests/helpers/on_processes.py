@@ -66,8 +66,7 @@ def batch(model) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     rest = processes.join(sys.argv[1:])
-    assert processes.on_any(jax.process_index() == jax.process_count() - 1)
-    assert not processes.on_any(False)
+    assert processes.on_any(jax.process_index() == jax.process_count() - 1, False) == (True, False)
     computed = outcomes(jax.device_count())
     if processes.is_terminal():
         np.savez(rest[0], **computed)

@@ -1,50 +1,92 @@
-"""Time waited for data, and progress where there is no screen."""
+"""Time waited for data, and progress where there is no screen. Every time is the test's own, so the machine's load changes none."""
 
-import threading
-import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from typing import Any
 
-from train import clock
+import numpy as np
+import pytest
 
-
-class Step:
-    """Stands for an array that is there after some seconds."""
-
-    def __init__(self, seconds):
-        self.ready = threading.Event()
-        threading.Timer(seconds, self.ready.set).start()
-
-    def block_until_ready(self):
-        self.ready.wait()
-        return self
+from train.clock import Clock, Progress
 
 
-def slow(seconds):
-    while True:
-        time.sleep(seconds)
+class Time:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Background(Executor):
+    """Runs what was submitted last when the test says so, in place of a thread."""
+
+    def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
+        self._future: Future = Future()
+        self._call = (function, args, kwargs)
+        return self._future
+
+    def run(self) -> None:
+        function, args, kwargs = self._call
+        self._future.set_result(function(*args, **kwargs))
+
+
+@pytest.mark.parametrize(
+    ("step_ends", "batch_is_there", "waited"),
+    [(0.4, 0.9, 0.5), (None, 0.1, 0.0), (0.4, 0.4, 0.0)],
+    ids=["step first", "batch first", "together"],
+)
+def test_a_batch_is_waited_for_from_the_end_of_the_step_before_it(step_ends, batch_is_there, waited):
+    """The loader and the step begin together, at 10 s."""
+    now, background = Time(), Background()
+    clock = Clock(now, background)
+
+    def batches() -> Iterator[None]:
+        now.seconds = 10.0
+        yield None
+        if step_ends is not None:
+            now.seconds = 10.0 + step_ends
+            background.run()
+        now.seconds = 10.0 + batch_is_there
         yield None
 
-
-def test_what_a_batch_takes_beside_the_step_before_is_no_waiting():
-    """Loader and step work side by side: of a batch of 0.9 s and a step of 0.4 s, 0.5 s is waiting; of one of 0.1 s, nothing."""
-    for of_batch, waited in ((0.9, 0.5), (0.1, 0.0)):
-        timed, batches = clock.Clock(), slow(of_batch)
-        timed.next_of(batches)
-        step = Step(0.4)
-        timed.started(step)
-        timed.next_of(batches)
-        step.block_until_ready()
-        timed.count(1.0)
-        assert abs(timed.waited - waited) < 0.2, (of_batch, timed.waited)
+    loader = batches()
+    clock.next_of(loader)
+    clock.started(np.float32(0))
+    clock.next_of(loader)
+    clock.count(1.0)
+    assert (clock.stepping, clock.steps) == (1.0, 1)
+    assert clock.waited == pytest.approx(waited)
 
 
-def test_progress_in_a_file_is_a_line_now_and_then(capsys, monkeypatch):
-    monkeypatch.setattr(clock, "SAY_EVERY", 0.0)
-    progress = clock.Progress(10, 40)
-    time.sleep(0.1)
-    progress.at(11, 0.5)
-    progress.at(12, 0.25)
+def test_a_step_that_ended_before_its_successor_was_asked_for_is_waited_for_from_then_on():
+    """A batch of 0.3 s, asked for 2 s after the step has ended."""
+    now, background = Time(), Background()
+    clock = Clock(now, background)
+    clock.started(np.float32(0))
+    now.seconds = 1.0
+    background.run()
+    now.seconds = 3.0
+
+    def slow() -> Iterator[None]:
+        now.seconds = 3.3
+        yield None
+
+    clock.next_of(slow())
+    clock.count(0.3)
+    assert clock.waited == pytest.approx(0.3)
+
+
+def test_progress_in_a_file_is_a_line_now_and_then(capsys):
+    now = Time()
+    progress = Progress(10, 40, now=now, line_seconds=30.0)
+    for seconds, step, loss in ((30, 11, 0.5), (59, 12, 0.4), (60, 13, 0.25)):
+        now.seconds = seconds
+        progress.at(step, loss)
     progress.close()
-    first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("training: 11/40 [00:00<00:0")
-    assert second.startswith("training: 12/40 [")
-    assert second.endswith("loss=0.25]")
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 11/40 [00:30<14:30, 30.00s/step, loss=0.5]",
+        "training: 13/40 [01:00<09:00, 20.00s/step, loss=0.25]",
+    ]

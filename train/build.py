@@ -1,0 +1,92 @@
+"""Builds a run from its plan: loads the model, and makes the steps, the first state and the batches."""
+
+from dataclasses import replace
+
+from prism_jax import cost
+from prism_jax.experiments.build import load_model, with_adapters, with_trained
+from prism_jax.parallel.processes import check_same
+from prism_jax.tasks import prepare
+from prism_jax.tasks.batches import steps_per_epoch, training_batches
+from prism_jax.tasks.predict import Predictor
+from prism_jax.trees import count
+from prism_jax.weights import Pretrained
+from train.loop import Run
+from train.optimizer import optimizer
+from train.plan import Plan
+from train.step import init_state, make_step, task_losses
+from train.trainable import divide
+
+
+def build(plan: Plan) -> Run:
+    """Builds a run before its first step.
+
+    Raises:
+      InputError: if the weights or the data don't fit the model, a batch does not fit into memory, nothing is left to train,
+        or a process has other weights than process 0.
+    """
+    experiment, training, runners = plan.experiment, plan.training, plan.runners
+    pretrained = _load_model(plan)
+    model = pretrained.model
+    _check_memory(plan, pretrained)
+    check_same("weights", pretrained.params)
+    trained, frozen = divide(pretrained.params, training)
+    task = prepare(
+        plan.dataset, pretrained, experiment.num_tokens, augment=training.augment, smoothing=training.label_smoothing
+    )
+    epoch_steps = steps_per_epoch(task, plan.lengths, training.batch_size)
+    num_updates = -(-max(round(training.epochs * epoch_steps), 1) // training.accumulate)
+    num_steps = num_updates * training.accumulate
+    rule = optimizer(training, num_updates)
+
+    def step_through(setting):
+        return make_step(task_losses(task, model, setting.exchange, runners[setting.num_parts]), rule)
+
+    replicate = runners[plan.settings[0].num_parts].replicate
+    return Run(
+        plan=plan,
+        steps={setting: step_through(setting) for setting in plan.settings},
+        frozen=replicate(frozen),
+        state=replicate(init_state(trained, rule, training.seed)),
+        batches=iter(training_batches(task, plan.lengths, training.batch_size, training.seed)),
+        predictor=Predictor(
+            model,
+            prepare(plan.held_out, pretrained, experiment.num_tokens),
+            plan.scored,
+            runners[plan.scored.num_parts],
+            experiment.batch_size,
+            plan.lengths,
+        ),
+        num_steps=num_steps,
+        evaluate_every=training.evaluate_every or epoch_steps,
+        summary=(
+            f"{len(plan.dataset)} examples, {epoch_steps} steps an epoch, {num_steps} steps; {count(trained):,} parameters "
+            f"trained through {', '.join(map(str, plan.settings))}; checkpoints chosen by {plan.scored}"
+        ),
+    )
+
+
+def _load_model(plan: Plan) -> Pretrained:
+    """Returns the model with the parameters that training starts from, fresh adapters included."""
+    training = plan.training
+    pretrained = load_model(plan.experiment, plan.dataset, fresh=training.fresh)
+    if plan.start:
+        pretrained = with_trained(pretrained, plan.start)
+    params = with_adapters(pretrained.params, training.lora_rank, training.lora_alpha, training.seed)
+    return replace(pretrained, params=params)
+
+
+def _check_memory(plan: Plan, pretrained: Pretrained) -> None:
+    """Checks that the activations of a batch fit into memory, in training and in scoring.
+
+    Raises:
+      InputError: if they don't.
+    """
+    sizes = [(setting, plan.training.batch_size) for setting in plan.settings]
+    for setting, batch_size in (*sizes, (plan.scored, plan.experiment.batch_size)):
+        cost.check_memory(
+            pretrained.model.config.stack,
+            setting.exchange,
+            setting.num_parts,
+            plan.experiment.num_tokens,
+            batch_size,
+        )
