@@ -11,6 +11,7 @@ import torch  # noqa: E402
 from helpers import hf_gpt2, hf_vit  # noqa: E402
 from helpers.hf_bert import hf_config, pair_batch, run_hf, save_hf_model  # noqa: E402
 from helpers.real_assets import SENTENCES, minilm  # noqa: E402
+from helpers.training_steps import families, torch_steps  # noqa: E402
 from transformers import AutoModel, AutoTokenizer  # noqa: E402
 
 
@@ -47,6 +48,9 @@ def main() -> None:
     pixels = hf_vit.random_pixels(model.config).round(4)
     case = {"folder": "vit_tiny", "pixels": pixels.tolist(), "logits": hf_vit.run_hf(model, pixels).logits.tolist()}
     (HERE / "vit.json").write_text(json.dumps(case))
+
+    steps = {name: torch_steps(family) for name, family in families().items()}
+    (HERE / "training_steps.json").write_text(json.dumps(steps, indent=2) + "\n")
 
     folder = minilm()
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)

@@ -1,0 +1,43 @@
+"""The first training steps of each family against PyTorch's, and against stored ones where torch is not installed."""
+
+import json
+
+import pytest
+from helpers.closeness import assert_close
+from helpers.paths import GOLDEN
+from helpers.training_steps import families, our_steps, torch_steps
+
+import prism_jax as pj
+
+FAMILIES = families()
+STORED = json.loads((GOLDEN / "training_steps.json").read_text())
+"""Of Hugging Face's PyTorch models and `torch.optim.AdamW`, written by `python tests/golden/make.py`."""
+
+
+def assert_same(steps: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+    for name in ("loss", "gradient_norm"):
+        assert_close([step[name] for step in steps], [step[name] for step in expected])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("exchange", "num_parts"), [(pj.WholeSequence(), 1), (pj.AllGather(), 3)], ids=["whole", "all"]
+)
+def test_golden_steps_without_torch(family, exchange, num_parts):
+    assert_same(our_steps(FAMILIES[family], exchange, num_parts), STORED[family])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_stored_steps_change_loss_and_gradient(family):
+    """Else any optimizer would pass."""
+    losses, norms = ([step[name] for step in STORED[family]] for name in ("loss", "gradient_norm"))
+    assert losses[0] > losses[1] + 1e-2 > losses[2] + 2e-2
+    assert min(norms) > 1  # clipped
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steps_equal_pytorch(family):
+    theirs = torch_steps(FAMILIES[family])
+    assert_same(our_steps(FAMILIES[family], pj.WholeSequence(), 1), theirs)
+    assert_same(STORED[family], theirs)
