@@ -18,17 +18,20 @@ from helpers.command import command
 from helpers.paths import ROOT
 from helpers.process import GONE_SECONDS, alive, children, environment
 
-from eval.latency import before
 from eval.launch import STOP_SECONDS
 from eval.links import shaped
 from eval.reporting import other_plots
 from eval.timing import latency_model
 from eval.timing.latency_model import Constants, Link
+from eval.timing.measurements import LinkFields, Measurements
 from prism_jax import assets, data
 from prism_jax.assets import Asset
 from prism_jax.assets.registries import Wheel, sha256_of
 from prism_jax.data.datasets import Labelled
 from prism_jax.errors import InputError
+from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
+from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.exchange.setting import Setting
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -194,23 +197,58 @@ def test_wrong_flags_of_latency_are_one_line(flags, message, toy_config, tmp_pat
 
 
 def test_latencies_of_something_else_are_not_mixed(tmp_path):
-    same = {"schema": 1, "config": {}, "model": "a model", "weights": {}, "library": "1", "processes": 1}
-    content = same | {"environment": WHERE}
-    nothing = {"rows": [], "parts_alone": [], "ladders": []}
-    assert before(tmp_path, content) == nothing
-    path, found = tmp_path / "results.json", nothing | {"rows": measured_rows()}
-    path.write_text(json.dumps(content | found))
-    assert before(tmp_path, content) == found
+    path, content = tmp_path / "results.json", HEADER | {"rows": measured_rows(), "parts_alone": [], "ladders": []}
     for other, message in (
         ({"library": 2, "processes": 3}, "is of another library, processes; choose another --out"),
         ({"environment": WHERE | {"cpu": "another"}}, "is of another machine; choose another --out"),
     ):
-        path.write_text(json.dumps(content | found | other))
+        path.write_text(json.dumps(content | other))
         with pytest.raises(InputError, match=message):
-            before(tmp_path, content)
+            Measurements(path, HEADER)
     path.write_text("{")
     with pytest.raises(InputError, match="can't be read"):
-        before(tmp_path, content)
+        Measurements(path, HEADER)
+
+
+def test_measurements_go_on_where_they_were(tmp_path):
+    """A table is there if it has all settings in their order; what is measured again takes the place of the old."""
+    path, rows = tmp_path / "results.json", measured_rows()
+    link, other = (LinkFields(f"{x.rate:g}, rtt {x.rtt_ms:g} ms", x.rate, x.rtt_ms) for x in LINKS[:2])
+    settings = [Setting(WholeSequence(), 1), *(Setting(x, 2) for x in (AllGather(), SegmentMeans(1), IsolatedParts()))]
+    fields = ("link", "rate_bits_per_second", "rtt_ms", "rate_measured", "seconds_alone")
+    timed = [{name: value for name, value in row.items() if name not in fields} for row in rows[:4]]
+    alone = [row | {"seconds": row["seconds_alone"]} for row in timed_alone(rows)]
+    made = Measurements(path, HEADER | {"rows": []})
+    assert not made.has(link, 32, 1, settings)
+    assert not made.has_parts_alone(32, 1, settings)
+    for at in (link, other, link):
+        made.put_ladder(at, {"rate_bits_per_second": 9e6, "rtt_ms": 1.0}, [])
+        made.put_parts_alone(32, 1, alone)
+        made.put(at, 32, 1, timed)
+    made.save()
+    content = json.loads(path.read_text())
+    assert list(content) == [*HEADER, "rows", "parts_alone", "ladders"]
+    assert [row["link"] for row in content["rows"]] == [other.link] * 4 + [link.link] * 4
+    assert [ladder["link"] for ladder in content["ladders"]] == [other.link, link.link]
+    assert content["parts_alone"] == alone
+    last = {name: rows[3][name] for name in rows[3] if name != "rate_measured"} | {"rate_measured": 9e6}
+    assert content["rows"][-1] == last
+    again = Measurements(path, HEADER)
+    assert again.has(link, 32, 1, settings)
+    assert again.table(link, 32, 1) == content["rows"][4:]
+    assert not again.has(link, 32, 1, settings[:3])
+    assert not again.has(link, 32, 1, settings[::-1])
+    assert not again.has(link, 64, 1, settings)
+    assert again.has_parts_alone(32, 1, settings[1:])
+    assert not again.has_parts_alone(32, 2, settings)
+    assert not again.has_parts_alone(32, 1, [*settings, Setting(AllGather(), 4)])
+
+
+def timed_alone(rows: list[dict]) -> list[dict]:
+    """Parts alone of the settings of the first link."""
+    names = ("setting", "num_parts", "tokens", "batch_size", "seconds_alone", "collectives")
+    sent = ("bytes_sent_per_device", "bytes_split_per_device", "bytes_join_per_device")
+    return [{name: row[name] for name in (*names, *sent)} for row in rows[:4]]
 
 
 def test_without_namespaces_loopback_is_offered(monkeypatch):
@@ -241,6 +279,9 @@ def measured_row(setting, parts, link: Link, seconds_alone, sent, true: Constant
 
 WHERE = {"jax": "0.10.2", "devices": "2 x cpu", "emulated": False, "cpu": "a CPU", "cores": 1, "commit": None}
 TRUE = Constants(fixed=2e-4, round_trips=1.5, ends=2.5, opening=0.5, bits_on_wire=1.07, per_byte=2e-9)
+HEADER = {"schema": 1, "config": {}, "model": "a model", "weights": {}, "library": "1", "processes": 1} | {
+    "environment": WHERE
+}
 SETTINGS = (
     ("whole_sequence", 1, 0.05, 0),
     ("all_gather", 2, 0.03, 600_000),

@@ -13,13 +13,13 @@ from helpers.command import command
 from helpers.paths import ROOT
 from PIL import Image
 
-from eval import latency
 from eval.reporting import sweep_plots
 from eval.reporting.markdown import over_runs
 from eval.scoring import variants
 from eval.scoring.rows import setting_row
 from eval.sweeping import store
 from eval.sweeping.grid import plan
+from eval.timing import session
 from prism_jax.data.images import load_processor
 from prism_jax.exchange.baselines import IsolatedParts
 from prism_jax.exchange.segments import SegmentMeans
@@ -466,7 +466,7 @@ def test_a_legend_stays_inside_its_panel(label):
 
 
 def test_the_digest_of_the_library_is_of_all_modules_that_are_imported():
-    names = ("eval.scoring.measure", *latency.SOURCES)
+    names = ("eval.scoring.measure", *session.SOURCES)
     program = f"import {', '.join(names)}, sys; print(*(one.__file__ for name, one in sys.modules.items() if name.partition('.')[0] in ('eval', 'prism_jax')))"
     imported = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT

@@ -1,0 +1,143 @@
+"""The results.json of `eval.latency`: read when a measurement goes on, and written as it grows."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from eval.reporting import files
+from eval.reporting.records import read_calibration
+from prism_jax.errors import InputError
+from prism_jax.exchange.setting import Setting
+from prism_jax.exchange.text import text_of
+from prism_jax.parallel.processes import from_terminal, is_terminal
+
+LOOPBACK, HOSTS = "loopback", "hosts"
+"""Names of links that are not shaped: between processes of this machine, and between several hosts."""
+
+SAME = ("config", "model", "weights", "library", "processes")
+"""Fields of the file that must not change when a measurement goes on; nor must the machine."""
+
+
+@dataclass(frozen=True)
+class LinkFields:
+    """The link between the processes, as a row says it.
+
+    Attributes:
+      link: its name.
+      rate_bits_per_second: asked for, each way; None of a link that is not shaped.
+      rtt_ms: round-trip time asked for, in milliseconds; None of a link that is not shaped.
+    """
+
+    link: str
+    rate_bits_per_second: float | None = None
+    rtt_ms: float | None = None
+
+
+class Measurements:
+    """Rows of requests, times of single parts, and the ladders that prove the rates of links.
+
+    All processes hold the same. Process 0 reads and writes the file.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any]):
+        """Reads the measurements of an earlier call of the same command. Called on every process.
+
+        Args:
+          path: results.json.
+          header: all of the file but the measurements.
+
+        Raises:
+          InputError: if the file is of something else.
+        """
+        self._path, self._header = path, header
+        earlier = from_terminal(lambda: _read(path, header))
+        self._tables: dict[tuple[LinkFields, int, int], list[dict]] = {}
+        self._parts_alone: dict[tuple[int, int], list[dict]] = {}
+        for row in earlier["rows"]:
+            link = LinkFields(row["link"], row["rate_bits_per_second"], row["rtt_ms"])
+            self._tables.setdefault((link, row["tokens"], row["batch_size"]), []).append(row)
+        for row in earlier["parts_alone"]:
+            self._parts_alone.setdefault((row["tokens"], row["batch_size"]), []).append(row)
+        self._ladders: dict[str, dict] = {ladder["link"]: ladder for ladder in earlier["ladders"]}
+
+    def has(self, link: LinkFields, num_tokens: int, batch_size: int, settings: Iterable[Setting]) -> bool:
+        """Returns whether the table of a link, N and B has exactly these settings, in this order."""
+        return _names(self.table(link, num_tokens, batch_size)) == [_name(setting) for setting in settings]
+
+    def table(self, link: LinkFields, num_tokens: int, batch_size: int) -> list[dict]:
+        """Returns the rows of a link, N and B."""
+        return self._tables.get((link, num_tokens, batch_size), [])
+
+    def put(self, link: LinkFields, num_tokens: int, batch_size: int, timed: Sequence[dict]) -> None:
+        """Puts the rows of a link, N and B in the place of earlier ones, behind all others.
+
+        Args:
+          link: between the processes; its ladder is there if it is shaped.
+          num_tokens: N.
+          batch_size: B; parts alone of the same N and B are there.
+          timed: from `requests.rows`.
+        """
+        alone = {_name_of(row): row["seconds"] for row in self._parts_alone[num_tokens, batch_size]}
+        head = asdict(link) | {"rate_measured": self._rate_measured(link)}
+        self._tables.pop((link, num_tokens, batch_size), None)
+        self._tables[link, num_tokens, batch_size] = [
+            head | row | {"seconds_alone": alone[_name_of(row)]} for row in timed
+        ]
+
+    def has_parts_alone(self, num_tokens: int, batch_size: int, settings: Iterable[Setting]) -> bool:
+        """Returns whether a part of each setting was timed alone, at N and B."""
+        return {_name(setting) for setting in settings} <= set(
+            _names(self._parts_alone.get((num_tokens, batch_size), []))
+        )
+
+    def put_parts_alone(self, num_tokens: int, batch_size: int, timed: Sequence[dict]) -> None:
+        """Puts the times of parts alone, from `part_alone.measure`, in the place of earlier ones, behind all others."""
+        self._parts_alone.pop((num_tokens, batch_size), None)
+        self._parts_alone[num_tokens, batch_size] = list(timed)
+
+    def put_ladder(self, link: LinkFields, measured: dict[str, float], rungs: Sequence[dict]) -> None:
+        """Puts the ladder of a link in the place of an earlier one, behind all others.
+
+        Args:
+          link: shaped.
+          measured: rate and round-trip time, from `shaped.measured`.
+          rungs: from `shaped.ladder`.
+        """
+        self._ladders.pop(link.link, None)
+        self._ladders[link.link] = asdict(link) | {"measured": measured, "rungs": list(rungs)}
+
+    def save(self) -> None:
+        """Writes the file, on process 0."""
+        if is_terminal():
+            rows, parts_alone = (list(chain(*tables.values())) for tables in (self._tables, self._parts_alone))
+            measured = {"rows": rows, "parts_alone": parts_alone, "ladders": list(self._ladders.values())}
+            files.write_json(self._path.parent, self._header | measured)
+
+    def _rate_measured(self, link: LinkFields) -> float | None:
+        """Returns the bits a second that the ladder of a link shows; None without a ladder."""
+        ladder = self._ladders.get(link.link)
+        return ladder["measured"]["rate_bits_per_second"] if ladder else None
+
+
+def _read(path: Path, header: dict[str, Any]) -> dict[str, list[dict]]:
+    if not path.exists():
+        return {"rows": [], "parts_alone": [], "ladders": []}
+    earlier = read_calibration(path.parent, "choose another --out")
+    differing = [name for name in SAME if earlier.get(name) != header[name]]
+    if differing or earlier["environment"]["cpu"] != header["environment"]["cpu"]:
+        raise InputError(f"{path} is of another {', '.join(differing) or 'machine'}; choose another --out")
+    return {name: earlier[name] for name in ("rows", "parts_alone", "ladders")}
+
+
+def _name(setting: Setting) -> tuple[str, int]:
+    return text_of(setting.exchange), setting.num_parts
+
+
+def _name_of(row: dict) -> tuple[str, int]:
+    return row["setting"], row["num_parts"]
+
+
+def _names(rows: Iterable[dict]) -> list[tuple[str, int]]:
+    return list(map(_name_of, rows))

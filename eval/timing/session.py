@@ -1,0 +1,140 @@
+"""Every table of `eval.latency`, measured by all processes together, and predictions of one link from the others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from eval.links import shaped
+from eval.reporting import files, other_plots
+from eval.reporting.records import read_calibration
+from eval.scoring.measure import Scoring
+from eval.scoring.variants import ONE_DEVICE
+from eval.sweeping.grid import grid_of_exchanges, why_impossible
+from eval.timing import latency_model, part_alone, requests
+from eval.timing.measurements import LinkFields, Measurements
+from prism_jax.errors import RunError
+from prism_jax.exchange.baselines import AllGather
+from prism_jax.exchange.setting import Setting
+from prism_jax.parallel.processes import from_terminal
+
+SOURCES = (
+    *("eval.timing.requests", "eval.timing.part_alone", "eval.timing.part_program"),
+    *("eval.links.shaped", "eval.links.relay", "eval.launch", "eval.launching.rank"),
+)
+"""The modules that make a latency: times that another version measured must not stand beside ours."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Tables of requests: one for each link, N and B.
+
+    Attributes:
+      scoring: model and examples.
+      settings: take turns; the first is one device, the second Voltage.
+      links: between the processes.
+      lengths: N.
+      batch_sizes: B.
+      rounds: how often each setting is timed at most.
+      seconds: about how long a table may take.
+    """
+
+    scoring: Scoring
+    settings: Sequence[Setting]
+    links: Sequence[LinkFields]
+    lengths: Sequence[int]
+    batch_sizes: Sequence[int]
+    rounds: int
+    seconds: float
+
+    def run(self, measurements: Measurements) -> None:
+        """Measures the tables that are not there yet, and prints all. Called on every process."""
+        places = requests.places(self.scoring, self.settings)
+        prepared: dict[tuple[int, int], list[requests.Request]] = {}
+        shaped_link: LinkFields | None = None
+        for link, num_tokens, batch_size in product(self.links, self.lengths, self.batch_sizes):
+            if not measurements.has(link, num_tokens, batch_size, self.settings):
+                if link.rate_bits_per_second and link != shaped_link:
+                    measurements.put_ladder(link, *shape_and_prove(link))
+                    shaped_link = link
+                scoring = self.scoring.at(num_tokens)
+                time_parts_alone(scoring, batch_size, measurements)
+                if (num_tokens, batch_size) not in prepared:
+                    made = requests.requests(scoring, self.settings, batch_size, places)
+                    prepared[num_tokens, batch_size] = made
+                timed = requests.rows(prepared[num_tokens, batch_size], self.rounds, self.seconds)
+                measurements.put(link, num_tokens, batch_size, timed)
+                measurements.save()
+            print(requests.table(measurements.table(link, num_tokens, batch_size)), flush=True)
+
+
+def shape_and_prove(link: LinkFields) -> tuple[dict[str, float], list[dict]]:
+    """Gives the link its rate. Called on every process.
+
+    Returns:
+      What its ladder shows, and the ladder: see `shaped.measured` and `shaped.ladder`.
+
+    Raises:
+      RunError: if the machine can't hold the rate.
+    """
+    assert link.rate_bits_per_second is not None
+    asked = link.rate_bits_per_second
+    shaped.shape(f"{asked:.0f}bit")
+    rungs = shaped.ladder(jax.process_index())
+
+    def on_terminal() -> tuple[dict[str, float], list[dict]]:
+        measured = shaped.measured(rungs)
+        rate = measured["rate_bits_per_second"]
+        if not 0.75 < rate / asked < 1.1:
+            raise RunError(
+                f"{link.link}: this machine can't hold that rate, the ladder shows {rate / 1e6:.1f} Mbit/s; "
+                "choose a lower one"
+            )
+        print(f"{link.link}: measured {rate / 1e6:.1f} Mbit/s, {measured['rtt_ms']:.2f} ms")
+        return measured, rungs
+
+    return from_terminal(on_terminal)
+
+
+def time_parts_alone(scoring: Scoring, batch_size: int, measurements: Measurements) -> None:
+    """Times one part of each setting on the core of process 0 while the others wait, if it is not there yet."""
+    settings, num_tokens = settings_alone(scoring), scoring.experiment.num_tokens
+    if not measurements.has_parts_alone(num_tokens, batch_size, settings):
+        timed = from_terminal(lambda: part_alone.measure(scoring, settings, batch_size))
+        measurements.put_parts_alone(num_tokens, batch_size, timed)
+
+
+def settings_alone(scoring: Scoring) -> list[Setting]:
+    """Returns the settings of which a part is timed alone: one device, and all exchanges on as many parts as there are devices.
+
+    For `eval.plan`, also on the experiment's other numbers of parts, where they can run.
+    """
+    experiment = scoring.experiment
+    several_parts = dict.fromkeys((jax.device_count(), *(num_parts for num_parts in experiment.grid.parts if num_parts > 1)))
+    return [ONE_DEVICE] + [
+        Setting(exchange, num_parts)
+        for num_parts in several_parts
+        for exchange in dict.fromkeys((AllGather(), *grid_of_exchanges(experiment.grid)))
+        if not why_impossible(Setting(exchange, num_parts), (experiment.num_tokens,))
+    ]
+
+
+def summarise(out: Path, command: str) -> None:
+    """Predicts the requests of each shaped link from the other links, draws the figure, and writes all to `out`."""
+    content = read_calibration(out) | {"command": command}
+    rows = [row for row in content["rows"] if row["rate_bits_per_second"]]
+    if rows:
+        latency_model.predict_each_from_other_links(rows)
+        errors = latency_model.errors(rows)
+        if len(errors):
+            median, p90 = np.percentile(errors, [50, 90])
+            print(
+                f"predicted from the other links: off by {median:.1%} in the median, {p90:.1%} at p90, "
+                f"of {len(errors)} requests"
+            )
+        other_plots.latency(out / "latency.png", content | {"rows": rows})
+    files.write_json(out, content)
+    print(f"wrote {out}/results.json" + (", latency.png" if rows else ""))
