@@ -16,7 +16,7 @@ from eval.reporting import files, other_plots
 from eval.reporting.tables import UNITS, with_interval
 from eval.scoring.block_errors import alone, departures, runner
 from eval.scoring.measure import check_runs, load_scoring
-from eval.scoring.rows import score_row
+from eval.scoring.rows import Score
 from eval.scoring.variants import BASE, ONE_DEVICE
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
@@ -73,9 +73,8 @@ def main(argv: list[str]) -> None:
     rows: list[dict] = []
     for block, departure in [*enumerate(departures(scoring, params, setting)), (None, {})]:
         compressed = setting.exchange if block is None else alone(setting.exchange, num_layers, block)
-        row = {"block": block, **departure} | score_row(
-            scoring.task, outcomes(replace(setting, exchange=compressed)), exact
-        )
+        score = Score.of(scoring.task, outcomes(replace(setting, exchange=compressed)), exact)
+        row = {"block": block, **departure, **score.to_json()}
         rows.append(row)
         digits = 1 if row["metric"].endswith("_percent") else 3
         cells = [
@@ -86,7 +85,7 @@ def main(argv: list[str]) -> None:
         ]
         tqdm.write("".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)))
     content = files.results(scoring, rows, f"python -m eval.blocks {shlex.join(argv)}")
-    content |= {"setting": str(setting), "one_device": score_row(scoring.task, exact, None)}
+    content |= {"setting": str(setting), "one_device": Score.of(scoring.task, exact, None).to_json()}
     files.write_json(out, content)
     if not is_terminal():
         return

@@ -17,7 +17,9 @@ class AssetError(RunError):
     """An asset can't be had: no network, a broken download, a full disk."""
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line of at most 200 characters."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return reason if len(reason) <= 200 else f"{reason[:196]} ..."
+def one_line(error: BaseException | str, limit: int = 200) -> str:
+    """Returns the message of an error in one line of at most `limit` characters; its type, if there is no message."""
+    message = " ".join(str(error).split())
+    if not message and isinstance(error, BaseException):
+        message = type(error).__name__
+    return message if len(message) <= limit else f"{message[: limit - 4]} ..."

@@ -9,7 +9,8 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from eval.scoring.rows import cost_row, last_part_row, score_row, setting_row
+from eval.scoring.cost_rows import Costs
+from eval.scoring.rows import LastPart, Score, SettingFields
 from eval.scoring.variants import BASE
 from prism_jax import cost
 from prism_jax.data.datasets import Corpus, Dataset, even_rows, subset
@@ -186,7 +187,7 @@ def measure(scoring: Scoring, predictor: Predictor, weights: str) -> tuple[dict,
             "real_tokens_median": float(np.median(scoring.task.lengths)),
             "share_in_every_part": scoring.share_in_every_part(predictor.setting.num_parts),
         }
-        return measured | cost_row(predictor), outcomes
+        return measured | Costs.of(predictor).to_json(), outcomes
 
     return from_terminal(whole)
 
@@ -210,8 +211,9 @@ def complete(
       reference: the same on one device, for the paired difference.
     """
     task, num_tokens = scoring.task, scoring.experiment.num_tokens
-    row = setting_row(setting, num_tokens, rows_by_bucket(task, scoring.buckets)) | {"weights": weights}
-    row |= score_row(task, outcomes, reference) | measured
+    fields = SettingFields.of(setting, num_tokens, rows_by_bucket(task, scoring.buckets))
+    row = fields.to_json() | {"weights": weights} | Score.of(task, outcomes, reference).to_json() | measured
     if isinstance(task, LanguageModelling):
-        row |= last_part_row(task, outcomes, reference, setting, num_tokens)
+        last_part = LastPart.of(task, outcomes, reference, setting, num_tokens)
+        row |= last_part.to_json() if last_part else {}
     return row

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from eval.scoring.measure import Scoring, complete, measure
-from eval.scoring.rows import failed_row, recovery_row
+from eval.scoring.rows import Recovery, failed_row
 from eval.scoring.variants import BASE, CONTROL, ONE_DEVICE, TUNED, Planned
 from eval.sweeping import store
 from prism_jax.errors import InputError
@@ -80,7 +80,8 @@ class Sweeper:
             try:
                 row = complete(scoring, setting, weights, measured, outcomes, reference)
                 if weights == TUNED:
-                    row |= recovery_row(scoring.task, outcomes, *of_recovery)
+                    recovery = Recovery.of(scoring.task, outcomes, *of_recovery)
+                    row |= recovery.to_json() if recovery else {}
             except Exception as error:
                 return self._fail(planned, error)
             self._rows[planned] = there, row

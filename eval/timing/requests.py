@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 
 from eval.links import shaped
 from eval.scoring.measure import Scoring
-from eval.scoring.rows import setting_row
+from eval.scoring.rows import SettingFields
 from eval.scoring.variants import BASE
 from eval.timing.part_alone import traffic
 from prism_jax import cost
@@ -133,7 +133,7 @@ def row(request: Request, requests: Sequence[Request]) -> dict:
     sent, received = np.median(request.counted, axis=0).tolist() if request.counted else (None, None)
     lengths = scoring.task.lengths[np.arange(batch_size) % len(scoring.task.lengths)]
     return {
-        **setting_row(setting, num_tokens, {num_tokens: 1}),
+        **SettingFields.of(setting, num_tokens, {num_tokens: 1}).to_json(),
         "batch_size": batch_size,
         "real_tokens_median": float(np.median(lengths)),
         "rounds": len(request.seconds),

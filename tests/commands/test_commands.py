@@ -407,7 +407,7 @@ def test_the_last_part_s_predictions():
 
 
 def test_costs_are_means_over_rows():
-    from eval.scoring.rows import setting_row
+    from eval.scoring.rows import SettingFields
     from prism_jax.exchange.segments import SegmentMeans
     from prism_jax.exchange.setting import Setting
     from prism_jax.tasks.predict import rows_by_bucket
@@ -415,8 +415,8 @@ def test_costs_are_means_over_rows():
     task = type("Task", (), {"lengths": np.array([3, 4, 7, 16, 15, 16, 12])})()
     rows = rows_by_bucket(task, (4, 8, 16))
     assert rows == {4: 2, 8: 1, 16: 4}
-    row = setting_row(Setting(SegmentMeans(2), 2), 16, rows)
-    assert row["compression_rate"] == (2 * 1 + 1 * 2 + 4 * 4) / 7
+    fields = SettingFields.of(Setting(SegmentMeans(2), 2), 16, rows)
+    assert fields.compression_rate == (2 * 1 + 1 * 2 + 4 * 4) / 7
 
 
 def test_evaluations_without_progress(tmp_path):

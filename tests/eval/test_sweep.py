@@ -16,7 +16,7 @@ from PIL import Image
 from eval.reporting import sweep_plots
 from eval.reporting.markdown import over_runs
 from eval.scoring import variants
-from eval.scoring.rows import setting_row
+from eval.scoring.rows import SettingFields
 from eval.sweeping import store
 from eval.sweeping.grid import plan
 from eval.timing import session
@@ -439,12 +439,12 @@ class TwoNumbers(IsolatedParts):
 
 
 def test_rows_of_an_exchange_with_several_numbers_can_be_told_apart():
-    rows = [
-        setting_row(Setting(exchange, 2), 8, {8: 1})
+    fields = [
+        SettingFields.of(Setting(exchange, 2), 8, {8: 1})
         for exchange in (TwoNumbers(1, 50), TwoNumbers(1, 75), SegmentMeans(1))
     ]
-    assert [row["exchange"] for row in rows] == ["two_numbers:1:50", "two_numbers:1:75", "segment_means"]
-    assert [row["setting"] for row in rows] == ["two_numbers:1:50", "two_numbers:1:75", "segment_means:1"]
+    assert [one.exchange for one in fields] == ["two_numbers:1:50", "two_numbers:1:75", "segment_means"]
+    assert [one.setting for one in fields] == ["two_numbers:1:50", "two_numbers:1:75", "segment_means:1"]
 
 
 @pytest.mark.parametrize("label", ["a", "first token and means:16, int8, L = 16"])

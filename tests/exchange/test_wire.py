@@ -13,7 +13,7 @@ from helpers.closeness import assert_close
 from helpers.tiny import tiny_bert
 
 import prism_jax as pj
-from eval.scoring.rows import setting_row
+from eval.scoring.rows import SettingFields
 from prism_jax import cost
 from prism_jax.exchange.base import sender, with_wire
 from prism_jax.exchange.setting import Setting
@@ -92,8 +92,8 @@ def test_a_wrapped_exchange_has_the_wire_format_of_the_one_inside(exchange):
         == parse("loud:1.5:segment_means:2:int8")
         == parse(str(exchange))
     )
-    row = setting_row(Setting(exchange, 4), 30, {30: 1})
-    assert (row["exchange"], row["wire"]) == ("loud:1.5:segment_means:2", "int8")
+    fields = SettingFields.of(Setting(exchange, 4), 30, {30: 1})
+    assert (fields.exchange, fields.wire) == ("loud:1.5:segment_means:2", "int8")
     stack = tiny_bert()[0].config.stack
     program = lower(tiny_bert()[0], exchange, pj.on_mesh(4), 3, 30).compile()
     assert cost.compiled(program, 3).bytes_sent == cost.formula(stack, exchange, 4, 30).bytes_sent
