@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from eval.reporting import files, other_plots
 from eval.reporting.tables import UNITS, with_interval
-from eval.scoring.block_errors import alone, departures, runner
+from eval.reporting.text_table import Column, TextTable
+from eval.scoring.block_errors import errors_of_blocks, in_one_block, runner_for
 from eval.scoring.measure import check_runs, load_scoring
 from eval.scoring.rows import Score
 from eval.scoring.variants import BASE, ONE_DEVICE
@@ -45,7 +46,7 @@ class Blocks:
 def main(argv: list[str]) -> None:
     command = flags.parse(Blocks, __doc__, argv)
     experiment, setting = command.experiment, command.setting
-    runner(setting.num_parts)
+    runner_for(setting.num_parts)
     setting.check(bucket_lengths(experiment.buckets, experiment.num_tokens))
     check_runs(experiment, [command.checkpoint])
     out = output_folder(command.out)
@@ -55,35 +56,36 @@ def main(argv: list[str]) -> None:
     params, num_layers = scoring.params[BASE], scoring.model.config.stack.num_layers
 
     def outcomes(setting: Setting) -> np.ndarray:
-        run = runner(setting.num_parts)
+        run = runner_for(setting.num_parts)
         predict = Predictor(scoring.model, scoring.task, setting, run, experiment.batch_size, scoring.buckets)
         return predict(run.replicate(params))
 
     exact = outcomes(ONE_DEVICE)
     unit = UNITS[scoring.task.metrics[0]]
-    columns = (
-        "block",
-        "cosine similarity",
-        "relative error",
-        f"{unit} when it alone is compressed [95 %]",
-        "to one device [95 %]",
+    with_unit = f"{unit} when it alone is compressed [95 %]"
+    table = TextTable(
+        (
+            Column("block", 6),
+            Column("cosine similarity", 17),
+            Column("relative error", 14),
+            Column(with_unit, len(with_unit)),
+            Column("to one device [95 %]", 20),
+        )
     )
-    widths = (7, 18, 15, len(columns[3]) + 1, 20)
-    print("".join(text.ljust(width) for text, width in zip(columns, widths, strict=True)), flush=True)
+    print(table.header, flush=True)
     rows: list[dict] = []
-    for block, departure in [*enumerate(departures(scoring, params, setting)), (None, {})]:
-        compressed = setting.exchange if block is None else alone(setting.exchange, num_layers, block)
+    for block, errors in [*enumerate(errors_of_blocks(scoring, params, setting)), (None, {})]:
+        compressed = setting.exchange if block is None else in_one_block(setting.exchange, num_layers, block)
         score = Score.of(scoring.task, outcomes(replace(setting, exchange=compressed)), exact)
-        row = {"block": block, **departure, **score.to_json()}
-        rows.append(row)
-        digits = 1 if row["metric"].endswith("_percent") else 3
-        cells = [
+        rows.append({"block": block, **errors, **score.to_json()})
+        digits = 1 if score.metric.endswith("_percent") else 3
+        cells = (
             "all" if block is None else str(block),
-            *(f"{departure[name]:.4f}" if departure else "-" for name in ("cosine_similarity", "relative_error")),
-            with_interval(row["score"], row["score_ci95"], digits),
-            with_interval(row["difference_to_one_device"], row["difference_ci95"], digits, "+"),
-        ]
-        tqdm.write("".join(text.ljust(width) for text, width in zip(cells, widths, strict=True)))
+            *(f"{errors[name]:.4f}" if errors else "-" for name in ("cosine_similarity", "relative_error")),
+            with_interval(score.score, score.score_ci95, digits),
+            with_interval(score.difference_to_one_device, score.difference_ci95, digits, "+"),
+        )
+        tqdm.write(table.line(cells))
     content = files.results(scoring, rows, f"python -m eval.blocks {shlex.join(argv)}")
     content |= {"setting": str(setting), "one_device": Score.of(scoring.task, exact, None).to_json()}
     files.write_json(out, content)

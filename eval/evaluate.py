@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     measured, outcomes = measure(scoring, predictor, BASE)
     row = complete(scoring, setting, BASE, measured, outcomes)
     columns = tables.columns([row], row["metric"])
-    print(tables.line(columns, columns), tables.line(columns, tables.cells(row, columns)), sep="\n")
+    print(tables.text_table(columns).text([tables.cells(row, columns)]))
     files.write_json(out, files.results(scoring, [row], f"python -m eval.evaluate {shlex.join(argv)}"))
     if is_terminal():
         files.write_predictions(out / "predictions.tsv", scoring, outcomes)

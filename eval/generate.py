@@ -12,8 +12,9 @@ from functools import partial
 
 import jax
 
-from eval.generating.stream import compare, stop_tokens, stream_texts, table, where_prompts_stand
+from eval.generating.stream import compare, stop_tokens, stream_texts, where_prompts_stand
 from eval.reporting import files
+from eval.reporting.text_table import Column, TextTable
 from eval.scoring.measure import check_runs, load_variant
 from prism_jax import weights
 from prism_jax.cli import flags
@@ -70,6 +71,20 @@ def load(command: Generate) -> weights.Pretrained:
     )
 
 
+def speed_table(rows: list[dict]) -> str:
+    """Returns cache and speed as text, each figure with its ratio to the first row."""
+    first = rows[0]
+    columns = (Column("exchange", 20), Column("parts", 5, right=True), Column("cache MB", 10, right=True))
+    others = (Column(title, 9, right=True) for title in ("to first", "tokens/s", "to first"))
+    cells = []
+    for row in rows:
+        speed = row["tokens_per_second"]
+        speeds = (f"{speed:.1f}", f"{speed / first['tokens_per_second']:.2f}") if speed else ("-", "-")
+        cache = (f"{row['cache_bytes'] / 1e6:.3f}", f"{row['cache_bytes'] / first['cache_bytes']:.2f}")
+        cells.append((row["exchange"], str(row["num_parts"]), *cache, *speeds))
+    return TextTable((*columns, *others)).text(cells)
+
+
 def main(argv: list[str]) -> None:
     command = flags.parse(Generate, __doc__, argv)
     experiment, setting, new = command.experiment, command.setting, command.max_new_tokens
@@ -98,7 +113,7 @@ def main(argv: list[str]) -> None:
     if command.compare:
         rows = compare([make(WholeSequence(), on_one_device(1)), parts], prompts, new, command.sampling)
         if is_terminal():
-            print(table(rows))
+            print(speed_table(rows))
     content = {"schema": files.SCHEMA, "config": recipe.to_json(experiment), "environment": files.environment()}
     content["texts"] = [{"prompt": text, "new": more} for text, more in zip(command.prompt, added, strict=True)]
     files.write_json(out, content | {"rows": rows})

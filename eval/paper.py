@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import flax.linen as nn
 
 from eval.reporting import files
+from eval.reporting.text_table import Column, TextTable
 from prism_jax import cost
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
@@ -113,8 +114,8 @@ class Paper:
     """Folder for results.json; none is written without it."""
 
 
-def figures(table: Table) -> list[Figure]:
-    """All figures of a table, in its order."""
+def figures_of(table: Table) -> list[Figure]:
+    """Returns all figures of a table, in its order."""
     formula: dict[Exchange, dict[str, float]] = {}
     compiled: dict[Exchange, dict[str, float]] = {}
     config, N = table.model.config, table.num_tokens
@@ -136,35 +137,37 @@ def figures(table: Table) -> list[Figure]:
 
 
 def derived(flops: float, bytes_sent: float, before: dict[Exchange, dict[str, float]]) -> dict[str, float]:
-    """The paper's figures from a cost, given those of one device and of Voltage."""
-    found = {GFLOPS: flops / 1e9, "bytes": bytes_sent}
-    if one := before.get(WholeSequence()):
-        found[COMPUTE] = saved(found[GFLOPS], one[GFLOPS])
+    """Returns the paper's figures from a cost, given those of one device and of Voltage."""
+    figures = {GFLOPS: flops / 1e9, "bytes": bytes_sent}
+    if one_device := before.get(WholeSequence()):
+        figures[COMPUTE] = percent_saved(figures[GFLOPS], one_device[GFLOPS])
     if voltage := before.get(AllGather()):
-        found[COMPUTE_TO_VOLTAGE] = saved(found[GFLOPS], voltage[GFLOPS])
-        found[TRAFFIC] = saved(found["bytes"], voltage["bytes"])
-    return found
+        figures[COMPUTE_TO_VOLTAGE] = percent_saved(figures[GFLOPS], voltage[GFLOPS])
+        figures[TRAFFIC] = percent_saved(figures["bytes"], voltage["bytes"])
+    return figures
 
 
-def saved(part: float, whole: float) -> float:
+def percent_saved(part: float, whole: float) -> float:
     return 100 * (1 - part / whole)
 
 
-def text_of(table: Table, rows: list[Figure]) -> str:
-    """A table for the terminal."""
-    head = ("exchange", "figure", "published", "formula", "compiled", "")
-    lines = [head] + [
+TEXT_TABLE = TextTable(
+    (
+        *(Column("exchange", 17), Column("figure", 31), Column("published", 9), Column("formula", 9)),
+        *(Column("compiled", 9), Column("", 4)),
+    )
+)
+
+
+def text_of(table: Table, figures: list[Figure]) -> str:
+    """Returns a table for the terminal, with notes."""
+    body = TEXT_TABLE.text(
         (
-            row.exchange,
-            row.name,
-            *(f"{x:.2f}" for x in (row.published, row.formula, row.compiled)),
-            "" if row.agrees else "OFF",
+            *(figure.exchange, figure.name),
+            *(f"{x:.2f}" for x in (figure.published, figure.formula, figure.compiled)),
+            "" if figure.agrees else "OFF",
         )
-        for row in rows
-    ]
-    widths = (18, 32, 10, 10, 10, 4)
-    body = "\n".join(
-        "".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        for figure in figures
     )
     stack, N = table.model.config.stack, table.num_tokens
     orders = ", ".join(
@@ -173,7 +176,7 @@ def text_of(table: Table, rows: list[Figure]) -> str:
     )
     notes = [f"Voltage at the cheaper of its two product orders, by formula: {orders} (GFLOPs)."]
     if table.accuracy:
-        accuracy = "; ".join(f"{exchange} {said}" for exchange, said in table.accuracy.items())
+        accuracy = "; ".join(f"{exchange} {percent}" for exchange, percent in table.accuracy.items())
         notes.append(f"The paper's accuracy in percent, not measured here: {accuracy}.")
     return "\n".join([table.title, "", body, "", *notes, ""])
 
@@ -182,21 +185,21 @@ def main(argv: list[str]) -> None:
     command = flags.parse_flags(Paper, __doc__, argv)
     out = output_folder(command.out) if command.out else None
     emulate_devices(2)
-    found: list[Figure] = []
+    figures: list[Figure] = []
     for table in TABLES:
-        rows = figures(table)
-        print(text_of(table, rows), flush=True)
-        found += rows
+        of_table = figures_of(table)
+        print(text_of(table, of_table), flush=True)
+        figures += of_table
     if out:
-        plain = [dataclasses.asdict(figure) | {"agrees": figure.agrees} for figure in found]
+        plain = [dataclasses.asdict(figure) | {"agrees": figure.agrees} for figure in figures]
         content = {"schema": files.SCHEMA, "environment": files.environment(), "rows": plain}
         files.write_json(out, content)
         print(f"wrote {out}/results.json")
-    if off := [figure for figure in found if not figure.agrees]:
+    if off := [figure for figure in figures if not figure.agrees]:
         raise RunError(
-            f"{len(off)} of {len(found)} figures are off; the allowance is {POINTS} points, or {RELATIVE:.0%} of GFLOPs"
+            f"{len(off)} of {len(figures)} figures are off; the allowance is {POINTS} points, or {RELATIVE:.0%} of GFLOPs"
         )
-    print(f"all {len(found)} figures agree, to {POINTS} points or {RELATIVE:.0%} of GFLOPs")
+    print(f"all {len(figures)} figures agree, to {POINTS} points or {RELATIVE:.0%} of GFLOPs")
 
 
 if __name__ == "__main__":

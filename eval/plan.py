@@ -19,6 +19,7 @@ import numpy as np
 from eval.links import shaped
 from eval.reporting.records import SCHEMA, Milliseconds, read_calibration, read_sweep
 from eval.reporting.tables import UNITS
+from eval.reporting.text_table import Column, TextTable
 from eval.scoring.variants import CONTROL
 from eval.timing import latency_model
 from eval.timing.latency_model import Constants, Link
@@ -181,17 +182,21 @@ def regrets_on_measured_links(measured: Sequence[dict], drops: dict, max_drop: f
 
 def table(candidates: Sequence[Candidate], metric: str) -> str:
     """The candidates as text."""
-    one = next(x for x in candidates if x.num_parts == 1)
-    head = ("exchange", "devices", "weights", "predicted ms", "one device / it", UNITS[metric], "loses", "kB sent", "")
-    widths = (24, 8, 8, 13, 16, max(12, len(UNITS[metric]) + 1), 7, 10, 0)
-    lines = [head]
-    for x in candidates:
-        why = x.rejected or "chosen"
-        cells = (f"{1e3 * x.seconds:.1f}", f"{one.seconds / x.seconds:.2f}", f"{x.score:.1f}", f"{x.drop:.1f}")
-        lines.append((x.setting, str(x.num_parts), x.weights, *cells, f"{x.sent / 1e3:.1f}", why))
-    return "\n".join(
-        "".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    one_device = next(candidate for candidate in candidates if candidate.num_parts == 1)
+    columns = (
+        *(Column("exchange", 23), Column("devices", 7), Column("weights", 7), Column("predicted ms", 12)),
+        *(Column("one device / it", 15), Column(UNITS[metric], max(11, len(UNITS[metric]))), Column("loses", 6)),
+        *(Column("kB sent", 9), Column("", 0)),
     )
+    rows = [
+        (
+            *(candidate.setting, str(candidate.num_parts), candidate.weights, f"{1e3 * candidate.seconds:.1f}"),
+            *(f"{one_device.seconds / candidate.seconds:.2f}", f"{candidate.score:.1f}", f"{candidate.drop:.1f}"),
+            *(f"{candidate.sent / 1e3:.1f}", candidate.rejected or "chosen"),
+        )
+        for candidate in candidates
+    ]
+    return TextTable(columns).text(rows)
 
 
 def verdict(candidates: Sequence[Candidate], measured: Collection[int]) -> str:

@@ -12,15 +12,14 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
 
 from eval.reporting import files, other_plots
-from eval.reporting.records import FILE, Scales
-from eval.timing.part_program import measure
-from prism_jax import records
+from eval.reporting.records import FILE, read_scales
+from eval.timing import part_program
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError
@@ -47,6 +46,7 @@ class Scale:
     """Folder for the results."""
 
     def check(self) -> None:
+        """Raises InputError for lengths that the parts, or the segments, don't fit."""
         if min(self.lengths) < self.num_parts:
             raise InputError(f"lengths are {self.lengths}; choose at least num_parts, {self.num_parts}, tokens")
         for num_tokens in self.lengths:
@@ -55,30 +55,34 @@ class Scale:
 
 
 def row_of(command: Scale, exchange: Exchange, num_parts: int, num_tokens: int) -> dict:
-    """A measurement in a process of its own; one that fails says so under "error"."""
+    """Measures one part in a new process; the row of a process that fails has an "error"."""
     context = multiprocessing.get_context("spawn")
-    told = context.Queue()
-    child = context.Process(target=measure, args=(told, command.layers, exchange, num_parts, num_tokens))
+    queue = context.Queue()
+    child = context.Process(target=part_program.measure, args=(queue, command.layers, exchange, num_parts, num_tokens))
     child.start()
     child.join()
-    found = told.get(timeout=5) if child.exitcode == 0 else {"error": f"the process ended with status {child.exitcode}"}
+    failed = {"error": f"the process ended with status {child.exitcode}"}
+    measured = queue.get(timeout=5) if child.exitcode == 0 else failed
     setting = {"exchange": str(exchange), "num_parts": num_parts, "tokens": num_tokens, "layers": command.layers}
-    return setting | found
+    return setting | measured
 
 
 def exponents(rows: list[dict]) -> dict[str, dict[str, float]]:
-    """For each exchange, by which power of N time and memory grow: least squares in logarithms over the upper half of the N."""
-    found: dict[str, dict[str, float]] = {}
+    """Returns the power of N with which time and memory of each exchange grow.
+
+    Fitted by least squares in logarithms, over the upper half of the N.
+    """
+    powers: dict[str, dict[str, float]] = {}
     for exchange in dict.fromkeys(row["exchange"] for row in rows):
         mine = sorted((row for row in rows if row["exchange"] == exchange), key=lambda row: row["tokens"])
         mine = mine[len(mine) // 2 :]
         if len(mine) > 1:
             at = np.log([row["tokens"] for row in mine])
-            found[exchange] = {
+            powers[exchange] = {
                 name: float(np.polyfit(at, np.log([row[name] for row in mine]), 1)[0])
                 for name in ("seconds", "memory_activations_bytes_compiled")
             }
-    return found
+    return powers
 
 
 def main(argv: list[str]) -> None:
@@ -86,7 +90,8 @@ def main(argv: list[str]) -> None:
     command.check()
     if not hasattr(os, "sched_setaffinity"):
         raise InputError("eval.scale keeps a process on one core, which this system has no call for; run it on Linux")
-    rows, out = finished(Path(command.out)), output_folder(command.out)
+    rows: list[dict] = read_scales(command.out)["rows"] if (Path(command.out) / FILE).exists() else []
+    out = output_folder(command.out)
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     os.environ["JAX_PLATFORMS"] = "cpu"
     asked = [(WholeSequence(), 1), (AllGather(), command.num_parts)]
@@ -99,25 +104,18 @@ def main(argv: list[str]) -> None:
             row = row_of(command, exchange, num_parts, num_tokens)
             if "error" not in row:
                 rows.append(row)
-                said = (
-                    f"{row['seconds']:9.3f} s  {row['memory_activations_bytes_compiled'] / 2**20:9.1f} MiB activations"
-                )
-            print(f"N = {num_tokens:6d}  {exchange!s:20s} {row.get('error') or said}", flush=True)
+                mebibytes = row["memory_activations_bytes_compiled"] / 2**20
+                outcome = f"{row['seconds']:9.3f} s  {mebibytes:9.1f} MiB activations"
+            print(f"N = {num_tokens:6d}  {exchange!s:20s} {row.get('error') or outcome}", flush=True)
             content = {"schema": files.SCHEMA, "config": asdict(command), "environment": files.environment()}
             files.write_json(out, content | {"rows": rows})
     shown = [row for row in rows if row["layers"] == command.layers and row["num_parts"] in (1, command.num_parts)]
     powers = exponents(shown)
-    for name, of in powers.items():
-        print(f"{name:20s} time N^{of['seconds']:.2f}, activations N^{of['memory_activations_bytes_compiled']:.2f}")
+    for exchange_name, power in powers.items():
+        time, memory = power["seconds"], power["memory_activations_bytes_compiled"]
+        print(f"{exchange_name:20s} time N^{time:.2f}, activations N^{memory:.2f}")
     other_plots.scale(out / "scale.png", shown, powers)
     print(f"wrote {out}/results.json, scale.png")
-
-
-def finished(out: Path) -> list[dict]:
-    """The rows of an earlier call."""
-    path = out / FILE
-    rows: Any = records.read(path, Scales, "choose another --out")["rows"] if path.exists() else []
-    return rows
 
 
 if __name__ == "__main__":

@@ -83,12 +83,13 @@ def main(argv: list[str]) -> None:
     sweeper = Sweeper(rows, scorings, store.Store(out / "rows"), runners)
     command_line = f"python -m eval.sweep {shlex.join(argv)}"
     columns = tables.columns([planned_row(row) for row in rows], scoring.task.metrics[0])
-    print(tables.line(columns, columns), flush=True)
+    table = tables.text_table(columns)
+    print(table.header, flush=True)
     grows = not (out / "results.csv").exists()  # whole results stay until the new ones are whole
     with tqdm(rows, "rows", unit="row", disable=None) as progress:
         for planned in progress:
             row = sweeper(planned)
-            tqdm.write(tables.line(columns, tables.cells(row, columns)))
+            tqdm.write(table.line(tables.cells(row, columns)))
             if grows:
                 files.write_json(out, files.results(scoring, sweeper.rows, command_line, remarks))
     if not is_terminal():

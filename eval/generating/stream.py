@@ -161,17 +161,3 @@ def _time(
         begun |= set(step.prompts)
         before = now
     return prefill, decode
-
-
-def table(rows: list[dict]) -> str:
-    """The rows as text, each beside the first."""
-    lines = [f"{'exchange':<20} {'parts':>5} {'cache MB':>10} {'to first':>9} {'tokens/s':>9} {'to first':>9}"]
-    one = rows[0]
-    for row in rows:
-        speed = row["tokens_per_second"]
-        lines.append(
-            f"{row['exchange']:<20} {row['num_parts']:>5} {row['cache_bytes'] / 1e6:>10.3f} "
-            f"{row['cache_bytes'] / one['cache_bytes']:>9.2f} "
-            + (f"{speed:>9.1f} {speed / one['tokens_per_second']:>9.2f}" if speed else f"{'-':>9} {'-':>9}")
-        )
-    return "\n".join(lines)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prism_jax.errors import InputError, RunError
+from prism_jax.errors import InputError, RunError, one_line
 
 DEVICE = "prism0"
 """The interface of each end."""
@@ -65,7 +65,7 @@ class Keeper:
         """
         done = subprocess.run(self.inside(words), capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RunError(f"{' '.join(words)} failed: {' '.join(done.stderr.split())[:200]}; {OFFER}")
+            raise RunError(f"{' '.join(words)} failed: {one_line(done.stderr)}; {OFFER}")
 
 
 def rate_of(text: str) -> float:
@@ -148,7 +148,7 @@ def shape(rate: str) -> None:
     words = ["tc", "qdisc", "replace", "dev", DEVICE, "root", *bucket]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RunError(f"{' '.join(words)} failed: {' '.join(done.stderr.split())[:200]}; {OFFER}")
+        raise RunError(f"{' '.join(words)} failed: {one_line(done.stderr)}; {OFFER}")
 
 
 def counters() -> tuple[int, int] | None:

@@ -5,7 +5,7 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
-from eval.reporting.sweep_plots import COLOURS, MARKERS, finish, plt
+from eval.reporting.style import COLOURS, MARKERS, plt, save
 from eval.reporting.tables import UNITS
 
 
@@ -44,7 +44,7 @@ def blocks(path: Path, content: dict) -> None:
         axes.grid(alpha=0.25)
     examples = everything["examples"]
     figure.suptitle(f"{content['model']}, {content['setting']} parts, {content['dataset']}, n = {examples}", fontsize=8)
-    finish(figure, path)
+    save(figure, path)
 
 
 def scale(path: Path, rows: list[dict], exponents: dict[str, dict[str, float]]) -> None:
@@ -67,7 +67,7 @@ def scale(path: Path, rows: list[dict], exponents: dict[str, dict[str, float]]) 
     figure.suptitle(
         f"one part alone on one core, {rows[0]['layers']} blocks of BERT-base's size, batch of 1", fontsize=8
     )
-    finish(figure, path)
+    save(figure, path)
 
 
 def latency(path: Path, content: dict) -> None:
@@ -100,7 +100,7 @@ def latency(path: Path, content: dict) -> None:
         f"{content['model']}\n2 processes, a core each ({where['cpu']}); median, p10 to p90\nstar: as fast as one device",
         fontsize=7,
     )
-    finish(figure, path)
+    save(figure, path)
 
 
 def panel(axes: plt.Axes, rows: list[dict], settings: list[str], name: str, unit: float) -> None:

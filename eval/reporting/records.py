@@ -1,5 +1,6 @@
-"""results.json as its readers need it: what sweeps and calibrations must hold, and the one way to read them."""
+"""Types of results.json, and the readers that check it against them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -155,14 +156,13 @@ class Calibration(TypedDict):
 
 
 def read_sweep(folder: Path | str) -> Any:
-    """What eval.sweep or eval.evaluate wrote.
+    """Reads the results of eval.sweep or eval.evaluate, see `Sweep`.
 
     Raises:
-      InputError: if it can't be read, or has no row with a score.
+      InputError: if they can't be read, or have no record with a score.
     """
-    path, way_out = Path(folder) / FILE, "run eval.sweep first, or name a folder that it wrote"
-    content: Any = records.read(path, Sweep, way_out)
-    with records.refusing(path, way_out):
+
+    def check(content: Any) -> None:
         for i, row in enumerate(content["rows"]):
             if not row.get("error"):
                 records.checked(row, Measured, f"rows[{i}]")
@@ -170,21 +170,40 @@ def read_sweep(folder: Path | str) -> Any:
             raise ValueError("it holds no scored rows")
         if len(metrics := {row["metric"] for row in content["rows"]}) > 1:
             raise ValueError(f"it has rows of several metrics, {', '.join(sorted(metrics))}")
-    return content
+
+    return _read(folder, Sweep, "run eval.sweep first, or name a folder that it wrote", check)
 
 
 def read_calibration(
     folder: Path | str, way_out: str = "run eval.latency first, or name a folder that it wrote"
 ) -> Any:
-    """What eval.latency wrote, complete or not.
+    """Reads the results of eval.latency, complete or not, see `Calibration`.
 
     Raises:
-      InputError: if it can't be read.
+      InputError: if they can't be read.
     """
-    path = Path(folder) / FILE
-    content: Any = records.read(path, Calibration, way_out)
-    with records.refusing(path, way_out):
+
+    def check(content: Any) -> None:
         for i, row in enumerate(content["rows"]):
             if row["rate_bits_per_second"] is not None:
                 records.checked(row, Shaped, f"rows[{i}]")
+
+    return _read(folder, Calibration, way_out, check)
+
+
+def read_scales(folder: Path | str) -> Any:
+    """Reads the results of eval.scale, see `Scales`.
+
+    Raises:
+      InputError: if they can't be read.
+    """
+    return _read(folder, Scales, "choose another --out")
+
+
+def _read(folder: Path | str, kind: type, way_out: str, check: Callable[[Any], None] = lambda content: None) -> Any:
+    """Reads the results.json of a folder; `check` raises a ValueError for what its type can't say."""
+    path = Path(folder) / FILE
+    content: Any = records.read(path, kind, way_out)
+    with records.refusing(path, way_out):
+        check(content)
     return content

@@ -1,27 +1,18 @@
 """Plots of what sweeps found, one panel for each run and N. Sizes are for a column of a paper, colours for colour-blind readers."""
 
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from eval.reporting.style import COLOURS, FILLS, MARKERS, plt, save
 from eval.reporting.tables import UNITS
 from eval.scoring.variants import BASE, CONTROL
-from prism_jax.cli.entry import write
 from prism_jax.metrics.scores import METRICS
-
-matplotlib.use("Agg")
-
-plt.rcParams["text.parse_math"] = False  # a $ in a path is no formula
-
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito
-MARKERS = ("o", "v", "s", "D", "^", "P", "X", "*")
-FILLS = ("full", "none", "left", "top", "right", "bottom")
 
 CHARACTERS = 90
 """Of a legend, that fit into the width of a panel."""
@@ -53,7 +44,8 @@ def score_against_bytes(path: Path, panels: Panels) -> bool:
         logarithmic(axes)
         axes.set_xlabel(f"kB sent per device and example (nothing sent: at {edge:.2g})")
         describe(axes, name, content, len(panels) > 1)
-    return finish(figure, path)
+    save(figure, path)
+    return True
 
 
 def score_against_rate(path: Path, panels: Panels) -> bool:
@@ -73,7 +65,8 @@ def score_against_rate(path: Path, panels: Panels) -> bool:
         logarithmic(axes)
         axes.set_xlabel("compression rate, tokens of a part / rows sent")
         describe(axes, name, content, len(panels) > 1)
-    return finish(figure, path)
+    save(figure, path)
+    return True
 
 
 def compute_against_parts(path: Path, panels: Panels) -> bool:
@@ -105,7 +98,8 @@ def compute_against_parts(path: Path, panels: Panels) -> bool:
         axes.set_xlabel("parts P")
         describe(axes, name, content, len(panels) > 1, "GFLOPs of matrix products per device and example")
         below(axes)
-    return finish(figure, path)
+    save(figure, path)
+    return True
 
 
 @dataclass(frozen=True)
@@ -174,7 +168,7 @@ class Styles:
         """A little to the side, so that bars of several numbers of parts stay apart."""
         return 1.06 ** (self.parts.index(num_parts) - (len(self.parts) - 1) / 2)
 
-    def legend(self, axes) -> None:
+    def legend(self, axes: Axes) -> None:
         for num_parts in self.parts:
             axes.plot([], [], color=self.colour(num_parts), label=f"{num_parts} parts")
         for i, kind in enumerate(self.kinds):
@@ -185,7 +179,7 @@ class Styles:
         below(axes)
 
 
-def draw_rows(axes, rows: list[dict], xs: list[float], styles: Styles) -> None:
+def draw_rows(axes: Axes, rows: list[dict], xs: list[float], styles: Styles) -> None:
     """The score of each row against its x; a line joins rows that have all else in common."""
     for group in dict.fromkeys(map(styles.of, rows)):
         mine = [(x * styles.shift(group[0]), row) for x, row in zip(xs, rows, strict=True) if styles.of(row) == group]
@@ -215,13 +209,13 @@ def goodness(row: dict) -> float:
     return row["score"] if METRICS[row["metric"]].higher_is_better else -row["score"]
 
 
-def panels_of(panels: Panels):
+def panels_of(panels: Panels) -> tuple[Figure, list[Axes]]:
     """A figure with its panels side by side."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 4), layout="constrained", squeeze=False)
     return figure, list(axes[0])
 
 
-def one_device_lines(axes, content: dict) -> None:
+def one_device_lines(axes: Axes, content: dict) -> None:
     for row in content["rows"]:
         if row["num_parts"] == 1:
             control = row["weights"] == CONTROL
@@ -235,7 +229,7 @@ def one_device_lines(axes, content: dict) -> None:
             )
 
 
-def point(axes, x: float, row: dict, styles: Styles) -> None:
+def point(axes: Axes, x: float, row: dict, styles: Styles) -> None:
     low, high = row["score_ci95"] or (row["score"], row["score"])
     bars = [[max(row["score"] - low, 0)], [max(high - row["score"], 0)]]  # resampled bounds may lie to one side
     colour = styles.colour(row["num_parts"])
@@ -247,7 +241,7 @@ def point(axes, x: float, row: dict, styles: Styles) -> None:
         axes.annotate(f"L={row['num_segments']}", (x, row["score"]), (3, 3), textcoords="offset points", fontsize=6)
 
 
-def describe(axes, name: str, content: dict, several: bool, label: str | None = None) -> None:
+def describe(axes: Axes, name: str, content: dict, several: bool, label: str | None = None) -> None:
     """Title and vertical axis: model, data, n."""
     first = content["rows"][0]
     title = f"{content['model']}\n{content['dataset']}, n = {first['examples']}, N = {first['tokens']}"
@@ -256,7 +250,7 @@ def describe(axes, name: str, content: dict, several: bool, label: str | None = 
     axes.grid(alpha=0.25)
 
 
-def logarithmic(axes) -> None:
+def logarithmic(axes: Axes) -> None:
     """A logarithmic axis with room at its ends, and plain numbers at 1, 2 and 5 of each decade."""
     axes.set_xscale("log")
     axes.margins(x=0.1)
@@ -265,22 +259,12 @@ def logarithmic(axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def below(axes) -> None:
+def below(axes: Axes) -> None:
     """The legend, where it hides nothing: as many columns as a panel is wide, and a higher figure for many rows."""
     labels = axes.get_legend_handles_labels()[1]
     columns = min(4, max(1, CHARACTERS // (max(map(len, labels)) + 8)))
     rows = -(-len(labels) // columns)
-    axes.figure.set_figheight(max(axes.figure.get_figheight(), 3.6 + 0.14 * rows))
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    figure.set_figheight(max(figure.get_figheight(), 3.6 + 0.14 * rows))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=6, ncols=columns)
-
-
-def finish(figure, path: Path) -> bool:
-    for axes in figure.axes:
-        axes.tick_params(labelsize=7)
-        axes.xaxis.label.set_size(8)
-        axes.yaxis.label.set_size(8)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=200)
-    write(path, picture.getvalue())
-    plt.close(figure)
-    return True

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+from eval.reporting.text_table import Column, TextTable
 from eval.scoring.variants import CONTROL, TUNED
 
 UNITS = {
@@ -98,10 +99,9 @@ def two_ways(row: dict, name: str, unit: float, digits: int) -> str:
     return " / ".join("-" if value is None else f"{value / unit:.{digits}f}" for value in values)
 
 
-def line(columns: Collection[str], texts: Collection[str]) -> str:
-    """Cells in columns, for the terminal."""
-    widths = [WIDTHS.get(column, 21) for column in columns]
-    return "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
+def text_table(columns: Collection[str]) -> TextTable:
+    """Returns the table of these columns for the terminal."""
+    return TextTable(tuple(Column(column, WIDTHS.get(column, 21)) for column in columns), gap="  ")
 
 
 def markdown_table(rows: list[dict], columns: Collection[str]) -> str:

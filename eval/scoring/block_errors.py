@@ -1,4 +1,4 @@
-"""How far the output of each block is from one device's, when the parts exchange less than everything."""
+"""Errors of the output of each block, when the parts exchange less than everything."""
 
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.batches import scoring_batches
 
 
-def runner(num_parts: int) -> PlacedRunner:
+def runner_for(num_parts: int) -> PlacedRunner:
     """Returns a runner with a device for each part if there are several processes, else with all parts inside one device.
 
     Raises:
@@ -36,25 +36,25 @@ def runner(num_parts: int) -> PlacedRunner:
     return make_runner("mesh" if several() and num_parts > 1 else "one_device", num_parts)
 
 
-def departures(scoring: Scoring, params: Any, setting: Setting) -> list[dict]:
-    """For each block, how far its output under an exchange is from that of one device: means over all real tokens.
+def errors_of_blocks(scoring: Scoring, params: Any, setting: Setting) -> list[dict[str, float]]:
+    """Compares the output of each block under an exchange with that on one device, over all real tokens.
 
     Returns:
-      For each block its cosine similarity, and the relative error |x - exact| / |exact|.
+      For each block its mean cosine similarity, and its mean relative error |x - exact| / |exact|.
 
     Raises:
       InputError: if the model gives a part rows beside its tokens.
     """
-    run, one_device, model = runner(setting.num_parts), on_one_device(1), scoring.model
+    run, one_device, model = runner_for(setting.num_parts), on_one_device(1), scoring.model
 
     @partial(jax.jit, static_argnums=(0, 1))
     def outputs(exchange: Exchanges, run: PlacedRunner, params: Any, parts: Parts) -> list[jax.Array]:
         return block_outputs(model, params, parts, exchange, run)
 
     @jax.jit
-    def compare(several: list[jax.Array], exact: list[jax.Array], real_BN: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def compare(ours: list[jax.Array], exact: list[jax.Array], real_BN: jax.Array) -> tuple[jax.Array, jax.Array]:
         sums = []
-        for x, y in zip(several, exact, strict=True):
+        for x, y in zip(ours, exact, strict=True):
             x = x[:, : y.shape[1]]
             x_norm, y_norm = jnp.linalg.norm(x, axis=-1), jnp.linalg.norm(y, axis=-1)
             cosine = (x * y).sum(-1) / jnp.maximum(x_norm * y_norm, 1e-12)
@@ -64,7 +64,7 @@ def departures(scoring: Scoring, params: Any, setting: Setting) -> list[dict]:
 
     placed, total, tokens = run.replicate(params), np.zeros((model.config.stack.num_layers, 2)), 0.0
     batches = scoring_batches(scoring.task, scoring.buckets, scoring.experiment.batch_size)
-    for batch in tqdm(batches, "departures", leave=False, unit="batch", disable=None):
+    for batch in tqdm(batches, "blocks", leave=False, unit="batch", disable=None):
         whole = one_device.split(batch.tokens)
         parts = run.split(batch.tokens)
         ours = run.fetch(outputs(setting.exchange, run, placed, parts))
@@ -79,6 +79,6 @@ def departures(scoring: Scoring, params: Any, setting: Setting) -> list[dict]:
     return [{"cosine_similarity": cosine, "relative_error": error} for cosine, error in (total / tokens).tolist()]
 
 
-def alone(exchange: Exchanges, num_layers: int, block: int) -> Exchanges:
-    """An exchange in one block, and everything sent in the others."""
-    return tuple(one if i == block else AllGather() for i, one in enumerate(per_block(exchange, num_layers)))
+def in_one_block(exchange: Exchanges, num_layers: int, block: int) -> Exchanges:
+    """Returns the exchange in one block, and an all-gather in the others."""
+    return tuple(of_block if i == block else AllGather() for i, of_block in enumerate(per_block(exchange, num_layers)))

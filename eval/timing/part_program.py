@@ -4,6 +4,8 @@ import os
 import resource
 import time
 from dataclasses import dataclass, replace
+from multiprocessing.queues import Queue
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,7 @@ AT_LEAST_SECONDS, AT_MOST_RUNS = 5.0, 20
 class StandIn(Wrapped):
     """The context of one part without the others: their rows are its own, again and again."""
 
-    def __call__(self, x_BTD, layout):
+    def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
         T, others = layout.part_len, (layout.num_parts - 1) * self.of.rows_sent(layout.part_len)
         if not others:
             return own_rows(x_BTD, layout)
@@ -32,36 +34,38 @@ class StandIn(Wrapped):
         return jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=0 if x.ndim == 1 else 1), own, received)
 
 
-def one_part(layers: int, exchange: Exchange, num_parts: int, num_tokens: int):
-    """The program of one part, compiled, and its arguments."""
+def compile_part(
+    layers: int, exchange: Exchange, num_parts: int, num_tokens: int
+) -> tuple[jax.stages.Compiled, tuple[Any, dict[str, jax.Array], Layout]]:
+    """Returns the compiled program of one part of a stack of BERT-base's size, and its arguments."""
     model = BertModel(BertConfig(replace(BERT_BASE.stack, num_layers=layers), vocab_size=100, num_positions=num_tokens))
     params, T = init_params(model, jax.random.key(0)), part_length(num_tokens, num_parts)
     tokens = {name: jnp.zeros((1, T), jnp.int32) for name in model.batch_shapes(1, T)}
     layout = Layout(jnp.int32(0), jnp.ones((1, T * num_parts), bool), None, num_parts, num_tokens)
 
-    def program(params, tokens, layout):
+    def program(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> Any:
         return model.apply({"params": params}, tokens, layout, StandIn(exchange), method="part")
 
     return jax.jit(program).lower(params, tokens, layout).compile(), (params, tokens, layout)
 
 
-def measure(told, layers: int, exchange: Exchange, num_parts: int, num_tokens: int) -> None:
-    """Body of a process: puts a row into `told`."""
+def measure(queue: Queue, layers: int, exchange: Exchange, num_parts: int, num_tokens: int) -> None:
+    """Puts a row with time and memory of one part into a queue: the body of a process."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    program, arguments = one_part(layers, exchange, num_parts, num_tokens)
+    program, arguments = compile_part(layers, exchange, num_parts, num_tokens)
     jax.block_until_ready(program(*arguments))
     seconds: list[float] = []
     while sum(seconds) < AT_LEAST_SECONDS and len(seconds) < AT_MOST_RUNS:
         started = time.perf_counter()
         jax.block_until_ready(program(*arguments))
         seconds.append(time.perf_counter() - started)
-    stack, said = replace(BERT_BASE.stack, num_layers=layers), cost.compiled_memory(program)
-    told.put(
+    stack, memory = replace(BERT_BASE.stack, num_layers=layers), cost.compiled_memory(program)
+    queue.put(
         {
             "seconds": float(np.median(seconds)),
             "runs": len(seconds),
             "flops": cost.formula(stack, exchange, num_parts, num_tokens).flops,
-            "memory_activations_bytes_compiled": said.activations if said else None,
+            "memory_activations_bytes_compiled": memory.activations if memory else None,
             "peak_resident_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         }
     )

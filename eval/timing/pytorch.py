@@ -18,6 +18,7 @@ import optax
 
 import prism_jax as pj
 from eval.reporting import files
+from eval.reporting.text_table import Column, TextTable
 from prism_jax import weights
 from prism_jax.data import images
 from prism_jax.errors import InputError
@@ -144,15 +145,23 @@ def time_in_turn(ours: Arm, theirs: Arm, rounds: int, seconds: float) -> np.ndar
     return np.array(times)
 
 
-HEADER = (
-    f"{'family':<6} {'step':<9} {'B':>3} {'ours s':>8} {'theirs s':>8} {'ratio':>6} {'p10':>6} {'p90':>6} {'error':>8}"
+TABLE = TextTable(
+    (
+        *(Column("family", 6), Column("step", 9), Column("B", 3, right=True)),
+        *(Column(title, 8, right=True) for title in ("ours s", "theirs s")),
+        *(Column(title, 6, right=True) for title in ("ratio", "p10", "p90")),
+        Column("error", 8, right=True),
+    )
 )
 
 
-def line(row: dict) -> str:
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """Returns a row as texts, in the order of the columns."""
     return (
-        f"{row['family']:<6} {row['step']:<9} {row['batch_size']:>3} {row['seconds']:>8.3f} {row['seconds_pytorch']:>8.3f} "
-        f"{row['ratio']:>6.2f} {row['ratio_p10']:>6.2f} {row['ratio_p90']:>6.2f} {row['error']:>8.1e}"
+        *(row["family"], row["step"], str(row["batch_size"])),
+        *(f"{row[name]:.3f}" for name in ("seconds", "seconds_pytorch")),
+        *(f"{row[name]:.2f}" for name in ("ratio", "ratio_p10", "ratio_p90")),
+        f"{row['error']:.1e}",
     )
 
 
@@ -166,7 +175,7 @@ def compare(command: "Speed", out: Path) -> None:
     environment = files.environment() | {"torch": torch.__version__, "transformers": transformers.__version__}
     asked = {name: value for name, value in dataclasses.asdict(command).items() if name != "out"}
     content = {"schema": files.SCHEMA, "config": asked, "environment": environment}
-    print(HEADER, flush=True)
+    print(TABLE.header, flush=True)
     for family in command.families:
         model = without_dropout(MODELS[family], command.compute_dtype)
         params = pj.init_params(model, jax.random.key(0))
@@ -179,7 +188,7 @@ def compare(command: "Speed", out: Path) -> None:
                 ours, theirs = our_arm(model, params, family, step, batch), their_arm(copy.deepcopy(rival), step, batch)
                 row = {"family": family, "step": step, "batch_size": batch_size} | _measure(command, ours, theirs)
                 rows.append(row)
-                print(line(row), flush=True)
+                print(TABLE.line(cells(row)), flush=True)
     files.write_json(out, content | {"rows": rows})
 
 

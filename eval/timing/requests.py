@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from eval.links import shaped
+from eval.reporting.text_table import Column, TextTable
 from eval.scoring.measure import Scoring
 from eval.scoring.rows import SettingFields
 from eval.scoring.variants import BASE
@@ -18,6 +19,7 @@ from prism_jax import cost
 from prism_jax.exchange.setting import Setting
 from prism_jax.forward import forward
 from prism_jax.parallel.mesh import on_mesh
+from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.processes import from_terminal
 from prism_jax.parallel.runner import PlacedRunner
 
@@ -78,7 +80,7 @@ class Request:
         self.seconds.clear()
         self.counted.clear()
 
-    def _compiled(self, parts) -> jax.stages.Compiled:
+    def _compiled(self, parts: Parts) -> jax.stages.Compiled:
         model, exchange, run = self.scoring.model, self.setting.exchange, self.run
         program = jax.jit(lambda params, parts: forward(model, params, parts, exchange, run))
         return program.lower(self.params, parts).compile()
@@ -156,18 +158,22 @@ def spread(name: str, values: Any) -> dict[str, float]:
     return {name: float(median), f"{name}_p10": float(p10), f"{name}_p90": float(p90)}
 
 
-COLUMNS = ("exchange", "wire", "parts", "ms [p10, p90]", "one device / it", "Voltage / it", "kB sent", "kB counted")
-WIDTHS = (20, 8, 5, 26, 18, 18, 9, 10)
+TABLE = TextTable(
+    (
+        *(Column("exchange", 20), Column("wire", 8), Column("parts", 5), Column("ms [p10, p90]", 26)),
+        *(Column("one device / it", 18), Column("Voltage / it", 18), Column("kB sent", 9), Column("kB counted", 10)),
+    )
+)
 
 
 def table(rows: Sequence[dict]) -> str:
     """Rows of one link, N and batch size, for the terminal."""
     first = rows[0]
-    lines = [f"N = {first['tokens']}, B = {first['batch_size']}, {first['link']}, {first['rounds']} rounds; medians"]
-    lines.append(" ".join(text.ljust(width) for text, width in zip(COLUMNS, WIDTHS, strict=True)))
+    title = f"N = {first['tokens']}, B = {first['batch_size']}, {first['link']}, {first['rounds']} rounds; medians"
+    cells = []
     for row in rows:
         counted = row["bytes_counted_sent"]
-        cells = (
+        texts = (
             row["setting"].removesuffix(f":{row['wire']}"),
             row["wire"],
             str(row["num_parts"]),
@@ -179,5 +185,5 @@ def table(rows: Sequence[dict]) -> str:
             f"{row['bytes_sent_per_device'] / 1e3:.1f}",
             "-" if counted is None else f"{counted / 1e3:.1f}",
         )
-        lines.append(" ".join(text.ljust(width) for text, width in zip(cells, WIDTHS, strict=True)).rstrip())
-    return "\n".join(lines)
+        cells.append(texts)
+    return f"{title}\n{TABLE.text(cells)}"

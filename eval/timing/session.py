@@ -113,7 +113,9 @@ def settings_alone(scoring: Scoring) -> list[Setting]:
     For `eval.plan`, also on the experiment's other numbers of parts, where they can run.
     """
     experiment = scoring.experiment
-    several_parts = dict.fromkeys((jax.device_count(), *(num_parts for num_parts in experiment.grid.parts if num_parts > 1)))
+    several_parts = dict.fromkeys(
+        (jax.device_count(), *(num_parts for num_parts in experiment.grid.parts if num_parts > 1))
+    )
     return [ONE_DEVICE] + [
         Setting(exchange, num_parts)
         for num_parts in several_parts

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from prism_jax import assets, records
-from prism_jax.errors import InputError
+from prism_jax.errors import InputError, one_line
 
 T = TypeVar("T")
 
@@ -177,8 +177,7 @@ def open_without_code(open_folder: Callable, path: Path, **kwargs: Any) -> Any:
     try:
         return open_folder(path.parent, trust_remote_code=False, **kwargs)
     except Exception as error:  # whatever transformers makes of a wrong value
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} has a value that transformers refuses: {reason}") from error
+        raise InputError(f"{path} has a value that transformers refuses: {one_line(error, 400)}") from error
 
 
 def companions(folder: Path) -> list[Path]:
@@ -260,8 +259,7 @@ def read_pickle(path: Path) -> dict[str, np.ndarray]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in state.items()}
     except Exception as error:  # whatever PyTorch makes of a file that is damaged, or holds more than weights
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path} holds no plain PyTorch weights: {reason} ...; give safetensors") from error
+        raise InputError(f"{path} holds no plain PyTorch weights: {one_line(error)}; give safetensors") from error
 
 
 def read_label_names(path: Path) -> tuple[str, ...]:

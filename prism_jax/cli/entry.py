@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from prism_jax.errors import InputError, RunError, SaveError
+from prism_jax.errors import InputError, RunError, SaveError, one_line
 from prism_jax.folders import held
 from prism_jax.parallel import processes
 
@@ -44,7 +44,7 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
         except Exception as error:
             if processes.says_lost(error):
                 processes.let_bond_speak()
-                _stop(f"another process is gone: {' '.join(str(error).split())[:200]}", 1)
+                _stop(f"another process is gone: {one_line(error)}", 1)
             if not isinstance(error, OSError) or error.errno is None:
                 raise
             where = f"{str(error.filename)[:200]}: " if error.filename else ""

@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from prism_jax import records
-from prism_jax.errors import InputError
+from prism_jax.errors import InputError, one_line
 from prism_jax.experiments import recipe
 from prism_jax.experiments.run_files import RunConfig, Saved, Score, read_config
 from prism_jax.parallel.processes import from_terminal, is_terminal, several
@@ -271,7 +271,7 @@ def _restore(manager: ocp.CheckpointManager, step: int, like: Any = None) -> Any
         whole = said.get("sha256") in (None, digest_of_state(jax.device_get(restored["state"])))
         whole = whole and said["position"]["next_index"] == step
     except Exception as error:  # whatever Orbax and TensorStore make of a damaged file
-        reason, whole = " ".join(str(error).split())[:160] + " ...", False
+        reason, whole = one_line(error), False
     if not whole:
         raise InputError(
             f"checkpoint {step} in {manager.directory} is damaged or of another model: {reason}; there are "

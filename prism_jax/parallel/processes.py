@@ -26,7 +26,7 @@ import numpy as np
 from jax._src.clusters import ClusterEnv  # what --coordinator auto finds has no public name
 from jax.experimental import multihost_utils
 
-from prism_jax.errors import InputError, RunError
+from prism_jax.errors import InputError, RunError, one_line
 from prism_jax.parallel.bond import GRACE_SECONDS, Bond
 from prism_jax.parallel.meeting import meet
 
@@ -103,8 +103,7 @@ def join(argv: list[str], lost_after: float = LOST_AFTER_SECONDS) -> list[str]:
         )
         devices = jax.devices()
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RunError(f"the processes at {where} did not come together: {reason}") from error
+        raise RunError(f"the processes at {where} did not come together: {one_line(error)}") from error
     bond.clean()
     _check_devices([device.process_index for device in devices])
     if not is_terminal():
@@ -242,7 +241,7 @@ def _whereabouts(where: str, num_processes: int | None, process_id: int | None) 
             None, num_processes, process_id, None, None, int(JOIN_SECONDS)
         )
     except (RuntimeError, ValueError, OSError) as error:
-        raise RunError(f"--coordinator auto found no address: {' '.join(str(error).split())[:200]}") from error
+        raise RunError(f"--coordinator auto found no address: {one_line(error)}") from error
     if found is None:
         raise InputError(
             f"--coordinator is auto, but neither SLURM, MPI nor Kubernetes has started this process; {USAGE}"

@@ -21,6 +21,7 @@ from helpers.command import command
 from helpers.paths import ROOT
 
 from eval.reporting import sweep_plots
+from eval.reporting.style import plt
 from prism_jax import weights
 from prism_jax.assets import hub
 from prism_jax.errors import InputError
@@ -135,9 +136,7 @@ def test_report(seed, tmp_path, capsys, monkeypatch):
         (folder / "results.json").write_text(json.dumps(content))
         if i == 0:
             spoil(folder / "results.json", content, rng)
-    monkeypatch.setattr(
-        sweep_plots, "finish", lambda figure, path: sweep_plots.plt.close(figure) or True
-    )  # to draw takes seconds
+    monkeypatch.setattr(sweep_plots, "save", lambda figure, path: plt.close(figure))  # to draw takes seconds
     is_refused_or_works(tmp_path, capsys, lambda: command("eval.report", *folders, "--out", tmp_path / "out"))
 
 

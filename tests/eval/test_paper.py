@@ -32,7 +32,7 @@ def test_a_figure_that_is_off_fails(off, monkeypatch):
     table = paper.Table(
         "tiny", BertModel(BertConfig(stack_config())), 16, False, {pj.WholeSequence(): {paper.GFLOPS: 1.0}}
     )
-    (figure,) = paper.figures(table)
+    (figure,) = paper.figures_of(table)
     stated = {pj.WholeSequence(): {paper.GFLOPS: figure.compiled * (1 - off * paper.RELATIVE)}}
     monkeypatch.setattr(paper, "TABLES", (replace(table, published=stated),))
     with pytest.raises(RunError, match="1 of 1 figures are off") if off > 1 else nullcontext():

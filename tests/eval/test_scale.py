@@ -7,7 +7,7 @@ from helpers.command import command
 
 import prism_jax as pj
 from eval.scale import exponents
-from eval.timing.part_program import one_part
+from eval.timing.part_program import compile_part
 from prism_jax import cost
 from prism_jax.models.bert import BERT_BASE
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_to_compile")
 def test_one_part_alone_computes_what_it_would_among_the_others(exchange, num_parts):
     from dataclasses import replace
 
-    program, _ = one_part(1, exchange, num_parts, 30)
+    program, _ = compile_part(1, exchange, num_parts, 30)
     ours, formula = (
         cost.compiled(program, 1),
         cost.formula(replace(BERT_BASE.stack, num_layers=1), exchange, num_parts, 30),

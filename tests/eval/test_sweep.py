@@ -15,6 +15,7 @@ from PIL import Image
 
 from eval.reporting import sweep_plots
 from eval.reporting.markdown import over_runs
+from eval.reporting.style import plt
 from eval.scoring import variants
 from eval.scoring.rows import SettingFields
 from eval.sweeping import store
@@ -462,7 +463,7 @@ def test_a_legend_stays_inside_its_panel(label):
     assert right.x1 <= figure.bbox.x1
     assert left.y0 >= 0
     assert panels[0].get_window_extent().height > figure.bbox.height / 2
-    sweep_plots.plt.close(figure)
+    plt.close(figure)
 
 
 def test_the_digest_of_the_library_is_of_all_modules_that_are_imported():

@@ -1,0 +1,30 @@
+"""How plots look, and how they are saved. Colours are for colour-blind readers, sizes for a column of a paper."""
+
+import io
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from prism_jax.cli.entry import write
+
+matplotlib.use("Agg")  # no window
+
+plt.rcParams["text.parse_math"] = False  # a $ in a path is no formula
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito
+MARKERS = ("o", "v", "s", "D", "^", "P", "X", "*")
+FILLS = ("full", "none", "left", "top", "right", "bottom")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as a PNG file, and closes it."""
+    for axes in figure.axes:
+        axes.tick_params(labelsize=7)
+        axes.xaxis.label.set_fontsize(8)
+        axes.yaxis.label.set_fontsize(8)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=200)
+    write(path, picture.getvalue())
+    plt.close(figure)
