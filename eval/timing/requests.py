@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from eval.links import shaped
 from eval.reporting.text_table import Column, TextTable
@@ -20,7 +19,7 @@ from prism_jax.exchange.setting import Setting
 from prism_jax.forward import forward
 from prism_jax.parallel.mesh import on_mesh
 from prism_jax.parallel.partition import Parts
-from prism_jax.parallel.processes import from_terminal
+from prism_jax.parallel.processes import barrier, from_terminal
 from prism_jax.parallel.runner import PlacedRunner
 
 WARM_UP = 2
@@ -61,7 +60,7 @@ class Request:
 
         The others wait for it already, as servers do: none leaves the barrier later than half a round trip after another.
         """
-        multihost_utils.sync_global_devices("request")
+        barrier("request")
         if jax.process_index() == 0:
             time.sleep(HEAD_START)
         before, started = shaped.counters(), time.perf_counter()

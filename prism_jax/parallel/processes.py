@@ -142,8 +142,13 @@ def from_terminal(make: Callable[[], T], outline: Callable[[T], Any] = lambda va
     return _broadcast(None)
 
 
+def barrier(name: str) -> None:
+    """Waits until all processes are here. Called by all of them, with the same name."""
+    multihost_utils.sync_global_devices(name)
+
+
 def from_process(process: int, x: np.ndarray) -> np.ndarray:
-    """The array of one process on every process; those of the others matter by their shape alone. Called by all of them."""
+    """Returns the array of one process on every process. Called by all of them, with arrays of its shape."""
     return np.asarray(multihost_utils.broadcast_one_to_all(x, is_source=jax.process_index() == process))
 
 
