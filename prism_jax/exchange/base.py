@@ -185,7 +185,7 @@ def all_gather(z_BLD: jax.Array, wire: Wire) -> jax.Array:
 
     if wire == FLOAT32:
         return gather(z_BLD)
-    arrived_BPLD = wire.decode(gather(wire.encode(jax.lax.stop_gradient(z_BLD))))
+    arrived_BPLD = wire.decode(gather(wire.encode(jax.lax.stop_gradient(z_BLD))), z_BLD.shape[-1])
     return _straight_through(arrived_BPLD, gather(z_BLD))
 
 

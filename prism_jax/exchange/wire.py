@@ -6,6 +6,7 @@ a bfloat16 array as float32 without a word.
 """
 
 import abc
+import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,8 +28,8 @@ class Wire(abc.ABC):
         """Returns the rows as one array [B, L, E], scales included: one collective sends it."""
 
     @abc.abstractmethod
-    def decode(self, sent: jax.Array) -> jax.Array:
-        """Returns the rows [..., L, D] in float32, from [..., L, E]."""
+    def decode(self, sent: jax.Array, features: int) -> jax.Array:
+        """Returns the rows [..., L, D] in float32, from [..., L, E] and D."""
 
     @abc.abstractmethod
     def row_bytes(self, features: int) -> int:
@@ -47,7 +48,7 @@ class Float32(Wire):
     def encode(self, z_BLD: jax.Array) -> jax.Array:
         return z_BLD
 
-    def decode(self, sent: jax.Array) -> jax.Array:
+    def decode(self, sent: jax.Array, features: int) -> jax.Array:
         return sent
 
     def row_bytes(self, features: int) -> int:
@@ -64,7 +65,7 @@ class _SixteenBits(Wire):
         held_BLD = jnp.where(jnp.isfinite(z_BLD), jnp.clip(z_BLD, -limit, limit), z_BLD)
         return jax.lax.bitcast_convert_type(held_BLD.astype(self.dtype), jnp.uint16)
 
-    def decode(self, sent: jax.Array) -> jax.Array:
+    def decode(self, sent: jax.Array, features: int) -> jax.Array:
         return jax.lax.bitcast_convert_type(sent, self.dtype).astype(jnp.float32)
 
     def row_bytes(self, features: int) -> int:
@@ -97,7 +98,7 @@ class Int8(Wire):
         scale_BL4 = jax.lax.bitcast_convert_type(scale_BL1[..., 0], jnp.int8)
         return jnp.concatenate([q_BLD, scale_BL4], axis=-1)
 
-    def decode(self, sent: jax.Array) -> jax.Array:
+    def decode(self, sent: jax.Array, features: int) -> jax.Array:
         scale = jax.lax.bitcast_convert_type(sent[..., -4:], jnp.float32)
         return sent[..., :-4].astype(jnp.float32) * scale[..., None]
 
@@ -105,6 +106,109 @@ class Int8(Wire):
         return features + 4
 
 
+GROUP = 64
+"""The most features that share an offset and a step."""
+
+
+class _FewBits(Wire):
+    """Whole numbers of a few bits: how many steps a feature lies above an offset. Both belong to a group of features.
+
+    A row is cut into equal groups of up to 64 features. The offset is rounded down and the step up to bfloat16, so
+    every finite number lies in range and arrives within half a step. The two travel as 4 more bytes a group. A group
+    with a number that is not finite arrives as numbers that are not finite.
+    """
+
+    bits: ClassVar[int]
+
+    def encode(self, z_BLD: jax.Array) -> jax.Array:
+        *rows, features = z_BLD.shape
+        groups, size = _groups(features)
+        padded = jnp.pad(z_BLD, [*[(0, 0)] * len(rows), (0, groups * size - features)], mode="edge")
+        z_BLGE = padded.reshape(*rows, groups, size)
+        top, low_BLG, high_BLG = 2**self.bits - 1, z_BLGE.min(-1), z_BLGE.max(-1)
+        offset_BLG = (low_BLG - jnp.abs(low_BLG) * 2.0**-8).astype(jnp.bfloat16)
+        width_BLG = high_BLG - offset_BLG.astype(jnp.float32)
+        step_BLG = (width_BLG * ((1 + 2.0**-7) / top)).astype(jnp.bfloat16)
+        steps_BLGE = (z_BLGE - offset_BLG.astype(jnp.float32)[..., None]) * _inverse(step_BLG)[..., None]
+        q_BLGE = jnp.clip(jnp.round(steps_BLGE), 0, top).astype(jnp.uint8)
+        scales_BLG4 = jax.lax.bitcast_convert_type(jnp.stack([offset_BLG, step_BLG], -1), jnp.uint8)
+        return jnp.concatenate([*_pack(q_BLGE.reshape(*rows, -1), self.bits), scales_BLG4.reshape(*rows, -1)], -1)
+
+    def decode(self, sent: jax.Array, features: int) -> jax.Array:
+        *rows, _ = sent.shape
+        groups, size = _groups(features)
+        packed, scales = jnp.split(sent, [groups * size * self.bits // 8], axis=-1)
+        offset, step = jnp.moveaxis(
+            jax.lax.bitcast_convert_type(scales.reshape(*rows, groups, 2, 2), jnp.bfloat16).astype(jnp.float32), -1, 0
+        )
+        steps = _unpack(packed, self.bits).reshape(*rows, groups, size).astype(jnp.float32)
+        z = offset[..., None] + steps * step[..., None]
+        return z.reshape(*rows, -1)[..., :features]
+
+    def row_bytes(self, features: int) -> int:
+        groups, size = _groups(features)
+        return groups * (size * self.bits // 8 + 4)
+
+
+def _groups(features: int) -> tuple[int, int]:
+    """Number of groups of a row, and features of each, a multiple of 8. The last feature is repeated to fill them."""
+    groups = -(-features // GROUP)
+    return groups, -(-features // (8 * groups)) * 8
+
+
+def _inverse(step: jax.Array) -> jax.Array:
+    return 1 / jnp.maximum(step.astype(jnp.float32), jnp.finfo(jnp.float32).tiny)
+
+
+WIDTHS = {4: (4,), 3: (2, 1), 2: (2,)}
+"""How the bits of a number are divided, so that each share fills a byte with its like."""
+
+
+def _pack(q: jax.Array, bits: int) -> list[jax.Array]:
+    """Numbers [..., M] below 2**bits as bytes, [..., M * bits / 8] in all."""
+    packed, below = [], 0
+    for width in WIDTHS[bits]:
+        share = (q >> below) & (2**width - 1)
+        chunks = jnp.split(share, 8 // width, axis=-1)
+        packed.append(functools.reduce(jnp.bitwise_or, (chunk << (i * width) for i, chunk in enumerate(chunks))))
+        below += width
+    return packed
+
+
+def _unpack(packed: jax.Array, bits: int) -> jax.Array:
+    """The numbers that `_pack` gave as bytes."""
+    q, below, start, num_numbers = 0, 0, 0, packed.shape[-1] * 8 // bits
+    for width in WIDTHS[bits]:
+        end = start + num_numbers * width // 8
+        byte = packed[..., start:end]
+        share = [(byte >> (i * width)) & (2**width - 1) for i in range(8 // width)]
+        q = q | (jnp.concatenate(share, axis=-1) << below)
+        below, start = below + width, end
+    return q
+
+
+@dataclass(frozen=True)
+class Int4(_FewBits):
+    """16 levels in each group of features: 4.5 bits a number."""
+
+    name, bits = "int4", 4
+
+
+@dataclass(frozen=True)
+class Int3(_FewBits):
+    """8 levels in each group of features: 3.5 bits a number."""
+
+    name, bits = "int3", 3
+
+
+@dataclass(frozen=True)
+class Int2(_FewBits):
+    """4 levels in each group of features: 2.5 bits a number."""
+
+    name, bits = "int2", 2
+
+
 FLOAT32, FLOAT16, BFLOAT16, INT8 = Float32(), Float16(), Bfloat16(), Int8()
-WIRES: dict[str, Wire] = {wire.name: wire for wire in (FLOAT32, FLOAT16, BFLOAT16, INT8)}
+INT4, INT3, INT2 = Int4(), Int3(), Int2()
+WIRES: dict[str, Wire] = {wire.name: wire for wire in (FLOAT32, FLOAT16, BFLOAT16, INT8, INT4, INT3, INT2)}
 """Formats by name. A format that is added here is known on the command line."""

@@ -18,12 +18,16 @@ from prism_jax import cost
 from prism_jax.exchange.base import sender, with_wire
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import parse, text_of
-from prism_jax.exchange.wire import BFLOAT16, FLOAT16, FLOAT32, INT8
+from prism_jax.exchange.wire import BFLOAT16, FLOAT16, FLOAT32, INT2, INT3, INT4, INT8
 from prism_jax.forward import lower
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
-SENT_AS = {"float32": "f32", "float16": "u16", "bfloat16": "u16", "int8": "s8"}
+SENT_AS = {
+    **{"float32": "f32", "float16": "u16", "bfloat16": "u16", "int8": "s8"},
+    **{"int4": "u8", "int3": "u8", "int2": "u8"},
+}
+FEW_BITS = (INT4, INT3, INT2)
 
 
 def rows():
@@ -36,28 +40,69 @@ def rows():
 def test_sixteen_bits_round_as_numpy_does(wire, dtype):
     z = rows()
     limit = float(ml_dtypes.finfo(dtype).max)
-    assert np.array_equal(wire.decode(wire.encode(z)), np.clip(z, -limit, limit).astype(dtype).astype(np.float32))
+    assert np.array_equal(
+        wire.decode(wire.encode(z), z.shape[-1]), np.clip(z, -limit, limit).astype(dtype).astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize("wire", [FLOAT16, BFLOAT16], ids=str)
 def test_what_is_not_finite_stays_so(wire):
     z = np.array([[[np.inf, -np.inf, np.nan, 1e30]]], np.float32)
-    assert np.isfinite(wire.decode(wire.encode(z))).tolist() == [[[False, False, False, True]]]
+    assert np.isfinite(wire.decode(wire.encode(z), z.shape[-1])).tolist() == [[[False, False, False, True]]]
 
 
 def test_int8_is_at_most_half_a_step_off_and_keeps_the_largest():
     z = rows()
-    back = np.asarray(INT8.decode(INT8.encode(z)))
+    back = np.asarray(INT8.decode(INT8.encode(z), 64))
     largest = np.abs(z).max(-1, keepdims=True)
     assert (np.abs(back - z) <= largest / 254 * (1 + 1e-5)).all()
     assert_close(np.abs(back).max(-1, keepdims=True) / np.maximum(largest, 1e-30), (largest > 0).astype(float))
     assert len(np.unique(np.round(back[0, 3] / largest[0, 3] * 127))) > 32
 
 
+@pytest.mark.parametrize("wire", FEW_BITS, ids=str)
+@pytest.mark.parametrize("features", [7, 64, 100, 192])
+def test_few_bits_are_at_most_half_a_step_off_in_each_group(wire, features):
+    """A step is at most the range of a group, and 1/128 of its lowest number, in 2**bits - 1 parts."""
+    scale = np.array([0.0, 1e-6, 1.0, 30.0, 1e30])[:, None]
+    z = (np.random.default_rng(0).normal(size=(2, 5, features)) * scale).astype(np.float32)
+    z[1] = z[1] + 100 * scale  # far from zero
+    z[0, 2, 1] = 1e4  # one huge number
+    back = np.asarray(wire.decode(wire.encode(z), features))
+    num_groups = -(-features // 64)
+    size = -(-features // (8 * num_groups)) * 8
+    for start in range(0, features, size):
+        group = z[..., start : start + size].astype(np.float64)
+        width = group.max(-1) - group.min(-1) + np.abs(group.min(-1)) / 128
+        error = np.abs(back[..., start : start + size] - group).max(-1)
+        assert (error <= 1.02 * width / (2**wire.bits - 1) / 2 + 1e-30).all()
+
+
+@pytest.mark.parametrize("wire", FEW_BITS, ids=str)
+def test_few_bits_use_all_their_levels_and_keep_equal_numbers(wire):
+    z = np.stack([np.linspace(-1, 1, 64), np.full(64, 3.7), np.zeros(64)]).astype(np.float32)[None]
+    back = np.asarray(wire.decode(wire.encode(z), 64))
+    assert len(np.unique(back[0, 0])) == 2**wire.bits
+    np.testing.assert_allclose(back[0, 1:], z[0, 1:], rtol=1e-4)
+
+
+@pytest.mark.parametrize("wire", FEW_BITS, ids=str)
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_group_with_a_number_that_is_not_finite_arrives_so_and_the_others_whole(wire, number):
+    z = np.random.default_rng(0).normal(size=(1, 2, 128)).astype(np.float32)
+    exact = np.asarray(wire.decode(wire.encode(z), 128))
+    z[0, 0, 3] = number
+    back = np.asarray(wire.decode(wire.encode(z), 128))
+    assert not np.isfinite(back[0, 0, :64]).any()
+    np.testing.assert_array_equal(back[0, 0, 64:], exact[0, 0, 64:])
+    np.testing.assert_array_equal(back[0, 1], exact[0, 1])
+
+
 @pytest.mark.parametrize("wire", pj.WIRES.values(), ids=str)
-def test_a_row_is_as_long_as_it_says(wire):
-    sent = wire.encode(rows())
-    assert sent.nbytes == 2 * 5 * wire.row_bytes(64)
+@pytest.mark.parametrize("features", [7, 64, 192])
+def test_a_row_is_as_long_as_it_says(wire, features):
+    z = rows()[..., :1].repeat(features, -1)
+    assert wire.encode(z).nbytes == 2 * 5 * wire.row_bytes(features)
 
 
 @pytest.mark.parametrize("wire", pj.WIRES.values(), ids=str)
@@ -123,7 +168,7 @@ class FirstRow(pj.Sending):
 
 
 @pytest.mark.parametrize("exchange", [FirstRow(), pj.SegmentMeans(2)], ids=str)
-@pytest.mark.parametrize("wire", [FLOAT16, BFLOAT16, INT8], ids=str)
+@pytest.mark.parametrize("wire", [FLOAT16, BFLOAT16, INT8, INT4, INT3, INT2], ids=str)
 def test_what_arrives_is_rounded_own_rows_are_not_and_the_gradient_goes_straight_through(wire, exchange, runner):
     run, x = runner(2), np.random.default_rng(1).normal(size=(2, 8, 16)).astype(np.float32)
     weight = np.random.default_rng(2).normal(size=(2, 2, 4 + exchange.rows_sent(4), 16)).astype(np.float32)
@@ -150,7 +195,7 @@ def test_what_arrives_is_rounded_own_rows_are_not_and_the_gradient_goes_straight
     rounded, straight = both(with_wire(exchange, wire))
     assert_close(straight, gradient)
     assert np.array_equal(rounded[:, :, :4], exact[:, :, :4])
-    assert_close(rounded[:, :, 4:], wire.decode(wire.encode(exact[:, :, 4:])))
+    assert_close(rounded[:, :, 4:], wire.decode(wire.encode(exact[:, :, 4:]), 16))
     assert not np.array_equal(rounded[:, :, 4:], exact[:, :, 4:])
 
 
