@@ -110,7 +110,7 @@ def is_refused_or_works(folder: Path, capsys, command: Callable[[], int]) -> Non
 @pytest.mark.parametrize("seed", range(60))
 def test_plan(seed, tmp_path, capsys):
     rng = random.Random(seed)
-    found = {"sweep": ROOT / "docs/bert_newsgroups", "latency": ROOT / "docs/latency/minilm"}
+    found = {"sweep": ROOT / "docs/results/newsgroups/main", "latency": ROOT / "docs/results/latency/minilm"}
     target = rng.choice(list(found))
     for name, folder in found.items():
         (tmp_path / name).mkdir()
@@ -131,7 +131,7 @@ def test_report(seed, tmp_path, capsys, monkeypatch):
     folders = [tmp_path / name for name in ("one", "other")[: rng.choice((1, 2))]]
     for i, folder in enumerate(folders):
         folder.mkdir()
-        content = json.loads((ROOT / f"docs/bert_newsgroups_full/seed{i}/results.json").read_text())
+        content = json.loads((ROOT / f"docs/results/newsgroups/full/seed{i}/results.json").read_text())
         content["rows"] = content["rows"][:8]
         (folder / "results.json").write_text(json.dumps(content))
         if i == 0:

@@ -122,7 +122,7 @@ def test_every_field_that_is_written_is_explained(trained, toy_config, tmp_path)
     flags = ["--base", trained, "--control", trained, "--tuned", trained, "--parts", 2, "--segments", 2, "--exchanges"]
     assert command("eval.sweep", toy_config, *flags, "--out", tmp_path) == 0
     written = set()
-    for path in (tmp_path / "results.json", ROOT / "docs" / "gpt2_tales" / "results.json"):
+    for path in (tmp_path / "results.json", ROOT / "docs" / "results" / "tales" / "main" / "results.json"):
         content = json.loads(path.read_text())
         written |= {*content, *(name for row in content["rows"] for name in row)}
     for line in (trained / "metrics.jsonl").read_text().splitlines():
