@@ -1,4 +1,4 @@
-"""report.md: tables and plots of one sweep, or of several side by side."""
+"""A page with the tables and plots of one sweep, or of several side by side."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,25 +13,32 @@ AT_THE_END = ("results.csv", "report.md", *sweep_plots.PLOTS)
 """What is written when all rows are there; results.json grows row by row until then, but whole results only make way for others."""
 
 
-def write_report(out: Path, contents: Mapping[str, dict]) -> list[str]:
-    """Writes report.md and the plots; returns their names.
+def write_report(
+    out: Path,
+    contents: Mapping[str, dict],
+    page: str = "report.md",
+    plots: Sequence[str] = tuple(sweep_plots.PLOTS),
+) -> list[str]:
+    """Writes the page and its plots; returns the names of the files.
 
     Args:
       out: folder.
-      contents: of results.json, by the name of the run.
+      contents: contents of results.json, by the name of the run.
+      page: file name of the page.
+      plots: file names of the plots to draw.
     """
     panels = {}
     for name, content in contents.items():
         rows = sweep_plots.scored(content)
         for num_tokens in dict.fromkeys(row["tokens"] for row in rows):
             panels[name, num_tokens] = content | {"rows": [row for row in rows if row["tokens"] == num_tokens]}
-    drawn = [name for name, plot in sweep_plots.PLOTS.items() if plot.draw(out / name, panels)]
-    write(out / "report.md", markdown(contents, drawn))
-    return ["report.md", *drawn]
+    drawn = [name for name in plots if sweep_plots.PLOTS[name].draw(out / name, panels)]
+    write(out / page, markdown(contents, drawn))
+    return [page, *drawn]
 
 
 def markdown(contents: Mapping[str, dict], drawn: Sequence[str]) -> str:
-    """report.md."""
+    """Returns the page."""
     sections = [section(content, name if len(contents) > 1 else None) for name, content in contents.items()]
     pictures = "\n\n".join(
         f"![{sweep_plots.PLOTS[name].title}]({name})\n\n{sweep_plots.PLOTS[name].explanation}" for name in drawn
