@@ -12,7 +12,6 @@ import prism_jax as pj
 from helpers.paths import GOLDEN
 from prism_jax import weights
 from prism_jax.data import images
-from prism_jax.data.datasets import Labelled
 from prism_jax.experiments.recipe import Training
 from prism_jax.models.bert import BertForSequenceClassification
 from prism_jax.models.gpt2 import GPT2LMHeadModel
@@ -52,9 +51,10 @@ class Family:
 
     @property
     def task(self) -> Task:
+        """The task without its rows, which a loss does not ask for."""
         if self.labels is None:
             return LanguageModelling(None, None)
-        return Classification(Labelled("golden", {}, None, ("zero", "one", "two", "three", "four")), None)
+        return Classification(None, None, ())
 
 
 def families() -> dict[str, Family]:
