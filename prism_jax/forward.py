@@ -7,6 +7,7 @@ A model is a Linen module with three methods
 and `check(num_tokens)`, which raises InputError for sequences that it can't take.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import flax
@@ -41,12 +42,12 @@ def forward(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, ru
     Raises:
       InputError: if the model or the exchange can't run on this many tokens and parts.
     """
-    rows = encode(model, params, parts, exchange, run)
-    return head(model, params, rows, parts)
+    rows_BRD = encode(model, params, parts, exchange, run)
+    return Head(model, params, run)(rows_BRD, parts)
 
 
 def encode(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> jax.Array:
-    """The joined rows that the head reads, [B, P*R, D]."""
+    """Returns the joined rows that the head reads, [B, P*R, D]. Arguments and errors as for `forward`."""
     if parts.num_parts != run.num_parts:
         raise InputError(
             f"the batch was split for {parts.num_parts} parts, but the runner has {run.num_parts}; use run.split(batch)"
@@ -60,8 +61,31 @@ def encode(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run
     return run(encode_part, params, parts)
 
 
+@dataclass(frozen=True)
+class Head:
+    """The head of a model, on the rows that the parts returned. Tasks read it.
+
+    Attributes:
+      model: a Linen module.
+      params: its parameters.
+      run: the runner that joined the rows.
+    """
+
+    model: nn.Module
+    params: Any
+    run: Runner
+
+    def __call__(self, rows_BRD: jax.Array, parts: Parts) -> Any:
+        """Returns the answer for a whole batch, from the rows of `encode`."""
+        keys_B = parts.keys_B
+        if keys_B is not None:  # not those of any part
+            keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, parts.num_parts)
+        real_BN = jnp.asarray(parts.real_BN)[:, : parts.num_tokens]  # NumPy's, outside of jit
+        return self.model.apply({"params": self.params}, rows_BRD, real_BN, keys_B, method="head")
+
+
 def block_outputs(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> list[jax.Array]:
-    """What each block gives, [B, P*T, D] a block, every part with its own rows: to see where an exchange departs from the exact answer."""
+    """Returns the rows [B, P*T, D] that each block gives, each part's with that part, to compare exchanges block by block."""
 
     def is_block(module: nn.Module, method: str) -> bool:
         return isinstance(module, Block) and method == "__call__"
@@ -76,17 +100,8 @@ def block_outputs(model: nn.Module, params: Any, parts: Parts, exchange: Exchang
     return run.each(every_block, params, parts)
 
 
-def head(model: nn.Module, params: Any, rows_BRD: jax.Array, parts: Parts) -> Any:
-    """The answer, from joined rows."""
-    keys_B = parts.keys_B
-    if keys_B is not None:  # not those of any part
-        keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, parts.num_parts)
-    real_BN = jnp.asarray(parts.real_BN)[:, : parts.num_tokens]  # NumPy's, outside of jit
-    return model.apply({"params": params}, rows_BRD, real_BN, keys_B, method="head")
-
-
 def init_params(model: nn.Module, key: jax.Array) -> Any:
-    """Fresh parameters for `model`."""
+    """Returns freshly drawn parameters for `model`."""
     shapes = model.batch_shapes(1, 1)
     tokens = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
     num_tokens = next(iter(shapes.values())).shape[1]
@@ -99,12 +114,12 @@ def init_params(model: nn.Module, key: jax.Array) -> Any:
 
 
 def params_shapes(model: nn.Module) -> Any:
-    """The shapes of the parameters of `model`, without making them."""
+    """Returns the shapes of the parameters of `model`, without making them."""
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 
 
 def parts_shapes(model: nn.Module, num_parts: int, batch_size: int, num_tokens: int) -> Parts:
-    """The shapes of a split batch."""
+    """Returns the shapes of a split batch."""
     shapes = model.batch_shapes(batch_size, num_tokens)
     return jax.eval_shape(lambda: split({name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}, num_parts))
 
@@ -112,7 +127,7 @@ def parts_shapes(model: nn.Module, num_parts: int, batch_size: int, num_tokens: 
 def lower(
     model: nn.Module, exchange: Exchanges, run: PlacedRunner, batch_size: int, num_tokens: int
 ) -> jax.stages.Lowered:
-    """`forward` lowered for batches of one shape: `.compile()` runs as `(params, parts)` and tells its cost. No weights."""
+    """Lowers `forward` for batches of one shape, without weights. `.compile()` gives a program of `(params, parts)`."""
 
     def program(params: Any, parts: Parts) -> Any:
         return forward(model, params, parts, exchange, run)

@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import optax
 
 from prism_jax.exchange.base import Exchanges
-from prism_jax.forward import encode
+from prism_jax.forward import Head, encode
 from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.runner import Runner
 from prism_jax.tasks.base import Task
-from prism_jax.tasks.head import Head
 from train.trainable import combine
 
 LossFunction = Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from prism_jax.forward import Head
 from prism_jax.parallel.partition import Parts
-from prism_jax.tasks.head import Head
 from prism_jax.tasks.inputs import Inputs
 
 Arrays = tuple[dict[str, np.ndarray], np.ndarray]

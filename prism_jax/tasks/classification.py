@@ -8,9 +8,9 @@ import numpy as np
 import optax
 
 from prism_jax.errors import RunError
+from prism_jax.forward import Head
 from prism_jax.parallel.partition import Parts
 from prism_jax.tasks.base import Arrays, Task
-from prism_jax.tasks.head import Head
 
 NO_CLASS = -1
 """The outcome of an example whose logits are not finite."""

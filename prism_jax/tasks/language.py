@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from prism_jax.errors import RunError
+from prism_jax.forward import Head
 from prism_jax.parallel.partition import Parts
 from prism_jax.tasks import likelihood
 from prism_jax.tasks.base import Arrays, Task
-from prism_jax.tasks.head import Head
 
 
 class _NextTokens(Task):

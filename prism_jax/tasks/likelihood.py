@@ -9,8 +9,8 @@ import numpy as np
 
 from prism_jax.data.text import Tokens, string
 from prism_jax.errors import InputError
+from prism_jax.forward import Head
 from prism_jax.parallel.partition import Layout, Parts
-from prism_jax.tasks.head import Head
 
 
 def log_likelihoods(head: Head, rows_BRD: jax.Array, parts: Parts) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Predictions for all rows of a task, through one exchange on a number of parts."""
+"""Predictions for all rows of a task, in one setting."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,23 +10,22 @@ from tqdm import tqdm
 
 from prism_jax.data.text import bucket_of
 from prism_jax.exchange.setting import Setting
-from prism_jax.forward import encode
+from prism_jax.forward import Head, encode
 from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.batches import Batch, scoring_batches
-from prism_jax.tasks.head import Head
 
 
-@dataclass(frozen=True)
+@dataclass
 class Predictor:
-    """Predicts through one exchange. Programs are compiled once, one for each bucket.
+    """Predicts in one setting. Compiles a program for each bucket, once, and runs it with any parameters.
 
     Attributes:
       model: a Linen module.
-      task: its data.
+      task: the data.
       setting: the exchange and the number of parts.
-      run: where they run.
+      run: runs the parts.
       batch_size: B.
       buckets: lengths, from `text.bucket_lengths`.
       programs: compiled so far, by bucket.
@@ -38,12 +37,14 @@ class Predictor:
     run: PlacedRunner
     batch_size: int
     buckets: tuple[int, ...]
-    programs: dict[int, jax.stages.Compiled] = field(default_factory=dict)
+    programs: dict[int, jax.stages.Compiled] = field(default_factory=dict, init=False)
 
     def __call__(self, params: Any, description: str | None = None) -> np.ndarray:
-        """What the task keeps of each row, in their order, for parameters that lie where `run` needs them.
+        """Returns the task's outcomes of all rows, in their order. Called on the processes where `run` is `here`.
 
-        Called on the processes where `run` is `here`.
+        Args:
+          params: parameters, from `run.replicate`.
+          description: of the progress bar; the setting by default.
         """
         rows: np.ndarray | None = None
         batches = scoring_batches(self.task, self.buckets, self.batch_size)
@@ -71,6 +72,6 @@ class Predictor:
 
 
 def rows_by_bucket(task: Task, buckets: tuple[int, ...]) -> dict[int, int]:
-    """How many rows of a task are padded to each length."""
+    """Returns how many rows of a task are padded to each length."""
     lengths, rows = np.unique(bucket_of(task.lengths, buckets), return_counts=True)
     return dict(zip(lengths.tolist(), rows.tolist(), strict=True))

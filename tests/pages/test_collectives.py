@@ -10,10 +10,9 @@ from helpers.tiny import stack_config
 
 import prism_jax as pj
 from prism_jax.cost.hlo import read_program
-from prism_jax.forward import encode, params_shapes, parts_shapes
+from prism_jax.forward import Head, encode, params_shapes, parts_shapes
 from prism_jax.models.bert import BertConfig, BertForTokenClassification
 from prism_jax.models.gpt2 import GPT2Config, GPT2LMHeadModel
-from prism_jax.tasks.head import Head
 from prism_jax.tasks.inputs import Texts
 from prism_jax.tasks.language import LanguageModelling
 

@@ -10,11 +10,10 @@ from helpers.tiny import stack_config
 
 import prism_jax as pj
 from prism_jax import weights
-from prism_jax.forward import encode
+from prism_jax.forward import Head, encode
 from prism_jax.metrics import formulas
 from prism_jax.models import gpt2
 from prism_jax.tasks import likelihood
-from prism_jax.tasks.head import Head
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 

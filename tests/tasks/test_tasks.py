@@ -12,13 +12,12 @@ from prism_jax import tasks
 from prism_jax.data import images
 from prism_jax.data.datasets import Corpus, Labelled
 from prism_jax.data.text import Tokens, load_tokenizer
-from prism_jax.forward import encode
+from prism_jax.forward import Head, encode
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 from prism_jax.models.gpt2 import GPT2, GPT2LMHeadModel
 from prism_jax.models.vit import VIT_BASE, ViTForImageClassification
 from prism_jax.tasks import likelihood
 from prism_jax.tasks.classification import Classification, Regression
-from prism_jax.tasks.head import Head
 from prism_jax.tasks.inputs import Endings, Texts
 from prism_jax.tasks.language import ClozeTask, LanguageModelling
 from prism_jax.weights import Pretrained
