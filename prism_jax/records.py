@@ -19,7 +19,6 @@ from msgspec import Meta
 from tyro.constructors import PrimitiveConstructorSpec
 
 from prism_jax.errors import InputError
-from prism_jax.seeds import LARGEST
 
 T = TypeVar("T")
 
@@ -33,7 +32,6 @@ NumParts = Annotated[int, Meta(ge=1, le=2**16, description=f"1 or more, up to {2
 BatchSize = Annotated[int, Meta(ge=1, le=2**20, description=f"1 or more, up to {2**20}")]
 Width = Annotated[int, Meta(ge=1, le=2**20, description=f"1 or more, up to {2**20}")]
 Side = Annotated[int, Meta(ge=1, le=8192, description="1 to 8192 pixels")]
-Seed = Annotated[int, Meta(ge=0, le=LARGEST, description=f"a whole number from 0 to {LARGEST}")]
 Finite = Annotated[float, Meta(ge=-1e30, le=1e30, description="a finite number")]
 Positive = Annotated[float, Meta(gt=0, description="a number above 0")]
 NotNegative = Annotated[float, Meta(ge=0, description="0 or more")]

@@ -1,5 +1,8 @@
 """Seeds of random numbers."""
 
+from typing import Annotated
+
+import msgspec
 import numpy as np
 
 from prism_jax.errors import InputError
@@ -7,8 +10,14 @@ from prism_jax.errors import InputError
 LARGEST = 2**32 - 1
 """JAX cuts larger ones to 32 bits, so that two of them would give the same numbers."""
 
+RANGE = f"a whole number from 0 to {LARGEST}"
+Seed = Annotated[int, msgspec.Meta(ge=0, le=LARGEST, description=RANGE)]
+"""A number that JAX, NumPy and Grain all take as it is."""
 
-def check_seed(seed: int, name: str = "seed") -> None:
-    """Raises InputError unless a seed is a whole number that JAX, NumPy and Grain all take as it is."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= LARGEST:
-        raise InputError(f"{name} is {seed}; choose a whole number from 0 to {LARGEST}")
+
+def check_seed(seed: int) -> None:
+    """Raises InputError unless a seed is in the range of `Seed`."""
+    try:
+        msgspec.convert(int(seed) if isinstance(seed, np.integer) else seed, Seed)
+    except msgspec.ValidationError as error:
+        raise InputError(f"seed is {seed}; choose {RANGE}") from error

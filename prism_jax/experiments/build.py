@@ -174,7 +174,7 @@ def check_run(experiment: Experiment, source: str, *more: str) -> None:
       InputError: if it is not there, or of another model.
     """
 
-    def check():
+    def check() -> None:
         run, step = checkpoint.run_and_step(source)
         checkpoint.check_same_model(run, checkpoint.check(run, step), experiment, *more)
 

@@ -112,7 +112,7 @@ def restore_last(
     if not several():
         return _restore_last(manager, like, data, recipe)
 
-    def on_terminal():
+    def on_terminal() -> tuple[Any, int | None, list[str], Any]:
         here = jax.device_put(jax.device_get(like), jax.local_devices()[0])
         state, step, damaged = _restore_last(manager, here, data, recipe)
         return jax.device_get(state), step, damaged, data.get_state()
@@ -122,7 +122,11 @@ def restore_last(
     return jax.tree.map(lambda x, own: replicated(own.sharding.mesh, x), state, like), step, damaged
 
 
-def _restore_last(manager, like, data, recipe):
+def _restore_last(
+    manager: ocp.CheckpointManager | NoCheckpoints, like: Any, data: grain.DatasetIterator, recipe: str
+) -> tuple[Any, int | None, list[str]]:
+    if isinstance(manager, NoCheckpoints):
+        return like, None, []
     damaged: dict[int, str] = {}
     for step in sorted(manager.all_steps(), reverse=True):
         try:

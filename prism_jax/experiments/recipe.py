@@ -21,7 +21,8 @@ from prism_jax.exchange.base import Exchange
 from prism_jax.exchange.flag_types import ExchangesFlag
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.wire import WIRES, Wire
-from prism_jax.records import BatchSize, Count, Natural, NotNegative, NumParts, NumTokens, Positive, Seed, Share, Side
+from prism_jax.records import BatchSize, Count, Natural, NotNegative, NumParts, NumTokens, Positive, Share, Side
+from prism_jax.seeds import Seed
 from prism_jax.user_paths import UserPath, expand
 from prism_jax.weights import peft_files
 

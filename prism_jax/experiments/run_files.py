@@ -1,11 +1,13 @@
 """What the files of a run hold, as their readers need it; there may be more. Each field stands here once."""
 
+import os
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from prism_jax import records
 from prism_jax.errors import InputError
-from prism_jax.records import Count, Natural, NotNegative, Positive, Seed
+from prism_jax.records import Count, Natural, NotNegative, Positive
+from prism_jax.seeds import Seed
 
 
 class StartedFrom(TypedDict):
@@ -84,17 +86,29 @@ class Score(TypedDict):
 
 
 def read_config(run: Path) -> RunConfig:
-    """What the config.json of a run says.
+    """Returns the config.json of a run.
 
     Raises:
-      InputError: if it can't be read.
+      InputError: if it can't be read, or the run started from itself, by way of others or not.
     """
-    said = records.read(run / "config.json", RunConfig, "train into a new folder")
-    names, number = said["label_names"], said["num_labels"]
+    config = _read(run)
+    names, number = config["label_names"], config["num_labels"]
     if number not in ({len(names)} if names else {1, None}):
         raise InputError(
             f"{run}/config.json has {len(names)} label_names, but num_labels is {number}; train into a new folder"
         )
-    if (before := said["started_from"]) and Path(before["run"]).resolve() == run.resolve():
-        raise InputError(f"{run}/config.json says that the run started from itself; train into a new folder")
-    return said
+    folders, start = [run.resolve()], config["started_from"]
+    while start:
+        folder = Path(start["run"]).resolve()
+        if folder in folders:
+            by_way_of = f", by way of {', '.join(map(str, folders[1:]))}" if folders[1:] else ""
+            raise InputError(
+                f"{run}/config.json says that the run started from itself{by_way_of}; train into a new folder"
+            )
+        folders.append(folder)
+        start = _read(folder)["started_from"] if os.path.exists(folder / "config.json") else None
+    return config
+
+
+def _read(run: Path) -> RunConfig:
+    return records.read(run / "config.json", RunConfig, "train into a new folder")

@@ -84,11 +84,13 @@ def finish(manager: ocp.CheckpointManager | NoCheckpoints) -> None:
 
 
 @contextmanager
-def _explaining(manager) -> Iterator[None]:
+def _explaining(manager: ocp.CheckpointManager | NoCheckpoints) -> Iterator[None]:
     """Says in one line what Orbax, TensorStore or the file system could not do."""
     try:
         yield
     except Exception as error:
+        if isinstance(manager, NoCheckpoints):
+            raise
         steps, code = steps_in(Path(manager.directory).parent), re.search(r"os_error_code='(\d+)'", str(error))
         reason = one_line(error)
         if isinstance(error, OSError) and error.strerror:

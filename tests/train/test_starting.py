@@ -1,6 +1,7 @@
 """Runs that start from another run: adapters, the run that config.json notes, and what must be the same in both."""
 
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -148,3 +149,20 @@ def test_held_out_examples_are_scored_as_in_training(toy_config, trained, tmp_pa
     flags = ["--checkpoint", trained, "--split", "held_out", "--compute-dtype", "bfloat16", "--out", tmp_path]
     assert command("eval.evaluate", toy_config, *flags) == 2
     assert "was trained with another compute_dtype; use the same values" in capsys.readouterr().err
+
+
+def test_runs_that_started_from_each_other_are_refused(toy_config, trained, tmp_path, capsys):
+    runs = [Path(shutil.copytree(trained, tmp_path / name)) for name in ("a", "b")]
+    for run, start in zip(runs, reversed(runs), strict=True):
+        content = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(content | {"started_from": {"run": str(start), "step": 4}}))
+    message = (
+        f"{runs[0]}/config.json says that the run started from itself, by way of {runs[1]}; train into a new folder"
+    )
+    for argv in (
+        ("eval.evaluate", toy_config, "--checkpoint", runs[0], "--out", tmp_path / "out"),
+        ("train.export", runs[0], tmp_path / "out", "--adapter"),
+        ("train.finetune", toy_config, "--out", runs[0], "--resume"),
+    ):
+        assert command(*argv) == 2
+        assert capsys.readouterr().err == f"error: {message}\n"
