@@ -261,8 +261,8 @@ def test_what_can_run_nowhere_is_refused_at_once(toy_config):
         plan(replace(experiment, grid=recipe.Grid(parts, segments=(1, 10))), ("base",))
     with pytest.raises(ValueError, match="19 parts asked for"):
         plan(replace(experiment, grid=recipe.Grid(parts=(2, 19), segments=(1, 3))), ("base",))
-    with pytest.raises(ValueError, match="unknown wire format 'int4'; known are"):
-        replace(experiment, grid=recipe.Grid(wires=("int4",))).check()
+    with pytest.raises(ValueError, match="unknown wire format 'int5'; known are"):
+        replace(experiment, grid=recipe.Grid(wires=("int5",))).check()
 
 
 def test_tuned_weights_are_scored_where_something_is_lost(toy_config):
