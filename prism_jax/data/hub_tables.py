@@ -22,6 +22,7 @@ from prism_jax.data.folders import TABLES, local_files
 from prism_jax.errors import InputError, one_line
 
 if TYPE_CHECKING:
+    import datasets
     from PIL.Image import Image
 
 HUB_ID = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?")
@@ -34,7 +35,9 @@ def own_split(title: str, split: str, splits: Mapping[str, str]) -> str:
     return splits[split]
 
 
-def read(hub_id: str, config: str | None, split: str, source: str | None, files: str | None = None):
+def read(
+    hub_id: str, config: str | None, split: str, source: str | None, files: str | None = None
+) -> "datasets.Dataset":
     """A split as a table of the `datasets` library.
 
     Args:
@@ -68,7 +71,7 @@ def read(hub_id: str, config: str | None, split: str, source: str | None, files:
         ) from error
 
 
-def read_folder(folder: Path, config: str | None, split: str):
+def read_folder(folder: Path, config: str | None, split: str) -> "datasets.Dataset":
     """A split of a local folder in the hub's layout."""
     places = [folder / config] if config and (folder / config).is_dir() else [folder]
     files = local_files(places, split)
@@ -115,14 +118,16 @@ def version(files: Iterable[Path]) -> str:
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def checked(source: str, table):
+def checked(source: str, table: "datasets.Dataset") -> "datasets.Dataset":
     """The table, if it has rows."""
     if not len(table):
         raise InputError(f"{source} has no examples in its split {table.split}; choose another")
     return table
 
 
-def labelled_images(name: str, table, image: str, label: str, label_names: tuple[str, ...]) -> Labelled:
+def labelled_images(
+    name: str, table: "datasets.Dataset", image: str, label: str, label_names: tuple[str, ...]
+) -> Labelled:
     """Images of a table with their classes; they are decoded when they are asked for.
 
     The table holds the bytes of each. A row that names a file or an address is refused: data may not say what is read.
@@ -157,7 +162,9 @@ def decode(stored: bytes) -> "Image":
         raise ValueError("Pillow knows no image like that") from error
 
 
-def classes(name: str, table, column: str, label_names: tuple[str, ...]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def classes(
+    name: str, table: "datasets.Dataset", column: str, label_names: tuple[str, ...]
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """Labels (None where all are hidden, as -1) and their names: the table's own, or these where it has none."""
     names = tuple(getattr(table.features[column], "names", label_names))
     found = table[column][:]
@@ -172,7 +179,7 @@ def classes(name: str, table, column: str, label_names: tuple[str, ...]) -> tupl
     return np.array(found), names
 
 
-def strings(name: str, table, column: str) -> list[str]:
+def strings(name: str, table: "datasets.Dataset", column: str) -> list[str]:
     """The strings of a column.
 
     Raises:
@@ -187,7 +194,7 @@ def strings(name: str, table, column: str) -> list[str]:
     return found
 
 
-def check_columns(name: str, table, columns: Collection[str]) -> None:
+def check_columns(name: str, table: "datasets.Dataset", columns: Collection[str]) -> None:
     """Raises InputError if a table lacks a column."""
     if missing := [column for column in columns if column not in table.column_names]:
         raise InputError(f"{name} has no column {', '.join(missing)}; found are {', '.join(table.column_names)}")

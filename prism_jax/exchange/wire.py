@@ -177,14 +177,13 @@ def _pack(q: jax.Array, bits: int) -> list[jax.Array]:
 
 def _unpack(packed: jax.Array, bits: int) -> jax.Array:
     """The numbers that `_pack` gave as bytes."""
-    q, below, start, num_numbers = 0, 0, 0, packed.shape[-1] * 8 // bits
+    below, start, shares = 0, 0, []
     for width in WIDTHS[bits]:
-        end = start + num_numbers * width // 8
-        byte = packed[..., start:end]
-        share = [(byte >> (i * width)) & (2**width - 1) for i in range(8 // width)]
-        q = q | (jnp.concatenate(share, axis=-1) << below)
+        end = start + packed.shape[-1] * width // bits
+        chunks = [(packed[..., start:end] >> (i * width)) & (2**width - 1) for i in range(8 // width)]
+        shares.append(jnp.concatenate(chunks, axis=-1) << below)
         below, start = below + width, end
-    return q
+    return functools.reduce(jnp.bitwise_or, shares)
 
 
 @dataclass(frozen=True)

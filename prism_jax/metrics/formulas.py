@@ -116,8 +116,8 @@ def ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return (up_to[:, first] + up_to[:, last] + 1) / 2
 
 
-def language_value(key: str, predictions, labels):
-    """A figure of `summary`, of all windows together."""
+def language_value(key: str, predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Returns a figure of `summary` of all windows together."""
     tokens, num_bytes = labels.sum(0)
     return float(summary(float(predictions.sum(dtype=np.float64)), int(tokens), int(num_bytes))[key])
 
