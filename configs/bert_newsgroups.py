@@ -4,15 +4,17 @@
     python -m eval.sweep configs/bert_newsgroups.py --limit 0       the full official test split
     python -m train.finetune configs/bert_newsgroups.py --out runs/exact
     python -m train.finetune configs/bert_newsgroups.py --out runs/prism --start runs/exact --training.epochs 0.5 \\
-        --training.exchanges segment_means:1 segment_means:4 --training.parts 2 4 8 --exchange segment_means:4 --num-parts 4
+        --training.exchanges segment_means:1 segment_means:4 --training.parts 2 4 8 --exchange segment_means:4
+        --num-parts 4
     python -m train.finetune configs/bert_newsgroups.py --out runs/control --start runs/exact --training.epochs 0.5
     python -m train.export runs/exact configs/adapters/minilm_newsgroups --adapter --dtype float16
 
-Weights: asset:minilm, from the package index, with the two adapters in configs/adapters, which were trained so: exactly, and from there
+Weights: asset:minilm, from the package index, with the two adapters in configs/adapters, which were trained so:
+  exactly, and from there
 through segment means. Expected: ours (JAX 0.10.2, CPU), accuracy in percent
-on the default 256 documents: one device and Voltage 85.2; P = 4, L = 4: 79.3 untuned, 81.6 tuned (paired intervals of 3 to 5 points to either
-side). The full test split, three seeds (--training.seed 1 and 2 on each command): one device 82.6; P = 4, L = 4: 74.6 untuned, 79.7
-tuned; control 82.1.
+on the default 256 documents: one device and Voltage 85.2; P = 4, L = 4: 79.3 untuned, 81.6 tuned (paired intervals of 3
+to 5 points to either side). The full test split, three seeds (--training.seed 1 and 2 on each command): one device
+82.6; P = 4, L = 4: 74.6 untuned, 79.7 tuned; control 82.1.
 """
 
 from prism_jax.exchange.baselines import WholeSequence

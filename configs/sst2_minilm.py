@@ -13,8 +13,8 @@ or with --data-source from a folder that holds sst2/train-*.parquet and sst2/val
 phrases are used. "test" is the labelled validation split, 872 sentences with a median of 24 tokens. Expected: ours
 (JAX 0.10.2, CPU, three seeds), accuracy in percent: one device and Voltage 86.9; L = 1 at P = 2 84.2 untuned, 85.7
 tuned; at P = 4 83.1 and 84.8; isolated parts 80.4 and 71.6. With --training.epochs 1 --training.exchanges
-segment_means:1 on the second command, and one epoch on the third, 86.5 and 85.4. Other seeds: --training.seed 1 on each.
-The recipe is BERT's (arXiv 1810.04805).
+segment_means:1 on the second command, and one epoch on the third, 86.5 and 85.4. Other seeds: --training.seed 1 on
+each. The recipe is BERT's (arXiv 1810.04805).
 """
 
 from prism_jax.exchange.segments import SegmentMeans

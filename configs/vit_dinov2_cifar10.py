@@ -1,6 +1,7 @@
 r"""DINOv2 small on CIFAR-10 at 112 pixels on two and four devices: the ViT experiment where no hub can be reached.
 
-    python -m train.finetune configs/vit_dinov2_cifar10.py --out runs/dinov2/exact --exchange whole_sequence --num-parts 1
+    python -m train.finetune configs/vit_dinov2_cifar10.py --out runs/dinov2/exact --exchange whole_sequence --num-parts
+        1
     python -m train.finetune configs/vit_dinov2_cifar10.py --out runs/dinov2/prism --start runs/dinov2/exact \
         --training.epochs 1.34 --training.learning-rate 2e-5 \
         --training.exchanges segment_means:1 segment_means:3 --training.parts 2 4
@@ -13,7 +14,8 @@ Weights: asset:dinov2, from the package index, tuned for saliency by its authors
 The data come from the hub, or with --data-source from a folder that holds plain_text/train-*.parquet and
 plain_text/test-*.parquet; 20,000 training images are used, products are in bfloat16. L = 3 at P = 2 is a CR of 11, the
 nearest to the paper's 9.9. Expected: ours (JAX 0.10.2, CPU, one seed), accuracy in percent of all 10,000 test images:
-one device and Voltage 92.0, control 91.7; isolated parts 69.7 (P = 2), 32.7 (P = 4); L = 3 82.1, 67.7, tuned 89.6, 88.2.
+one device and Voltage 92.0, control 91.7; isolated parts 69.7 (P = 2), 32.7 (P = 4); L = 3 82.1, 67.7, tuned 89.6,
+88.2.
 """
 
 from prism_jax.exchange.segments import SegmentMeans

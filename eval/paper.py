@@ -1,4 +1,5 @@
-"""The cost tables of the PRISM paper (arXiv 2507.12145) beside ours: published, by formula, from the compiled program. No weights.
+"""The cost tables of the PRISM paper (arXiv 2507.12145) beside ours: published, by formula, from the compiled program.
+No weights.
 
 python -m eval.paper [--out DIR]
     -> prints the tables; DIR/results.json with --out; exit status 1 if a percentage is off by more than 0.5 points or a
@@ -197,7 +198,8 @@ def main(argv: list[str]) -> None:
         print(f"wrote {out}/results.json")
     if off := [figure for figure in figures if not figure.agrees]:
         raise RunError(
-            f"{len(off)} of {len(figures)} figures are off; the allowance is {POINTS} points, or {RELATIVE:.0%} of GFLOPs"
+            f"{len(off)} of {len(figures)} figures are off; the allowance is {POINTS} points, "
+            f"or {RELATIVE:.0%} of GFLOPs"
         )
     print(f"all {len(figures)} figures agree, to {POINTS} points or {RELATIVE:.0%} of GFLOPs")
 

@@ -1,11 +1,12 @@
 """How to run a model on a link: how many devices, which exchange, or one device alone.
 
-python -m eval.plan configs/X.py --rate 50mbit --rtt 5 --devices 4 --max-drop 1.0 [--examples 1] [--sweep DIR] [--calibration DIR]
+python -m eval.plan configs/X.py --rate 50mbit --rtt 5 --devices 4 --max-drop 1.0 [--examples 1] [--sweep DIR]
+    [--calibration DIR]
         [--out DIR]
     -> every setting with its predicted latency, what it loses, its bytes, and why it lost; DIR/plan.json
 
-Scores come from a sweep of the config (`eval.sweep`), times from a calibration: `eval.latency` with --rates and --rtts, on the
-devices in question. A time is always a prediction; one on more than two devices is beyond what was measured.
+Scores come from a sweep of the config (`eval.sweep`), times from a calibration: `eval.latency` with --rates and --rtts,
+on the devices in question. A time is always a prediction; one on more than two devices is beyond what was measured.
 """
 
 import json
@@ -93,7 +94,8 @@ def main(argv: list[str]) -> None:
     calibration = read_calibration(command.calibration or f"runs/{name}/latency")
     if sweep["model"] != calibration["model"]:
         raise InputError(
-            f"the sweep is of {sweep['model']}, but the calibration of {calibration['model']}; name folders of one model"
+            f"the sweep is of {sweep['model']}, but the calibration of {calibration['model']}; "
+            "name folders of one model"
         )
     measured = _measured(calibration, command)
     latency_model.predict_each_from_other_links(measured)
@@ -105,7 +107,8 @@ def main(argv: list[str]) -> None:
     print(verdict(candidates, {row["num_parts"] for row in measured}))
     errors = latency_model.errors(measured)
     print(
-        f"the calibration ({calibration['environment']['cpu']}, {len({*map(latency_model.link_of, measured)})} links): each link predicted "
+        f"the calibration ({calibration['environment']['cpu']}, {len({*map(latency_model.link_of, measured)})} links): "
+        "each link predicted "
         f"from the others is off by {np.median(errors):.0%} in the median"
         + (f"; the choice there costs {_spread(regrets)} over the best" if regrets else "")
     )
@@ -139,7 +142,8 @@ def candidates_of(sweep: dict, calibration: dict, command: Plan, constants: Cons
             found.append(Candidate(setting, num_parts, weights, score, drop, seconds, traffic.sent))
     if not any(one.num_parts == 1 for one in found):
         raise InputError(
-            f"one device at N = {command.experiment.num_tokens} and B = {command.examples} was not both scored and timed; "
+            f"one device at N = {command.experiment.num_tokens} and B = {command.examples} was not both scored and "
+            "timed; "
             "run eval.sweep and eval.latency with the same --num-tokens, and --batch-sizes with that B"
         )
     return found
@@ -163,7 +167,8 @@ def verdicts(candidates: Sequence[Candidate], command: Plan) -> list[Candidate]:
 
 
 def regrets_on_measured_links(measured: Sequence[dict], drops: dict, max_drop: float) -> list[dict]:
-    """For each measured link, how much longer the choice by the constants of the other links took than the best choice."""
+    """For each measured link, how much longer the choice by the constants of the other links took than the best
+    choice."""
     allowed = {(setting, parts) for (setting, parts, _), (_, drop) in drops.items() if drop <= max_drop or parts == 1}
     found = []
     for link in dict.fromkeys(map(latency_model.link_of, measured)):
@@ -209,15 +214,17 @@ def verdict(candidates: Sequence[Candidate], measured: Collection[int]) -> str:
         )
     beyond = "" if best.num_parts in measured else f"; requests on {best.num_parts} devices were not measured"
     return (
-        f"Use {best.setting} on {best.num_parts} devices with {best.weights} weights: {1e3 * best.seconds:.1f} ms predicted, "
-        f"{one.seconds / best.seconds:.2f} times as fast as one device, for a loss of {best.drop:.1f} and {best.sent / 1e3:.1f} kB "
+        f"Use {best.setting} on {best.num_parts} devices with {best.weights} weights: "
+        f"{1e3 * best.seconds:.1f} ms predicted, "
+        f"{one.seconds / best.seconds:.2f} times as fast as one device, "
+        f"for a loss of {best.drop:.1f} and {best.sent / 1e3:.1f} kB "
         f"sent by each{beyond}."
     )
 
 
 def _drops(sweep: dict, command: Plan) -> dict[tuple[str, int, str], tuple[float, float]]:
-    """Score, and what is lost to one device, of each setting and kind of weights, where both are known; the control is a measure,
-    not a choice.
+    """Score, and what is lost to one device, of each setting and kind of weights, where both are known; the control is
+    a measure, not a choice.
     """
     found = {}
     for row in sweep["rows"]:
@@ -237,7 +244,8 @@ def _measured(calibration: dict, command: Plan) -> list[dict]:
     found = [row for row in calibration["rows"] if row["rate_bits_per_second"] and here.items() <= row.items()]
     if len({latency_model.link_of(row) for row in found if row["num_parts"] > 1}) < 2:
         raise InputError(
-            f"the calibration has fewer than two shaped links between devices at N = {here['tokens']} and B = {here['batch_size']}; run eval.latency "
+            f"the calibration has fewer than two shaped links between devices at N = {here['tokens']} and B = "
+            f"{here['batch_size']}; run eval.latency "
             "with the same --num-tokens and --batch-sizes, and two or more --rates or --rtts"
         )
     return found

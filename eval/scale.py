@@ -3,8 +3,8 @@
 python -m eval.scale [--lengths 256 1024 4096 16384] [--num-parts 8] [--segments 1 16] [--layers 12] [--out DIR]
     -> a line for each measurement; DIR/results.json, scale.png; rows that are there already are not measured again
 
-One part computes what it would on its own device; the rows of the other parts are stood in for by its own, so nothing is
-sent. Every measurement is a process of its own on one core.
+One part computes what it would on its own device; the rows of the other parts are stood in for by its own, so nothing
+is sent. Every measurement is a process of its own on one core.
 """
 
 import multiprocessing

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from prism_jax.errors import InputError, RunError
 
 LOCK = ".in_use"
-"""The file that says which process writes a folder: locked for as long as that process lives, removed when it is done."""
+"""The file that says which process writes a folder: locked for as long as that process lives, removed when it is
+done."""
 
 WRITES = "PRISM_JAX_WRITES"
 """The environment variable that tells the processes that a command starts which folder is theirs."""
@@ -51,7 +52,8 @@ def held(path: str) -> Iterator[None]:
                 os.environ[WRITES] = str(folder.resolve())
         except Timeout:
             raise InputError(
-                f"{path} is in use by {_holder(lock) or 'another command'}; wait until that has ended, or choose another folder"
+                f"{path} is in use by {_holder(lock) or 'another command'}; wait until that has ended, "
+                "or choose another folder"
             ) from None
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error

@@ -26,8 +26,8 @@ from prism_jax.parallel.runner import PlacedRunner, Runner
 def forward(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> Any:
     """Encodes every part on its own device, joins the rows that the head reads, and runs the head.
 
-    A pure function of `params` and `parts`: jit it, differentiate it. Split first: `parts = run.split(batch)`. On a mesh, take the
-    gradient inside `jit`, or inside `with jax.set_mesh(run.mesh)`.
+    A pure function of `params` and `parts`: jit it, differentiate it. Split first: `parts = run.split(batch)`. On a
+    mesh, take the gradient inside `jit`, or inside `with jax.set_mesh(run.mesh)`.
 
     Args:
       model: for instance `models.bert.BertForSequenceClassification(config)`.
@@ -85,7 +85,8 @@ class Head:
 
 
 def block_outputs(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> list[jax.Array]:
-    """Returns the rows [B, P*T, D] that each block gives, each part's with that part, to compare exchanges block by block."""
+    """Returns the rows [B, P*T, D] that each block gives, each part's with that part, to compare exchanges block by
+    block."""
 
     def is_block(module: nn.Module, method: str) -> bool:
         return isinstance(module, Block) and method == "__call__"

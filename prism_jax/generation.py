@@ -1,6 +1,7 @@
 """Text generation: the prompt runs over the parts, then the device of the last part goes on alone.
 
-Part boundaries are fixed by the prompt; only the last part grows. For each block its device keeps the keys and values of
+Part boundaries are fixed by the prompt; only the last part grows. For each block its device keeps the keys and values
+of
 what it attended to: its own rows, and what the earlier parts sent (means under PRISM, every row under Voltage). A new
 token comes after all of it, so it attends to all of it: no mask, no traffic, one row more in the cache.
 """
@@ -44,8 +45,8 @@ class Step(NamedTuple):
 class Generator:
     """A language model that goes on with prompts. Its programs are compiled once for each shape, not for each prompt.
 
-    The cache, and all new tokens, are the work of the last part's device. On several processes, all of them make the same
-    calls, with the same prompts, and all get the tokens.
+    The cache, and all new tokens, are the work of the last part's device. On several processes, all of them make the
+    same calls, with the same prompts, and all get the tokens.
     """
 
     def __init__(
@@ -63,8 +64,8 @@ class Generator:
           params: its parameters.
           exchange: what the parts exchange while the prompt runs.
           run: where the parts run.
-          bucket: a prompt is padded on the left to the next multiple of this many tokens. Its part boundaries follow from
-            that length alone, and prompts of one length share compiled programs.
+          bucket: a prompt is padded on the left to the next multiple of this many tokens. Its part boundaries follow
+            from that length alone, and prompts of one length share compiled programs.
         """
         if bucket < 1:
             raise InputError(f"bucket is {bucket}; choose 1 token or more")
@@ -138,8 +139,8 @@ class Generator:
     def logits(self, prompts: Sequence[Sequence[int]], continuation_BN: np.ndarray) -> np.ndarray:
         """The logits [B, 1 + N, V] from which each token of given continuations, and the one after, would be chosen.
 
-        They are those of the cache, so they tell what generation under an exchange costs on given text. The prompts must be
-        padded to one length.
+        They are those of the cache, so they tell what generation under an exchange costs on given text. The prompts
+        must be padded to one length.
         """
         check_ids(continuation_BN, self.model.config.vocab_size, "a continuation")
         lengths = {self.padded_length(i, prompt, continuation_BN.shape[1]) for i, prompt in enumerate(prompts)}
@@ -156,7 +157,8 @@ class Generator:
         return self.run.from_last(np.stack(jax.device_get(every), axis=1))
 
     def compiled_cache_bytes(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
-        """What the compiler says that the cache of all prompts takes on the last part's device; 0 where it says nothing.
+        """What the compiler says that the cache of all prompts takes on the last part's device; 0 where it says
+        nothing.
 
         Keys and values as in `cost.cache_bytes`, and a count for each row.
         """
@@ -188,14 +190,16 @@ class Generator:
             raise InputError(f"max_new_tokens is {max_new_tokens}; choose 1 or more")
         if np.ndim(prompt) != 1:
             raise InputError(
-                f"prompt {i} is {str(prompt)[:40]!r}, which is no list of token ids; give a list of prompts, such as [[1, 2, 3]]"
+                f"prompt {i} is {str(prompt)[:40]!r}, which is no list of token ids; give a list of prompts, "
+                "such as [[1, 2, 3]]"
             )
         if not len(prompt):
             raise InputError(f"prompt {i} is empty; give at least one token")
         check_ids(prompt, config.vocab_size, f"prompt {i}")
         if len(prompt) + max_new_tokens > config.num_positions:
             raise InputError(
-                f"prompt {i} has {len(prompt)} tokens, and with {max_new_tokens} new ones passes the {config.num_positions} "
+                f"prompt {i} has {len(prompt)} tokens, and with {max_new_tokens} new ones passes the "
+                f"{config.num_positions} "
                 "positions of the model; choose a shorter prompt or fewer new tokens"
             )
         num_tokens = min(-(-len(prompt) // self.bucket) * self.bucket, config.num_positions)
@@ -211,8 +215,8 @@ class Generator:
         """Runs the prompts over the parts.
 
         Returns:
-          The logits [B, V] of the next token, its position [B], and the last part's caches with room for the new tokens.
-          Logits and caches lie on the last part's device; on processes without it they are None.
+          The logits [B, V] of the next token, its position [B], and the last part's caches with room for the new
+          tokens. Logits and caches lie on the last part's device; on processes without it they are None.
         """
         run = self.run
         lengths = np.array([len(prompt) for prompt in prompts])
@@ -247,7 +251,8 @@ class Generator:
             ids_B = self.run.from_last(np.asarray(chosen_B))
             if (ids_B[running_B] == NO_TOKEN).any():
                 raise RunError(
-                    f"the logits of new token {i} of prompt {numbers_B[running_B & (ids_B == NO_TOKEN)][0]} are not finite, so none "
+                    f"the logits of new token {i} of prompt {numbers_B[running_B & (ids_B == NO_TOKEN)][0]} are not "
+                    "finite, so none "
                     "follows; use weights that did not diverge, or a wire format of a wider range"
                 )
             finished_B = np.isin(ids_B, list(stop_tokens)) if i + 1 < max_new_tokens else running_B

@@ -1,8 +1,8 @@
 """What others wrote, checked at the door: JSON files, lines and configurations against types that stand once.
 
-The types are TypedDicts and dataclasses whose numbers are bounded by `msgspec.Meta`. msgspec checks them because it needs
-nothing else, says in one line where the fault stands, and reads no JSON that isn't. (pydantic takes NaN in JSON and says it in
-several lines; typeguard, which tyro brings, knows neither bounds nor JSON.)
+The types are TypedDicts and dataclasses whose numbers are bounded by `msgspec.Meta`. msgspec checks them because it
+needs nothing else, says in one line where the fault stands, and reads no JSON that isn't. (pydantic takes NaN in JSON
+and says it in several lines; typeguard, which tyro brings, knows neither bounds nor JSON.)
 """
 
 import dataclasses

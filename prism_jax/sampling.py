@@ -44,10 +44,11 @@ class Sampling:
     def filter(self, logits_BV: jax.Array) -> jax.Array:
         """Finite logits at this temperature, -inf outside of top k, then outside of top p.
 
-        Keeps the tokens that the warpers of Hugging Face's `generate` keep, ties included: all that are as likely as the
-        k-th; at the border of top p, of equal ones the last.
+        Keeps the tokens that the warpers of Hugging Face's `generate` keep, ties included: all that are as likely as
+        the k-th; at the border of top p, of equal ones the last.
         """
-        # XLA divides by an array, but multiplies with the reciprocal of a number: it rounds otherwise, which makes other ties.
+        # XLA divides by an array, but multiplies with the reciprocal of a number: it rounds otherwise, which makes
+        # other ties.
         temperature_BV = jnp.where(jnp.isnan(logits_BV), jnp.nan, jnp.float32(self.temperature))
         below_BV = (logits_BV - logits_BV.max(-1, keepdims=True)) / temperature_BV  # the most likely is 0: no overflow
         logits_BV = logits_BV / temperature_BV

@@ -21,7 +21,8 @@ from prism_jax.parallel.runner import PlacedRunner
 NUM_PARTS, NUM_TOKENS = 3, 17
 """Parts of 6 tokens, of which the last one has 5."""
 TOLERANCE = 1e-5
-"""Relative to the largest value. Exchanges of prism_jax are off by 0 in one program, by 7e-7 between one device and three."""
+"""Relative to the largest value. Exchanges of prism_jax are off by 0 in one program, by 7e-7 between one device and
+three."""
 
 
 def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
@@ -32,8 +33,8 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
       causal: False for an exchange that is not meant for models with a causal mask.
 
     Raises:
-      InputError: if a token sees a later one; if the content of padded places or of another example changes an answer; if
-        three devices compute something else than one, or send other bytes than `cost.formula` says. The last two are
+      InputError: if a token sees a later one; if the content of padded places or of another example changes an answer;
+        if three devices compute something else than one, or send other bytes than `cost.formula` says. The last two are
         checked where there are 3 devices (`emulate_devices(3)`), the bytes only on a CPU.
     """
     exact = with_wire(exchange, FLOAT32)

@@ -34,7 +34,8 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(request):
-    """Compiled programs are kept from test to test and from run to run, in pytest's own cache (`--cache-clear` empties it).
+    """Compiled programs are kept from test to test and from run to run, in pytest's own cache (`--cache-clear` empties
+    it).
 
     A process that is killed while it writes a program leaves a part of it; JAX then compiles anew, with a warning.
     """
@@ -53,7 +54,8 @@ def compiled_once(request):
 
 @pytest.fixture(scope="module")
 def quick_to_compile():
-    """Programs without most of XLA's optimisations, for tests that compile many tiny ones. Parity and cost are tested with them."""
+    """Programs without most of XLA's optimisations, for tests that compile many tiny ones. Parity and cost are tested
+    with them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for other processes
         jax.config.update("jax_disable_most_optimizations", True)
@@ -90,7 +92,8 @@ from prism_jax.models.bert import BertForSequenceClassification
 def toy(split):
     rng = np.random.default_rng(split == "test")
     labels = rng.integers(0, 3, 60)
-    texts = [" ".join(f"w{{label if rng.random() < 0.7 else rng.integers(3, 90)}}" for _ in range(rng.integers(4, 20))) for label in labels]
+    words = lambda label: (label if rng.random() < 0.7 else rng.integers(3, 90) for _ in range(rng.integers(4, 20)))
+    texts = [" ".join(f"w{{word}}" for word in words(label)) for label in labels]
     return Labelled(f"toy, {{split}}", {{"text": texts}}, labels, ("zero", "one", "two"))
 
 

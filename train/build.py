@@ -21,8 +21,8 @@ def build(plan: Plan) -> Run:
     """Builds a run before its first step.
 
     Raises:
-      InputError: if the weights or the data don't fit the model, a batch does not fit into memory, nothing is left to train,
-        or a process has other weights than process 0.
+      InputError: if the weights or the data don't fit the model, a batch does not fit into memory, nothing is left to
+        train, or a process has other weights than process 0.
     """
     experiment, training, runners = plan.experiment, plan.training, plan.runners
     pretrained = _load_model(plan)
@@ -59,7 +59,8 @@ def build(plan: Plan) -> Run:
         num_steps=num_steps,
         evaluate_every=training.evaluate_every or epoch_steps,
         summary=(
-            f"{len(plan.dataset)} examples, {epoch_steps} steps an epoch, {num_steps} steps; {count(trained):,} parameters "
+            f"{len(plan.dataset)} examples, {epoch_steps} steps an epoch, {num_steps} steps; "
+            f"{count(trained):,} parameters "
             f"trained through {', '.join(map(str, plan.settings))}; checkpoints chosen by {plan.scored}"
         ),
     )

@@ -44,7 +44,8 @@ def main(argv: list[str]) -> None:
     recipes = [one.config["training"] for one in checkpoint.chain(trained)] if command.adapter else []
     if not all(recipe["lora_rank"] for recipe in recipes):
         raise InputError(
-            f"the run in {command.run}, or one that it started from, trained more than adapters; leave --adapter out to write "
+            f"the run in {command.run}, or one that it started from, trained more than adapters; "
+            "leave --adapter out to write "
             "the whole model"
         )
     out = output_folder(command.dir)

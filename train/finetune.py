@@ -47,7 +47,8 @@ def main(argv: list[str]) -> None:
         write(out / "result.json", json.dumps({"command": said} | reached, indent=2) + "\n")
     print(json.dumps(reached, indent=2))
     print(
-        f"wrote {out}; score it with eval.evaluate --checkpoint {out}, the same config and what its flags say of model and data"
+        f"wrote {out}; score it with eval.evaluate --checkpoint {out}, "
+        "the same config and what its flags say of model and data"
     )
 
 

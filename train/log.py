@@ -15,9 +15,9 @@ from prism_jax.experiments.run_files import Line
 class Log:
     """Writes lines of JSON: one for some steps, and one with a `score` for each evaluation.
 
-    A run goes on from a checkpoint, not from its log. So lines after the step that it goes on from are dropped, and lines that
-    can't be read are set aside. Each line ends with `seconds`, the duration of the run so far without its interruptions, and
-    with `time`, in seconds since 1970.
+    A run goes on from a checkpoint, not from its log. So lines after the step that it goes on from are dropped, and
+    lines that can't be read are set aside. Each line ends with `seconds`, the duration of the run so far without its
+    interruptions, and with `time`, in seconds since 1970.
 
     Args:
       out: folder of metrics.jsonl.

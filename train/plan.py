@@ -163,7 +163,8 @@ def _runner(training: Training, num_parts: int) -> PlacedRunner:
     """
     if several() and num_parts * (training.data or 0) != jax.device_count():
         raise InputError(
-            f"{num_parts} parts and training.data {training.data} don't use each of the {jax.device_count()} devices of "
+            f"{num_parts} parts and training.data {training.data} don't use each of the {jax.device_count()} devices "
+            "of "
             "all processes; choose every num_parts and training.parts so that, times training.data, they do"
         )
     return on_one_device(num_parts) if training.data is None else on_mesh(num_parts, data=training.data)
@@ -192,9 +193,11 @@ def _check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
 
 
 def _checkpoint_to_start_from(folder: Path, start: str | None, experiment: Experiment) -> checkpoint.Trained | None:
-    """Returns the checkpoint of another run from which training starts, or None if it starts from the experiment's weights.
+    """Returns the checkpoint of another run from which training starts, or None if it starts from the experiment's
+    weights.
 
-    For a new run it is the checkpoint that `start` names. A run that goes on takes the one that it noted in its config.json.
+    For a new run it is the checkpoint that `start` names. A run that goes on takes the one that it noted in its
+    config.json.
 
     Raises:
       InputError: if there is none, if it is of another model, or if `start` names another one than the run noted.
@@ -218,14 +221,16 @@ def _unchanged_contents(folder: Path, datasets: dict[str, Dataset]) -> dict[str,
     """Returns the contents of data sets by name, as config.json has them.
 
     Raises:
-      InputError: if the run in `folder` began with other data. Runs of earlier versions did not note theirs; they go on.
+      InputError: if the run in `folder` began with other data. Runs of earlier versions did not note theirs; they go
+        on.
     """
     now = {name: contents(dataset) for name, dataset in datasets.items()}
     noted: Mapping[str, Any] | None = read_config(folder).get("data") if (folder / "config.json").exists() else None
     changed = [f"{name}: {change}" for name in now if noted and (change := changes(noted[name], now[name]))]
     if changed:
         raise InputError(
-            f"the data have changed since {folder} was started; {'; '.join(changed)}; choose another --out, or give the "
+            f"the data have changed since {folder} was started; {'; '.join(changed)}; choose another --out, "
+            "or give the "
             "same data"
         )
     return now

@@ -22,7 +22,8 @@ LossFunction = Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]
 """`(trained, frozen, batch) -> losses of the rows [B], weights of the rows [B]`."""
 
 StepFunction = Callable[["TrainState", Any, Any, Any], tuple["TrainState", dict[str, jax.Array]]]
-"""`(state, frozen, batch, weight_B) -> state, metrics`, compiled. The metrics are `loss`, `gradient_norm` and `finite`."""
+"""`(state, frozen, batch, weight_B) -> state, metrics`, compiled. The metrics are `loss`, `gradient_norm` and
+`finite`."""
 
 
 @flax.struct.dataclass
@@ -34,8 +35,8 @@ class TrainState:
       params: trained parameters, with None for frozen ones.
       opt_state: state of the optimizer.
       key: random key data of the run; `step_key` derives the key of a step from it.
-      finite: whether every loss, gradient and update so far was finite. If not, the other fields are those before the first
-        that was not.
+      finite: whether every loss, gradient and update so far was finite. If not, the other fields are those before the
+        first that was not.
     """
 
     step: jax.Array
@@ -58,7 +59,8 @@ def step_key(state: TrainState, step: int) -> jax.Array:
 
 
 def task_losses(task: Task, model: nn.Module, exchange: Exchanges, runner: Runner) -> LossFunction:
-    """Returns the loss function of a task for a model whose parts run on `runner` and tell each other what `exchange` says.
+    """Returns the loss function of a task for a model whose parts run on `runner` and tell each other what `exchange`
+    says.
 
     A batch is the pair of `runner.split(tokens)` and of the targets.
     """
@@ -75,9 +77,9 @@ def task_losses(task: Task, model: nn.Module, exchange: Exchanges, runner: Runne
 def make_step(losses: LossFunction, optimizer: optax.GradientTransformation) -> StepFunction:
     """Returns a compiled training step.
 
-    The loss of a batch is the sum of the rows' losses divided by the sum of their weights. Rows that only fill up a batch
-    have `weight_B` 0 and change neither sum. After a loss, gradient or update that is not finite, the state stays as it was
-    before, in this step and every later one.
+    The loss of a batch is the sum of the rows' losses divided by the sum of their weights. Rows that only fill up a
+    batch have `weight_B` 0 and change neither sum. After a loss, gradient or update that is not finite, the state stays
+    as it was before, in this step and every later one.
     """
 
     def loss(trained: Any, frozen: Any, batch: Any, weight_B: jax.Array) -> jax.Array:

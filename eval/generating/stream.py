@@ -30,8 +30,10 @@ class Stops(TypedDict, total=False):
 def stop_tokens(tokenizer: Any, folder: Path, text: str | None) -> tuple[int, ...]:
     """The ids of the tokens that end a text.
 
-    `text` alone where it is given. Else what the first of these files says by its `eos_token_id`, one id or a list of them:
-    generation_config.json, where null says that none does, and config.json. Else the tokenizer's end of text, if it has one.
+    `text` alone where it is given. Else what the first of these files says by its `eos_token_id`, one id or a list of
+    them:
+    generation_config.json, where null says that none does, and config.json. Else the tokenizer's end of text, if it has
+    one.
 
     Raises:
       InputError: if `text` is not one token, or a file says anything but ids.
@@ -81,8 +83,8 @@ def stream_texts(
 ) -> list[str]:
     """Prints each text as it grows, the prompts in their order; returns what was added to each.
 
-    What was added is the tokenizer's text of all new tokens. A character that is not whole yet is printed when it is, or as
-    U+FFFD where its text ends.
+    What was added is the tokenizer's text of all new tokens. A character that is not whole yet is printed when it is,
+    or as U+FFFD where its text ends.
     """
     tokens: list[list[int]] = [[] for _ in prompts]
     waiting, finished, added, shown = ["" for _ in prompts], set(), ["" for _ in prompts], 0
@@ -109,7 +111,8 @@ def stream_texts(
 def compare(
     arms: Sequence[Generator], prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
 ) -> list[dict]:
-    """Cache and speed of generators on the same prompts, the arms in turn, after a run that compiles. The first is the reference."""
+    """Cache and speed of generators on the same prompts, the arms in turn, after a run that compiles. The first is the
+    reference."""
     seconds: list[list[tuple[float, float]]] = [[] for _ in arms]
     for i in tqdm(range(ROUNDS + 1), "measuring", leave=False, unit="round", disable=None):
         for arm, times in zip(arms, seconds, strict=True):

@@ -10,7 +10,8 @@ from eval.scoring.variants import BASE, CONTROL
 from prism_jax.cli.entry import write
 
 AT_THE_END = ("results.csv", "report.md", *sweep_plots.PLOTS)
-"""What is written when all rows are there; results.json grows row by row until then, but whole results only make way for others."""
+"""What is written when all rows are there; results.json grows row by row until then, but whole results only make way
+for others."""
 
 
 def write_report(
@@ -100,6 +101,8 @@ def section(content: dict, name: str | None) -> str:
         if where["emulated"]
         else "devices"
     )
+    real = f"the median has {first['real_tokens_median']:.0f} real ones"
+    machine = f"JAX {where['jax']}, {where['cpu']}, {where['cores']} cores"
     columns = tables.columns(rows, first["metric"])
     failed = [row for row in rows if row.get("error")]
     reasons = "\n".join(
@@ -108,23 +111,25 @@ def section(content: dict, name: str | None) -> str:
     )
     return f"""# {f"{name}: " if name else ""}{content["model"]} on {content["dataset"]}
 
-{first["examples"]} examples of {lengths} tokens, padding included; the median has {first["real_tokens_median"]:.0f} real ones.
-{where["devices"]} ({kind}), JAX {where["jax"]}, {where["cpu"]}, {where["cores"]} cores, commit {where["commit"]}.{weights(content)}
+{first["examples"]} examples of {lengths} tokens, padding included; {real}.
+{where["devices"]} ({kind}), {machine}, commit {where["commit"]}.{weights(content)}
 
 {tables.markdown_table(rows, columns)}
 {f"{chr(10)}Rows that did not run:{chr(10)}{chr(10)}{reasons}{chr(10)}" if failed else ""}
 """
 
 
-HOW_TO_READ = """- *CR* is the compression rate, tokens of a part over rows it sends. A score has its 95 % interval (accuracy: Wilson; other figures:
-  bootstrap). *To one device* is the difference on the same examples to one device with the same weights
-  (tuned and control: with base's), with its 95 % interval.
-- *GFLOPs* are the matrix products of the blocks, *kB sent* what the block exchanges send; both per device and example, by the formula / in
-  the compiled program. results.json lists by name what else the program computes, and the bytes of the split and the join.
-- *Real tokens* is the median over the examples, padding left out. *In every part* is the share of the examples with real tokens in every part:
-  the others test the exchange less, or not at all.
-- *Last part* (language models) is the difference for the tokens of the last part alone, in full windows: these see the other parts through the exchange, as
-  generated ones do. It is the price of generation.
+HOW_TO_READ = """- *CR* is the compression rate, tokens of a part over rows that it sends.
+- A score has its 95 % interval (accuracy: Wilson; other figures: bootstrap).
+- *To one device* is the difference on the same examples to one device with the same weights, with its
+  95 % interval. Tuned and control are compared with base.
+- *GFLOPs* are the matrix products of the blocks, *kB sent* the bytes of the block exchanges. Both are
+  per device and example, by the formula / in the compiled program. results.json has everything else
+  that the program computes, and the bytes of the split and the join.
+- *Real tokens* is the median over the examples, without padding. *In every part* is the share of the
+  examples with real tokens in every part. The others test the exchange less, or not at all.
+- *Last part* (language models) is the difference for the tokens of the last part alone, in full
+  windows. They see the other parts through the exchange, as generated tokens do.
 - *s* is wall time, compilation included. Emulated devices share the cores, so it says nothing about real ones."""
 
 
@@ -135,7 +140,8 @@ def weights(content: dict) -> str:
         return ""
     text = "\nWeights: " + "; ".join(f"*{kind}* from {source}" for kind, source in sources.items()) + "."
     if CONTROL in sources:
-        text += """ *Recovery* is (tuned - base) / (control on one
-device - base), at the same exchange; it is given only where the interval of its denominator excludes zero. results.json has the
-paper's own definition too, with one device's base score in place of the control's."""
+        text += """
+*Recovery* is (tuned - base) / (control on one device - base), at the same exchange. It is given only
+where the interval of its denominator excludes zero. results.json has the paper's own definition too,
+with one device's base score in place of the control's."""
     return text + "".join(f"\nNote: {remark}." for remark in content.get("remarks", ()))

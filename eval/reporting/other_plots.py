@@ -10,7 +10,8 @@ from eval.reporting.tables import UNITS
 
 
 def blocks(path: Path, content: dict) -> None:
-    """Of `eval.blocks`: how far each block's output is from the exact one, and what compressing this block alone costs."""
+    """Of `eval.blocks`: how far each block's output is from the exact one, and what compressing this block alone
+    costs."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
     *each, everything = content["rows"]
     index = [row["block"] for row in each]
@@ -73,8 +74,8 @@ def scale(path: Path, rows: list[dict], exponents: dict[str, dict[str, float]]) 
 def latency(path: Path, content: dict) -> None:
     """Of `eval.latency`: latency against rate, at the shortest round-trip time, and against that, at the middle rate.
 
-    A row of panels for each N and B; where there is one rate, or one round-trip time, its panel is left out. One device is the
-    dashed line; a star marks where an exchange crosses it.
+    A row of panels for each N and B; where there is one rate, or one round-trip time, its panel is left out. One device
+    is the dashed line; a star marks where an exchange crosses it.
     """
     shaped = content["rows"]
     settings = list(dict.fromkeys(row["setting"] for row in shaped if row["num_parts"] > 1))
@@ -97,7 +98,8 @@ def latency(path: Path, content: dict) -> None:
     several[0, 0].legend(fontsize=6)
     where = content["environment"]
     figure.suptitle(
-        f"{content['model']}\n2 processes, a core each ({where['cpu']}); median, p10 to p90\nstar: as fast as one device",
+        f"{content['model']}\n2 processes, a core each ({where['cpu']}); median, p10 to p90\nstar: "
+        "as fast as one device",
         fontsize=7,
     )
     save(figure, path)
@@ -144,7 +146,8 @@ def panel(axes: plt.Axes, rows: list[dict], settings: list[str], name: str, unit
 
 
 def crossings(points: list[tuple[float, float, float]], *, logarithmic: bool) -> list[tuple[float, float]]:
-    """Where a line crosses another, both straight between points (x, y, y of the other), in log y, and in log x if said so."""
+    """Where a line crosses another, both straight between points (x, y, y of the other), in log y, and in log x if
+    said so."""
     found = []
     for (x0, y0, z0), (x1, y1, z1) in pairwise(points):
         before, after = log(y0 / z0), log(y1 / z1)

@@ -1,4 +1,5 @@
-"""Plots of what sweeps found, one panel for each run and N. Sizes are for a column of a paper, colours for colour-blind readers."""
+"""Plots of what sweeps found, one panel for each run and N. Sizes are for a column of a paper, colours for
+colour-blind readers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -121,8 +122,10 @@ PLOTS = {
     "score_bytes.png": Plot(
         score_against_bytes,
         "score against bytes",
-        "The score against the bytes that a device sends for one example: to the left is cheaper. Rows on the grey front are "
-        "beaten by no row that sends as little. Bars are 95 % intervals; markers are filled as the legend says for each kind of weights.",
+        "The score against the bytes that a device sends for one example: to the left is cheaper. "
+        "Rows on the grey front are "
+        "beaten by no row that sends as little. Bars are 95 % intervals; "
+        "markers are filled as the legend says for each kind of weights.",
     ),
     "score_rate.png": Plot(
         score_against_rate,
@@ -132,7 +135,8 @@ PLOTS = {
     "compute_parts.png": Plot(
         compute_against_parts,
         "compute per device",
-        "What one device computes, by formula: the dashed line shares one device's work out evenly. Above it lies what a part "
+        "What one device computes, by formula: the dashed line shares one device's work out evenly. "
+        "Above it lies what a part "
         "computes for rows of other parts; below it, what PRISM and isolated parts never compute.",
     ),
 }

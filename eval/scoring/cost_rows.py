@@ -19,9 +19,9 @@ from prism_jax.tasks.predict import Predictor, rows_by_bucket
 class Costs(Fields):
     """The cost of one row of a task on one device: by formula and, where the name ends so, from the compiled program.
 
-    FLOPs are of the blocks' matrix products; bytes are of the exchanges, the split and the join. With several buckets they are
-    means over the rows. Collectives and memory are those of a whole batch of the longest bucket. Compiled programs are read
-    on CPU devices, one for each part; the figures are None elsewhere.
+    FLOPs are of the blocks' matrix products; bytes are of the exchanges, the split and the join. With several buckets
+    they are means over the rows. Collectives and memory are those of a whole batch of the longest bucket. Compiled
+    programs are read on CPU devices, one for each part; the figures are None elsewhere.
     """
 
     flops_per_device: float

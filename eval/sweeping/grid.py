@@ -14,12 +14,13 @@ from prism_jax.experiments.recipe import Experiment, Grid
 
 
 def plan(experiment: Experiment, weights: Collection[str]) -> list[Planned]:
-    """The rows, in the order in which they run: for each N one device, as the reference, then every exchange on every P.
+    """The rows, in the order in which they run: for each N one device, as the reference, then every exchange on every
+    P.
 
     Args:
       experiment: its grid.
-      weights: kinds of weights; tuned ones are scored where something is lost on the way, the control on one device only,
-        what else there is wherever base is.
+      weights: kinds of weights; tuned ones are scored where something is lost on the way, the control on one device
+        only, what else there is wherever base is.
 
     Raises:
       InputError: for an N, a P or an exchange that can run nowhere on the grid.

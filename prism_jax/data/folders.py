@@ -65,7 +65,8 @@ def images_by_class(folder: Path, split: str) -> ImagesByClass:
     place = next((folder / name for name in names if (folder / name).is_dir()), None)
     if place is None:
         raise InputError(
-            f"no split {split!r} in {folder}; it should hold {split}-*.parquet, or train/WNID/*.JPEG and val/WNID/*.JPEG"
+            f"no split {split!r} in {folder}; it should hold {split}-*.parquet, "
+            "or train/WNID/*.JPEG and val/WNID/*.JPEG"
         )
     wnids = _folders_in(folder / "train") or _folders_in(place)
     if unknown := set(_folders_in(place)).difference(wnids):

@@ -1,9 +1,10 @@
 """Data sets of Hugging Face's hub, or of a local folder in its layout, through the `datasets` library.
 
-Each set has a hub id of its own. A `source` stands in for it: another id (`org/name` or `org/name:config`), or a folder, see
-`hub_tables`.
+Each set has a hub id of its own. A `source` stands in for it: another id (`org/name` or `org/name:config`), or a
+folder, see `hub_tables`.
 
-Splits: "train" and "test", and the set's own names. Where the official test labels are hidden (GLUE, ImageNet), "test" is
+Splits: "train" and "test", and the set's own names. Where the official test labels are hidden (GLUE, ImageNet), "test"
+  is
 the labelled validation split, and "hidden_test" the official one, whose labels are None.
 """
 
@@ -23,10 +24,14 @@ from prism_jax.errors import InputError
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FINE_CLASSES = (
     "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle "
-    "caterpillar cattle chair chimpanzee clock cloud cockroach couch cra crocodile cup dinosaur dolphin elephant flatfish "
-    "forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle "
-    "mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine "
-    "possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar "
+    "caterpillar cattle chair chimpanzee clock cloud cockroach couch cra crocodile cup dinosaur dolphin elephant "
+    "flatfish "
+    "forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree "
+    "motorcycle "
+    "mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy "
+    "porcupine "
+    "possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel "
+    "streetcar "
     "sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale "
     "willow_tree wolf woman worm"
 )
@@ -39,7 +44,8 @@ IMAGENET_SPLITS = {"train": "train", "test": "validation", "validation": "valida
 
 @dataclass(frozen=True)
 class GlueTask:
-    """A task of GLUE: its columns, classes (none: a number) and official metrics, and what its splits to score are called."""
+    """A task of GLUE: its columns, classes (none: a number) and official metrics, and what its splits to score are
+    called."""
 
     title: str
     columns: tuple[str, ...]
@@ -84,8 +90,8 @@ def cifar100(split: str, source: str | None = None) -> Labelled:
 def imagenet(split: str, source: str | None = None) -> Labelled:
     """ImageNet-1k, "train" (1,281,167 images), "validation" (50,000; also as "test") or "hidden_test" (100,000).
 
-    The hub's set asks for your consent and login, and only the files of the split are downloaded. A folder may also hold
-    plain images, `train/WNID/*.JPEG` and `val/WNID/*.JPEG` (or `validation`). Its classes are then the folders in
+    The hub's set asks for your consent and login, and only the files of the split are downloaded. A folder may also
+    hold plain images, `train/WNID/*.JPEG` and `val/WNID/*.JPEG` (or `validation`). Its classes are then the folders in
     alphabetic order. All 1,000 give the hub's order; some of them are counted from 0.
     """
     own = own_split("ImageNet", split, IMAGENET_SPLITS)
@@ -103,8 +109,9 @@ def glue(task: str, split: str, source: str | None = None) -> Labelled:
 
     Args:
       task: a key of `GLUE`.
-      split: "train"; "validation", which "test" also means; or "hidden_test", whose labels are None (but MRPC's, which the hub
-        has). MNLI has "validation_matched" ("test") and "validation_mismatched", and likewise "hidden_test_mismatched".
+      split: "train"; "validation", which "test" also means; or "hidden_test", whose labels are None (but MRPC's, which
+        the hub has). MNLI has "validation_matched" ("test") and "validation_mismatched", and likewise
+        "hidden_test_mismatched".
       source: stands in for `nyu-mll/glue`.
     """
     of = GLUE[task]
@@ -130,9 +137,9 @@ def glue(task: str, split: str, source: str | None = None) -> Labelled:
 def cbt(kind: str, split: str, source: str | None = None) -> Cloze:
     """The Children's Book Test (Hill et al. 2016, arXiv 1511.02301), of one kind of words.
 
-    A context is the 20 sentences, joined by spaces. An ending is a space and the 21st sentence with one of the ten words in
-    the place of "XXXXX". The text keeps the set's tokens ("-LRB-", a space before full stops). A row with fewer than ten
-    words has a wrong one several times, which changes no answer.
+    A context is the 20 sentences, joined by spaces. An ending is a space and the 21st sentence with one of the ten
+    words in the place of "XXXXX". The text keeps the set's tokens ("-LRB-", a space before full stops). A row with
+    fewer than ten words has a wrong one several times, which changes no answer.
 
     Args:
       kind: "CN" (common nouns), "NE" (named entities), "V" (verbs) or "P" (prepositions).
@@ -174,9 +181,9 @@ def plain_text(split: str, source: str | None = None) -> Corpus:
 
     Args:
       split: "train", "validation" or "test", or another of the source's own.
-      source: a folder with `SPLIT/**/*.txt` or `SPLIT*.txt` in UTF-8, one document a file; or a folder in the hub's layout,
-        or a hub id, whose column `text` holds a document a row. Empty rows are left out. Where every row is one line with
-        its line break, as in wikitext, the rows are the lines of one document.
+      source: a folder with `SPLIT/**/*.txt` or `SPLIT*.txt` in UTF-8, one document a file; or a folder in the hub's
+        layout, or a hub id, whose column `text` holds a document a row. Empty rows are left out. Where every row is one
+        line with its line break, as in wikitext, the rows are the lines of one document.
     """
     if source is None:
         raise InputError("plain text needs a source; add --data-source, a folder with train*.txt or a hub id")
@@ -188,7 +195,8 @@ def plain_text(split: str, source: str | None = None) -> Corpus:
         return Corpus(name, documents)
     if folder.is_dir() and not local_files([folder], split):
         raise InputError(
-            f"no files of the split {split!r} in {folder}; it should hold {split}*.txt, {split}/**/*.txt or {split}-*.parquet (or .jsonl)"
+            f"no files of the split {split!r} in {folder}; it should hold {split}*.txt, "
+            f"{split}/**/*.txt or {split}-*.parquet (or .jsonl)"
         )
     import pyarrow.compute as pc
 

@@ -1,7 +1,7 @@
 """Tables of the `datasets` library, from Hugging Face's hub or from a local folder in its layout.
 
-A folder holds Parquet or JSON lines as the hub lays them out, `[CONFIG/]SPLIT-00000-of-00001.parquet`. The library keeps an
-Arrow copy of what it read in its cache, see `version`.
+A folder holds Parquet or JSON lines as the hub lays them out, `[CONFIG/]SPLIT-00000-of-00001.parquet`. The library
+keeps an Arrow copy of what it read in its cache, see `version`.
 """
 
 import contextlib
@@ -111,7 +111,8 @@ def as_pattern(path: Path) -> str:
 def version(files: Iterable[Path]) -> str:
     """A name for files as they are on disk, under which the library keeps its copy of them.
 
-    The library itself goes by their times of modification, which other files of that name may share: copied or unpacked ones.
+    The library itself goes by their times of modification, which other files of that name may share: copied or unpacked
+    ones.
     """
     found = [path.stat() for path in files]
     said = repr([(one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found])
@@ -145,7 +146,8 @@ def labelled_images(
         path = (images[lacking][image] or {}).get("path")
         found = "is null" if path is None else f"names {path!r} in place of an image"
         raise InputError(
-            f"example {lacking} of {name} {found}; store the bytes of every image in the column {image!r}, or leave the row out"
+            f"example {lacking} of {name} {found}; store the bytes of every image in the column {image!r}, "
+            "or leave the row out"
         )
     inputs = {"image": Rows(images, lambda row: decode(row[image]["bytes"]), name)}
     return Labelled(name, inputs, *classes(name, table, label, label_names))
@@ -173,7 +175,8 @@ def classes(
     for i, label in enumerate(found):
         if type(label) is not int or not 0 <= label < len(names):
             raise InputError(
-                f"example {i} of {name} has the label {reprlib.repr(label)} in its column {column!r}; labels are integers from 0 "
+                f"example {i} of {name} has the label {reprlib.repr(label)} in its column {column!r}; "
+                "labels are integers from 0 "
                 f"to {len(names) - 1}"
             )
     return np.array(found), names

@@ -73,8 +73,8 @@ def process(processor, images: Sequence["Image"], config: ViTConfig) -> dict[str
 
     Args:
       processor: see `load_processor`.
-      images: of Pillow, in any size and any mode of 8 bits. Models of three channels see them in RGB (transparency as the
-        processor has it with `do_convert_rgb`), of one channel in grey. Not turned by an EXIF orientation.
+      images: of Pillow, in any size and any mode of 8 bits. Models of three channels see them in RGB (transparency as
+        the processor has it with `do_convert_rgb`), of one channel in grey. Not turned by an EXIF orientation.
       config: of the model.
 
     Returns:

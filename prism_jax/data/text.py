@@ -20,8 +20,8 @@ def load_tokenizer(folder: Path | None, vocab_size: int):
     """The Hugging Face tokenizer in `folder`.
 
     Raises:
-      InputError: if there is none, transformers refuses it, it names code of its own, or it knows a token that has no row in the
-        model's table.
+      InputError: if there is none, transformers refuses it, it names code of its own, or it knows a token that has no
+        row in the model's table.
     """
     if folder is None or not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"no tokenizer in {folder}; one of {', '.join(TOKENIZER_FILES)} must lie beside the weights")

@@ -21,8 +21,8 @@ NumSegments = Annotated[int, Meta(ge=1, description="1 or more, or isolated_part
 class Segments(Sending):
     """A part sends one row for each of `num_segments` segments of its tokens; subclasses pool a segment into its row.
 
-    Segments are cut at fixed places, in sizes that differ by at most one. A row weighs as many tokens as its segment has
-    real ones. A segment without real tokens is hidden.
+    Segments are cut at fixed places, in sizes that differ by at most one. A row weighs as many tokens as its segment
+    has real ones. A segment without real tokens is hidden.
 
     Attributes:
       num_segments: L, segments of a part, 1 or more.

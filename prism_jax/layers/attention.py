@@ -1,4 +1,5 @@
-"""Attention with one additive bias, which is the scaling-aware softmax, the padding mask and the causal mask at once."""
+"""Attention with one additive bias, which is the scaling-aware softmax, the padding mask and the causal mask at
+once."""
 
 from collections.abc import Callable
 
@@ -56,8 +57,8 @@ def attention_bias(weight_BK: jax.Array, last_K: jax.Array, positions_T: jax.Arr
     A row that stands for `g` equal tokens gets the weight of `g` rows: `softmax(q k + log g)` (PRISM's scaling-aware
     softmax; the proportional attention of ToMe, arXiv 2210.09461). A row of weight 0 is padding. With `causal`, a row
     is seen by the queries at or after the last token that it stands for. Own tokens then get the lower triangle, means
-    of an earlier part are visible and means of a later part hidden: PRISM's partition-aware causal mask. For 6 tokens in
-    2 parts with 1 mean each, visible = 1:
+    of an earlier part are visible and means of a later part hidden: PRISM's partition-aware causal mask. For 6 tokens
+    in 2 parts with 1 mean each, visible = 1:
 
         part 0: own 0 1 2, mean of part 1      part 1: own 3 4 5, mean of part 0
                     1 0 0  0                               1 0 0  1
@@ -79,8 +80,8 @@ def attend(
 ) -> jax.Array:
     """`softmax(q k^T / sqrt(F) + bias) v`, [B, H, T, F], float32.
 
-    Heads stand in front and the division by the sum comes after the product with `v`: on a CPU several times faster than
-    the textbook order. Scores are float32 whatever the inputs are.
+    Heads stand in front and the division by the sum comes after the product with `v`: on a CPU several times faster
+    than the textbook order. Scores are float32 whatever the inputs are.
 
     Args:
       bias_BHTK: broadcast over the axes where its size is 1.
@@ -111,8 +112,8 @@ def attend_in_blocks(
 ) -> jax.Array:
     """As `attend`, a block of queries after the other where all scores at once would pass `SCORES_BYTES`.
 
-    A block has all its keys, so the answer is the same. Memory then grows with K, not with T K. The gradient computes the
-    scores of a block again in place of keeping them.
+    A block has all its keys, so the answer is the same. Memory then grows with K, not with T K. The gradient computes
+    the scores of a block again in place of keeping them.
 
     Args:
       bias_of: the bias [B, 1, 1 or T, K] of queries at given positions.

@@ -1,7 +1,8 @@
 """Dense layers: their matrix product, arranged for a fast backward pass, and their low-rank adapter.
 
-The gradient of a kernel is a product over all rows. Where parts are batched inside one device, JAX by itself writes it over
-two axes, parts and rows, and XLA on a CPU then copies the transposed input of every layer. Here parts and rows are one axis.
+The gradient of a kernel is a product over all rows. Where parts are batched inside one device, JAX by itself writes it
+over two axes, parts and rows, and XLA on a CPU then copies the transposed input of every layer. Here parts and rows are
+one axis.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,8 @@ def _float32_product(x_BTD: jax.Array, kernel_DM: jax.Array) -> jax.Array:
 def _bfloat16_product(x_BTD: jax.Array, kernel_DM: jax.Array) -> jax.Array:
     """The product of rounded factors, added up in float32; likewise its gradients.
 
-    Nothing comes out as bfloat16: XLA on a CPU would leave its fast path (AMX) for that, and round partial sums of gradients.
+    Nothing comes out as bfloat16: XLA on a CPU would leave its fast path (AMX) for that, and round partial sums of
+    gradients.
     """
     axes = tuple(jax.sharding.get_abstract_mesh().manual_axes)
     if axes:  # each device has its own gradient of the replicated kernel; these are added up where it is cast
@@ -83,11 +85,13 @@ def _inside_one_device() -> bool:
 
 
 DOT_GENERALS = {"float32": _dot_general(_float32_product), "bfloat16": _dot_general(_bfloat16_product)}
-"""By compute dtype, of factors; inputs and results are float32. They contract the last axis of x [..., T, D] with the kernel's first."""
+"""By compute dtype, of factors; inputs and results are float32. They contract the last axis of x [..., T, D] with the
+kernel's first."""
 
 
 class Dense(nn.Dense):
-    """`flax.linen.Dense`, plus a low-rank adapter (arXiv 2106.09685) where its parameters hold one, see `prism_jax.layers.lora`:
+    """`flax.linen.Dense`, plus a low-rank adapter (arXiv 2106.09685) where its parameters hold one, see
+    `prism_jax.layers.lora`:
 
         y = x W + b + scale (x A) B        A = lora_a [D, r],  B = lora_b [r, M],  scale = lora_scale []
 

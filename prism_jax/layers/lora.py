@@ -1,8 +1,8 @@
 """LoRA (arXiv 2106.09685): low-rank adapters as more parameters.
 
 An adapter is three parameters beside a kernel [D, M] of the tree, which `dense.Dense` looks for: `lora_a` [D, r],
-`lora_b` [r, M] and `lora_scale` [], which is alpha / r. The first two are to be trained (`is_trained`). On disk they lie
-in PEFT's layout, see `prism_jax.weights.peft_files`.
+`lora_b` [r, M] and `lora_scale` [], which is alpha / r. The first two are to be trained (`is_trained`). On disk they
+lie in PEFT's layout, see `prism_jax.weights.peft_files`.
 
     adapted = lora.add(pretrained.params, lora.LoRA(rank=8, alpha=16), jax.random.key(0))
     ...                                                                      # train the leaves where is_trained(path)

@@ -1,7 +1,8 @@
 """The metrics in percent, or of language models: each as a value, and of many resamples at once.
 
 The values are by scikit-learn, SciPy and `summary`. The resamples have formulas of their own: a thousand F1 of 40,000
-examples took scikit-learn 12 s, the formula here 0.7 s. `counts` is how often each example was drawn, float [resamples, examples].
+examples took scikit-learn 12 s, the formula here 0.7 s. `counts` is how often each example was drawn, float [resamples,
+examples].
 """
 
 import math
@@ -69,7 +70,8 @@ def matthews_resampled(predictions, labels, counts):
 
 
 def correlation(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Pearson's correlation in percent [resamples], of x and y [examples] or [resamples, examples]; nan of a constant."""
+    """Pearson's correlation in percent [resamples], of x and y [examples] or [resamples, examples]; nan of a
+    constant."""
     weights = counts / counts.sum(1, keepdims=True)
     x, y = (np.broadcast_to(each, weights.shape) for each in (x, y))
     size = (weights * x**2).sum(1) * (weights * y**2).sum(1)

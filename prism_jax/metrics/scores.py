@@ -1,8 +1,9 @@
 """Scores with their uncertainty.
 
-`score` and `difference` give a metric's value with its 95 % interval, the latter paired on the same examples. Accuracy has
-closed forms. The others draw the examples again, with replacement (percentile bootstrap, Efron 1979), always the same
-`RESAMPLES` times by `SEED`; two models see the same draws. Draws in which a metric is undefined are left out. The bootstrap
+`score` and `difference` give a metric's value with its 95 % interval, the latter paired on the same examples. Accuracy
+has closed forms. The others draw the examples again, with replacement (percentile bootstrap, Efron 1979), always the
+same `RESAMPLES` times by `SEED`; two models see the same draws. Draws in which a metric is undefined are left out. The
+bootstrap
 calls a perfect score certain: (100, 100) then says nothing about examples that were not seen.
 """
 
@@ -33,8 +34,8 @@ class Metric:
     Attributes:
       name: its key in `METRICS`, with the unit.
       value: from predictions and labels, both [examples, ...], to the figure; nan where it is undefined.
-      resampled: from predictions, labels, and how often each example was drawn, float [resamples, examples], to the figures
-        [resamples].
+      resampled: from predictions, labels, and how often each example was drawn, float [resamples, examples], to the
+        figures [resamples].
       check: raises InputError if predictions or labels are of the wrong kind.
       higher_is_better: or lower.
     """
@@ -53,7 +54,8 @@ def score(metric: Metric, predictions: np.ndarray, labels: np.ndarray) -> tuple[
       metric: a value of `METRICS`.
       predictions: [examples]: classes for accuracy, F1 and Matthews; numbers for Pearson and Spearman; for figures of
         language models the log-likelihood of each window, in nats.
-      labels: [examples] of the same kind; for figures of language models int [windows, 2], scored tokens and their bytes.
+      labels: [examples] of the same kind; for figures of language models int [windows, 2], scored tokens and their
+        bytes.
 
     Returns:
       The value, and the interval; both nan where the value is undefined, as a correlation with a constant is.
@@ -103,7 +105,8 @@ def recovery(
       labels: as `score` has them.
 
     Returns:
-      The value and its paired 95 % bootstrap interval; None unless the paired interval of control - as_is excludes zero:
+      The value and its paired 95 % bootstrap interval; None unless the paired interval of control - as_is excludes
+      zero:
       of a loss that was not seen no share can be told.
     """
     labels, tuned, as_is, control = checked(metric, labels, tuned, as_is, control)
@@ -142,8 +145,8 @@ def accuracy(correct: np.ndarray) -> tuple[float, Interval]:
 def paired_difference(correct: np.ndarray, reference: np.ndarray) -> tuple[float, Interval]:
     """Accuracy minus the reference's on the same examples, in points, and its 95 % interval.
 
-    The interval is the adjusted Wald interval for matched pairs (Agresti and Min 2005: half an example added to each cell of
-    the 2 x 2 table), which does not shrink to nothing where two models agree on every example of a subset.
+    The interval is the adjusted Wald interval for matched pairs (Agresti and Min 2005: half an example added to each
+    cell of the 2 x 2 table), which does not shrink to nothing where two models agree on every example of a subset.
     """
     examples = len(correct)
     won, lost = int((correct & ~reference).sum()), int((~correct & reference).sum())
@@ -153,7 +156,8 @@ def paired_difference(correct: np.ndarray, reference: np.ndarray) -> tuple[float
 
 
 def resamples(examples: int) -> Iterator[np.ndarray]:
-    """How often each example is drawn, float [some resamples, examples] at a time, `RESAMPLES` in all; always the same."""
+    """How often each example is drawn, float [some resamples, examples] at a time, `RESAMPLES` in all; always the
+    same."""
     rng, left = np.random.default_rng(SEED), RESAMPLES
     while left:
         rows = min(left, max(1, BLOCK // examples))

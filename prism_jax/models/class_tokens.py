@@ -1,8 +1,8 @@
 """A class token on every part (after ASTRA, arXiv 2505.19342), for models that classify by the row of theirs.
 
-Each part has a class row of its own beside its tokens. It reads them as they are, and the other parts through the exchange;
-no class row is sent. The head reads the mean of the class rows. One row more to compute, none more to send. With all rows sent
-every class row is that of one device, and so is their mean. configs/ideas has models of this kind.
+Each part has a class row of its own beside its tokens. It reads them as they are, and the other parts through the
+exchange; no class row is sent. The head reads the mean of the class rows. One row more to compute, none more to send.
+With all rows sent every class row is that of one device, and so is their mean. configs/ideas has models of this kind.
 """
 
 from dataclasses import dataclass, replace

@@ -1,7 +1,7 @@
 """GPT-2 (Radford et al., 2019), equal to Hugging Face's `GPT2Model` and `GPT2LMHeadModel`.
 
-A batch holds `ids` int32 [B, N] and optionally `mask` [B, N] (1 = real). Positions count the real tokens before a token,
-as in Hugging Face's `generate`, so that padding on either side changes nothing.
+A batch holds `ids` int32 [B, N] and optionally `mask` [B, N] (1 = real). Positions count the real tokens before a
+token, as in Hugging Face's `generate`, so that padding on either side changes nothing.
 """
 
 from dataclasses import dataclass, replace

@@ -18,9 +18,11 @@ HARMLESS = {
     "architectures", "bos_token_id", "dtype", "eos_token_id", "finetuning_task", "gradient_checkpointing", "id2label",
     "label2id", "output_attentions", "output_hidden_states", "output_past", "pad_token_id",
     "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type",
-    "problem_type", "return_dict", "sep_token_id", "task_specific_params", "torch_dtype", "transformers_version", "use_cache", "_name_or_path",
+    "problem_type", "return_dict", "sep_token_id", "task_specific_params", "torch_dtype", "transformers_version",
+    "use_cache", "_name_or_path",
     "_attn_implementation_autoset", "_num_labels", "keys_to_ignore_at_inference", "n_special", "num_labels",
-    "predict_special_tokens", "torchscript", "use_bfloat16", "_commit_hash", "attn_implementation", "_attn_implementation", "tokenizer_class",
+    "predict_special_tokens", "torchscript", "use_bfloat16", "_commit_hash", "attn_implementation",
+    "_attn_implementation", "tokenizer_class",
 }  # fmt: skip
 """Attributes that don't change what a model computes here."""
 
@@ -154,8 +156,8 @@ class Table:
       prefix: what models with a head put before the names of the base model.
       heads: how the names of heads begin, which have no prefix.
       unused: patterns of known tensors that no model of ours has: buffers and heads that we lack.
-      renamed: pieces of names, and what transformers calls them today in the names of modules, one after the other; files may
-        have either.
+      renamed: pieces of names, and what transformers calls them today in the names of modules, one after the other;
+        files may have either.
       ties: tensors with a second name.
     """
 
@@ -182,18 +184,21 @@ class Table:
         return {self.module_name(entry.theirs): entry.theirs for entry in self.entries}
 
     def stored(self, name: str) -> str:
-        """The table's name of a tensor of a file: without the head models' prefix, the module names of today, or TensorFlow's gamma and beta."""
+        """The table's name of a tensor of a file: without the head models' prefix, the module names of today, or
+        TensorFlow's gamma and beta."""
         name = name.removeprefix(self.prefix)
         name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name))
         return self._of_today.get(name, name)
 
     def by_name(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """The tensors of a file that are of use, by the table's names. Raises InputError if there are two of one name."""
+        """The tensors of a file that are of use, by the table's names. Raises InputError if there are two of one
+        name."""
         names = one_name_each([name for name in tensors if not self.is_unused(self.stored(name))], self.stored)
         return {new: tensors[old] for new, old in names.items()}
 
     def untied(self, tensors: Mapping[str, Any], architecture: str) -> list[tuple[str, str]]:
-        """The names and copies of tensors that are there twice and differ, where Hugging Face's class `architecture` uses both."""
+        """The names and copies of tensors that are there twice and differ, where Hugging Face's class `architecture`
+        uses both."""
         return [
             (tie.name, tie.copy)
             for tie in self.ties
@@ -203,7 +208,8 @@ class Table:
         ]
 
     def trained_apart(self, tensors: Mapping[str, Any], architecture: str) -> list[tuple[str, str]]:
-        """The names in an adapter of tensors that it holds whole without their copies, and these, or the other way round.
+        """The names in an adapter of tensors that it holds whole without their copies, and these, or the other way
+        round.
 
         PEFT copies a module with all that is tied inside; what is tied to another module stays there as it was.
         """
@@ -231,7 +237,8 @@ class Table:
         known = {entry.ours for entry in self.entries}
         if own := [path for path in ours if path not in known]:
             raise InputError(
-                f"Hugging Face's library has no name for {', '.join(own)}, which would be lost; keep the run, and open it with the "
+                f"Hugging Face's library has no name for {', '.join(own)}, which would be lost; keep the run, "
+                "and open it with the "
                 "config file that defines its class"
             )
 

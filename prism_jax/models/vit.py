@@ -200,7 +200,8 @@ class ViTEncoder(nn.Module):
         patches = tokens["patches"]
         if patches.shape[-1] != config.patch_pixels:
             raise InputError(
-                f"patches of {patches.shape[-1]} numbers, but {config.num_channels} channels of {_by(config.patch_size)} "
+                f"patches of {patches.shape[-1]} numbers, but {config.num_channels} channels of "
+                f"{_by(config.patch_size)} "
                 f"are {config.patch_pixels}; make them with images.patchify and this model's config"
             )
         # Each part knows by itself whether it holds position 0, and puts the class token there.
@@ -212,7 +213,8 @@ class ViTEncoder(nn.Module):
 
 
 class _ViT(nn.Module):
-    """What all heads share. Abstract: a head sets up its own layers and has `head`, and `read` if it needs fewer rows."""
+    """What all heads share. Abstract: a head sets up its own layers and has `head`, and `read` if it needs fewer
+    rows."""
 
     config: ViTConfig
     encoder_class: ClassVar[type[nn.Module]] = ViTEncoder

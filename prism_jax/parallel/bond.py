@@ -1,8 +1,8 @@
 """What binds the processes of a run: each says that it lives, and how it ends, and each learns which other one is gone.
 
-Process 0 has a connection to every other process, see `meeting`. What JAX's coordination service and its clients say to each
-other goes through connections of ours as well. So JAX never sees the end of another process: it would abort with a stack trace,
-and would not say who is gone.
+Process 0 has a connection to every other process, see `meeting`. What JAX's coordination service and its clients say to
+each other goes through connections of ours as well. So JAX never sees the end of another process: it would abort with a
+stack trace, and would not say who is gone.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ class Bond:
     """The connections of one process to the others of its run. They live in a thread of their own.
 
     Attributes:
-      service: the socket file at which this process reaches JAX's coordination service; on process 0, where it listens. Its
-        folder can be entered by its user alone.
+      service: the socket file at which this process reaches JAX's coordination service; on process 0, where it listens.
+        Its folder can be entered by its user alone.
     """
 
     def __init__(self, host: str, port: int, num_processes: int, process: int, lost_after: float):

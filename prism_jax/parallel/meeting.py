@@ -1,8 +1,8 @@
 """How the processes of a run come together.
 
-Process 0 listens at the address of the run, and at no other. Every other process opens a connection to it: its bond. It opens
-further ones for what its JAX says to the coordination service, which listens at a socket file of process 0; a secret that
-process 0 gave to those who came opens them.
+Process 0 listens at the address of the run, and at no other. Every other process opens a connection to it: its bond. It
+opens further ones for what its JAX says to the coordination service, which listens at a socket file of process 0; a
+secret that process 0 gave to those who came opens them.
 """
 
 import asyncio
@@ -204,6 +204,7 @@ def _listen(host: str, port: int) -> socket.socket:
                 last = error
     if isinstance(last, socket.gaierror) or last.errno == errno.EADDRNOTAVAIL:
         raise InputError(
-            f"{host!r} is no address of this machine ({_reason(last)}); --coordinator is an address of process 0's machine"
+            f"{host!r} is no address of this machine ({_reason(last)}); "
+            "--coordinator is an address of process 0's machine"
         ) from last
     raise InputError(f"port {port} of this machine can't be used: {_reason(last)}; choose another") from last

@@ -49,7 +49,8 @@ class OnMesh:
         parts, data = split(batch, self.num_parts, key), self.mesh.shape.get(DATA, 1)
         if len(parts.real_BN) % data:
             raise InputError(
-                f"a batch of {len(parts.real_BN)} does not cut into {data} on the data axis; choose a multiple of {data}"
+                f"a batch of {len(parts.real_BN)} does not cut into {data} on the data axis; "
+                f"choose a multiple of {data}"
             )
         if not self._several:
             return jax.device_put(parts, self._shardings(parts))
@@ -113,7 +114,8 @@ class OnMesh:
     def last_here(self) -> bool:
         if processes.several() and self.mesh.devices.size < jax.device_count():
             raise InputError(
-                f"the last of {self.mesh.devices.size} parts must be heard by all processes, which have {jax.device_count()} devices; "
+                f"the last of {self.mesh.devices.size} parts must be heard by all processes, "
+                f"which have {jax.device_count()} devices; "
                 "choose as many parts"
             )
         return self._last in self.mesh.local_devices

@@ -44,7 +44,8 @@ NEVER_SECONDS = 10**6
 _bond: Bond | None = None
 
 USAGE = (
-    "On several hosts: the same command on each, with --coordinator HOST:PORT (of process 0) --num-processes P --process-id I; "
+    "On several hosts: the same command on each, with --coordinator HOST:PORT (of process 0) --num-processes P "
+    "--process-id I; "
     f"they wait {JOIN_SECONDS:g} s for each other, or --join-seconds N. "
     "--coordinator auto takes all three from SLURM, MPI or Kubernetes, as JAX finds them. On this machine: eval.launch."
 )
@@ -53,8 +54,8 @@ USAGE = (
 def join(argv: list[str], lost_after: float = LOST_AFTER_SECONDS) -> list[str]:
     """Joins the run that `--coordinator HOST:PORT --num-processes P --process-id I` name; returns the other arguments.
 
-    `--coordinator auto` takes what is not said from SLURM, MPI or Kubernetes. On the CPU every process gets one device, whatever
-    the environment says. Beside the terminal nothing is printed but errors.
+    `--coordinator auto` takes what is not said from SLURM, MPI or Kubernetes. On the CPU every process gets one device,
+    whatever the environment says. Beside the terminal nothing is printed but errors.
 
     Args:
       lost_after: seconds without a sign of life, after which a process is lost.
@@ -84,7 +85,8 @@ def join(argv: list[str], lost_after: float = LOST_AFTER_SECONDS) -> list[str]:
     host, port = _address(where)
     if num_processes is None or process_id is None or not 0 <= process_id < num_processes:
         raise InputError(
-            f"--num-processes is {num_processes} and --process-id {process_id}; choose P of 1 or more, and an id of 0 to P - 1"
+            f"--num-processes is {num_processes} and --process-id {process_id}; choose P of 1 or more, "
+            "and an id of 0 to P - 1"
         )
     _as_batch()
     bond = meet(host, port, num_processes, process_id, seconds=seconds, lost_after=lost_after)
@@ -129,7 +131,8 @@ def refuse_several(what: str) -> None:
 
 
 def from_terminal(make: Callable[[], T], outline: Callable[[T], Any] = lambda value: value) -> T:
-    """What the terminal makes, on every process; the others get its `outline`. Called by all of them, in the same order.
+    """What the terminal makes, on every process; the others get its `outline`. Called by all of them, in the same
+    order.
 
     An error of the terminal ends every process.
     """

@@ -1,4 +1,5 @@
-"""Arrays on a mesh whose devices belong to several processes: what all of them know, and what the terminal sends them."""
+"""Arrays on a mesh whose devices belong to several processes: what all of them know, and what the terminal sends
+them."""
 
 import math
 from collections.abc import Callable
@@ -66,8 +67,8 @@ def _sender(mesh: jax.sharding.Mesh, pieces: tuple[_Piece, ...], specs: tuple[ja
 def send(mesh: jax.sharding.Mesh, trees: tuple, specs: tuple) -> tuple:
     """Trees of the terminal's arrays, on the mesh as `specs` say. What is cut reaches each device alone.
 
-    One all-to-all, in which all devices but the terminal's first give zeros: it takes one round trip, however many arrays
-    there are.
+    One all-to-all, in which all devices but the terminal's first give zeros: it takes one round trip, however many
+    arrays there are.
     """
     leaves, structure = jax.tree.flatten(trees)
     leaves = [np.asarray(x, jax.dtypes.canonicalize_dtype(np.asarray(x).dtype)) for x in leaves]

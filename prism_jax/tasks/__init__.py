@@ -37,8 +37,8 @@ def prepare(
       smoothing: of labels in the loss.
 
     Raises:
-      InputError: if the model does not answer what the data set asks, a metric takes other answers, labels are none of the classes, or
-        there are no classes to smooth or no images to augment.
+      InputError: if the model does not answer what the data set asks, a metric takes other answers, labels are none of
+        the classes, or there are no classes to smooth or no images to augment.
     """
     check_model(pretrained.model, dataset, num_tokens)
     check_metrics(dataset)
@@ -74,7 +74,8 @@ def _prepare(dataset: Dataset, pretrained: Pretrained, num_tokens: int, augment:
     for i, ending in enumerate(endings):
         if not len(contexts[i // choices]) or not 0 < len(ending) < num_tokens:
             raise InputError(
-                f"example {i // choices} of {dataset.name} has a context of {len(contexts[i // choices])} tokens and an ending of "
+                f"example {i // choices} of {dataset.name} has a context of {len(contexts[i // choices])} tokens and "
+                "an ending of "
                 f"{len(ending)}; each needs 1 or more, and an ending fewer than num_tokens, {num_tokens}"
             )
     return ClozeTask(Endings(contexts, endings, num_tokens), dataset.answers)
@@ -108,7 +109,8 @@ def check_metrics(dataset: Dataset) -> None:
 
 
 def check_labels(dataset: Dataset) -> None:
-    """Raises InputError unless there is a label for every input, and it is a class of the data set, or a finite number."""
+    """Raises InputError unless there is a label for every input, and it is a class of the data set, or a finite
+    number."""
     if not isinstance(dataset, Labelled):
         return
     counts = {name: len(items) for name, items in dataset.inputs.items()}
@@ -122,7 +124,8 @@ def check_labels(dataset: Dataset) -> None:
     labels, last = np.asarray(dataset.labels), len(dataset.label_names) - 1
     if dataset.label_names and (labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > last):
         raise InputError(
-            f"{dataset.name} has labels from {labels.min()} to {labels.max()} ({labels.dtype}); give whole numbers from 0 to {last}, "
+            f"{dataset.name} has labels from {labels.min()} to {labels.max()} ({labels.dtype}); "
+            f"give whole numbers from 0 to {last}, "
             "which label_names names"
         )
     if not np.isfinite(labels).all():
@@ -160,5 +163,6 @@ def check_model(model: nn.Module, dataset: Dataset, num_tokens: int) -> None:
     causal = model.config.stack.causal or isinstance(dataset, Labelled)
     if getattr(answer, "shape", None) != wanted or not causal:
         raise InputError(
-            f"{name} gives no {kind} to {'an image' if thing == 'image' else 'a text'}; choose a model such as {example}"
+            f"{name} gives no {kind} to {'an image' if thing == 'image' else 'a text'}; "
+            f"choose a model such as {example}"
         )

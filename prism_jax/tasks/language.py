@@ -76,7 +76,8 @@ class ClozeTask(_NextTokens):
     def predictions(self, outcomes: np.ndarray) -> np.ndarray:
         if np.isnan(outcomes).any():
             raise RunError(
-                f"the likelihoods of {np.isnan(outcomes).sum()} of {len(outcomes)} endings are not numbers, so none is the best; "
+                f"the likelihoods of {np.isnan(outcomes).sum()} of {len(outcomes)} endings are not numbers, "
+                "so none is the best; "
                 "use weights that did not diverge, or a wire format of a wider range"
             )
         return outcomes.reshape(-1, self.num_choices).argmax(1)

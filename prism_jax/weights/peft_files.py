@@ -39,8 +39,10 @@ SUPPORTED = {
 """What these attributes of PEFT's config may be."""
 
 HARMLESS = (
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config", "fan_in_fan_out", "inference_mode", "lora_alpha",
-    "lora_dropout", "megatron_core", "modules_to_save", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config", "fan_in_fan_out",
+    "inference_mode", "lora_alpha",
+    "lora_dropout", "megatron_core", "modules_to_save", "peft_version", "qalora_group_size", "r", "rank_pattern",
+    "revision",
     "target_modules", "task_type", "use_rslora",
 )  # fmt: skip
 """Attributes that are read, or that don't change what a model computes. Any other must be off: None, False or empty."""
@@ -92,7 +94,8 @@ def save(
       label_names: of the classes, which the file with the tensors notes; PEFT has no place for them.
 
     Raises:
-      InputError: if there are no adapters, an argument is not one of these, or a parameter of an own class has no name there.
+      InputError: if there are no adapters, an argument is not one of these, or a parameter of an own class has no name
+        there.
     """
     if dtype not in ("float32", "float16"):
         raise InputError(f"dtype is {dtype!r}; choose float32 or float16")

@@ -1,4 +1,5 @@
-"""Packages of each registry, made here: the client is real where it reads a folder, else a script that stands in for it."""
+"""Packages of each registry, made here: the client is real where it reads a folder, else a script that stands in for
+it."""
 
 import base64
 import functools
@@ -78,7 +79,9 @@ def an_sdist_with_a_backend(folder, monkeypatch):
 def an_npm_package(folder, monkeypatch):
     tar(folder / "tiny-data-1.0.tgz", "package", FILES)
     script = f"""test "$1 $2 $3" = "pack tiny-data@1.0 --ignore-scripts" || exit 1
-    for word in "$@"; do case $word in --pack-destination=*) cp {folder}/tiny-data-1.0.tgz "${{word#*=}}";; esac; done"""
+    for word in "$@"; do
+        case $word in --pack-destination=*) cp {folder}/tiny-data-1.0.tgz "${{word#*=}}";; esac
+    done"""
     fake_client(folder, "npm", script, monkeypatch)
     return NpmPackage("tiny-data", "1.0"), "package"
 

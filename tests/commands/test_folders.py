@@ -52,7 +52,8 @@ def test_a_folder_is_one_command_s_until_its_process_is_gone(toy_config, tmp_pat
             assert holder.stdout.readline() == f"{out}\n"
             assert command("train.finetune", toy_config, "--out", out) == 2
             assert capsys.readouterr().err == (
-                f"error: {out} is in use by process {holder.pid} on {socket.gethostname()}; wait until that has ended, or choose "
+                f"error: {out} is in use by process {holder.pid} on {socket.gethostname()}; wait until that has ended, "
+                "or choose "
                 "another folder\n"
             )
         finally:
@@ -212,7 +213,8 @@ def test_a_checkpoint_that_can_not_be_saved_ends_the_run_at_once(fails, reason, 
     with started(SAVES.replace("FAILS", fails), tmp_path) as process:
         said = process.communicate(timeout=120)[1]
     assert said == (
-        f"error: a checkpoint can't be saved in {tmp_path}/checkpoints: {reason}; those of steps 1 are there; when this is "
+        f"error: a checkpoint can't be saved in {tmp_path}/checkpoints: {reason}; those of steps 1 are there; "
+        "when this is "
         "mended, go on with --resume\n"
     )
     assert process.returncode == 1

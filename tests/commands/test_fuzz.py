@@ -1,7 +1,8 @@
-"""Files that others wrote, broken in every way that we could think of: each works, or is one line that says what is wrong.
+"""Files that others wrote, broken in every way that we could think of: each works, or is one line that says what is
+wrong.
 
-Cases are drawn at random from a fixed seed. A case takes a good file, breaks it in one place, and lets the command or the
-function that reads it have a go.
+Cases are drawn at random from a fixed seed. A case takes a good file, breaks it in one place, and lets the command or
+the function that reads it have a go.
 """
 
 import contextlib
@@ -39,7 +40,8 @@ from train.log import Log
 MODELS = {"bert_tiny": BertModel, "gpt2_tiny": GPT2Model, "vit_tiny": ViTModel}
 
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1.5, -0.5, 3, 10**6, 10**12, 2**63, 10**400, 1e308, -1e308, 1e-308, math.nan, math.inf, "", "x", "$x$^",
+    None, True, False, 0, -1, 1.5, -0.5, 3, 10**6, 10**12, 2**63, 10**400, 1e308, -1e308, 1e-308, math.nan, math.inf,
+    "", "x", "$x$^",
     "é\n", [], [None], [1, 2, 3], {}, {"x": 1}, [[[[[]]]]],
 )  # fmt: skip
 """What is put in the place of a value."""
@@ -60,9 +62,12 @@ def broken(content: Any, rng: random.Random) -> bytes:
     if kind < 0.15:
         return rng.choice(
             (
-                b"", b" ", b"\n", b"\xff\xfe", b"null", b"[]", b"{}", b"3", b'"x"', text[: rng.randrange(len(text))], text + b"}",
-                b"\xef\xbb\xbf" + text, text.decode().encode("utf-16"), text[:-1] + b', "x": ' + b"[" * 100_000, b"[" * 100_000,
-                text[:-1] + b', "\xe9": 1}', text.replace(b'": "', b'": "\xff', 1), text.replace(b'": "', b'": "\\ud800', 1),
+                b"", b" ", b"\n", b"\xff\xfe", b"null", b"[]", b"{}", b"3", b'"x"', text[: rng.randrange(len(text))],
+                text + b"}",
+                b"\xef\xbb\xbf" + text, text.decode().encode("utf-16"), text[:-1] + b', "x": ' + b"[" * 100_000,
+                b"[" * 100_000,
+                text[:-1] + b', "\xe9": 1}', text.replace(b'": "', b'": "\xff', 1), text.replace(b'": "',
+                b'": "\\ud800', 1),
                 b"{" + text[1:-1] + b", " + text[1:-1] + b"}", text.replace(b'"', b"'"), text.replace(b":", b"=", 1),
             )
         )  # fmt: skip
@@ -206,13 +211,17 @@ def test_adapter(seed, tmp_path):
 
 
 FIELDS = {
-    "num_tokens": 18, "dataset": "toy", "data_source": None, "image_size": None, "buckets": (9,), "revision": None, "batch_size": 4,
+    "num_tokens": 18, "dataset": "toy", "data_source": None, "image_size": None, "buckets": (9,), "revision": None,
+    "batch_size": 4,
     "compute_dtype": "float32", "model": BertModel, "weights": "asset:minilm",
-    "evaluation": Evaluation(), "evaluation.adapter": None, "evaluation.tuned": None, "evaluation.split": "test", "evaluation.limit": 4,
+    "evaluation": Evaluation(), "evaluation.adapter": None, "evaluation.tuned": None, "evaluation.split": "test",
+    "evaluation.limit": 4,
     "setting": Setting(SegmentMeans(3), 2), "setting.exchange": SegmentMeans(3), "setting.num_parts": 2,
-    "grid": Grid(), "grid.parts": (2,), "grid.segments": (1,), "grid.exchanges": (AllGather(),), "grid.wires": ("int8",), "grid.lengths": (18,),
+    "grid": Grid(), "grid.parts": (2,), "grid.segments": (1,), "grid.exchanges": (AllGather(),),
+    "grid.wires": ("int8",), "grid.lengths": (18,),
     "training": Training(), "training.parts": (1,), "training.exchanges": (AllGather(),),
-    **{f"training.{one.name}": getattr(Training(), one.name) for one in dataclasses.fields(Training) if one.name not in ("parts", "exchanges")},
+    **{f"training.{one.name}": getattr(Training(),
+    one.name) for one in dataclasses.fields(Training) if one.name not in ("parts", "exchanges")},
 }  # fmt: skip
 """The fields of a config file, each with a good value."""
 MORE_VALUES = (

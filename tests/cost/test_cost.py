@@ -85,7 +85,8 @@ def test_formula_and_compiled_program_agree(exchange, num_parts, norm_first):
 
 @pytest.mark.parametrize("at_once", [5, 3])
 def test_attention_block_by_block_in_the_whole_model(at_once, monkeypatch):
-    """On a mesh, with some of 10 queries at once: the same answer, the same FLOPs, the same collectives, fewer scores."""
+    """On a mesh, with some of 10 queries at once: the same answer, the same FLOPs, the same collectives, fewer
+    scores."""
     config = BertConfig(stack_config(causal=True), vocab_size=100, num_positions=64)
     model, exchange, run = BertModel(config), pj.SegmentMeans(4), pj.on_mesh(3)
     params, batch = pj.init_params(model, jax.random.key(0)), tiny_batch(30, padded=True)
@@ -173,7 +174,8 @@ def test_the_traced_program_computes_keys_and_values_for_its_context_only(exchan
     context = part_len + (num_parts - 1) * exchange.rows_sent(part_len)
     made = list(shapes_in(traced.jaxpr))
     products = [shape for name, shape in made if name == "dot_general"]
-    # Keys and values have K rows; queries, attention output and MLP output T rows, which is the same where nothing is sent.
+    # Keys and values have K rows; queries, attention output and MLP output T rows, which is the same where nothing is
+    # sent.
     others = 3 * layers
     assert products.count((context, features)) == 2 * layers + (others if context == part_len else 0)
     assert products.count((part_len, features)) == others + (2 * layers if context == part_len else 0)

@@ -15,7 +15,10 @@ from prism_jax.data.datasets import Labelled
 from prism_jax.data.packaged import brown, corpora, images, texts
 from prism_jax.errors import AssetError
 
-ROWS = "1\t1.5\tgood one\r\n2\t-2.0\tbad caf\u00e9\r\n3\t0.4\tso so\r\n5_1\t-0.5\tworse\r\n5_2\t0.5\tbetter\r\n10_7\t-0.49\tneutral"
+ROWS = (
+    "1\t1.5\tgood one\r\n2\t-2.0\tbad caf\u00e9\r\n3\t0.4\tso "
+    "so\r\n5_1\t-0.5\tworse\r\n5_2\t0.5\tbetter\r\n10_7\t-0.49\tneutral"
+)
 
 
 @pytest.fixture
@@ -71,7 +74,10 @@ def test_tales_are_split_whole(folder):
     assert not set(train) & {"grimm 8", "grimm 17"}
 
 
-BOOK = "\ufeffLicence\r\n\r\n   CHAPTER I\r\n\r\nOne.\r\n\r\n CHAPTER II.\r\nTwo,\r\nCHAPTER is a word.\r\n--(THE END)--\r\n[A: note]\r\nEND OF BOOK\r\n"
+BOOK = (
+    "\ufeffLicence\r\n\r\n   CHAPTER I\r\n\r\nOne.\r\n\r\n CHAPTER II.\r\nTwo,\r\nCHAPTER is a word.\r\n--(THE "
+    "END)--\r\n[A: note]\r\nEND OF BOOK\r\n"
+)
 
 
 @pytest.mark.parametrize(("name", "file"), [("alice", "alice29.txt"), ("botchan", "botchan.txt")])

@@ -49,7 +49,8 @@ def test_segments_differ_by_at_most_one_token_and_cover_a_part_once(part_len):
 def test_segment_means_by_hand():
     x = np.arange(1.0, 8.0, dtype=np.float32).reshape(1, 7, 1)
     real = np.array([[1, 1, 1, 1, 1, 1, 0]], bool)
-    # Two parts of 4 (the last token of the second is padding to cut evenly), two segments each: (1 2)(3 4) and (5 6)(- -).
+    # Two parts of 4 (the last token of the second is padding to cut evenly), two segments each: (1 2)(3 4) and (5 6)(-
+    # -).
     rows, count, last = contexts(pj.SegmentMeans(2), x, real, 2)
     assert_close(rows[0, 0, :, 0], [1, 2, 3, 4, 5.5, 0])
     assert_close(count[0, 0], [1, 1, 1, 1, 2, 0])
@@ -100,7 +101,8 @@ def test_a_part_attends_to_its_own_rows_and_those_sent_by_the_others(exchange, n
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=str)
 @pytest.mark.parametrize(("num_parts", "norm_first"), [(2, True), (3, True), (3, False), (8, False)])
 def test_no_token_sees_the_future(exchange, num_parts, norm_first):
-    """The gradient from any token to the embedding of any later one is exactly zero, and not zero to all earlier ones."""
+    """The gradient from any token to the embedding of any later one is exactly zero, and not zero to all earlier
+    ones."""
     num_tokens = 11
     model, params = tiny_bert(norm_first=norm_first, causal=True)
     run = pj.on_one_device(num_parts)
@@ -113,7 +115,8 @@ def test_no_token_sees_the_future(exchange, num_parts, norm_first):
         encoder = params["encoder"] | {"token": {"embedding": embedding.at[:num_tokens].set(used)}}
         return pj.forward(model, params | {"encoder": encoder}, run.split(batch), exchange, run)[0][0]
 
-    # Forward mode: XLA 0.10.2 miscompiles jit(jacrev) of this on a CPU; plain gradients are compared in test_exact_limits.
+    # Forward mode: XLA 0.10.2 miscompiles jit(jacrev) of this on a CPU; plain gradients are compared in
+    # test_exact_limits.
     jacobian = jax.jit(jax.jacfwd(hidden))(embedding[:num_tokens])
     influence = np.abs(jacobian).max(axis=(1, 3))
     assert (influence[np.triu_indices(num_tokens, 1)] == 0).all()
@@ -291,7 +294,8 @@ def test_an_exchange_of_ones_own_with_the_name_of_another():
 
 
 def test_a_pre_norm_block_by_hand():
-    """One pre-norm block with lossy means, as they are and without one of PRISM's ideas, against numpy: the first of two parts."""
+    """One pre-norm block with lossy means, as they are and without one of PRISM's ideas, against numpy: the first of
+    two parts."""
     config = TransformerConfig(1, 8, 2, 16, norm_eps=1e-5, init_scale=0.5)
     block, x = Block(config), np.random.default_rng(0).normal(2.0, 3.0, (1, 8, 8)).astype(np.float32)
     run = pj.on_one_device(2)

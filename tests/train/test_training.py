@@ -67,7 +67,10 @@ def test_a_mesh_of_data_and_parts_trains_alike_and_goes_on_elsewhere(toy_config,
     assert [line["step"] for line in lines(tmp_path / "mesh") if "loss" in line] == [1, 2, 3, 4]
     assert lines(tmp_path / "mesh")[1]["loss"] == mesh[1]
 
-    read = f"from pathlib import Path; from prism_jax.experiments import checkpoint; checkpoint.load(Path({str(tmp_path / 'mesh')!r}), 2)"
+    read = (
+        "from pathlib import Path; from prism_jax.experiments import checkpoint; "
+        f"checkpoint.load(Path({str(tmp_path / 'mesh')!r}), 2)"
+    )
     subprocess.run([sys.executable, "-c", read], env=environment(JAX_NUM_CPU_DEVICES="1"), check=True, timeout=300)
 
 

@@ -1,4 +1,5 @@
-"""The Brown corpus, American prose of 1961 with every word's part of speech: by genre, as plain text, and as cloze sets."""
+"""The Brown corpus, American prose of 1961 with every word's part of speech: by genre, as plain text, and as cloze
+sets."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -82,9 +83,10 @@ def brown_text(split: str) -> Corpus:
 def brown_cloze(word_class: str, split: str) -> Cloze:
     """Guess the missing word, in the manner of the Children's Book Test, on the texts of `brown`, in the same split.
 
-    A context is 20 sentences; each of ten endings is the sentence after them with one word of it replaced by a candidate, the
-    right one among them. The other nine are drawn from the words of the same class in the context, or, where it has too few,
-    in the text. All words are lower case, and forms may differ ("go", "went"). Every fourth sentence starts an example:
+    A context is 20 sentences; each of ten endings is the sentence after them with one word of it replaced by a
+    candidate, the right one among them. The other nine are drawn from the words of the same class in the context, or,
+    where it has too few, in the text. All words are lower case, and forms may differ ("go", "went"). Every fourth
+    sentence starts an example:
     verbs give 8,065 in "train" and 1,867 in "test", nouns 8,409 and 1,984, prepositions 7,118 and 1,685.
 
     Args:
@@ -110,7 +112,8 @@ def _plain(path: Path) -> str:
 
 
 def read_paragraphs(path: Path) -> list[list[Sentence]]:
-    """The paragraphs of a tagged file: a sentence a line, a word and its tag as `word/tag`, blank lines between paragraphs.
+    """The paragraphs of a tagged file: a sentence a line, a word and its tag as `word/tag`, blank lines between
+    paragraphs.
 
     Of a tag the part before a hyphen is kept: what follows says that a word stands in a title or a headline.
     """

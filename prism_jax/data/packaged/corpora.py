@@ -76,8 +76,8 @@ AUSTEN = Asset(
 def tales(split: str) -> Corpus:
     """Tales of the Grimms and of Andersen, a document each: 51 in "train" (80,060 words), 6 in "test" (7,300 words).
 
-    The split is ours: of the 54 Grimm tales, in alphabetic order of their titles, every ninth is held out; Andersen's three
-    are all for training. Paragraphs are parted by two spaces.
+    The split is ours: of the 54 Grimm tales, in alphabetic order of their titles, every ninth is held out; Andersen's
+    three are all for training. Paragraphs are parted by two spaces.
     """
     check_split("tales", split)
     folder = assets.fetch(TALES)
@@ -124,8 +124,8 @@ def alice(split: str) -> Corpus:
 def botchan(split: str) -> Corpus:
     """Botchan, a novel by Natsume Soseki in English, a document each chapter: 10 in "train", the last one in "test".
 
-    Project Gutenberg's licence, the translator's note and the transcriber's corrections are left out. The file has no blank
-    lines, so nothing parts its paragraphs.
+    Project Gutenberg's licence, the translator's note and the transcriber's corrections are left out. The file has no
+    blank lines, so nothing parts its paragraphs.
     """
     check_split("botchan", split)
     return _by_chapter("botchan", assets.fetch(BOTCHAN) / "botchan.txt", split)
@@ -137,7 +137,8 @@ def _by_chapter(name: str, path: Path, split: str) -> Corpus:
 
 
 def read_chapters(text: str) -> list[str]:
-    """What stands below each line "CHAPTER" with a Roman number, up to "THE END"; what stands before the first is left out."""
+    """What stands below each line "CHAPTER" with a Roman number, up to "THE END"; what stands before the first is left
+    out."""
     _, *chapters = re.split(r"^[ \t]*CHAPTER [IVXLC]+\.?[ \t]*$", text, flags=re.MULTILINE)
     chapters[-1] = re.split(r"^\W*THE END\W*$", chapters[-1], flags=re.MULTILINE)[0]
     return [chapter.strip() for chapter in chapters]

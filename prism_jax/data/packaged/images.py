@@ -74,10 +74,14 @@ DIGITS = tuple("0123456789")
 CIFAR10_LABELS = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())  # noqa: SIM905
 _CIFAR100 = (
     "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle "
-    "caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish "
-    "forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle "
-    "mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine "
-    "possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar "
+    "caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant "
+    "flatfish "
+    "forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree "
+    "motorcycle "
+    "mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy "
+    "porcupine "
+    "possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel "
+    "streetcar "
     "sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale "
     "willow_tree wolf woman worm"
 )
@@ -114,7 +118,8 @@ def fashion_mnist(split: str) -> Labelled:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """A gzipped idx file of bytes: two zeros, type 8, the number of axes, then their lengths (big-endian) and the bytes."""
+    """A gzipped idx file of bytes: two zeros, type 8, the number of axes, then their lengths (big-endian) and the
+    bytes."""
     content = gzip.decompress(path.read_bytes())
     zeros, kind, axes = struct.unpack(">HBB", content[:4])
     shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
@@ -146,7 +151,8 @@ SAMPLES = {
 
 
 def samples(name: str, split: str) -> Labelled:
-    """20 photos in RGB of ImageNet (512 by 512 pixels and larger), CIFAR-10 or CIFAR-100 (32 by 32), all of them "test".
+    """20 photos in RGB of ImageNet (512 by 512 pixels and larger), CIFAR-10 or CIFAR-100 (32 by 32), all of them
+    "test".
 
     Enough to see that a loader and a model work, too few to measure one. A class is told by the file's name,
     `cifar10_07_6.png`.

