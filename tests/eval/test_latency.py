@@ -17,10 +17,11 @@ import pytest
 from helpers.command import command
 from helpers.paths import ROOT
 from helpers.process import GONE_SECONDS, alive, children, environment
+from PIL import Image, ImageColor
 
 from eval.launch import STOP_SECONDS
 from eval.links import shaped
-from eval.reporting import other_plots
+from eval.reporting import other_plots, style
 from eval.timing import latency_model
 from eval.timing.latency_model import Constants, Link
 from eval.timing.measurements import LinkFields, Measurements
@@ -93,8 +94,15 @@ def test_a_shaped_link_carries_what_the_formula_says(toy_config, trained, tmp_pa
         assert rtt - 1 < ladder["measured"]["rtt_ms"] < rtt + 10
     slower = {row["setting"]: row for row in found["rows"] if row["rtt_ms"] == 10}
     assert slower["segment_means:2"]["seconds"] > 0.01 * prism["collectives"]
-    assert all(row["seconds_predicted"] > 0 for row in found["rows"])
-    assert (tmp_path / "latency.png").stat().st_size > 10_000
+    constants = {rtt: latency_model.fit([row for row in found["rows"] if row["rtt_ms"] != rtt]) for rtt in (0, 10)}
+    for row in found["rows"]:
+        traffic, link = latency_model.traffic_of(row), latency_model.link_of(row)
+        predicted = constants[row["rtt_ms"]].seconds(row["seconds_alone"], traffic, link)
+        assert row["seconds_predicted"] == pytest.approx(predicted)
+    with Image.open(tmp_path / "latency.png") as picture:  # a line for each of three exchanges
+        colours = np.array([ImageColor.getrgb(colour) for colour in style.COLOURS[:3]])
+        drawn = np.array([colour for _, colour in picture.convert("RGB").getcolors()])
+    assert np.abs(colours[:, None] - drawn).max(-1).min(-1).max() < 16
 
 
 @dataclass(frozen=True)
