@@ -1,12 +1,11 @@
 """Writes a report of results, or of several side by side.
 
-python -m eval.report DIR [DIR ...] [--out DIR] [--page README.md] [--plots score_bytes.png]
+python -m eval.report DIR [DIR ...] [--page README.md] [--plots score_bytes] [--out DIR]
     -> report.md and plots from the results.json of each folder; --out is needed for several
 """
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -23,16 +22,16 @@ from prism_jax.user_paths import UserPath
 class Report:
     folders: Annotated[tyro.conf.Positional[tuple[UserPath, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")] = ()
     """Folders with a results.json of eval.sweep."""
+    page: Literal["report.md", "README.md"] = "report.md"
+    """File name of the report; web sites show README.md below the list of a folder's files."""
+    plots: tuple[Literal["score_bytes", "score_rate", "compute_parts"], ...] = (
+        "score_bytes",
+        "score_rate",
+        "compute_parts",
+    )
+    """Plots to draw: the score against bytes and against the compression rate, and FLOPs against the number of parts."""
     out: UserPath | None = None
     """Folder for the report; that of the results by default, where there is one."""
-    page: str = "report.md"
-    """File name of the page. GitHub shows a README.md under its folder."""
-    plots: tuple[Literal["score_bytes.png", "score_rate.png", "compute_parts.png"], ...] = (
-        "score_bytes.png",
-        "score_rate.png",
-        "compute_parts.png",
-    )
-    """Plots to draw."""
 
 
 def main(argv: list[str]) -> None:
@@ -42,10 +41,9 @@ def main(argv: list[str]) -> None:
     contents = {folder: read_sweep(folder) for folder in command.folders}
     if len(contents) > 1 and not command.out:
         raise InputError("several folders, and no --out for what lays them side by side")
-    if Path(command.page).name != command.page or not command.page.endswith(".md"):
-        raise InputError(f"page is {command.page!r}; give the name of a file that ends in .md, such as README.md")
     out = output_folder(command.out or command.folders[0])
-    print(f"wrote {out}/{', '.join(write_report(out, contents, command.page, command.plots))}")
+    plots = [f"{name}.png" for name in dict.fromkeys(command.plots)]
+    print(f"wrote {out}/{', '.join(write_report(out, contents, command.page, plots))}")
 
 
 if __name__ == "__main__":

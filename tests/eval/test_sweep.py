@@ -232,6 +232,19 @@ def test_the_whole_grid_on_a_mesh_and_on_one_device(toy_config, trained, tmp_pat
     ) == 6  # one a run and N, and two of both runs
     report = (tmp_path / "both" / "report.md").read_text()
     assert "40 examples of 12, 18 tokens" in report
+    # To be kept: a page that a folder view shows, with one plot.
+    flags_of_report = ["--page", "README.md", "--plots", "score_rate", "--out", tmp_path / "kept"]
+    assert command("eval.report", tmp_path / "mesh", *flags_of_report) == 0
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"README.md", "score_rate.png"}
+    report, page = (path.read_text() for path in (tmp_path / "mesh" / "report.md", tmp_path / "kept" / "README.md"))
+    assert [line for line in report.splitlines() if line.startswith("|")] == [
+        line for line in page.splitlines() if line.startswith("|")
+    ]
+    assert [line for line in page.splitlines() if line.startswith("![")] == [
+        "![score against compression rate](score_rate.png)"
+    ]
+    with Image.open(tmp_path / "kept" / "score_rate.png") as image:
+        assert len(image.getcolors()) <= 64
     capsys.readouterr()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "results.json").write_text(
