@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, TypeVar
 
@@ -44,7 +45,7 @@ FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float6
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a safetensors file, read when `np.asarray` asks for it.
+    """A tensor in a safetensors file. `np.asarray` reads it, the first time that it asks for it.
 
     Attributes:
       path: of the file.
@@ -58,13 +59,20 @@ class Stored:
     shape: tuple[int, ...]
     dtype: str
 
-    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+    @cached_property
+    def _values(self) -> np.ndarray:
         with safe_open(self.path, "numpy") as file:
-            return np.asarray(file.get_tensor(self.name), dtype)
+            return file.get_tensor(self.name)
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self._values, dtype, copy=copy)
 
 
 Tensors = Mapping[str, Stored | np.ndarray]
 """Tensors by the names that their file has for them."""
+
+Reader = Callable[[Path, str | None], Tensors]
+"""`read_tensors`. `functools.cache(read_tensors)` reads each tensor of a folder once, however many models are made of it."""
 
 
 class HubConfig(TypedDict):

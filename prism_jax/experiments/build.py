@@ -73,20 +73,27 @@ def _divided(experiment: Experiment) -> tuple[Dataset, Dataset]:
     return subset(train, training.limit), subset(held_out, training.validation_limit)
 
 
-def load_model(experiment: Experiment, dataset: Dataset | None, *, fresh: Iterable[str] = ()) -> Pretrained:
-    """The model of an experiment for a data set, with the weights that the experiment names.
+def load_model(
+    experiment: Experiment,
+    dataset: Dataset | None,
+    *,
+    fresh: Iterable[str] = (),
+    reader: hub.Reader = hub.read_tensors,
+) -> Pretrained:
+    """Returns the model of an experiment for a data set, with the weights that the experiment names.
 
     Args:
       experiment: names them.
       dataset: gives the number of classes; None where there is no such head.
       fresh: first names of parameters to be drawn at random.
+      reader: reads the tensors.
     """
     hub.check_source(experiment.weights)
     said = recipe.to_json(experiment) | {
         "num_labels": num_labels(dataset),
         "label_names": getattr(dataset, "label_names", ()),
     }
-    pretrained = _load(experiment.model, said, fresh, experiment.compute_dtype)
+    pretrained = _load(experiment.model, said, fresh, experiment.compute_dtype, reader)
     pretrained.model.check(experiment.num_tokens)
     return pretrained
 
@@ -109,20 +116,26 @@ def _source(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_run(
-    trained: Trained, kind: type[nn.Module], compute_dtype: str = "float32", fresh: Iterable[str] = ()
+    trained: Trained,
+    kind: type[nn.Module],
+    compute_dtype: str = "float32",
+    fresh: Iterable[str] = (),
+    reader: hub.Reader = hub.read_tensors,
 ) -> Pretrained:
-    """A model of the class `kind` with the weights of a run as a checkpoint left them, see `with_trained`.
+    """Returns a model of the class `kind` with the weights of a run as a checkpoint left them, see `with_trained`.
 
     Parameters in `fresh` that a class adds to that of the run are as they are drawn.
     """
     said = trained.config
     added = () if said["model"] == kind.__name__ else fresh
     drawn = dict.fromkeys((*said["training"]["fresh"], *added))
-    return with_trained(_load(kind, said, drawn, compute_dtype), trained)
+    return with_trained(_load(kind, said, drawn, compute_dtype, reader), trained)
 
 
-def _load(kind: type[nn.Module], said: Mapping[str, Any], fresh: Iterable[str], compute_dtype: str) -> Pretrained:
-    """A model of the class `kind` with the weights that config.json, or an experiment as JSON, names."""
+def _load(
+    kind: type[nn.Module], said: Mapping[str, Any], fresh: Iterable[str], compute_dtype: str, reader: hub.Reader
+) -> Pretrained:
+    """Returns a model of the class `kind` with the weights that config.json, or an experiment as JSON, names."""
     pretrained = weights.load(
         kind,
         said["weights"],
@@ -131,6 +144,7 @@ def _load(kind: type[nn.Module], said: Mapping[str, Any], fresh: Iterable[str], 
         fresh=fresh,
         seed=said["training"]["seed"],
         compute_dtype=compute_dtype,
+        reader=reader,
         **_source(said),
     )
     side = said["image_size"]

@@ -75,6 +75,7 @@ def load(
     fresh: Iterable[str] = (),
     seed: int = 0,
     compute_dtype: str = "float32",
+    reader: hub.Reader = hub.read_tensors,
 ) -> Pretrained:
     """A model of class `kind` with pretrained weights.
 
@@ -91,6 +92,7 @@ def load(
         weights is needed.
       seed: for `fresh`, 0 to 2^32 - 1.
       compute_dtype: "float32" or "bfloat16", see `TransformerConfig`.
+      reader: reads the tensors of the source's folder.
 
     Raises:
       InputError: if files or tensors are missing, unknown, of another shape or no floating point numbers, the config has values
@@ -108,12 +110,13 @@ def load(
         num_tokens=num_tokens,
         fresh=fresh,
         compute_dtype=compute_dtype,
+        reader=reader,
     )
     model, names = found.pretrained.model, found.pretrained.label_names
     order = np.array(labels.order(names, label_names)) if names and label_names else None
     shapes = flatten(params_shapes(model))
     params = {
-        ours: entry.take(np.asarray(tensor), shapes[ours].shape).astype(np.float32)
+        ours: entry.take(np.asarray(tensor), shapes[ours].shape).astype(np.float32, copy=False)
         for ours, (entry, tensor) in found.tensors.items()
     }
     if fresh:
@@ -138,6 +141,7 @@ def find(
     num_tokens: int | None = None,
     fresh: Iterable[str] = (),
     compute_dtype: str = "float32",
+    reader: hub.Reader = hub.read_tensors,
 ) -> Found:
     """What `load` reads, with the same arguments: refuses what can be seen to be wrong before the weights are read.
 
@@ -161,7 +165,7 @@ def find(
         raise InputError(f"{kind.__name__} has no parameters {', '.join(sorted(unknown))}; it has {', '.join(shapes)}")
     folder = hub.resolve(source, folder.name)  # of the same commit
     pickle = Path(source).name if hub.is_pickle(Path(source).expanduser()) else None
-    tensors = {} if drawn == set(shapes) else hub.read_tensors(folder, pickle)
+    tensors = {} if drawn == set(shapes) else reader(folder, pickle)
     brought = peft_files.read(beside, model) if beside else {}
     wanted = {path: x for path, x in flatten(shapes).items() if path.split("/")[0] not in drawn and path not in brought}
     names: tuple[str, ...] = ()
