@@ -16,7 +16,7 @@ from eval.reporting import files, other_plots
 from eval.reporting.tables import UNITS, with_interval
 from eval.reporting.text_table import Column, TextTable
 from eval.scoring.block_errors import errors_of_blocks, in_one_block, runner_for
-from eval.scoring.measure import check_runs, load_scoring
+from eval.scoring.load import check_runs, load_scoring
 from eval.scoring.rows import Score
 from eval.scoring.variants import BASE, ONE_DEVICE
 from prism_jax.cli import flags
@@ -27,7 +27,6 @@ from prism_jax.errors import InputError
 from prism_jax.exchange.setting import Setting
 from prism_jax.experiments.recipe import Evaluation, Experiment, Preparation
 from prism_jax.parallel.processes import is_terminal
-from prism_jax.tasks.predict import Predictor
 from prism_jax.user_paths import UserPath
 
 
@@ -53,12 +52,11 @@ def main(argv: list[str]) -> None:
     scoring = load_scoring(experiment, [setting], {BASE: command.checkpoint})
     if scoring.task.labels is None:
         raise InputError(f"{scoring.dataset.name} has no labels to compare scores by; choose another split")
-    params, num_layers = scoring.params[BASE], scoring.model.config.stack.num_layers
+    params, num_layers = scoring.base.params, scoring.model.config.stack.num_layers
 
     def outcomes(setting: Setting) -> np.ndarray:
         run = runner_for(setting.num_parts)
-        predict = Predictor(scoring.model, scoring.task, setting, run, experiment.batch_size, scoring.buckets)
-        return predict(run.replicate(params))
+        return scoring.predictor(setting, run)(run.replicate(params))
 
     exact = outcomes(ONE_DEVICE)
     unit = UNITS[scoring.task.metrics[0]]

@@ -9,7 +9,8 @@ import sys
 from dataclasses import dataclass
 
 from eval.reporting import files, tables
-from eval.scoring.measure import check_runs, complete, load_scoring, measure
+from eval.scoring.load import check_runs, load_scoring
+from eval.scoring.measure import measure, record
 from eval.scoring.variants import BASE
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
@@ -19,7 +20,6 @@ from prism_jax.exchange.setting import Setting
 from prism_jax.experiments.recipe import Evaluation, Experiment, Preparation
 from prism_jax.parallel.place import Place, make_runners
 from prism_jax.parallel.processes import is_terminal
-from prism_jax.tasks.predict import Predictor
 from prism_jax.user_paths import UserPath
 
 
@@ -45,14 +45,13 @@ def main(argv: list[str]) -> None:
     check_runs(experiment, [command.checkpoint])
     out = output_folder(command.out)
     scoring = load_scoring(experiment, [setting], {BASE: command.checkpoint})
-    predictor = Predictor(scoring.model, scoring.task, setting, runner, experiment.batch_size, scoring.buckets)
-    measured, outcomes = measure(scoring, predictor, BASE)
-    row = complete(scoring, setting, BASE, measured, outcomes)
+    measured = measure(scoring, scoring.predictor(setting, runner), BASE)
+    row = record(scoring, setting, BASE, measured)
     columns = tables.columns([row], row["metric"])
     print(tables.text_table(columns).text([tables.cells(row, columns)]))
     files.write_json(out, files.results(scoring, [row], f"python -m eval.evaluate {shlex.join(argv)}"))
     if is_terminal():
-        files.write_predictions(out / "predictions.tsv", scoring, outcomes)
+        files.write_predictions(out / "predictions.tsv", scoring, measured.outcomes)
     print(f"wrote {out}/results.json, predictions.tsv")
 
 

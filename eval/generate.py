@@ -15,7 +15,7 @@ import jax
 from eval.generating.stream import compare, stop_tokens, stream_texts, where_prompts_stand
 from eval.reporting import files
 from eval.reporting.text_table import Column, TextTable
-from eval.scoring.measure import check_runs, load_variant
+from eval.scoring.load import check_runs, load_variant
 from prism_jax import weights
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run

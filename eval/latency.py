@@ -24,7 +24,7 @@ from eval.launch import commands, free_port, own_cores, supervise
 from eval.links import shaped
 from eval.reporting import files
 from eval.reporting.records import FILE
-from eval.scoring.measure import check_runs, load_scoring
+from eval.scoring.load import check_runs, load_scoring
 from eval.scoring.variants import BASE, ONE_DEVICE
 from eval.sweeping import store
 from eval.sweeping.grid import grid_of_exchanges

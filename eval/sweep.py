@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from eval.reporting import files, markdown, sweep_plots, tables
 from eval.scoring import variants
-from eval.scoring.measure import check_runs, load_scoring
+from eval.scoring.load import check_runs, load_scoring
 from eval.scoring.rows import planned_row
 from eval.scoring.variants import BASE, CONTROL, TUNED
 from eval.sweeping import store

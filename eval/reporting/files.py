@@ -15,9 +15,8 @@ import jax
 import numpy as np
 
 from eval.reporting.records import SCHEMA
-from eval.scoring.measure import Scoring
+from eval.scoring.load import Scoring
 from prism_jax.cli.entry import write
-from prism_jax.experiments import recipe
 
 
 def environment() -> dict:
@@ -54,11 +53,8 @@ def results(scoring: Scoring, rows: list[dict], command: str, remarks: Sequence[
     names = dict.fromkeys(name for row in rows for name in row)
     return {
         "schema": SCHEMA,
-        "config": recipe.to_json(scoring.experiment),
-        "model": f"{type(scoring.model).__name__}, {scoring.experiment.weights}",
-        "weights": scoring.sources,
+        **scoring.to_json(),
         "remarks": list(remarks),
-        "dataset": scoring.dataset.name,
         "command": command,
         "environment": environment(),
         "rows": [{name: finite(row.get(name)) for name in names} for row in rows],

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from eval.scoring.measure import Scoring
+from eval.scoring.load import Scoring
 from eval.scoring.variants import ONE_DEVICE
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchanges, per_block

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from eval.reporting.records import Kept
+from eval.scoring.measure import Measured
 from prism_jax import records
 from prism_jax.cli.entry import write
 from prism_jax.data import datasets
@@ -30,27 +31,28 @@ class Store:
     """A folder of finished rows, each under the digest of all that it follows from.
 
     Attributes:
-      folder: holds KEY.json, what was measured, and KEY.npy, what was kept of each example.
+      folder: holds KEY.json, the fields of `Measured`, and KEY.npy, its outcomes.
     """
 
     folder: Path
 
-    def load(self, key: str) -> tuple[dict, np.ndarray] | None:
-        """What `save` wrote; None where there is nothing, or something damaged."""
+    def load(self, key: str) -> Measured | None:
+        """Returns what `save` wrote; None where there is nothing, or something damaged."""
         try:
-            measured: Any = records.parse((self.folder / f"{key}.json").read_bytes(), Kept)
-            return measured, np.load(self.folder / f"{key}.npy")
+            fields: Any = records.parse((self.folder / f"{key}.json").read_bytes(), Kept)
+            return Measured(fields, np.load(self.folder / f"{key}.npy"))
         except (OSError, ValueError, EOFError):
             return None
 
-    def save(self, key: str, measured: dict, outcomes: np.ndarray) -> None:
+    def save(self, key: str, measured: Measured) -> None:
+        """Writes a row under its key."""
         self.folder.mkdir(exist_ok=True)
-        np.save(self.folder / f"{key}.npy", outcomes)
-        write(self.folder / f"{key}.json", json.dumps(measured))
+        np.save(self.folder / f"{key}.npy", measured.outcomes)
+        write(self.folder / f"{key}.json", json.dumps(measured.fields))
 
 
 def digest(*things: Any) -> str:
-    """Of bytes, arrays and texts, in their order."""
+    """Returns a digest of bytes, arrays and texts, in their order."""
     sha = hashlib.sha256()
     for thing in things:
         if isinstance(thing, np.ndarray):
@@ -62,11 +64,12 @@ def digest(*things: Any) -> str:
 
 
 def digest_of_params(params: Any) -> str:
+    """Returns a digest of the paths and values of parameters."""
     return digest(*(x for path, value in sorted(flatten(params).items()) for x in (path, np.asarray(value))))
 
 
 def digest_of_task(task: Task, num_tokens: int) -> str:
-    """Of labels, lengths and rows: all rows of texts; of images, which would take long to decode, 32, and all as they are stored."""
+    """Returns a digest of labels, lengths and rows: all rows of texts; of images 32 as decoded, and all as they are stored."""
     count = len(task.lengths)
     images = task.inputs.images if isinstance(task.inputs, Images) else ()
     index = np.unique(np.linspace(0, count - 1, 32).astype(int)) if images else np.arange(count)
@@ -79,8 +82,8 @@ def digest_of_task(task: Task, num_tokens: int) -> str:
 
 
 def digest_of_exchange(setting: Setting) -> str:
-    """Of its text, and of the files of its class, of those that it extends, of what it wraps and of its wire format: a change of
-    one's own exchange is a new row.
+    """Returns a digest of an exchange's text, and of the files of its class, of its base classes, of the exchange that it
+    wraps and of its wire format. So a change of the user's own exchange is a new row.
     """
     return digest(text_of(setting.exchange), *(x for one in as_tuple(setting.exchange) for x in sources_of(one)))
 
@@ -91,7 +94,7 @@ def sources_of(exchange: Exchange) -> list[bytes | str]:
 
 
 def digest_of_model(model: nn.Module) -> str:
-    """Of its config, and of the files of its class and of those that it extends."""
+    """Returns a digest of a model's config, and of the files of its class and its base classes."""
     return digest(repr(model), *map(source_of, type(model).__mro__))
 
 
@@ -103,8 +106,9 @@ def source_of(kind: type) -> bytes | str:
 
 
 def digest_of_library(*modules: str) -> str:
-    """Of the modules that make a record and of all of ours that they import, the JAX that runs them and the device: what is no
-    longer the same must run again.
+    """Returns a digest of modules and of all modules of this repository that they import, of JAX's version and the device.
+
+    A record whose digest has changed must run again.
 
     Args:
       modules: by name; those that run as processes of their own too, since nothing imports them.

@@ -1,11 +1,13 @@
-"""The rows of a sweep: run, or taken from what ran before."""
+"""The rows of a sweep: run, or taken from the store of earlier runs."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from eval.scoring.measure import Scoring, complete, measure
-from eval.scoring.rows import Recovery, failed_row
+from eval.scoring.load import Scoring
+from eval.scoring.measure import Measured, References, measure, record
+from eval.scoring.rows import failed_row
 from eval.scoring.variants import BASE, CONTROL, ONE_DEVICE, TUNED, Planned
 from eval.sweeping import store
 from prism_jax.errors import InputError
@@ -14,9 +16,12 @@ from prism_jax.parallel.processes import from_terminal, several
 from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.predict import Predictor
 
+Place = tuple[int, Setting, str]
+"""N, the setting, and the kind of weights."""
+
 
 class Sweeper:
-    """Runs planned rows, and takes from the store those that ran before: all of these first, so that none is ever missing."""
+    """Runs planned rows. Takes rows of earlier runs from the store first, so that none of them is ever missing."""
 
     def __init__(
         self,
@@ -27,65 +32,67 @@ class Sweeper:
     ):
         """
         Args:
-          planned: all rows to come.
+          planned: all rows.
           scorings: model and examples, by N.
-          rows: what ran before.
+          rows: of earlier runs.
           runners: by P.
         """
         self._planned, self._scorings, self._store, self._runners = planned, scorings, rows, runners
         self._predictor: Predictor | None = None
-        self._measured: dict[tuple[int, Setting, str], tuple[dict, np.ndarray]] = {}
         self._failed: dict[Planned, dict] = {}
         self._rows: dict[Planned, tuple[list[bool], dict]] = {}
-        self._library = store.digest_of_library("eval.scoring.measure", "eval.scoring.rows")
-        one = next(iter(scorings.values()))
-        self._model, params = store.digest_of_model(one.model), one.params
-        self._params = {kind: store.digest_of_params(of) for kind, of in params.items()}
-        self._tasks = {N: store.digest_of_task(one.task, N) for N, one in scorings.items()}
+        possible = [row for row in planned if not row.impossible]
+        self._keys = self._keys_of(possible)
+        stored = from_terminal(lambda: [self._store.load(self._keys[_place(row)]) for row in possible])
+        self._measured: dict[str, Measured] = {
+            self._keys[_place(row)]: measured for row, measured in zip(possible, stored, strict=True) if measured
+        }
         for row in planned:
             if row.impossible:
                 self._fail(row, InputError(row.impossible))
-            else:
-                self._is_stored(row)
 
     def __call__(self, planned: Planned) -> dict:
-        """The row; one that fails says why under "error"."""
-        if not (planned in self._failed or _place(planned) in self._measured or self._is_stored(planned)):
+        """Returns a row. If it fails, its field "error" says why."""
+        if planned not in self._failed and not self._at(_place(planned)):
+            key = self._keys[_place(planned)]
             try:
-                measured, outcomes = self._measure(planned)
+                self._measured[key] = self._measure(planned)
             except Exception as error:
                 self._fail(planned, error)
             else:
-                self._store.save(self._key(planned), measured, outcomes)
-                self._measured[_place(planned)] = measured, outcomes
+                self._store.save(key, self._measured[key])
         return self._row(planned)
 
     @property
     def rows(self) -> list[dict]:
-        """The rows that are there, in the order of the plan, as they stand in results.json."""
-        return [self._row(one) for one in self._planned if one in self._failed or _place(one) in self._measured]
+        """The rows so far, in the order of the plan, as records of results.json."""
+        return [self._row(row) for row in self._planned if row in self._failed or self._at(_place(row))]
+
+    def _at(self, place: Place) -> Measured | None:
+        return self._measured.get(self._keys.get(place, ""))
 
     def _row(self, planned: Planned) -> dict:
-        """Made once, and once more when what it is compared with has come."""
+        """Makes a row, and makes it again when a row has come that it is compared with."""
         if planned in self._failed:
             return self._failed[planned]
-        N, setting, weights = _place(planned)
-        whose = (N, ONE_DEVICE, BASE if weights in (TUNED, CONTROL) else weights)
-        others = (whose, (N, setting, BASE), (N, ONE_DEVICE, CONTROL), (N, ONE_DEVICE, BASE))
-        there = [place in self._measured for place in others]
-        if self._rows.get(planned, (None, None))[0] != there:
-            scoring, (measured, outcomes) = self._scorings[N], self._measured[N, setting, weights]
-            one_device, *of_recovery = (self._measured.get(place, (None, None))[1] for place in others)
-            reference = None if whose == _place(planned) else one_device
+        num_tokens, setting, weights = place = _place(planned)
+        one_device = (num_tokens, ONE_DEVICE, BASE if weights in (TUNED, CONTROL) else weights)
+        compared = (one_device, (num_tokens, setting, BASE), (num_tokens, ONE_DEVICE, CONTROL))
+        present = [self._at(other) is not None for other in compared]
+        if self._rows.get(planned, (None, None))[0] != present:
+            measured = self._at(place)
+            assert measured is not None
+            references = References(*(None if other == place else self._outcomes(other) for other in compared))
             try:
-                row = complete(scoring, setting, weights, measured, outcomes, reference)
-                if weights == TUNED:
-                    recovery = Recovery.of(scoring.task, outcomes, *of_recovery)
-                    row |= recovery.to_json() if recovery else {}
+                made = record(self._scorings[num_tokens], setting, weights, measured, references)
             except Exception as error:
                 return self._fail(planned, error)
-            self._rows[planned] = there, row
+            self._rows[planned] = present, made
         return self._rows[planned][1]
+
+    def _outcomes(self, place: Place) -> np.ndarray | None:
+        measured = self._at(place)
+        return None if measured is None else measured.outcomes
 
     def _fail(self, planned: Planned, error: Exception) -> dict:
         if several() and not isinstance(error, InputError):
@@ -93,39 +100,30 @@ class Sweeper:
         self._failed[planned] = failed_row(self._scorings[planned.num_tokens].task, planned, error)
         return self._failed[planned]
 
-    def _is_stored(self, planned: Planned) -> bool:
-        if found := from_terminal(lambda: self._store.load(self._key(planned))):
-            self._measured[_place(planned)] = found
-        return found is not None
+    def _keys_of(self, rows: Sequence[Planned]) -> dict[Place, str]:
+        """Returns a digest for each row, of all that the row follows from."""
+        first = next(iter(self._scorings.values()))
+        library = store.digest_of_library("eval.scoring.measure", "eval.scoring.rows")
+        model = store.digest_of_model(first.model)
+        params = {kind: store.digest_of_params(variant.params) for kind, variant in first.variants.items()}
+        tasks = {N: store.digest_of_task(scoring.task, N) for N, scoring in self._scorings.items()}
 
-    def _key(self, planned: Planned) -> str:
-        """Of all that a row follows from."""
-        scoring, setting = self._scorings[planned.num_tokens], planned.setting
-        experiment = scoring.experiment
-        return store.digest(
-            self._library,
-            store.digest_of_exchange(setting),
-            self._params[planned.weights],
-            self._tasks[planned.num_tokens],
-            self._model,
-            (
-                setting.num_parts,
-                experiment.num_tokens,
-                scoring.buckets,
-                experiment.batch_size,
-                type(self._runners[setting.num_parts]).__name__,
-            ),
-        )
+        def key(row: Planned) -> str:
+            scoring, setting = self._scorings[row.num_tokens], row.setting
+            numbers: tuple[Any, ...] = (setting.num_parts, row.num_tokens, scoring.buckets)
+            numbers += (scoring.experiment.batch_size, type(self._runners[setting.num_parts]).__name__)
+            exchange = store.digest_of_exchange(setting)
+            return store.digest(library, exchange, params[row.weights], tasks[row.num_tokens], model, numbers)
 
-    def _measure(self, planned: Planned) -> tuple[dict, np.ndarray]:
+        return {_place(row): key(row) for row in rows}
+
+    def _measure(self, planned: Planned) -> Measured:
         scoring, setting = self._scorings[planned.num_tokens], planned.setting
         predictor = self._predictor
         if predictor is None or predictor.task is not scoring.task or predictor.setting != setting:
-            run, batch_size = self._runners[setting.num_parts], scoring.experiment.batch_size
-            predictor = Predictor(scoring.model, scoring.task, setting, run, batch_size, scoring.buckets)
-            self._predictor = predictor
+            predictor = self._predictor = scoring.predictor(setting, self._runners[setting.num_parts])
         return measure(scoring, predictor, planned.weights)
 
 
-def _place(planned: Planned) -> tuple[int, Setting, str]:
+def _place(planned: Planned) -> Place:
     return planned.num_tokens, planned.setting, planned.weights

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval.scoring.measure import Scoring
-from eval.scoring.variants import BASE
+from eval.scoring.load import Scoring
 from eval.timing.part_program import StandIn
 from prism_jax import cost
 from prism_jax.exchange.base import Exchange, Exchanges
@@ -76,7 +75,7 @@ def traffic(scoring: Scoring, setting: Setting, batch_size: int) -> dict:
 
 def measure(scoring: Scoring, settings: Sequence[Setting], batch_size: int) -> list[dict]:
     """A row for each setting, with its traffic: the median time of its part, head included, on this process's device, the settings in turn."""
-    model, params = scoring.model, jax.device_put(scoring.params[BASE], jax.local_devices()[0])
+    model, params = scoring.model, jax.device_put(scoring.base.params, jax.local_devices()[0])
     batch, _ = scoring.task.arrays(
         np.arange(batch_size) % len(scoring.task.lengths), scoring.experiment.num_tokens, None
     )

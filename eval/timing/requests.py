@@ -10,9 +10,8 @@ import numpy as np
 
 from eval.links import shaped
 from eval.reporting.text_table import Column, TextTable
-from eval.scoring.measure import Scoring
+from eval.scoring.load import Scoring
 from eval.scoring.rows import SettingFields
-from eval.scoring.variants import BASE
 from eval.timing.part_alone import traffic
 from prism_jax import cost
 from prism_jax.exchange.setting import Setting
@@ -92,7 +91,7 @@ Places = dict[int, tuple[PlacedRunner, Any]]
 def places(scoring: Scoring, settings: Sequence[Setting]) -> Places:
     """Where the settings run. Called on every process."""
     runs = {num_parts: on_mesh(num_parts) for num_parts in dict.fromkeys(one.num_parts for one in settings)}
-    return {n: (run, run.replicate(scoring.params[BASE]) if run.here else None) for n, run in runs.items()}
+    return {n: (run, run.replicate(scoring.base.params) if run.here else None) for n, run in runs.items()}
 
 
 def requests(scoring: Scoring, settings: Sequence[Setting], batch_size: int, places: Places) -> list[Request]:

@@ -11,7 +11,7 @@ import numpy as np
 from eval.links import shaped
 from eval.reporting import files, other_plots
 from eval.reporting.records import read_calibration
-from eval.scoring.measure import Scoring
+from eval.scoring.load import Scoring
 from eval.scoring.variants import ONE_DEVICE
 from eval.sweeping.grid import grid_of_exchanges, why_impossible
 from eval.timing import latency_model, part_alone, requests

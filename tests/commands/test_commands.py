@@ -451,12 +451,12 @@ def test_tensorboard_gets_the_same_figures(tmp_path):
 
 
 def test_the_share_of_examples_with_tokens_in_every_part():
-    from eval.scoring.measure import Scoring
+    from eval.scoring.load import Scoring
     from prism_jax.experiments.recipe import Experiment
 
     lengths = np.array([8, 7, 6, 4, 1])
     experiment = Experiment(model=None, weights="", num_tokens=8)
     task = type("Task", (), {"lengths": lengths})()
-    shares = [Scoring(experiment, None, {}, {}, None, None, None, task).share_in_every_part(p) for p in (1, 2, 3, 4)]
+    shares = [Scoring(experiment, None, {}, None, None, task).share_in_every_part(p) for p in (1, 2, 3, 4)]
     # Parts of 8; 4 and 4; 3, 3 and 2; 2 each.
     assert shares == [1.0, 0.6, 0.4, 0.4]

@@ -1,8 +1,11 @@
 """Sweeps: what runs, what does not run again, and what happens when a row fails."""
 
+import contextlib
 import json
 import subprocess
 import sys
+import types
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +20,13 @@ from eval.reporting import sweep_plots
 from eval.reporting.markdown import over_runs
 from eval.reporting.style import plt
 from eval.scoring import variants
+from eval.scoring.load import load_scoring
+from eval.scoring.measure import Measured
 from eval.scoring.rows import SettingFields
 from eval.sweeping import store
 from eval.sweeping.grid import plan
 from eval.timing import session
+from prism_jax.assets import hub
 from prism_jax.data.images import load_processor
 from prism_jax.exchange.baselines import IsolatedParts
 from prism_jax.exchange.segments import SegmentMeans
@@ -344,16 +350,39 @@ def test_a_change_of_any_image_is_noticed(tmp_path):
     assert len({digest_with(changed) for changed in (None, 0, 1, 2, 49)}) == 5
 
 
+def test_base_weights_are_read_once_for_all_kinds_of_weights(toy_config, trained, monkeypatch):
+    read, open_file = Counter(), hub.safe_open
+
+    @contextlib.contextmanager
+    def counted(path, framework):
+        with open_file(path, framework) as file:
+            yield types.SimpleNamespace(
+                keys=file.keys,
+                get_slice=file.get_slice,
+                get_tensor=lambda name: read.update([(path, name)]) or file.get_tensor(name),
+            )
+
+    monkeypatch.setattr(hub, "safe_open", counted)
+    experiment = recipe.load(toy_config)
+    sources = {"base": str(trained), "tuned": f"{trained}@16", "control": str(trained), "other": f"{trained}@12"}
+    scoring = load_scoring(experiment, [], sources)
+    assert set(read.values()) == {1}
+    assert len(read) > 30
+    alone = load_scoring(experiment, [], {"base": f"{trained}@12"}).base.params
+    jax.tree.map(np.testing.assert_array_equal, scoring.variants["other"].params, alone)
+    assert set(read.values()) == {2}
+
+
 def test_a_damaged_row_is_no_row(tmp_path):
     rows = store.Store(tmp_path)
     assert rows.load("key") is None
     kept = dict.fromkeys(("real_tokens_median", "share_in_every_part", "flops_per_device", "flops_vs_one_device"), 1.0)
     kept |= {"flops_per_device_compiled": None, "bytes_sent_per_device": 0, "bytes_sent_per_device_compiled": None}
     kept |= {"seconds": 1.0, "collectives": 6}
-    rows.save("key", kept, np.arange(3))
-    measured, outcomes = rows.load("key")
-    assert (measured, outcomes.tolist()) == (kept, [0, 1, 2])
-    rows.save("other", kept | {"seconds": "1"}, np.arange(3))
+    rows.save("key", Measured(kept, np.arange(3)))
+    measured = rows.load("key")
+    assert (measured.fields, measured.outcomes.tolist()) == (kept, [0, 1, 2])
+    rows.save("other", Measured(kept | {"seconds": "1"}, np.arange(3)))
     assert rows.load("other") is None
     for name in ("key.npy", "key.json"):
         whole = (tmp_path / name).read_bytes()

@@ -1,0 +1,207 @@
+"""Loads what an experiment scores: a model, its weights of one kind or several, and the examples."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from eval.scoring.variants import BASE
+from prism_jax import cost
+from prism_jax.assets import hub
+from prism_jax.data.datasets import Corpus, Dataset, even_rows, subset
+from prism_jax.data.text import bucket_lengths, bucket_of
+from prism_jax.exchange.setting import Setting
+from prism_jax.experiments import checkpoint, recipe
+from prism_jax.experiments.build import (
+    HELD_OUT,
+    check_run,
+    check_same_classes,
+    check_same_held_out,
+    check_sources,
+    load_data,
+    load_model,
+    load_run,
+)
+from prism_jax.experiments.recipe import Experiment
+from prism_jax.layers import lora
+from prism_jax.parallel.processes import check_same, from_terminal
+from prism_jax.parallel.runner import PlacedRunner
+from prism_jax.tasks import prepare
+from prism_jax.tasks.base import Task
+from prism_jax.tasks.predict import Predictor
+from prism_jax.weights import Pretrained, peft_files
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Weights of one kind.
+
+    Attributes:
+      params: with adapters folded in.
+      source: run, adapter or weights that they come from.
+    """
+
+    params: Any
+    source: str
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A model with its weights, and the examples that it is scored on.
+
+    Attributes:
+      experiment: its config.
+      base: the model, with the weights of kind `BASE`.
+      variants: the weights by kind.
+      dataset: the examples.
+      index: places of the examples in their split; None of plain text, whose windows count from 0.
+      task: the examples as the model reads them.
+    """
+
+    experiment: Experiment
+    base: Pretrained
+    variants: Mapping[str, Variant]
+    dataset: Dataset
+    index: np.ndarray | None
+    task: Task
+
+    @property
+    def model(self) -> nn.Module:
+        return self.base.model
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        return bucket_lengths(self.experiment.buckets, self.experiment.num_tokens)
+
+    def at(self, num_tokens: int) -> "Scoring":
+        """Returns the same with another N."""
+        if num_tokens == self.experiment.num_tokens:
+            return self
+        task = prepare(self.dataset, self.base, num_tokens)
+        return replace(self, experiment=replace(self.experiment, num_tokens=num_tokens), task=task)
+
+    def predictor(self, setting: Setting, run: PlacedRunner) -> Predictor:
+        """Returns a predictor of all examples in one setting, for weights of any kind."""
+        return Predictor(self.model, self.task, setting, run, self.experiment.batch_size, self.buckets)
+
+    def share_in_every_part(self, num_parts: int) -> float:
+        """Returns the share of the rows with a real token in every part. Padding stands on the right."""
+        lengths = self.task.lengths
+        part_len = -(-bucket_of(lengths, self.buckets) // num_parts)
+        return float(np.mean(lengths > (num_parts - 1) * part_len))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields of results.json that name model, weights and examples."""
+        return {
+            "config": recipe.to_json(self.experiment),
+            "model": f"{type(self.model).__name__}, {self.experiment.weights}",
+            "weights": {kind: variant.source for kind, variant in self.variants.items()},
+            "dataset": self.dataset.name,
+        }
+
+
+def load_scoring(
+    experiment: Experiment,
+    settings: Sequence[Setting],
+    sources: Mapping[str, str | None],
+    *,
+    fresh: tuple[str, ...] = (),
+) -> Scoring:
+    """Loads the model, its weights, and the examples of an experiment. Each tensor of the base weights is read once.
+
+    Args:
+      experiment: names them.
+      settings: all that will be scored; refused if one does not fit the model.
+      sources: by kind of weights, a run of train.finetune (its best checkpoint, or `RUN@STEP`) or a folder with an adapter in
+        PEFT's layout; None for the experiment's own weights.
+      fresh: first names of parameters of the experiment's own weights to be drawn at random, where scores don't matter.
+
+    Raises:
+      InputError: if a source, the data or a setting does not fit the model, or a process has other weights than process 0.
+    """
+    for source in sources.values():
+        check_variant(experiment, source, fresh)
+    evaluation = experiment.evaluation
+    dataset = load_data(experiment, evaluation.split)
+    reader = cache(hub.read_tensors)
+    loaded = {kind: load_variant(experiment, dataset, source, fresh, reader) for kind, source in sources.items()}
+    base = loaded[BASE]
+    for setting in settings:
+        cost.check_memory(
+            base.model.config.stack, setting.exchange, setting.num_parts, experiment.num_tokens, experiment.batch_size
+        )
+    limit = 0 if evaluation.split == HELD_OUT else evaluation.limit  # held out is what training scored
+    index = None if isinstance(dataset, Corpus) else even_rows(len(dataset), limit)
+    dataset = subset(dataset, limit)
+    task = prepare(dataset, base, experiment.num_tokens)
+    variants = {
+        kind: Variant(pretrained.params, sources[kind] or evaluation.adapter or experiment.weights)
+        for kind, pretrained in loaded.items()
+    }
+    check_same("weights", {kind: variant.params for kind, variant in variants.items()})
+    return Scoring(experiment, base, variants, dataset, index, task)
+
+
+def load_variant(
+    experiment: Experiment,
+    dataset: Dataset | None,
+    source: str | None,
+    fresh: tuple[str, ...] = (),
+    reader: hub.Reader = hub.read_tensors,
+) -> Pretrained:
+    """Returns the model of an experiment with weights of one kind, adapters folded in.
+
+    Args:
+      experiment: names the model.
+      dataset: the examples; None where they don't matter.
+      source: of the weights, see `load_scoring`.
+      fresh: see `load_scoring`.
+      reader: reads the tensors of the base weights.
+
+    Raises:
+      InputError: if the source is neither a run nor an adapter, or of another model.
+    """
+    if source is None:
+        return load_model(experiment, dataset, fresh=fresh, reader=reader)
+    if _is_adapter(source):
+        return load_model(_with_adapter(experiment, source), dataset, reader=reader)
+    trained = from_terminal(lambda: checkpoint.named(source))
+    checkpoint.check_same_model(trained.run, trained.config, experiment, *_same_fields(experiment))
+    check_same_classes(trained, dataset)
+    if dataset is not None and experiment.evaluation.split == HELD_OUT:
+        check_same_held_out(trained, dataset)
+    pretrained = load_run(trained, experiment.model, experiment.compute_dtype, experiment.training.fresh, reader)
+    return replace(pretrained, params=lora.merge(pretrained.params))
+
+
+def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, ...] = ()) -> None:
+    """Raises the errors of `load_variant` that can be seen without the data set."""
+    if source is None:
+        check_sources(experiment, fresh=fresh)
+    elif _is_adapter(source):
+        check_sources(_with_adapter(experiment, source))
+
+
+def check_runs(experiment: Experiment, sources: Iterable[str | None]) -> None:
+    """Raises InputError for a run among the sources, see `load_scoring`, that is not there or of another model."""
+    for source in sources:
+        if source is not None and not _is_adapter(source):
+            check_run(experiment, source, *_same_fields(experiment))
+
+
+def _same_fields(experiment: Experiment) -> tuple[str, ...]:
+    """Returns fields, besides the model's, in which a run must not differ: held-out examples are those that training scored."""
+    held_out = ("data_source", "buckets", "compute_dtype", "training.validation", "training.validation_limit")
+    return held_out if experiment.evaluation.split == HELD_OUT else ()
+
+
+def _with_adapter(experiment: Experiment, folder: str) -> Experiment:
+    return replace(experiment, evaluation=replace(experiment.evaluation, adapter=folder))
+
+
+def _is_adapter(source: str) -> bool:
+    return (Path(source) / peft_files.CONFIG).is_file()
