@@ -1,6 +1,7 @@
 """Where an exchange hurts, block by block.
 
-python -m eval.blocks configs/X.py [--exchange segment_means:4] [--num-parts 4] [--checkpoint RUN] [--limit N] [--out DIR] [flags]
+python -m eval.blocks configs/X.py [--exchange segment_means:4] [--num-parts 4] [--checkpoint RUN] [--limit N]
+    [--out DIR] [flags]
     -> for each block, how far its output is from the exact one, and the score when this block alone is compressed;
        DIR/results.json, blocks.png
 """

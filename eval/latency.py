@@ -1,12 +1,14 @@
 """Latency on real processes, one core each: from the input on process 0 to the logits on process 0.
 
-python -m eval.latency configs/X.py -n 2 [--segments 1 10] [--exchanges EXCHANGE ...] [--wires float32 int8] [--batch-sizes 1 8]
+python -m eval.latency configs/X.py -n 2 [--segments 1 10] [--exchanges EXCHANGE ...] [--wires float32 int8]
+    [--batch-sizes 1 8]
         [--lengths 128 256] [--rates 10mbit 50mbit 200mbit] [--rtts 0 5 20] [--base RUN] [--out DIR] [flags]
-    -> a table for each link, N and B as it is there; DIR/results.json, latency.png; the same command goes on where it was stopped
+    -> a table for each link, N and B as it is there; DIR/results.json, latency.png; the same command goes on where it
+    was stopped
 
-One device (process 0 alone, on its core), Voltage and the exchanges of the config take turns, request by request. Without
---rates the processes talk over loopback; with it, two of them are joined by a link of that rate and round-trip time (ms). On
-several hosts, leave -n out and start it on each with --coordinator.
+One device (process 0 alone, on its core), Voltage and the exchanges of the config take turns, request by request.
+Without --rates the processes talk over loopback; with it, two of them are joined by a link of that rate and round-trip
+time (ms). On several hosts, leave -n out and start it on each with --coordinator.
 """
 
 import os
@@ -55,7 +57,8 @@ class Latency:
     grid: Flat[Grid]
     training: Preparation
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",), metavar="P")] = None
-    """Processes to start on this machine, one part and one core each; without it, those that --coordinator brings together."""
+    """Processes to start on this machine, one part and one core each; without it, those that --coordinator brings
+    together."""
     batch_sizes: Annotated[tuple[BatchSize, ...], Meta(min_length=1, description="one or more")] = (1, 8)
     """B, examples of a request."""
     rates: tuple[str, ...] = ()
@@ -67,8 +70,8 @@ class Latency:
     seconds: Positive = 60.0
     """After about this time a table ends, with three rounds at least."""
     base: UserPath | None = None
-    """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights, of which
-    training.fresh is drawn at random: latency does not depend on values."""
+    """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights, of
+    which training.fresh is drawn at random: latency does not depend on values."""
     out: UserPath | None = None
     """Folder for the results; runs/NAME/latency by default, NAME being the config's."""
 

@@ -1,7 +1,8 @@
 """Scores a grid of exchanges, numbers of parts, wire formats, lengths and weights, on emulated devices or real ones.
 
 python -m eval.sweep configs/X.py [--parts 1 2 4] [--segments 1 4 16] [--exchanges EXCHANGE ...] [--wires float32 int8]
-        [--lengths 128 256] [--limit N] [--base RUN] [--tuned RUN] [--control RUN] [--checkpoints RUN ...] [--out DIR] [flags]
+        [--lengths 128 256] [--limit N] [--base RUN] [--tuned RUN] [--control RUN] [--checkpoints RUN ...] [--out DIR]
+        [flags]
     -> a line for each row as it finishes; DIR/results.json, results.csv, report.md and plots; DIR/rows is what a second
        call of the command needs to go on
 """
@@ -40,7 +41,8 @@ class Sweep:
     base: UserPath | None = None
     """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights."""
     tuned: UserPath | None = None
-    """The same, tuned from base through an exchange: scored beside base. By default the config's, unless --base is given."""
+    """The same, tuned from base through an exchange: scored beside base. By default the config's, unless --base is
+    given."""
     control: UserPath | None = None
     """The same, tuned as long without an exchange: scored on one device, and what recovery is measured against."""
     checkpoints: tuple[UserPath, ...] = ()
@@ -48,7 +50,8 @@ class Sweep:
     on: Place = "mesh"
     """Whether each part has a device of its own (emulated ones on a CPU), or all lie inside one: the same scores."""
     out: UserPath | None = None
-    """Folder for the results; a sweep that was stopped goes on there. runs/NAME/sweep by default, NAME being the config's."""
+    """Folder for the results; a sweep that was stopped goes on there. runs/NAME/sweep by default, NAME being the
+    config's."""
 
 
 def main(argv: list[str]) -> None:

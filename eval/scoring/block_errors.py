@@ -24,7 +24,8 @@ from prism_jax.tasks.batches import scoring_batches
 
 
 def runner_for(num_parts: int) -> PlacedRunner:
-    """Returns a runner with a device for each part if there are several processes, else with all parts inside one device.
+    """Returns a runner with a device for each part if there are several processes, else with all parts inside one
+    device.
 
     Raises:
       InputError: if the processes have another number of devices.
@@ -70,7 +71,8 @@ def errors_of_blocks(scoring: Scoring, params: Any, setting: Setting) -> list[di
         ours = run.fetch(outputs(setting.exchange, run, placed, parts))
         if ours[0].shape[1] != parts.real_BN.shape[1]:
             raise InputError(
-                f"a block of {type(model).__name__} gives {ours[0].shape[1]} rows for {parts.real_BN.shape[1]} tokens, so its rows can't be "
+                f"a block of {type(model).__name__} gives {ours[0].shape[1]} rows for {parts.real_BN.shape[1]} tokens, "
+                "so its rows can't be "
                 "compared with one device's token by token; choose a model without rows of its own"
             )
         exact = outputs(ONE_DEVICE.exchange, one_device, params, whole)

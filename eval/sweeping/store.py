@@ -69,7 +69,8 @@ def digest_of_params(params: Any) -> str:
 
 
 def digest_of_task(task: Task, num_tokens: int) -> str:
-    """Returns a digest of labels, lengths and rows: all rows of texts; of images 32 as decoded, and all as they are stored."""
+    """Returns a digest of labels, lengths and rows: all rows of texts; of images 32 as decoded, and all as they are
+    stored."""
     count = len(task.lengths)
     images = task.inputs.images if isinstance(task.inputs, Images) else ()
     index = np.unique(np.linspace(0, count - 1, 32).astype(int)) if images else np.arange(count)
@@ -82,8 +83,8 @@ def digest_of_task(task: Task, num_tokens: int) -> str:
 
 
 def digest_of_exchange(setting: Setting) -> str:
-    """Returns a digest of an exchange's text, and of the files of its class, of its base classes, of the exchange that it
-    wraps and of its wire format. So a change of the user's own exchange is a new row.
+    """Returns a digest of an exchange's text, and of the files of its class, of its base classes, of the exchange that
+    it wraps and of its wire format. So a change of the user's own exchange is a new row.
     """
     return digest(text_of(setting.exchange), *(x for one in as_tuple(setting.exchange) for x in sources_of(one)))
 
@@ -106,7 +107,8 @@ def source_of(kind: type) -> bytes | str:
 
 
 def digest_of_library(*modules: str) -> str:
-    """Returns a digest of modules and of all modules of this repository that they import, of JAX's version and the device.
+    """Returns a digest of modules and of all modules of this repository that they import, of JAX's version and the
+    device.
 
     A record whose digest has changed must run again.
 

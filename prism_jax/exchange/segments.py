@@ -74,10 +74,10 @@ def segment_table(part_len: int, num_segments: int) -> tuple[np.ndarray, np.ndar
       index_LS: int, tokens of each segment; a short segment repeats its last one.
       inside_LS: bool, False where a token is such a repetition.
     """
-    start_L = -(-np.arange(num_segments + 1) * part_len // num_segments)
-    size_L = np.diff(start_L)
+    bounds = -(-np.arange(num_segments + 1) * part_len // num_segments)
+    start_L, size_L = bounds[:-1], np.diff(bounds)
     offset_S = np.arange(size_L.max())
-    index_LS = start_L[:-1, None] + np.minimum(offset_S, size_L[:, None] - 1)
+    index_LS = start_L[:, None] + np.minimum(offset_S, size_L[:, None] - 1)
     return index_LS, offset_S < size_L[:, None]
 
 

@@ -200,7 +200,8 @@ def check_same_classes(trained: Trained, dataset: Dataset | None) -> None:
     theirs = tuple(trained.config["label_names"])
     if isinstance(dataset, Labelled) and theirs != tuple(dataset.label_names):
         raise InputError(
-            f"the run in {trained.run} was trained with the classes {shown(theirs)}; {dataset.name} has {shown(tuple(dataset.label_names))}; "
+            f"the run in {trained.run} was trained with the classes {shown(theirs)}; "
+            f"{dataset.name} has {shown(tuple(dataset.label_names))}; "
             "use the data_source that it was trained with"
         )
 
@@ -212,7 +213,8 @@ def check_same_held_out(trained: Trained, held_out: Dataset) -> None:
         before = trained.config.get("data")
         if changed := before and changes(before["held_out"], contents(held_out)):
             raise InputError(
-                f"the data have changed since the run in {trained.run} was trained: {changed} held out; give the same data, "
+                f"the data have changed since the run in {trained.run} was trained: {changed} held out; "
+                "give the same data, "
                 "or another data_source if they are meant to be others"
             )
 
@@ -234,6 +236,7 @@ def with_adapters(params: Any, rank: int, alpha: float, seed: int) -> Any:
     scales = {float(x) for path, x in flat.items() if path.endswith("lora_scale")}
     if (ranks, scales) != ({rank}, {float(np.float32(alpha / rank))}):
         raise InputError(
-            f"the run to start from has adapters of rank {ranks} and scale {scales}; choose the same training.lora_rank and lora_alpha"
+            f"the run to start from has adapters of rank {ranks} and scale {scales}; "
+            "choose the same training.lora_rank and lora_alpha"
         )
     return params

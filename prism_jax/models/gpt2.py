@@ -191,7 +191,9 @@ class GPT2LMHeadModel(GPT2Model):
         """Logits [B, N, V]."""
         return vocabulary_logits(rows_BRD[:, : real_BN.shape[1]], self.encoder.token, self.config.stack)
 
-    def prefill(self, tokens, layout, exchange) -> tuple[jax.Array, tuple[KVCache, ...]]:
+    def prefill(
+        self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges
+    ) -> tuple[jax.Array, tuple[KVCache, ...]]:
         """As `part`, and what every block attended to: where generation starts from."""
         return self.encoder(tokens, layout, exchange)
 

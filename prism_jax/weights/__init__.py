@@ -25,7 +25,8 @@ from prism_jax.trees import flatten, unflatten
 from prism_jax.weights import peft_files
 
 HINTS = {
-    "classifier": " (give an adapter that holds one with --adapter, or train one with train.finetune and score its run)",
+    "classifier": " (give an adapter that holds one with --adapter, or train one with train.finetune and score its "
+    "run)",
     "pooler": " (choose a model class without a pooler, or draw one with fresh=['pooler'])",
 }
 """What to do where the source lacks a part of the model, or has another one."""
@@ -83,8 +84,8 @@ def load(
       kind: for instance `BertForSequenceClassification`.
       source: see `hub.resolve`.
       revision: branch, tag or commit of a hub id.
-      adapter: a folder in PEFT's layout, see `adapter_files.load`. Its adapters are folded into the weights; the modules that it
-        holds whole stand in for those of the source, which need not have them.
+      adapter: a folder in PEFT's layout, see `adapter_files.load`. Its adapters are folded into the weights; the
+        modules that it holds whole stand in for those of the source, which need not have them.
       num_labels: classes of the head, where they are not those of the adapter, or else of the source's config.
       label_names: of the classes, in the order that is wanted. A head whose own names are known is brought into it.
       num_tokens: N of the sequences to come, to refuse a model that can't take them before its weights are read.
@@ -95,8 +96,8 @@ def load(
       reader: reads the tensors of the source's folder.
 
     Raises:
-      InputError: if files or tensors are missing, unknown, of another shape or no floating point numbers, the config has values
-        that are not implemented (all are listed), or the head has other classes than `label_names`.
+      InputError: if files or tensors are missing, unknown, of another shape or no floating point numbers, the config
+        has values that are not implemented (all are listed), or the head has other classes than `label_names`.
       AssetError: if an asset can't be had.
     """
     check_seed(seed)
@@ -192,8 +193,8 @@ def fit(
       architecture: Hugging Face's class for the model.
 
     Raises:
-      InputError: listing every tensor that is missing, unknown, of another shape, no floating point number, or other than
-        its tied copy.
+      InputError: listing every tensor that is missing, unknown, of another shape, no floating point number, or other
+        than its tied copy.
     """
     named = table.by_name(tensors)
     wrong = {
@@ -239,8 +240,8 @@ def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()
       label_names: of the classes, where they are not those of `pretrained`.
 
     Raises:
-      InputError: if there is something in the folder, or a parameter has no name in Hugging Face's library: an adapter, or one
-        of an own class.
+      InputError: if there is something in the folder, or a parameter has no name in Hugging Face's library: an adapter,
+        or one of an own class.
     """
     model, source = pretrained.model, pretrained.folder
     check_empty(folder)

@@ -139,7 +139,8 @@ def stopped(self, *args, **kwargs):
 
 
 def test_results_have_the_rows_of_the_store_first(toy_config, trained, tmp_path, monkeypatch, calls):
-    """A sweep that is stopped, with the first row of the store damaged: no row that is there is missing from the results."""
+    """A sweep that is stopped, with the first row of the store damaged: no row that is there is missing from the
+    results."""
     flags = ["--base", trained, "--parts", 2, "--segments", 1, 2, 3, "--exchanges", "--out", tmp_path]
     predict = Predictor.__call__
 
@@ -310,7 +311,10 @@ def test_a_change_of_what_an_exchange_is_made_of_is_a_new_row(tmp_path, monkeypa
     pooled, own, around = tmp_path / "pooled.py", tmp_path / "own" / "ideas.py", tmp_path / "around" / "ideas.py"
     own.parent.mkdir()
     around.parent.mkdir()
-    head = "from dataclasses import dataclass\nimport prism_jax as pj\nfrom prism_jax.experiments.recipe import Experiment, Grid, load\n"
+    head = (
+        "from dataclasses import dataclass\nimport prism_jax as pj\nfrom prism_jax.experiments.recipe import "
+        "Experiment, Grid, load\n"
+    )
     head += "from prism_jax.models.bert import BertModel\n"
     pooled.write_text(f"{head}class First(pj.Segments):\n  def pool(self, x, real): return x[:, :, 0]\n")
     extends = f"{head}from pooled import First\n@dataclass(frozen=True)\nclass Own(First): pass\n"
@@ -510,7 +514,10 @@ def test_a_legend_stays_inside_its_panel(label):
 
 def test_the_digest_of_the_library_is_of_all_modules_that_are_imported():
     names = ("eval.scoring.measure", *session.SOURCES)
-    program = f"import {', '.join(names)}, sys; print(*(one.__file__ for name, one in sys.modules.items() if name.partition('.')[0] in ('eval', 'prism_jax')))"
+    program = (
+        f"import {', '.join(names)}, sys; print(*(one.__file__ for name, "
+        "one in sys.modules.items() if name.partition('.')[0] in ('eval', 'prism_jax')))"
+    )
     imported = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT
     ).stdout
