@@ -1,14 +1,13 @@
-"""GPT-2 (124 M) with OpenAI's weights: text generation through an exchange.
+r"""GPT-2 (124 M) with OpenAI's weights: text generation through an exchange.
 
-    python -m eval.generate configs/gpt2.py --prompt "$(head -c 2000 story.txt)" --num-parts 4 --exchange
-        segment_means:8
-    python -m eval.generate configs/gpt2.py --weights gpt2-medium --prompt "Once upon a time" --temperature 0.8 --top-p
-        0.95
+    python -m eval.generate configs/gpt2.py --prompt "$(head -c 2000 story.txt)" --num-parts 4 \
+        --exchange segment_means:8
+    python -m eval.generate configs/gpt2.py --weights gpt2-medium --prompt "Once upon a time" --temperature 0.8 \
+        --top-p 0.95
 
-Weights: openai-community/gpt2 from the hub, or with --weights a folder in its layout. Expected: with all_gather or one
-  part the greedy
-text of transformers' `generate`, token for token (tested on random weights). The price of segment means on real text:
-not yet measured.
+Weights: openai-community/gpt2 from the hub, or with --weights a folder in its layout.
+Expected: with all_gather or one part the greedy text of transformers' `generate`, token for token (tested on random
+weights). The price of segment means on real text: not yet measured.
 """
 
 from prism_jax.exchange.segments import SegmentMeans

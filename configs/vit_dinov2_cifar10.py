@@ -1,7 +1,7 @@
 r"""DINOv2 small on CIFAR-10 at 112 pixels on two and four devices: the ViT experiment where no hub can be reached.
 
-    python -m train.finetune configs/vit_dinov2_cifar10.py --out runs/dinov2/exact --exchange whole_sequence --num-parts
-        1
+    python -m train.finetune configs/vit_dinov2_cifar10.py --out runs/dinov2/exact \
+        --exchange whole_sequence --num-parts 1
     python -m train.finetune configs/vit_dinov2_cifar10.py --out runs/dinov2/prism --start runs/dinov2/exact \
         --training.epochs 1.34 --training.learning-rate 2e-5 \
         --training.exchanges segment_means:1 segment_means:3 --training.parts 2 4

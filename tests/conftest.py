@@ -1,10 +1,16 @@
 """Strict for every test: eight emulated devices, no silent rank promotion, full float32 products."""
 
+import os
 import shutil
 from pathlib import Path
 
 import jax
 import pytest
+from helpers import letters
+
+if os.environ.get("PRISM_JAX_TEST_LETTERS"):
+    letters.install("prism_jax")  # before anything imports it
+
 from helpers.command import command
 from helpers.paths import GOLDEN
 from helpers.tiny import save_toy_tokenizer

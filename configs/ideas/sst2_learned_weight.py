@@ -1,11 +1,11 @@
 r"""A weight on log(count) for each block, learned in fine-tuning through segment means from what was tuned on one
 device.
 
-    python -m train.finetune configs/ideas/sst2_learned_weight.py --out runs/sst2_minilm/learned --start
-        runs/sst2_minilm/exact \
+    python -m train.finetune configs/ideas/sst2_learned_weight.py --out runs/sst2_minilm/learned \
+        --start runs/sst2_minilm/exact \
         --training.epochs 0.34 --training.exchanges segment_means:1 --training.parts 2 4
-    python -m eval.sweep configs/ideas/sst2_learned_weight.py --out runs/sst2_minilm/learned_sweep --base
-        runs/sst2_minilm/exact \
+    python -m eval.sweep configs/ideas/sst2_learned_weight.py --out runs/sst2_minilm/learned_sweep \
+        --base runs/sst2_minilm/exact \
         --tuned runs/sst2_minilm/learned --segments 1
 """
 

@@ -102,6 +102,7 @@ def our_arm(model: nn.Module, params: Any, family: str, step: str, batch: dict[s
         if step == "inference":
             jax.block_until_ready(forward(params, split()))
         else:
+            assert state is not None
             state = jax.block_until_ready(update(*state, split(), batch["labels"]))
 
     return Arm(work, lambda: np.asarray(forward(params, split())))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import ImageOps
@@ -20,7 +20,7 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbC
 """Pillow's modes with 8 bits a colour. Pillow converts the deeper ones by clipping them, which is hardly ever meant."""
 
 
-def load_processor(folder: Path | None, image_size: tuple[int, int] | None = None):
+def load_processor(folder: Path | None, image_size: tuple[int, int] | None = None) -> Any:
     """The Hugging Face image processor in `folder`, the one that needs Pillow and NumPy only.
 
     Args:
@@ -39,7 +39,7 @@ def load_processor(folder: Path | None, image_size: tuple[int, int] | None = Non
     return _read_processor(folder, **_sizes_for(processor, image_size))
 
 
-def _read_processor(folder: Path, **sizes):
+def _read_processor(folder: Path, **sizes: Any) -> Any:
     from transformers import AutoImageProcessor
 
     processor = hub.open_without_code(AutoImageProcessor.from_pretrained, folder / SETTINGS, backend="pil", **sizes)
@@ -53,7 +53,7 @@ def _out(processor):
     return processor.crop_size if processor.do_center_crop else processor.size
 
 
-def size_of(processor) -> tuple[int, int]:
+def size_of(processor: Any) -> tuple[int, int]:
     """The (height, width) that comes out of an image processor."""
     size = _out(processor)
     return size["height"], size["width"]
@@ -68,7 +68,7 @@ def _sizes_for(processor, image_size):
     return {"size": size, "crop_size": new}
 
 
-def process(processor, images: Sequence["Image"], config: ViTConfig) -> dict[str, np.ndarray]:
+def process(processor: Any, images: Sequence["Image"], config: ViTConfig) -> dict[str, np.ndarray]:
     """Images as a batch for a ViT.
 
     Args:

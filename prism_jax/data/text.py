@@ -4,7 +4,7 @@ import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -12,11 +12,14 @@ from tqdm import tqdm
 from prism_jax.assets import hub
 from prism_jax.errors import InputError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 """What a folder with a tokenizer holds; without them transformers makes up one that knows no word."""
 
 
-def load_tokenizer(folder: Path | None, vocab_size: int):
+def load_tokenizer(folder: Path | None, vocab_size: int) -> "PreTrainedTokenizerBase":
     """The Hugging Face tokenizer in `folder`.
 
     Raises:
@@ -109,7 +112,11 @@ def string(text: Any, i: int, of: str) -> str:
 
 
 def cut(
-    tokenizer, texts: Sequence[str], num_tokens: int, pairs: Sequence[str] | None = None, of: str = "the texts"
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: Sequence[str],
+    num_tokens: int,
+    pairs: Sequence[str] | None = None,
+    of: str = "the texts",
 ) -> Tokens:
     """Tokenises texts, or pairs of them, and cuts them at N tokens.
 
@@ -140,7 +147,9 @@ def cut(
     return Tokens(ids, types, pad, tokenizer.padding_side == "left")
 
 
-def tokenize(tokenizer, texts: Sequence[str], num_tokens: int, pairs: Sequence[str] | None = None) -> dict:
+def tokenize(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], num_tokens: int, pairs: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
     """Texts, or pairs of them, as arrays [examples, N]: cut at N tokens, padded up to N on the tokenizer's side.
 
     Returns:

@@ -87,9 +87,9 @@ class OnMesh:
         return jax.device_get(transfer.everywhere(self.mesh)(tree) if self._several else tree)
 
     def __call__(self, function: PartFunction, params: Any, parts: Parts) -> jax.Array:
-        rows_BRD = self.each(function, params, parts)
+        rows = self.each(function, params, parts)
         with jax.named_scope("join"):
-            return jax.sharding.reshard(rows_BRD, jax.NamedSharding(self.mesh, self._specs()[1]))
+            return jax.sharding.reshard(rows, jax.NamedSharding(self.mesh, self._specs()[1]))
 
     def each(self, function: PartFunction, params: Any, parts: Parts) -> Any:
         one_part = partial(_run_part, function, parts.num_parts, parts.num_tokens)

@@ -33,13 +33,13 @@ def log_likelihoods(head: Head, rows_BRD: jax.Array, parts: Parts) -> jax.Array:
         rows_RD, ids_N = example
         real_1N = jnp.ones((1, num_tokens), bool)
         logits_1NV: Any = head.model.apply({"params": params}, rows_RD[None], real_1N, method="head")
-        log_p_NV = jax.nn.log_softmax(logits_1NV[0, :-1].astype(jnp.float32))
-        return jnp.take_along_axis(log_p_NV, ids_N[1:, None], axis=1)[:, 0]
+        log_p = jax.nn.log_softmax(logits_1NV[0, :-1].astype(jnp.float32))  # [N - 1, V]
+        return jnp.take_along_axis(log_p, ids_N[1:, None], axis=1)[:, 0]
 
     # A gradient computes the logits once more.
-    log_p_BN = head.run.one_by_one(jax.checkpoint(log_p_of_example), head.params, (rows_BRD, ids_BN))
+    log_p = head.run.one_by_one(jax.checkpoint(log_p_of_example), head.params, (rows_BRD, ids_BN))
     real_BN = parts.real_BN[:, :num_tokens]
-    return jnp.where(real_BN[:, 1:] & real_BN[:, :-1], log_p_BN, 0)
+    return jnp.where(real_BN[:, 1:] & real_BN[:, :-1], log_p, 0)
 
 
 def _ids_of_part(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> jax.Array:

@@ -6,15 +6,31 @@ modules of a package as they are imported, so it sees arguments and local variab
 """
 
 import ast
+import contextlib
 import importlib.machinery
 import re
 import sys
+from collections.abc import Iterator
 
 NAME = re.compile(r"[a-z]\w*?_([A-Z]+)")
 
 
 class LettersError(AssertionError):
     """An array whose shape its name does not allow."""
+
+
+_checking = True
+
+
+@contextlib.contextmanager
+def unchecked() -> Iterator[None]:
+    """Checks nothing inside, for tests of the code's own refusal of wrong shapes."""
+    global _checking
+    _checking = False
+    try:
+        yield
+    finally:
+        _checking = True
 
 
 def check(sizes: dict[str, tuple[int, str]], name: str, value: object) -> None:
@@ -24,7 +40,7 @@ def check(sizes: dict[str, tuple[int, str]], name: str, value: object) -> None:
       LettersError: if the rank is not the number of letters, or a letter had another length in this call.
     """
     shape = getattr(value, "shape", None)
-    if not isinstance(shape, tuple):
+    if not _checking or not isinstance(shape, tuple):
         return
     letters = name.rpartition("_")[2]
     if len(shape) != len(letters):
@@ -54,14 +70,22 @@ class _Checked(ast.NodeTransformer):
         for block in ("body", "orelse", "finalbody"):
             if statements := getattr(node, block, None):
                 setattr(node, block, [x for one in statements for x in (one, *_checks(_assigned(one), one))])
-        if isinstance(node, ast.For):
-            node.body[:0] = _checks(_names(node.target), node)
 
-    def _in_a_function(self, node: ast.AST) -> ast.AST:
+    def _block(self, node: ast.AST) -> ast.AST:
         self._check_blocks(node)
         return node
 
-    visit_For = visit_While = visit_If = visit_With = visit_Try = _in_a_function
+    visit_If = visit_With = visit_Try = _block
+
+    def _loop(self, node: ast.For | ast.While) -> list[ast.stmt]:
+        """Letters that are first seen in a loop belong to one round of it."""
+        self._check_blocks(node)
+        before = f"_letter_sizes_{node.lineno}"
+        targets = _checks(_names(node.target), node) if isinstance(node, ast.For) else []
+        node.body[:0] = [_statement(f"_letter_sizes = dict({before})", node), *targets]
+        return [_statement(f"{before} = dict(_letter_sizes)", node), node]
+
+    visit_For = visit_While = _loop
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
         node.body = [

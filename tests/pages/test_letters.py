@@ -10,6 +10,8 @@ from helpers import letters
 MODULE = '''
 """A module with letters."""
 
+import numpy as np
+
 
 def add(x_BT, y_BT):
     """Adds."""
@@ -18,6 +20,12 @@ def add(x_BT, y_BT):
         if True:
             total_B = z_BT.sum(1)
     return total_B
+
+
+def rounds_of_a_loop(sizes):
+    for size in sizes:
+        x_T = np.ones(size)
+    return x_T
 
 
 def wrong_local(x_BT):
@@ -56,6 +64,7 @@ def module(tmp_path, monkeypatch):
 def test_shapes_that_fit_their_names_pass(module):
     np.testing.assert_array_equal(module.add(np.ones((2, 3)), np.ones((1, 3))), [6, 6])
     assert module.inner(np.ones((2, 3))).shape == (3, 2)  # letters of an inner function are its own
+    assert len(module.rounds_of_a_loop([2, 3])) == 3  # and those of a round of a loop
     assert module.add.__code__.co_filename.endswith("lettered.py")
 
 
