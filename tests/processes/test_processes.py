@@ -103,7 +103,9 @@ def test_fine_tuning_on_two_processes_takes_the_steps_of_one_and_one_restores_it
     a, b = (checkpoint.load(tmp_path / name, 8) for name in ("several", "one"))
     assert a.step == b.step == 8
     for path, value in flatten(b.params).items():
-        assert_close(flatten(a.params)[path], value, AN_ADAM_STEP)
+        # A key's bias adds the same to all scores of a query. Its gradient is rounding alone, in each of the steps.
+        steps = a.step if path.endswith("attention/key/bias") else 1
+        assert_close(flatten(a.params)[path], value, steps * AN_ADAM_STEP)
     done = launch("-n", "2", "--", "train.finetune", *flags, "--resume", "--out", tmp_path / "one")
     assert done.returncode == 0, done.stderr
 
