@@ -109,8 +109,8 @@ def test_data_that_changed_are_noticed(toy_config, tmp_path, monkeypatch, capsys
         return folder
 
     def go(module: str, *flags, source: Path = tmp_path / "data") -> tuple[int, str]:
-        said = ["--dataset", "glue/sst2", "--data-source", source, "--training.epochs", 1, *flags]
-        status = command(module, toy_config, *said)
+        epochs = ["--training.epochs", 1] if module == "train.finetune" else []
+        status = command(module, toy_config, "--dataset", "glue/sst2", "--data-source", source, *epochs, *flags)
         return status, capsys.readouterr().err
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -123,9 +123,8 @@ def test_data_that_changed_are_noticed(toy_config, tmp_path, monkeypatch, capsys
     status, error = go("train.finetune", "--out", out, "--resume")
     assert (status, error) == (
         2,
-        f"error: the data have changed since {out} was started; training: another text; choose another --out, "
-        "or give the "
-        "same data\n",
+        f"error: the data have changed since {out} was started; training: another text; "
+        "choose another --out, or give the same data\n",
     )
     write(source, 50)
     status, error = go("train.finetune", "--out", out, "--resume")
