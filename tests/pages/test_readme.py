@@ -9,9 +9,10 @@ from pathlib import Path
 
 import jax
 import pytest
+from helpers.closeness import assert_close
 from helpers.command import command
 from helpers.paths import GOLDEN, ROOT
-from helpers.tiny import save_toy_tokenizer
+from helpers.tiny import hidden_states, save_toy_tokenizer, tiny_batch, tiny_bert
 
 import prism_jax as pj
 from prism_jax import weights
@@ -96,8 +97,6 @@ def test_sending_all_last_tokens_is_an_all_gather():
     """The example exchange is right: with every token sent it is exact."""
     names = {}
     exec(BLOCKS["LastTokens"].split("config = ")[0], names)
-    from conftest import assert_close, hidden_states, tiny_batch, tiny_bert
-
     model, params = tiny_bert(causal=True)
     batch = tiny_batch(12, padded=True)
     expected = hidden_states(model, params, batch, pj.WholeSequence(), pj.on_one_device(1))
@@ -150,8 +149,8 @@ def test_a_data_set_of_ones_own(toy_config, tmp_path, monkeypatch):
 
 
 def test_the_plan_says_what_the_page_says(tmp_path, capsys):
-    command = re.search(r"python -m eval\.plan (configs/bert_newsgroups.*?)\n\n", EVERYTHING, flags=re.DOTALL)
-    words = command[1].replace("\\\n", " ").split()
+    printed_command = re.search(r"python -m eval\.plan (configs/bert_newsgroups.*?)\n\n", EVERYTHING, flags=re.DOTALL)
+    words = printed_command[1].replace("\\\n", " ").split()
     assert command("eval.plan", *words, "--out", tmp_path) == 0
     printed = " ".join(capsys.readouterr().out.split())
     said = re.search(
