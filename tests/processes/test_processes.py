@@ -218,15 +218,15 @@ def test_a_process_that_is_killed_or_stopped_ends_all(rank, number, said, tmp_pa
 
 
 def test_ctrl_c_saves_and_one_process_goes_on(toy_config, tmp_path):
-    command = endless(toy_config, tmp_path / "run")
-    with started("-m", "eval.launch", "-n", "2", "--", *command) as launcher:
+    words = endless(toy_config, tmp_path / "run")
+    with started("-m", "eval.launch", "-n", "2", "--", *words) as launcher:
         wait_for_a_step(tmp_path / "run")
         ranks = children(launcher.pid)
         launcher.send_signal(signal.SIGINT)
         assert finish(launcher, GONE_SECONDS).returncode == 130
         assert not any(map(alive, ranks))
     saved = max(int(step.name) for step in (tmp_path / "run" / "checkpoints").iterdir())
-    assert command(*command, "--resume", "--training.patience", "1") == 0
+    assert command(*words, "--resume", "--training.patience", "1") == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["step"] > saved
 
 
