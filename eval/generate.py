@@ -46,8 +46,8 @@ class Generate:
     max_new_tokens: Count = 64
     sampling: Flat[Sampling] = Sampling()
     stop: str | None = None
-    """The one token that ends a text; by default those that generation_config.json names, or config.json, or the
-    tokenizer's."""
+    """The one token that ends a text; by default those that generation_config.json names, or config.json,
+    or the tokenizer's."""
     bucket: Count = 16
     """Prompts are padded on the left to a multiple of this many tokens; part boundaries follow from that length."""
     compare: bool = True

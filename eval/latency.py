@@ -3,8 +3,8 @@
 python -m eval.latency configs/X.py -n 2 [--segments 1 10] [--exchanges EXCHANGE ...] [--wires float32 int8]
     [--batch-sizes 1 8]
         [--lengths 128 256] [--rates 10mbit 50mbit 200mbit] [--rtts 0 5 20] [--base RUN] [--out DIR] [flags]
-    -> a table for each link, N and B as it is there; DIR/results.json, latency.png; the same command goes on where it
-    was stopped
+    -> a table for each link, N and B as it is there; DIR/results.json, latency.png; the same command goes on
+    where it was stopped
 
 One device (process 0 alone, on its core), Voltage and the exchanges of the config take turns, request by request.
 Without --rates the processes talk over loopback; with it, two of them are joined by a link of that rate and round-trip
@@ -57,8 +57,8 @@ class Latency:
     grid: Flat[Grid]
     training: Preparation
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",), metavar="P")] = None
-    """Processes to start on this machine, one part and one core each; without it, those that --coordinator brings
-    together."""
+    """Processes to start on this machine, one part and one core each; without it,
+    those that --coordinator brings together."""
     batch_sizes: Annotated[tuple[BatchSize, ...], Meta(min_length=1, description="one or more")] = (1, 8)
     """B, examples of a request."""
     rates: tuple[str, ...] = ()

@@ -4,8 +4,8 @@ python -m eval.launch -n 2 -- eval.sweep configs/X.py [flags]
     -> what the processes print, with their number in front; process 0 is the terminal
 python -m eval.launch -n 2 -- train.finetune configs/X.py --training.data 1 [flags]
 
-When a process fails, stops answering or never comes, all others are ended, and the last line says which one it was and
-what happened.
+When a process fails, stops answering or never comes, all others are ended, and the last line says which one it was
+and what happened.
 """
 
 import argparse
@@ -78,8 +78,8 @@ def supervise(commands: Sequence[Sequence[str]], *, come: float = COME_SECONDS, 
       silent: seconds after its last one after which a rank has stopped answering.
 
     Returns:
-      The exit status: 0 if all ended well, 130 after Ctrl-C, else 1, after a line that names the rank and what
-      happened.
+      The exit status: 0 if all ended well, 130 after Ctrl-C, else 1, after a line that names the rank
+      and what happened.
     """
     ranks = [_start(i, command) for i, command in enumerate(commands)]
     interrupted: list[float] = []

@@ -1,5 +1,5 @@
-"""The cost tables of the PRISM paper (arXiv 2507.12145) beside ours: published, by formula, from the compiled program.
-No weights.
+"""The cost tables of the PRISM paper (arXiv 2507.12145) beside ours: published, by formula,
+from the compiled program. No weights.
 
 python -m eval.paper [--out DIR]
     -> prints the tables; DIR/results.json with --out; exit status 1 if a percentage is off by more than 0.5 points or a

@@ -108,8 +108,7 @@ def main(argv: list[str]) -> None:
     errors = latency_model.errors(measured)
     print(
         f"the calibration ({calibration['environment']['cpu']}, {len({*map(latency_model.link_of, measured)})} links): "
-        "each link predicted "
-        f"from the others is off by {np.median(errors):.0%} in the median"
+        f"each link predicted from the others is off by {np.median(errors):.0%} in the median"
         + (f"; the choice there costs {_spread(regrets)} over the best" if regrets else "")
     )
     content = {
@@ -143,8 +142,7 @@ def candidates_of(sweep: dict, calibration: dict, command: Plan, constants: Cons
     if not any(one.num_parts == 1 for one in found):
         raise InputError(
             f"one device at N = {command.experiment.num_tokens} and B = {command.examples} was not both scored and "
-            "timed; "
-            "run eval.sweep and eval.latency with the same --num-tokens, and --batch-sizes with that B"
+            "timed; run eval.sweep and eval.latency with the same --num-tokens, and --batch-sizes with that B"
         )
     return found
 
@@ -215,16 +213,14 @@ def verdict(candidates: Sequence[Candidate], measured: Collection[int]) -> str:
     beyond = "" if best.num_parts in measured else f"; requests on {best.num_parts} devices were not measured"
     return (
         f"Use {best.setting} on {best.num_parts} devices with {best.weights} weights: "
-        f"{1e3 * best.seconds:.1f} ms predicted, "
-        f"{one.seconds / best.seconds:.2f} times as fast as one device, "
-        f"for a loss of {best.drop:.1f} and {best.sent / 1e3:.1f} kB "
-        f"sent by each{beyond}."
+        f"{1e3 * best.seconds:.1f} ms predicted, {one.seconds / best.seconds:.2f} times as fast as one device, "
+        f"for a loss of {best.drop:.1f} and {best.sent / 1e3:.1f} kB sent by each{beyond}."
     )
 
 
 def _drops(sweep: dict, command: Plan) -> dict[tuple[str, int, str], tuple[float, float]]:
-    """Score, and what is lost to one device, of each setting and kind of weights, where both are known; the control is
-    a measure, not a choice.
+    """Score, and what is lost to one device, of each setting and kind of weights, where both are known;
+    the control is a measure, not a choice.
     """
     found = {}
     for row in sweep["rows"]:

@@ -41,8 +41,8 @@ class Sweep:
     base: UserPath | None = None
     """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights."""
     tuned: UserPath | None = None
-    """The same, tuned from base through an exchange: scored beside base. By default the config's, unless --base is
-    given."""
+    """The same, tuned from base through an exchange: scored beside base. By default the config's,
+    unless --base is given."""
     control: UserPath | None = None
     """The same, tuned as long without an exchange: scored on one device, and what recovery is measured against."""
     checkpoints: tuple[UserPath, ...] = ()
@@ -50,8 +50,8 @@ class Sweep:
     on: Place = "mesh"
     """Whether each part has a device of its own (emulated ones on a CPU), or all lie inside one: the same scores."""
     out: UserPath | None = None
-    """Folder for the results; a sweep that was stopped goes on there. runs/NAME/sweep by default, NAME being the
-    config's."""
+    """Folder for the results; a sweep that was stopped goes on there. runs/NAME/sweep by default,
+    NAME being the config's."""
 
 
 def main(argv: list[str]) -> None:

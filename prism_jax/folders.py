@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from prism_jax.errors import InputError, RunError
 
 LOCK = ".in_use"
-"""The file that says which process writes a folder: locked for as long as that process lives, removed when it is
-done."""
+"""The file that says which process writes a folder: locked for as long as that process lives,
+removed when it is done."""
 
 WRITES = "PRISM_JAX_WRITES"
 """The environment variable that tells the processes that a command starts which folder is theirs."""

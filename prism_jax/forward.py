@@ -85,8 +85,8 @@ class Head:
 
 
 def block_outputs(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> list[jax.Array]:
-    """Returns the rows [B, P*T, D] that each block gives, each part's with that part, to compare exchanges block by
-    block."""
+    """Returns the rows [B, P*T, D] that each block gives, each part's with that part,
+    to compare exchanges block by block."""
 
     def is_block(module: nn.Module, method: str) -> bool:
         return isinstance(module, Block) and method == "__call__"

@@ -157,8 +157,8 @@ class Generator:
         return self.run.from_last(np.stack(jax.device_get(every), axis=1))
 
     def compiled_cache_bytes(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
-        """What the compiler says that the cache of all prompts takes on the last part's device; 0 where it says
-        nothing.
+        """What the compiler says that the cache of all prompts takes on the last part's device;
+        0 where it says nothing.
 
         Keys and values as in `cost.cache_bytes`, and a count for each row.
         """
@@ -199,8 +199,7 @@ class Generator:
         if len(prompt) + max_new_tokens > config.num_positions:
             raise InputError(
                 f"prompt {i} has {len(prompt)} tokens, and with {max_new_tokens} new ones passes the "
-                f"{config.num_positions} "
-                "positions of the model; choose a shorter prompt or fewer new tokens"
+                f"{config.num_positions} positions of the model; choose a shorter prompt or fewer new tokens"
             )
         num_tokens = min(-(-len(prompt) // self.bucket) * self.bucket, config.num_positions)
         num_parts = self.run.num_parts
@@ -252,8 +251,7 @@ class Generator:
             if (ids_B[running_B] == NO_TOKEN).any():
                 raise RunError(
                     f"the logits of new token {i} of prompt {numbers_B[running_B & (ids_B == NO_TOKEN)][0]} are not "
-                    "finite, so none "
-                    "follows; use weights that did not diverge, or a wire format of a wider range"
+                    "finite, so none follows; use weights that did not diverge, or a wire format of a wider range"
                 )
             finished_B = np.isin(ids_B, list(stop_tokens)) if i + 1 < max_new_tokens else running_B
             yield Step(numbers_B[running_B], ids_B[running_B], finished_B[running_B])

@@ -21,8 +21,8 @@ from prism_jax.parallel.runner import PlacedRunner
 NUM_PARTS, NUM_TOKENS = 3, 17
 """Parts of 6 tokens, of which the last one has 5."""
 TOLERANCE = 1e-5
-"""Relative to the largest value. Exchanges of prism_jax are off by 0 in one program, by 7e-7 between one device and
-three."""
+"""Relative to the largest value. Exchanges of prism_jax are off by 0 in one program,
+by 7e-7 between one device and three."""
 
 
 def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:

@@ -40,8 +40,8 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(request):
-    """Compiled programs are kept from test to test and from run to run, in pytest's own cache (`--cache-clear` empties
-    it).
+    """Compiled programs are kept from test to test and from run to run,
+    in pytest's own cache (`--cache-clear` empties it).
 
     A process that is killed while it writes a program leaves a part of it; JAX then compiles anew, with a warning.
     """
@@ -60,8 +60,8 @@ def compiled_once(request):
 
 @pytest.fixture(scope="module")
 def quick_to_compile():
-    """Programs without most of XLA's optimisations, for tests that compile many tiny ones. Parity and cost are tested
-    with them."""
+    """Programs without most of XLA's optimisations, for tests that compile many tiny ones.
+    Parity and cost are tested with them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for other processes
         jax.config.update("jax_disable_most_optimizations", True)

@@ -45,8 +45,7 @@ def main(argv: list[str]) -> None:
     if not all(recipe["lora_rank"] for recipe in recipes):
         raise InputError(
             f"the run in {command.run}, or one that it started from, trained more than adapters; "
-            "leave --adapter out to write "
-            "the whole model"
+            "leave --adapter out to write the whole model"
         )
     out = output_folder(command.dir)
     check_empty(out)

@@ -64,8 +64,8 @@ class Run:
     clock: Clock = field(default_factory=Clock, init=False)
 
     def to_the_end(self) -> dict[str, Any]:
-        """Trains up to step `num_steps`, or until the patience is spent; from the last whole checkpoint, if there is
-        one.
+        """Trains up to step `num_steps`, or until the patience is spent; from the last whole checkpoint,
+        if there is one.
 
         Returns:
           The content of result.json: steps, the best checkpoint's evaluation, and times in seconds.
@@ -148,8 +148,8 @@ class Run:
         return Step(step + 1, position, metrics), batch.num_tokens
 
     def _report(self, step: Step | None, progress: Progress, manager: Manager, log: Log) -> None:
-        """Shows and logs a step that has ended; ends the run if the step was not finite. Does nothing if there is
-        none."""
+        """Shows and logs a step that has ended; ends the run if the step was not finite.
+        Does nothing if there is none."""
         if step is None:
             return
         progress.at(step.number, float(step.metrics["loss"]))
@@ -169,9 +169,8 @@ class Run:
         saving.finish(manager)
         raise RunError(
             f"the loss of step {failed.number} is {float(failed.metrics['loss']):g}, "
-            "or the change that it makes is not "
-            f"finite; the state after step {last} is saved; lower training.learning_rate, in a new folder with "
-            f"--start RUN@{last}"
+            f"or the change that it makes is not finite; the state after step {last} is saved; "
+            f"lower training.learning_rate, in a new folder with --start RUN@{last}"
         )
 
     def _evaluate(self, step: int, manager: Manager, log: Log) -> None:

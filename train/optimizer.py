@@ -41,8 +41,8 @@ def schedule(training: Training, num_updates: int) -> optax.Schedule:
 
 
 def decayed(params: Any) -> Any:
-    """Returns a tree of bools: whether weight decay applies to a parameter. It applies to matrices that are no
-    embeddings."""
+    """Returns a tree of bools: whether weight decay applies to a parameter.
+    It applies to matrices that are no embeddings."""
 
     def is_decayed(path: tuple[Any, ...], x: jax.Array) -> bool:
         return x.ndim > 1 and path[-1].key not in EMBEDDINGS

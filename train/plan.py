@@ -164,8 +164,7 @@ def _runner(training: Training, num_parts: int) -> PlacedRunner:
     if several() and num_parts * (training.data or 0) != jax.device_count():
         raise InputError(
             f"{num_parts} parts and training.data {training.data} don't use each of the {jax.device_count()} devices "
-            "of "
-            "all processes; choose every num_parts and training.parts so that, times training.data, they do"
+            "of all processes; choose every num_parts and training.parts so that, times training.data, they do"
         )
     return on_one_device(num_parts) if training.data is None else on_mesh(num_parts, data=training.data)
 
@@ -193,8 +192,8 @@ def _check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
 
 
 def _checkpoint_to_start_from(folder: Path, start: str | None, experiment: Experiment) -> checkpoint.Trained | None:
-    """Returns the checkpoint of another run from which training starts, or None if it starts from the experiment's
-    weights.
+    """Returns the checkpoint of another run from which training starts,
+    or None if it starts from the experiment's weights.
 
     For a new run it is the checkpoint that `start` names. A run that goes on takes the one that it noted in its
     config.json.
@@ -230,7 +229,6 @@ def _unchanged_contents(folder: Path, datasets: dict[str, Dataset]) -> dict[str,
     if changed:
         raise InputError(
             f"the data have changed since {folder} was started; {'; '.join(changed)}; choose another --out, "
-            "or give the "
-            "same data"
+            "or give the same data"
         )
     return now

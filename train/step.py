@@ -22,8 +22,8 @@ LossFunction = Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]
 """`(trained, frozen, batch) -> losses of the rows [B], weights of the rows [B]`."""
 
 StepFunction = Callable[["TrainState", Any, Any, Any], tuple["TrainState", dict[str, jax.Array]]]
-"""`(state, frozen, batch, weight_B) -> state, metrics`, compiled. The metrics are `loss`, `gradient_norm` and
-`finite`."""
+"""`(state, frozen, batch, weight_B) -> state, metrics`, compiled. The metrics are `loss`,
+`gradient_norm` and `finite`."""
 
 
 @flax.struct.dataclass

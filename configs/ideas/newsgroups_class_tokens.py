@@ -1,5 +1,5 @@
-r"""A [CLS] on every part of a BERT that was fine-tuned on one device, see prism_jax/models/class_tokens.py. Texts are
-padded on the right.
+r"""A [CLS] on every part of a BERT that was fine-tuned on one device, see prism_jax/models/class_tokens.py.
+Texts are padded on the right.
 
 python -m eval.sweep configs/ideas/newsgroups_class_tokens.py --base runs/exact --out runs/class_tokens
 """

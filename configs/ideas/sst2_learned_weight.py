@@ -1,5 +1,6 @@
-r"""A weight on log(count) for each block, learned in fine-tuning through segment means from what was tuned on one
-device.
+r"""A weight on log(count) for each block, learned by fine-tuning through segment means.
+
+Training starts from weights that were tuned on one device.
 
     python -m train.finetune configs/ideas/sst2_learned_weight.py --out runs/sst2_minilm/learned \
         --start runs/sst2_minilm/exact \
@@ -34,8 +35,8 @@ class Weighted(pj.Wrapped):
 
 
 class LearnedWeight(BertForSequenceClassification):
-    """The weights are 1 at first. Learned at a hundred times the rate of the others, so that they move in a few
-    hundred steps."""
+    """The weights are 1 at first. Learned at a hundred times the rate of the others,
+    so that they move in a few hundred steps."""
 
     def setup(self):
         super().setup()

@@ -15,8 +15,8 @@ from prism_jax.experiments.recipe import Grid
 
 @dataclass(frozen=True)
 class FirstTokenAndMeans(pj.SegmentMeans):
-    """A part sends its first token (in the first part, the class token) and the means of segments of its other
-    tokens."""
+    """A part sends its first token (in the first part,
+    the class token) and the means of segments of its other tokens."""
 
     def segments(self, part_len):
         index_LS, inside_LS = segment_table(part_len - 1, self.num_segments)

@@ -111,8 +111,8 @@ def stream_texts(
 def compare(
     arms: Sequence[Generator], prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
 ) -> list[dict]:
-    """Cache and speed of generators on the same prompts, the arms in turn, after a run that compiles. The first is the
-    reference."""
+    """Cache and speed of generators on the same prompts, the arms in turn, after a run that compiles.
+    The first is the reference."""
     seconds: list[list[tuple[float, float]]] = [[] for _ in arms]
     for i in tqdm(range(ROUNDS + 1), "measuring", leave=False, unit="round", disable=None):
         for arm, times in zip(arms, seconds, strict=True):

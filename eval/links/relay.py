@@ -1,8 +1,8 @@
 """Delays packets between two network namespaces: two TUN devices, and this process between them.
 
 python -m eval.links.relay PID PID DEVICE MILLISECONDS
-    -> makes DEVICE in the network namespaces of both processes; a packet that goes in at one comes out at the other so
-    much later
+    -> makes DEVICE in the network namespaces of both processes; a packet that goes in at one comes out at the
+    other so much later
 
 Ends when its standard input does. Stands in for netem, which many kernels lack.
 """

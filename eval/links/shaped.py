@@ -82,8 +82,8 @@ def rate_of(text: str) -> float:
 
 
 def way_in(*, delay: bool) -> list[str]:
-    """What goes before a command that may make namespaces: nothing for root, else what makes a user namespace of its
-    own.
+    """What goes before a command that may make namespaces: nothing for root,
+    else what makes a user namespace of its own.
 
     Args:
       delay: whether there will be links with a round-trip time.
@@ -153,8 +153,8 @@ def shape(rate: str) -> None:
 
 
 def counters() -> tuple[int, int] | None:
-    """Bytes sent and received by the interface of this end, headers included; None in a process that is at no end of
-    such a link."""
+    """Bytes sent and received by the interface of this end, headers included;
+    None in a process that is at no end of such a link."""
     counted = Path("/proc/self/net/dev")
     for line in counted.read_text().splitlines() if counted.exists() else []:
         name, _, numbers = line.partition(":")
@@ -165,8 +165,8 @@ def counters() -> tuple[int, int] | None:
 
 
 def ladder(end: int) -> list[dict]:
-    """Messages of growing size from end 0 to end 1, each answered by a byte: proves rate and delay. Called at both
-    ends.
+    """Messages of growing size from end 0 to end 1, each answered by a byte: proves rate and delay.
+    Called at both ends.
 
     Returns:
       For each size the median of the seconds until the answer; at end 1 nothing.

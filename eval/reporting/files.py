@@ -49,8 +49,8 @@ def commit() -> str | None:
 
 
 def results(scoring: Scoring, rows: list[dict], command: str, remarks: Sequence[str] = ()) -> dict:
-    """The contents of results.json. What a row does not have is null. `remarks` are what a reader must know of the
-    weights."""
+    """The contents of results.json. What a row does not have is null.
+    `remarks` are what a reader must know of the weights."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {
         "schema": SCHEMA,
@@ -74,8 +74,8 @@ def write_json(out: Path, content: dict) -> None:
 
 
 def write_predictions(path: Path, scoring: Scoring, outcomes: np.ndarray) -> None:
-    """A line for each example: its index in the split, what was predicted, and the label where there is one. Tabs
-    between them."""
+    """A line for each example: its index in the split, what was predicted, and the label where there is one.
+    Tabs between them."""
     task = scoring.task
     predictions = task.predictions(outcomes)
     index = np.arange(len(predictions)) if scoring.index is None else scoring.index

@@ -10,8 +10,8 @@ from eval.scoring.variants import BASE, CONTROL
 from prism_jax.cli.entry import write
 
 AT_THE_END = ("results.csv", "report.md", *sweep_plots.PLOTS)
-"""What is written when all rows are there; results.json grows row by row until then, but whole results only make way
-for others."""
+"""What is written when all rows are there; results.json grows row by row until then,
+but whole results only make way for others."""
 
 
 def write_report(

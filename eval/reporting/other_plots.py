@@ -10,8 +10,8 @@ from eval.reporting.tables import UNITS
 
 
 def blocks(path: Path, content: dict) -> None:
-    """Of `eval.blocks`: how far each block's output is from the exact one, and what compressing this block alone
-    costs."""
+    """Of `eval.blocks`: how far each block's output is from the exact one,
+    and what compressing this block alone costs."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
     *each, everything = content["rows"]
     index = [row["block"] for row in each]
@@ -146,8 +146,8 @@ def panel(axes: plt.Axes, rows: list[dict], settings: list[str], name: str, unit
 
 
 def crossings(points: list[tuple[float, float, float]], *, logarithmic: bool) -> list[tuple[float, float]]:
-    """Where a line crosses another, both straight between points (x, y, y of the other), in log y, and in log x if
-    said so."""
+    """Where a line crosses another, both straight between points (x, y, y of the other), in log y,
+    and in log x if said so."""
     found = []
     for (x0, y0, z0), (x1, y1, z1) in pairwise(points):
         before, after = log(y0 / z0), log(y1 / z1)

@@ -1,5 +1,5 @@
-"""Plots of what sweeps found, one panel for each run and N. Sizes are for a column of a paper, colours for
-colour-blind readers."""
+"""Plots of what sweeps found, one panel for each run and N. Sizes are for a column of a paper,
+colours for colour-blind readers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -123,8 +123,7 @@ PLOTS = {
         score_against_bytes,
         "score against bytes",
         "The score against the bytes that a device sends for one example: to the left is cheaper. "
-        "Rows on the grey front are "
-        "beaten by no row that sends as little. Bars are 95 % intervals; "
+        "Rows on the grey front are beaten by no row that sends as little. Bars are 95 % intervals; "
         "markers are filled as the legend says for each kind of weights.",
     ),
     "score_rate.png": Plot(

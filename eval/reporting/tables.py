@@ -33,8 +33,8 @@ WIDTHS = {
 
 
 def columns(rows: Sequence[Mapping], metric: str) -> tuple[str, ...]:
-    """The columns of a table of these rows: what all have in common has none. Of a row, weights, wire and tokens are
-    read."""
+    """The columns of a table of these rows: what all have in common has none. Of a row, weights,
+    wire and tokens are read."""
     several = {name: {row[name] for row in rows} for name in ("weights", "wire", "tokens")}
     chosen = [
         column for column, name in (("N", "tokens"), ("wire", "wire"), ("weights", "weights")) if len(several[name]) > 1

@@ -121,8 +121,8 @@ def load_scoring(
       fresh: first names of parameters of the experiment's own weights to be drawn at random, where scores don't matter.
 
     Raises:
-      InputError: if a source, the data or a setting does not fit the model, or a process has other weights than process
-        0.
+      InputError: if a source, the data or a setting does not fit the model, or a process has weights other than those
+        of process 0.
     """
     for source in sources.values():
         check_variant(experiment, source, fresh)
@@ -195,8 +195,8 @@ def check_runs(experiment: Experiment, sources: Iterable[str | None]) -> None:
 
 
 def _same_fields(experiment: Experiment) -> tuple[str, ...]:
-    """Returns fields, besides the model's, in which a run must not differ: held-out examples are those that training
-    scored."""
+    """Returns fields, besides the model's, in which a run must not differ:
+    held-out examples are those that training scored."""
     held_out = ("data_source", "buckets", "compute_dtype", "training.validation", "training.validation_limit")
     return held_out if experiment.evaluation.split == HELD_OUT else ()
 

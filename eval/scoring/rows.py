@@ -142,8 +142,8 @@ class Score(Fields):
 
 
 def predicted_in_last_part(num_tokens: int, num_parts: int) -> range:
-    """Returns the places of `likelihood.log_likelihoods` that rows of the last part predict, in a window of N
-    tokens."""
+    """Returns the places of `likelihood.log_likelihoods` that rows of the last part predict,
+    in a window of N tokens."""
     return range((num_parts - 1) * part_length(num_tokens, num_parts), num_tokens - 1)
 
 
@@ -151,8 +151,8 @@ def predicted_in_last_part(num_tokens: int, num_parts: int) -> range:
 class LastPart(Fields):
     """Perplexity of the tokens of the last part, in windows of all N tokens, and its difference to one device.
 
-    These tokens see their own part whole and the parts before it through the exchange, as generated ones do: the price
-    of generation.
+    These tokens see their own part whole and the parts before it through the exchange, as generated ones do. It is
+    the price of generation.
     """
 
     last_part_perplexity: float

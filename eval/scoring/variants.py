@@ -1,5 +1,5 @@
-"""The weights that a sweep scores, and checks of what recovery assumes: tuned and control start from base and train
-equally long."""
+"""The weights that a sweep scores, and checks of what recovery assumes:
+tuned and control start from base and train equally long."""
 
 from dataclasses import dataclass
 

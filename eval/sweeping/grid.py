@@ -14,8 +14,8 @@ from prism_jax.experiments.recipe import Experiment, Grid
 
 
 def plan(experiment: Experiment, weights: Collection[str]) -> list[Planned]:
-    """The rows, in the order in which they run: for each N one device, as the reference, then every exchange on every
-    P.
+    """The rows, in the order in which they run: for each N one device, as the reference,
+    then every exchange on every P.
 
     Args:
       experiment: its grid.

@@ -69,8 +69,8 @@ def digest_of_params(params: Any) -> str:
 
 
 def digest_of_task(task: Task, num_tokens: int) -> str:
-    """Returns a digest of labels, lengths and rows: all rows of texts; of images 32 as decoded, and all as they are
-    stored."""
+    """Returns a digest of labels, lengths and rows: all rows of texts; of images 32 as decoded,
+    and all as they are stored."""
     count = len(task.lengths)
     images = task.inputs.images if isinstance(task.inputs, Images) else ()
     index = np.unique(np.linspace(0, count - 1, 32).astype(int)) if images else np.arange(count)
@@ -107,8 +107,8 @@ def source_of(kind: type) -> bytes | str:
 
 
 def digest_of_library(*modules: str) -> str:
-    """Returns a digest of modules and of all modules of this repository that they import, of JAX's version and the
-    device.
+    """Returns a digest of modules and of all modules of this repository that they import,
+    of JAX's version and the device.
 
     A record whose digest has changed must run again.
 

@@ -1,7 +1,7 @@
 """How long a request takes: what one part computes alone, and what its collectives add on a link.
 
-    seconds = computing + fixed x collectives + rtt x (round trips x collectives of the blocks + ends + opening x
-    doublings)
+    seconds = computing + fixed x collectives + rtt x (round trips x collectives of the blocks + ends
+            + opening x doublings)
             + bits on wire x payload bits / rate + per byte x payload bytes
 
 `ends` are the round trips of the split and the join together. `doublings`, log2(1 + bytes / 14,600) for each collective
@@ -104,8 +104,8 @@ def fit(rows: Sequence[dict]) -> Constants:
 
 
 def predict_each_from_other_links(rows: Sequence[dict]) -> None:
-    """Puts `seconds_predicted` into each row, by constants that were fitted to the rows of all other links; None where
-    there are none."""
+    """Puts `seconds_predicted` into each row, by constants that were fitted to the rows of all other links;
+    None where there are none."""
     for link in {link_of(row) for row in rows}:
         others = [row for row in rows if link_of(row) != link]
         constants = fit(others) if others else None

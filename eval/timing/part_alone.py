@@ -74,8 +74,8 @@ def traffic(scoring: Scoring, setting: Setting, batch_size: int) -> dict:
 
 
 def measure(scoring: Scoring, settings: Sequence[Setting], batch_size: int) -> list[dict]:
-    """A row for each setting, with its traffic: the median time of its part, head included, on this process's device,
-    the settings in turn."""
+    """A row for each setting, with its traffic: the median time of its part, head included,
+    on this process's device, the settings in turn."""
     model, params = scoring.model, jax.device_put(scoring.base.params, jax.local_devices()[0])
     batch, _ = scoring.task.arrays(
         np.arange(batch_size) % len(scoring.task.lengths), scoring.experiment.num_tokens, None

@@ -57,8 +57,8 @@ class Request:
     def __call__(self) -> float:
         """Runs once: split, blocks, join, logits. Notes and returns the seconds it took on this process.
 
-        The others wait for it already, as servers do: none leaves the barrier later than half a round trip after
-        another.
+        The others wait for it already, as servers do: none leaves the barrier more than half a round trip
+        after another.
         """
         barrier("request")
         if jax.process_index() == 0:
@@ -122,8 +122,8 @@ def rows(requests: Sequence[Request], rounds: int, seconds: float) -> list[dict]
 
 
 def row(request: Request, requests: Sequence[Request]) -> dict:
-    """What one setting took beside the others, round by round, and what it costs by formula and by the compiled
-    program."""
+    """What one setting took beside the others, round by round,
+    and what it costs by formula and by the compiled program."""
     scoring, setting, batch_size = request.scoring, request.setting, len(next(iter(request.batch.values())))
     model, num_tokens, num_parts = scoring.model, scoring.experiment.num_tokens, setting.num_parts
     one_device, voltage = requests[0], requests[1]

@@ -108,8 +108,8 @@ def time_parts_alone(scoring: Scoring, batch_size: int, measurements: Measuremen
 
 
 def settings_alone(scoring: Scoring) -> list[Setting]:
-    """Returns the settings of which a part is timed alone: one device, and all exchanges on as many parts as there are
-    devices.
+    """Returns the settings of which a part is timed alone: one device,
+    and all exchanges on as many parts as there are devices.
 
     For `eval.plan`, also on the experiment's other numbers of parts, where they can run.
     """

@@ -64,8 +64,8 @@ class Asset:
       files: the files to take, by name or by pattern (`cifar10_*.png`).
       size: bytes of the archive, of the unpacked and of the converted files together, to check the disk beforehand.
       licence: of the files, and where they come from.
-      convert: turns a folder with the files into one that we read, such as one in the hub's layout, where it is not;
-        run once.
+      convert: turns a folder with the files into one that we read, such as one in the hub's layout, where it is
+        not; run once.
       module: what `convert` imports, of the extra that is called as the asset.
       hub_id: of the same model on Hugging Face's hub, for adapters that name their base.
     """

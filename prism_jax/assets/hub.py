@@ -72,8 +72,8 @@ Tensors = Mapping[str, Stored | np.ndarray]
 """Tensors by the names that their file has for them."""
 
 Reader = Callable[[Path, str | None], Tensors]
-"""`read_tensors`. `functools.cache(read_tensors)` reads each tensor of a folder once, however many models are made of
-it."""
+"""`read_tensors`. `functools.cache(read_tensors)` reads each tensor of a folder once,
+however many models are made of it."""
 
 
 class HubConfig(TypedDict):
@@ -273,8 +273,8 @@ def read_pickle(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_label_names(path: Path) -> tuple[str, ...]:
-    """The names of classes that a safetensors file notes beside its tensors, see `write_file`; none where it notes
-    none."""
+    """The names of classes that a safetensors file notes beside its tensors, see `write_file`;
+    none where it notes none."""
     with safe_open(path, "numpy") as file:
         said = (file.metadata() or {}).get("label_names", "[]")
     try:

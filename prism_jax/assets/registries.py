@@ -36,8 +36,8 @@ class Package(Protocol):
 
         Args:
           folder: is empty.
-          sha256: of the archive. A client that opens the archive compares it first; `check_digest` is left to the
-            caller.
+          sha256: of the archive. A client that opens the archive compares it first; `check_digest` is left to
+            the caller.
 
         Raises:
           AssetError: if the client is missing or can't get the package, or refuses its digest.

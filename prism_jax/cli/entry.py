@@ -53,8 +53,8 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
 
 @contextlib.contextmanager
 def while_it_is_read() -> Iterator[None]:
-    """Around a command: where the reader of its output goes away (`... | head`), it ends in silence and with the status
-    of SIGPIPE.
+    """Around a command: where the reader of its output goes away (`... | head`),
+    it ends in silence and with the status of SIGPIPE.
 
     The signal itself stays ignored, as Python has it: it would also come from a socket whose other end is gone.
     """

@@ -38,8 +38,8 @@ INSTEAD: dict[type, dict[str, str]] = {
     },
     Grid: {"--exchange": "--exchanges or --segments", "--num-parts": "--parts", "--tuned": "--base"},
 }
-"""By a group of fields that a command reads, first match first: flags of other commands, and this command's in their
-place."""
+"""Flags of other commands, and the flags to use in their place, by a group that the command reads. The first group
+that it reads counts."""
 
 
 def parse(command: type, description: str, argv: list[str]) -> Any:
@@ -47,8 +47,7 @@ def parse(command: type, description: str, argv: list[str]) -> Any:
 
     Args:
       command: a dataclass with a field `experiment: Flat[Experiment]`, a field for each group of the experiment that
-        the
-        command reads, such as `grid: Flat[Grid]` or `training: Training`, and fields of its own. All of them are flags.
+        the command reads, such as `grid: Flat[Grid]` or `training: Training`, and fields of its own. All are flags.
       description: for `--help`.
       argv: without the name of the program.
 
@@ -127,8 +126,8 @@ def _refusal(command: type, message: str) -> str:
 
 
 def _first_sentence(box: str) -> str:
-    """The message of the box that tyro draws around an error, below its title; in lines of "-" where stdout is not
-    UTF-8."""
+    """The message of the box that tyro draws around an error, below its title;
+    in lines of "-" where stdout is not UTF-8."""
     lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip(" │") for line in box.splitlines()]
     lines = [line for line in lines if line]
     rules = [i for i, line in enumerate(lines) if line.startswith(("╭", "─", "╰")) or set(line) == {"-"}]

@@ -115,20 +115,19 @@ def activations(
 def check_memory(
     stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int
 ) -> None:
-    """Raises InputError for a batch whose activations on one device, by our estimate, are more than all memory of this
-    machine."""
+    """Raises InputError for a batch whose activations on one device, by our estimate,
+    are more than all memory of this machine."""
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if (needed := activations(stack, exchange, num_parts, num_tokens, batch_size)) > there:
         raise InputError(
             f"a batch of {batch_size} x {num_tokens} tokens takes some {needed / 1e9:,.0f} GB of a device, "
-            "but this machine has "
-            f"{there / 1e9:,.0f} GB; choose a smaller batch_size"
+            f"but this machine has {there / 1e9:,.0f} GB; choose a smaller batch_size"
         )
 
 
 def compiled_memory(program: jax.stages.Compiled) -> Memory | None:
-    """What the compiler says that the program of one device needs; None where it says nothing. Arguments count as
-    weights."""
+    """What the compiler says that the program of one device needs; None where it says nothing.
+    Arguments count as weights."""
     said = program.memory_analysis()
     return None if said is None else Memory(said.argument_size_in_bytes, said.temp_size_in_bytes)
 
@@ -176,8 +175,8 @@ _PLACES = {
     "blocks": "biases and residuals",
     "encoder": "embeddings",
 }
-"""What a name in the scope of an operation, neither product nor exchange, says of its place: the first that is
-there."""
+"""What a name in the scope of an operation, neither product nor exchange, says of its place:
+the first that is there."""
 
 
 def _place(operation: Operation) -> str:
@@ -198,8 +197,8 @@ def lowered(model: nn.Module, exchange: Exchanges, run: PlacedRunner, num_tokens
 
 
 def split_bytes(model: nn.Module, num_parts: int, num_tokens: int) -> int:
-    """Bytes that the terminal sends to one device for one example: its part of every array, and the mask of all
-    tokens."""
+    """Bytes that the terminal sends to one device for one example: its part of every array,
+    and the mask of all tokens."""
     if num_parts == 1:
         return 0
     part_len = part_length(num_tokens, num_parts)

@@ -31,8 +31,8 @@ def load(name: str | None, split: str, source: str | None = None) -> Dataset:
 
 
 def check(name: str | None, source: str | None = None) -> None:
-    """Raises InputError if a data set's name can be seen to be wrong, or to have no source, without reading
-    anything."""
+    """Raises InputError if a data set's name can be seen to be wrong, or to have no source,
+    without reading anything."""
     known = ", ".join([*DATASETS, *hub_sets.DATASETS])
     if name is None:
         raise InputError(f"this config has no dataset; add --dataset, one of {known}")

@@ -1,8 +1,8 @@
 """What a data set is: a frozen value of one of three kinds.
 
 `Labelled`: texts, pairs of texts or images, with a label each. `Corpus`: plain text, to model. `Cloze`: contexts, each
-  with
-several endings of which one is right. Inputs are sequences, maybe lazy ones: an image is decoded when it is asked for.
+with several endings of which one is right. Inputs are sequences, maybe lazy ones: an image is decoded when it is
+asked for.
 """
 
 import hashlib
@@ -190,8 +190,8 @@ def outline(dataset: Dataset) -> Dataset:
 
 
 def contents(dataset: Dataset) -> dict[str, Any]:
-    """What tells a data set from another one: its number of examples, and for each column of it a digest of what is
-    stored.
+    """What tells a data set from another one: its number of examples,
+    and for each column of it a digest of what is stored.
 
     Images are taken as they are stored, in bytes, where they are decoded when they are asked for.
     """
@@ -246,8 +246,8 @@ def _parts(value: Any) -> Iterable[bytes]:
 
 
 def even_rows(length: int, limit: int) -> np.ndarray:
-    """Of `length` examples `limit` at even distances, so that a data set sorted by class keeps its mixture; all with
-    0."""
+    """Of `length` examples `limit` at even distances, so that a data set sorted by class keeps its mixture;
+    all with 0."""
     if limit < 0:
         raise InputError(f"limit is {limit}; choose a number of examples, or 0 for all")
     if limit == 0 or limit >= length:

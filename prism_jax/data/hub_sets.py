@@ -4,8 +4,7 @@ Each set has a hub id of its own. A `source` stands in for it: another id (`org/
 folder, see `hub_tables`.
 
 Splits: "train" and "test", and the set's own names. Where the official test labels are hidden (GLUE, ImageNet), "test"
-  is
-the labelled validation split, and "hidden_test" the official one, whose labels are None.
+is the labelled validation split, and "hidden_test" the official one, whose labels are None.
 """
 
 import functools
@@ -16,36 +15,24 @@ from pathlib import Path
 
 import numpy as np
 
+from prism_jax.data import class_names
 from prism_jax.data.datasets import Cloze, Corpus, Dataset, FileBytes, Labelled, Rows, Selected
 from prism_jax.data.folders import images_by_class, local_files, read_text
 from prism_jax.data.hub_tables import check_columns, classes, decode, labelled_images, own_split, read, strings
 from prism_jax.errors import InputError
 
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-FINE_CLASSES = (
-    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle "
-    "caterpillar cattle chair chimpanzee clock cloud cockroach couch cra crocodile cup dinosaur dolphin elephant "
-    "flatfish "
-    "forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree "
-    "motorcycle "
-    "mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy "
-    "porcupine "
-    "possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel "
-    "streetcar "
-    "sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale "
-    "willow_tree wolf woman worm"
-)
-CIFAR100 = tuple(FINE_CLASSES.split())
+CIFAR100 = tuple("cra" if name == "crab" else name for name in class_names.CIFAR100)
+"""In the spelling of the hub's set."""
 IMAGENET = tuple(f"class {i}" for i in range(1000))
-"""Names for files that carry none, in the hub's order ("cra" is its spelling)."""
+"""Names for files that carry none."""
 
 IMAGENET_SPLITS = {"train": "train", "test": "validation", "validation": "validation", "hidden_test": "test"}
 
 
 @dataclass(frozen=True)
 class GlueTask:
-    """A task of GLUE: its columns, classes (none: a number) and official metrics, and what its splits to score are
-    called."""
+    """A task of GLUE: its columns, classes (none: a number) and official metrics,
+    and what its splits to score are called."""
 
     title: str
     columns: tuple[str, ...]
@@ -77,7 +64,7 @@ def cifar10(split: str, source: str | None = None) -> Labelled:
     """CIFAR-10, "train" (50,000 images of 32 x 32) or "test" (10,000)."""
     own = own_split("CIFAR-10", split, {"train": "train", "test": "test"})
     table = read("uoft-cs/cifar10", "plain_text", own, source)
-    return labelled_images(f"CIFAR-10, {own}", table, "img", "label", CIFAR10)
+    return labelled_images(f"CIFAR-10, {own}", table, "img", "label", class_names.CIFAR10)
 
 
 def cifar100(split: str, source: str | None = None) -> Labelled:

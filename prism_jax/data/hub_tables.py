@@ -111,8 +111,8 @@ def as_pattern(path: Path) -> str:
 def version(files: Iterable[Path]) -> str:
     """A name for files as they are on disk, under which the library keeps its copy of them.
 
-    The library itself goes by their times of modification, which other files of that name may share: copied or unpacked
-    ones.
+    The library itself goes by their times of modification, which other files of that name may share, such as
+    copied or unpacked ones.
     """
     found = [path.stat() for path in files]
     said = repr([(one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found])
@@ -176,8 +176,7 @@ def classes(
         if type(label) is not int or not 0 <= label < len(names):
             raise InputError(
                 f"example {i} of {name} has the label {reprlib.repr(label)} in its column {column!r}; "
-                "labels are integers from 0 "
-                f"to {len(names) - 1}"
+                f"labels are integers from 0 to {len(names) - 1}"
             )
     return np.array(found), names
 

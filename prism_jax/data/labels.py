@@ -11,8 +11,8 @@ def said_by(id2label: Any, label2id: Any) -> tuple[str, ...]:
     """The names of the classes by what a config says: by `label2id` where `id2label` has nothing but numbers.
 
     Raises:
-      InputError: if they are no objects, the ids are not 0, 1, 2 and so on, or the two give the same names another
-        order.
+      InputError: if they are no objects, the ids are not 0, 1, 2 and so on, or the two give the same names
+        another order.
     """
     for attribute, value in (("id2label", id2label), ("label2id", label2id)):
         if not isinstance(value, Mapping | None):
@@ -32,8 +32,8 @@ def said_by(id2label: Any, label2id: Any) -> tuple[str, ...]:
 
 
 def order(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
-    """Where each of our classes stands among theirs: by name, in any case if need be, or by number where one side has
-    no names.
+    """Where each of our classes stands among theirs: by name, in any case if need be,
+    or by number where one side has no names.
 
     Raises:
       InputError: if the names are not the same.
@@ -48,10 +48,8 @@ def order(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
     lacking = [name for name in ours if name not in theirs] or ours
     raise InputError(
         f"the model's classes are {shown(theirs)}, and those of the data set {shown(ours)}, "
-        f"without {shown(lacking)} in the model; "
-        "write the data set's names into id2label of the model's config.json, each beside the number of its class, "
-        "or train a "
-        "new classifier"
+        f"without {shown(lacking)} in the model; write the data set's names into id2label of the model's config.json, "
+        "each beside the number of its class, or train a new classifier"
     )
 
 
@@ -73,8 +71,7 @@ def _in_order(by_id: Mapping[Any, Any], attribute: str) -> tuple[str, ...]:
     if sorted(names) != list(range(len(by_id))):
         raise InputError(
             f"{attribute} of the model's config.json numbers its classes {', '.join(map(str, by_id))}; "
-            "number them from 0 to "
-            f"{len(by_id) - 1}"
+            f"number them from 0 to {len(by_id) - 1}"
         )
     return tuple(names[i] for i in range(len(names)))
 

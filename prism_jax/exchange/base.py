@@ -55,8 +55,8 @@ class Exchange(abc.ABC):
     def after_norm(self) -> bool:
         """Whether x_BTD is the output of the norm before attention, in models that have one there (pre-norm).
 
-        Otherwise it is the residual stream, and the receiver normalises the rows. Subclasses may write `after_norm =
-        True`.
+        Otherwise it is the residual stream, and the receiver normalises the rows. Subclasses may write
+        `after_norm = True`.
         """
         return False
 
@@ -115,8 +115,7 @@ class Sending(Exchange):
         if (weight_BPL.shape, last_PL.shape) != ((B, P, L), (P, L)):
             raise InputError(
                 f"{name_of(type(self))} shares weights of shape {weight_BPL.shape} and last positions of shape "
-                f"{last_PL.shape}, "
-                f"but those of every part are {(B, P, L)} and {(P, L)}; "
+                f"{last_PL.shape}, but those of every part are {(B, P, L)} and {(P, L)}; "
                 "take them from layout.real_BPT and layout.positions_PT"
             )
         own, others = own_rows(x_BTD, layout), P - 1

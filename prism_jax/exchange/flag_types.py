@@ -26,8 +26,8 @@ ExchangeFlag = Annotated[
     ),
     Meta(description="an exchange such as SegmentMeans(8), or a tuple with one for each block"),
 ]
-"""An exchange, as `all_gather` or `segment_means:8` on the command line; with commas between them, one for each
-block."""
+"""An exchange, as `all_gather` or `segment_means:8` on the command line; with commas between them,
+one for each block."""
 
 
 ExchangesFlag = Annotated[

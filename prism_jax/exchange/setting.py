@@ -11,7 +11,7 @@ from prism_jax.records import NumParts
 
 @dataclass(frozen=True)
 class Setting:
-    """An exchange on a number of parts: a record of a sweep, and what a command runs that runs one."""
+    """An exchange on a number of parts. A sweep scores many settings, other commands run one."""
 
     exchange: ExchangeFlag
     """The exchange between the parts, such as all_gather or segment_means:8."""

@@ -114,8 +114,8 @@ class _FewBits(Wire):
     """Whole numbers of a few bits: how many steps a feature lies above an offset. Both belong to a group of features.
 
     A row is cut into equal groups of up to 64 features. The offset is rounded down and the step up to bfloat16, so
-    every finite number lies in range and arrives within half a step. The two travel as 4 more bytes a group. A group
-    with a number that is not finite arrives as numbers that are not finite.
+    every number below 1e38 lies in range and arrives within half a step. The two travel as 4 more bytes a group. A
+    group with a number that is not finite arrives as numbers that are not finite.
     """
 
     bits: ClassVar[int]
@@ -129,7 +129,8 @@ class _FewBits(Wire):
         offset_BLG = (low_BLG - jnp.abs(low_BLG) * 2.0**-8).astype(jnp.bfloat16)
         width_BLG = high_BLG - offset_BLG.astype(jnp.float32)
         step_BLG = (width_BLG * ((1 + 2.0**-7) / top)).astype(jnp.bfloat16)
-        steps_BLGE = (z_BLGE - offset_BLG.astype(jnp.float32)[..., None]) * _inverse(step_BLG)[..., None]
+        per_step_BLG = 1 / jnp.maximum(step_BLG.astype(jnp.float32), jnp.finfo(jnp.float32).tiny)
+        steps_BLGE = (z_BLGE - offset_BLG.astype(jnp.float32)[..., None]) * per_step_BLG[..., None]
         q_BLGE = jnp.clip(jnp.round(steps_BLGE), 0, top).astype(jnp.uint8)
         scales_BLG4 = jax.lax.bitcast_convert_type(jnp.stack([offset_BLG, step_BLG], -1), jnp.uint8)
         return jnp.concatenate([*_pack(q_BLGE.reshape(*rows, -1), self.bits), scales_BLG4.reshape(*rows, -1)], -1)
@@ -154,10 +155,6 @@ def _groups(features: int) -> tuple[int, int]:
     """Number of groups of a row, and features of each, a multiple of 8. The last feature is repeated to fill them."""
     groups = -(-features // GROUP)
     return groups, -(-features // (8 * groups)) * 8
-
-
-def _inverse(step: jax.Array) -> jax.Array:
-    return 1 / jnp.maximum(step.astype(jnp.float32), jnp.finfo(jnp.float32).tiny)
 
 
 WIDTHS = {4: (4,), 3: (2, 1), 2: (2,)}

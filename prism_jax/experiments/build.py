@@ -201,8 +201,7 @@ def check_same_classes(trained: Trained, dataset: Dataset | None) -> None:
     if isinstance(dataset, Labelled) and theirs != tuple(dataset.label_names):
         raise InputError(
             f"the run in {trained.run} was trained with the classes {shown(theirs)}; "
-            f"{dataset.name} has {shown(tuple(dataset.label_names))}; "
-            "use the data_source that it was trained with"
+            f"{dataset.name} has {shown(tuple(dataset.label_names))}; use the data_source that it was trained with"
         )
 
 
@@ -214,8 +213,7 @@ def check_same_held_out(trained: Trained, held_out: Dataset) -> None:
         if changed := before and changes(before["held_out"], contents(held_out)):
             raise InputError(
                 f"the data have changed since the run in {trained.run} was trained: {changed} held out; "
-                "give the same data, "
-                "or another data_source if they are meant to be others"
+                "give the same data, or another data_source if they are meant to be others"
             )
 
     from_terminal(check)

@@ -96,8 +96,8 @@ def _set_aside(run: Path, step: int, reason: str) -> str:
 def restore_last(
     manager: ocp.CheckpointManager | NoCheckpoints, like: Any, data: grain.DatasetIterator, recipe: str
 ) -> tuple[Any, int | None, list[str]]:
-    """The last state that is whole, with `data` set to its position. Later ones are moved into the run's folder
-    `damaged`.
+    """The last state that is whole, with `data` set to its position.
+    Later ones are moved into the run's folder `damaged`.
 
     Args:
       manager: of the run.
@@ -197,8 +197,8 @@ def check(run: Path, step: int | None = None) -> RunConfig:
 
 
 def steps_in(run: Path) -> list[int]:
-    """The steps whose checkpoints are in the folder of a run, in order. Orbax gives a checkpoint its name when it is
-    whole."""
+    """The steps whose checkpoints are in the folder of a run, in order.
+    Orbax gives a checkpoint its name when it is whole."""
     return sorted(int(folder.name) for folder in (run / "checkpoints").glob("*") if folder.name.isdecimal())
 
 
@@ -229,8 +229,8 @@ SAME_TRAINING = (
     *("label_smoothing", "dropout", "augment", "fresh", "frozen", "lora_rank", "lora_alpha", "limit"),
     *("validation", "validation_limit", "evaluate_every", "seed"),
 )
-"""The fields of `Training` that must be the same when a run goes on, in the order in which checkpoints' digests hold
-them."""
+"""The fields of `Training` that must be the same when a run goes on,
+in the order in which checkpoints' digests hold them."""
 
 
 def recipe_digest(experiment: recipe.Experiment, fields: tuple[str, ...]) -> str:
@@ -240,8 +240,8 @@ def recipe_digest(experiment: recipe.Experiment, fields: tuple[str, ...]) -> str
 
 
 def check_same_model(run: Path, said: Mapping[str, Any], experiment: recipe.Experiment, *more: str) -> None:
-    """Raises InputError if a run trained another model than the experiment's, or on other data, or with `more`
-    different.
+    """Raises InputError if a run trained another model than the experiment's, or on other data,
+    or with `more` different.
 
     The experiment's class may extend that of the run: an idea is tried with the weights that are there.
     """
@@ -268,8 +268,8 @@ def best_step(run: Path) -> int | None:
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, like: Any = None) -> Any:
-    """The state of a step and what was saved with it, if the values are those that were saved: Orbax has no checksum of
-    them.
+    """The state of a step and what was saved with it, if the values are those that were saved:
+    Orbax has no checksum of them.
 
     Checkpoints of earlier versions carry no digest, and are taken as they are.
     """

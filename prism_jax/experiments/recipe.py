@@ -39,8 +39,8 @@ class Evaluation:
     adapter: UserPath | None = None
     """Folder with a LoRA adapter in PEFT's layout, which is scored; training starts without it."""
     tuned: tyro.conf.Suppress[UserPath | None] = None
-    """A run of train.finetune (RUN or RUN@STEP) or such a folder, tuned through an exchange: a sweep scores it beside
-    the weights."""
+    """A run of train.finetune (RUN or RUN@STEP) or such a folder, tuned through an exchange:
+    a sweep scores it beside the weights."""
     split: str = "test"
     """Examples to score: test, held_out (those that training holds out of its split), or a split's own name."""
     limit: Annotated[int, Meta(ge=0, description="a number of examples, or 0 for all")] = 256
@@ -82,8 +82,8 @@ class Preparation:
     """How model and data are prepared for training. Other commands prepare them alike."""
 
     fresh: tuple[str, ...] = ("classifier",)
-    """Top-level parameters to draw at random instead of loading them. Those that the run given with --start trained
-    are kept."""
+    """Top-level parameters to draw at random instead of loading them.
+    Those that the run given with --start trained are kept."""
     validation: Annotated[float, Meta(gt=0, lt=1, description="a share between 0 and 1")] = 0.1
     """Share of the training split that is held out to choose the checkpoint, the same for every seed."""
     validation_limit: Natural = 0
@@ -107,8 +107,8 @@ class Training(Preparation):
     batch_size: BatchSize = 32
     """B, examples of a step."""
     accumulate: Count = 1
-    """Steps whose gradients are averaged before the parameters change, with equal weight, even if a batch is not
-    full."""
+    """Steps whose gradients are averaged before the parameters change, with equal weight,
+    even if a batch is not full."""
     learning_rate: Positive = 1e-4
     """The highest."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -127,8 +127,8 @@ class Training(Preparation):
     frozen: tuple[str, ...] = ()
     """Regular expressions of the paths of parameters that stay as they are, such as `encoder/(token|position)/.*`."""
     lora_rank: Natural = 0
-    """Rank of LoRA adapters in the blocks; 0 for none. With them only the adapters and what is in `fresh` are
-    trained."""
+    """Rank of LoRA adapters in the blocks; 0 for none.
+    With them only the adapters and what is in `fresh` are trained."""
     lora_alpha: Positive = 16.0
     """The adapters' outputs are multiplied by lora_alpha / lora_rank."""
     limit: Natural = 0

@@ -41,8 +41,8 @@ class Data(TypedDict):
 
 
 class RunConfig(TypedDict):
-    """config.json: the experiment, its classes, what the run started from, and its data, where it is not of an earlier
-    version."""
+    """config.json: the experiment, its classes, what the run started from, and its data,
+    where it is not of an earlier version."""
 
     model: str
     weights: str

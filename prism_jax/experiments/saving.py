@@ -54,8 +54,7 @@ def save(
     """Saves a state and the position of its data in the background; `finish` waits for it.
 
     The arrays are saved from the host, so that they can be read where there are other devices, or fewer. `recipe`
-    stands
-    for what was trained: a checkpoint of another one is refused.
+    stands for what was trained: a checkpoint of another one is refused.
 
     Raises:
       RunError: if Orbax does not take it.

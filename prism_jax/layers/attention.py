@@ -1,5 +1,5 @@
-"""Attention with one additive bias, which is the scaling-aware softmax, the padding mask and the causal mask at
-once."""
+"""Attention with one additive bias, which is the scaling-aware softmax,
+the padding mask and the causal mask at once."""
 
 from collections.abc import Callable
 

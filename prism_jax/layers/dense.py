@@ -85,13 +85,13 @@ def _inside_one_device() -> bool:
 
 
 DOT_GENERALS = {"float32": _dot_general(_float32_product), "bfloat16": _dot_general(_bfloat16_product)}
-"""By compute dtype, of factors; inputs and results are float32. They contract the last axis of x [..., T, D] with the
-kernel's first."""
+"""By compute dtype, of factors; inputs and results are float32. They contract the last axis of x [..., T,
+D] with the kernel's first."""
 
 
 class Dense(nn.Dense):
-    """`flax.linen.Dense`, plus a low-rank adapter (arXiv 2106.09685) where its parameters hold one, see
-    `prism_jax.layers.lora`:
+    """`flax.linen.Dense`, plus a low-rank adapter (arXiv 2106.09685) where its parameters hold one,
+    see `prism_jax.layers.lora`:
 
         y = x W + b + scale (x A) B        A = lora_a [D, r],  B = lora_b [r, M],  scale = lora_scale []
 

@@ -120,8 +120,8 @@ def dense(features: int, config: TransformerConfig, *, use_bias: bool = True) ->
 
 
 def head_dense(features: int, config: TransformerConfig) -> Dense:
-    """A layer of a head: always float32, for what a loss or a comparison of scores is made of; its rows may lie on a
-    data axis."""
+    """A layer of a head: always float32, for what a loss or a comparison of scores is made of;
+    its rows may lie on a data axis."""
     return Dense(features, kernel_init=nn.initializers.normal(config.init_scale), dot_general=jax.lax.dot_general)
 
 
@@ -241,8 +241,8 @@ class Block(nn.Module):
         return self._update(x_BTD, cache, bias_of, layout.positions_T, layout.block_keys_B), cache
 
     def extend(self, x_B1D: jax.Array, cache: KVCache, room: jax.Array) -> tuple[jax.Array, KVCache]:
-        """One more row, which attends to `cache` and to itself. Its keys and values take the first of the `room` free
-        rows.
+        """One more row, which attends to `cache` and to itself.
+        Its keys and values take the first of the `room` free rows.
 
         Needs no other part, and no mask: whatever stands in the cache of a causal model came earlier.
         """

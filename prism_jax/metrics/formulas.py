@@ -70,8 +70,8 @@ def matthews_resampled(predictions, labels, counts):
 
 
 def correlation(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Pearson's correlation in percent [resamples], of x and y [examples] or [resamples, examples]; nan of a
-    constant."""
+    """Pearson's correlation in percent [resamples], of x and y [examples] or [resamples, examples];
+    nan of a constant."""
     weights = counts / counts.sum(1, keepdims=True)
     x, y = (np.broadcast_to(each, weights.shape) for each in (x, y))
     size = (weights * x**2).sum(1) * (weights * y**2).sum(1)

@@ -156,8 +156,8 @@ def paired_difference(correct: np.ndarray, reference: np.ndarray) -> tuple[float
 
 
 def resamples(examples: int) -> Iterator[np.ndarray]:
-    """How often each example is drawn, float [some resamples, examples] at a time, `RESAMPLES` in all; always the
-    same."""
+    """How often each example is drawn, float [some resamples, examples] at a time, `RESAMPLES` in all;
+    always the same."""
     rng, left = np.random.default_rng(SEED), RESAMPLES
     while left:
         rows = min(left, max(1, BLOCK // examples))

@@ -144,8 +144,8 @@ class BertEncoder(nn.Module):
 
 
 class _Bert(nn.Module):
-    """What all heads share. Abstract: a head sets up its own layers and has `head`, and `read` if it needs fewer
-    rows."""
+    """What all heads share. Abstract: a head sets up its own layers and has `head`,
+    and `read` if it needs fewer rows."""
 
     config: BertConfig
     encoder_class: ClassVar[type[nn.Module]] = BertEncoder

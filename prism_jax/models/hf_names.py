@@ -184,21 +184,21 @@ class Table:
         return {self.module_name(entry.theirs): entry.theirs for entry in self.entries}
 
     def stored(self, name: str) -> str:
-        """The table's name of a tensor of a file: without the head models' prefix, the module names of today, or
-        TensorFlow's gamma and beta."""
+        """The table's name of a tensor of a file: without the head models' prefix, the module names of today,
+        or TensorFlow's gamma and beta."""
         name = name.removeprefix(self.prefix)
         name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name))
         return self._of_today.get(name, name)
 
     def by_name(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """The tensors of a file that are of use, by the table's names. Raises InputError if there are two of one
-        name."""
+        """The tensors of a file that are of use, by the table's names.
+        Raises InputError if there are two of one name."""
         names = one_name_each([name for name in tensors if not self.is_unused(self.stored(name))], self.stored)
         return {new: tensors[old] for new, old in names.items()}
 
     def untied(self, tensors: Mapping[str, Any], architecture: str) -> list[tuple[str, str]]:
-        """The names and copies of tensors that are there twice and differ, where Hugging Face's class `architecture`
-        uses both."""
+        """The names and copies of tensors that are there twice and differ,
+        where Hugging Face's class `architecture` uses both."""
         return [
             (tie.name, tie.copy)
             for tie in self.ties
@@ -208,8 +208,8 @@ class Table:
         ]
 
     def trained_apart(self, tensors: Mapping[str, Any], architecture: str) -> list[tuple[str, str]]:
-        """The names in an adapter of tensors that it holds whole without their copies, and these, or the other way
-        round.
+        """The names in an adapter of tensors that it holds whole without their copies, and these,
+        or the other way round.
 
         PEFT copies a module with all that is tied inside; what is tied to another module stays there as it was.
         """
@@ -238,8 +238,7 @@ class Table:
         if own := [path for path in ours if path not in known]:
             raise InputError(
                 f"Hugging Face's library has no name for {', '.join(own)}, which would be lost; keep the run, "
-                "and open it with the "
-                "config file that defines its class"
+                "and open it with the config file that defines its class"
             )
 
 

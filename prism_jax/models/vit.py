@@ -213,8 +213,8 @@ class ViTEncoder(nn.Module):
 
 
 class _ViT(nn.Module):
-    """What all heads share. Abstract: a head sets up its own layers and has `head`, and `read` if it needs fewer
-    rows."""
+    """What all heads share. Abstract: a head sets up its own layers and has `head`,
+    and `read` if it needs fewer rows."""
 
     config: ViTConfig
     encoder_class: ClassVar[type[nn.Module]] = ViTEncoder

@@ -115,8 +115,7 @@ class OnMesh:
         if processes.several() and self.mesh.devices.size < jax.device_count():
             raise InputError(
                 f"the last of {self.mesh.devices.size} parts must be heard by all processes, "
-                f"which have {jax.device_count()} devices; "
-                "choose as many parts"
+                f"which have {jax.device_count()} devices; choose as many parts"
             )
         return self._last in self.mesh.local_devices
 

@@ -131,8 +131,8 @@ def refuse_several(what: str) -> None:
 
 
 def from_terminal(make: Callable[[], T], outline: Callable[[T], Any] = lambda value: value) -> T:
-    """What the terminal makes, on every process; the others get its `outline`. Called by all of them, in the same
-    order.
+    """What the terminal makes, on every process; the others get its `outline`. Called by all of them,
+    in the same order.
 
     An error of the terminal ends every process.
     """

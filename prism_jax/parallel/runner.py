@@ -44,8 +44,8 @@ class Runner(Protocol):
         """Runs `function` on every part; leaves the arrays [B, P*R, ...] cut along axis 1, each piece with its part."""
 
     def one_by_one(self, function: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
-        """Returns `function(params, example)` of each example of a joined batch, stacked. Computes one example at a
-        time."""
+        """Returns `function(params, example)` of each example of a joined batch, stacked.
+        Computes one example at a time."""
 
 
 class Placement(Protocol):

@@ -1,5 +1,5 @@
-"""Arrays on a mesh whose devices belong to several processes: what all of them know, and what the terminal sends
-them."""
+"""Arrays on a mesh whose devices belong to several processes: what all of them know,
+and what the terminal sends them."""
 
 import math
 from collections.abc import Callable

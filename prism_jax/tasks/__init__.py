@@ -75,8 +75,7 @@ def _prepare(dataset: Dataset, pretrained: Pretrained, num_tokens: int, augment:
         if not len(contexts[i // choices]) or not 0 < len(ending) < num_tokens:
             raise InputError(
                 f"example {i // choices} of {dataset.name} has a context of {len(contexts[i // choices])} tokens and "
-                "an ending of "
-                f"{len(ending)}; each needs 1 or more, and an ending fewer than num_tokens, {num_tokens}"
+                f"an ending of {len(ending)}; each needs 1 or more, and an ending fewer than num_tokens, {num_tokens}"
             )
     return ClozeTask(Endings(contexts, endings, num_tokens), dataset.answers)
 
@@ -109,8 +108,8 @@ def check_metrics(dataset: Dataset) -> None:
 
 
 def check_labels(dataset: Dataset) -> None:
-    """Raises InputError unless there is a label for every input, and it is a class of the data set, or a finite
-    number."""
+    """Raises InputError unless there is a label for every input, and it is a class of the data set,
+    or a finite number."""
     if not isinstance(dataset, Labelled):
         return
     counts = {name: len(items) for name, items in dataset.inputs.items()}
@@ -125,8 +124,7 @@ def check_labels(dataset: Dataset) -> None:
     if dataset.label_names and (labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > last):
         raise InputError(
             f"{dataset.name} has labels from {labels.min()} to {labels.max()} ({labels.dtype}); "
-            f"give whole numbers from 0 to {last}, "
-            "which label_names names"
+            f"give whole numbers from 0 to {last}, which label_names names"
         )
     if not np.isfinite(labels).all():
         raise InputError(f"{dataset.name} has labels that are no finite numbers; leave these examples out")

@@ -43,8 +43,7 @@ class Classification(Task):
         if (outcomes == NO_CLASS).any():
             raise RunError(
                 f"the logits of {(outcomes == NO_CLASS).sum()} of {len(outcomes)} examples are not finite, "
-                "so they have no class; "
-                "use weights that did not diverge, or a wire format of a wider range"
+                "so they have no class; use weights that did not diverge, or a wire format of a wider range"
             )
         return outcomes
 

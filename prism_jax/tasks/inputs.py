@@ -91,8 +91,8 @@ class Endings:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Real tokens of a context with its longest ending: all its endings are compared at the same part
-        boundaries."""
+        """Real tokens of a context with its longest ending:
+        all its endings are compared at the same part boundaries."""
         endings = np.array([len(ending) for ending in self.endings]).reshape(-1, self.num_choices)
         longest = np.array([len(context) for context in self.contexts]) + endings.max(1)
         return np.minimum(longest, self.num_tokens).repeat(self.num_choices)

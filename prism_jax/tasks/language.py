@@ -77,7 +77,6 @@ class ClozeTask(_NextTokens):
         if np.isnan(outcomes).any():
             raise RunError(
                 f"the likelihoods of {np.isnan(outcomes).sum()} of {len(outcomes)} endings are not numbers, "
-                "so none is the best; "
-                "use weights that did not diverge, or a wire format of a wider range"
+                "so none is the best; use weights that did not diverge, or a wire format of a wider range"
             )
         return outcomes.reshape(-1, self.num_choices).argmax(1)

@@ -1,5 +1,5 @@
-"""Packages of each registry, made here: the client is real where it reads a folder, else a script that stands in for
-it."""
+"""Packages of each registry, made here: the client is real where it reads a folder,
+else a script that stands in for it."""
 
 import base64
 import functools

@@ -25,8 +25,8 @@ run(main, sys.argv[1:])
 
 
 def without_reader(*argv: str, both: bool = False) -> tuple[int, str]:
-    """The exit status of `python argv` and what it says on stderr, where its output (or `both`) goes to a pipe without
-    a reader."""
+    """The exit status of `python argv` and what it says on stderr,
+    where its output (or `both`) goes to a pipe without a reader."""
     reader, writer = os.pipe()
     os.close(reader)
     root = str(ROOT)

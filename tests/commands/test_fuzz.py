@@ -1,5 +1,5 @@
-"""Files that others wrote, broken in every way that we could think of: each works, or is one line that says what is
-wrong.
+"""Files that others wrote, broken in every way that we could think of: each works,
+or is one line that says what is wrong.
 
 Cases are drawn at random from a fixed seed. A case takes a good file, breaks it in one place, and lets the command or
 the function that reads it have a go.

@@ -17,7 +17,7 @@ from prism_jax.user_paths import expand, holds_path
 
 NO_PATHS = {
     *("dataset", "split", "revision", "wires", "training.fresh", "training.frozen"),
-    *("prompt", "stop", "rate", "rates", "page"),
+    *("prompt", "stop", "rate", "rates"),
 }
 """All fields of texts that are no paths. A new one belongs here, or its type is UserPath."""
 

@@ -85,8 +85,8 @@ def test_formula_and_compiled_program_agree(exchange, num_parts, norm_first):
 
 @pytest.mark.parametrize("at_once", [5, 3])
 def test_attention_block_by_block_in_the_whole_model(at_once, monkeypatch):
-    """On a mesh, with some of 10 queries at once: the same answer, the same FLOPs, the same collectives, fewer
-    scores."""
+    """On a mesh, with some of 10 queries at once: the same answer, the same FLOPs, the same collectives,
+    fewer scores."""
     config = BertConfig(stack_config(causal=True), vocab_size=100, num_positions=64)
     model, exchange, run = BertModel(config), pj.SegmentMeans(4), pj.on_mesh(3)
     params, batch = pj.init_params(model, jax.random.key(0)), tiny_batch(30, padded=True)

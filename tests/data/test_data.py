@@ -95,8 +95,8 @@ def test_a_tokenizer_of_another_model_is_refused(toy_folder):
 
 
 def test_ids_that_the_model_has_not_are_refused(toy_folder, tmp_path):
-    """A word far behind the others; a special token, and a type, that stand in the post-processor alone; and those of
-    padding."""
+    """A word far behind the others; a special token, and a type, that stand in the post-processor alone;
+    and those of padding."""
     words = json.loads((toy_folder / "tokenizer.json").read_text())
 
     def refused(match, changed):

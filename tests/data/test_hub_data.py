@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from prism_jax import data
-from prism_jax.data import hub_sets
+from prism_jax.data import class_names, hub_sets
 from prism_jax.data.datasets import Cloze, Corpus, subset
 from prism_jax.errors import InputError
 from prism_jax.metrics.scores import METRICS
@@ -84,7 +84,7 @@ def test_images(tmp_path, name, path, columns, split, told, named):
 
 
 def test_class_names_of_cifar():
-    assert len(hub_sets.CIFAR10) == 10
+    assert len(class_names.CIFAR10) == 10
     assert len(hub_sets.CIFAR100) == 100
     assert list(hub_sets.CIFAR100) == sorted(hub_sets.CIFAR100)
 

@@ -10,7 +10,7 @@ import pytest
 from helpers.real_assets import real
 
 from prism_jax import assets, data
-from prism_jax.data import packaged
+from prism_jax.data import class_names, packaged
 from prism_jax.data.datasets import Labelled
 from prism_jax.data.packaged import brown, corpora, images, texts
 from prism_jax.errors import AssetError
@@ -142,8 +142,8 @@ def test_samples_are_labelled_by_their_files_names(folder):
     assert [dataset.label_names[i] for i in dataset.labels] == ["cat", "truck"]
     assert [image.getpixel((0, 0)) for image in dataset.inputs["image"]] == [(200,) * 3, (50,) * 3]
     assert [image.mode for image in dataset.inputs["image"][:1]] == ["RGB"]
-    assert len(images.CIFAR100_LABELS) == len(set(images.CIFAR100_LABELS)) == 100
-    assert list(images.CIFAR100_LABELS) == sorted(images.CIFAR100_LABELS)
+    assert len(class_names.CIFAR100) == len(set(class_names.CIFAR100)) == 100
+    assert list(class_names.CIFAR100) == sorted(class_names.CIFAR100)
 
 
 COUNTS = {

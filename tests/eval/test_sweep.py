@@ -139,8 +139,8 @@ def stopped(self, *args, **kwargs):
 
 
 def test_results_have_the_rows_of_the_store_first(toy_config, trained, tmp_path, monkeypatch, calls):
-    """A sweep that is stopped, with the first row of the store damaged: no row that is there is missing from the
-    results."""
+    """A sweep that is stopped, with the first row of the store damaged:
+    no row that is there is missing from the results."""
     flags = ["--base", trained, "--parts", 2, "--segments", 1, 2, 3, "--exchanges", "--out", tmp_path]
     predict = Predictor.__call__
 

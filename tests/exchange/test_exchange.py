@@ -102,8 +102,8 @@ def test_a_part_attends_to_its_own_rows_and_those_sent_by_the_others(exchange, n
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=str)
 @pytest.mark.parametrize(("num_parts", "norm_first"), [(2, True), (3, True), (3, False), (8, False)])
 def test_no_token_sees_the_future(exchange, num_parts, norm_first):
-    """The gradient from any token to the embedding of any later one is exactly zero, and not zero to all earlier
-    ones."""
+    """The gradient from any token to the embedding of any later one is exactly zero,
+    and not zero to all earlier ones."""
     num_tokens = 11
     model, params = tiny_bert(norm_first=norm_first, causal=True)
     run = pj.on_one_device(num_parts)
@@ -294,8 +294,8 @@ def test_an_exchange_of_ones_own_with_the_name_of_another():
 
 
 def test_a_pre_norm_block_by_hand():
-    """One pre-norm block with lossy means, as they are and without one of PRISM's ideas, against numpy: the first of
-    two parts."""
+    """One pre-norm block with lossy means, as they are and without one of PRISM's ideas, against numpy:
+    the first of two parts."""
     config = TransformerConfig(1, 8, 2, 16, norm_eps=1e-5, init_scale=0.5)
     block, x = Block(config), np.random.default_rng(0).normal(2.0, 3.0, (1, 8, 8)).astype(np.float32)
     run = pj.on_one_device(2)

@@ -1,5 +1,5 @@
-"""Generation against Hugging Face's `generate`, and the cache against the whole sequence at the same part
-boundaries."""
+"""Generation against Hugging Face's `generate`,
+and the cache against the whole sequence at the same part boundaries."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -146,8 +146,8 @@ def test_a_new_token_needs_no_other_device_and_the_cache_has_the_size_that_cost_
 
 @pytest.mark.parity
 def test_sampling_filters_equal_hugging_face(monkeypatch):
-    """Where logits tie, are huge, or lie an ulp apart. PyTorch's own sort leaves open which of many equal ones come
-    first."""
+    """Where logits tie, are huge, or lie an ulp apart.
+    PyTorch's own sort leaves open which of many equal ones come first."""
     import torch
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 

@@ -1,5 +1,5 @@
-"""Checks the dimension letters of array names while tests run: `x_BTD` has three axes, and equal letters are equally
-long.
+"""Checks the dimension letters of array names while tests run: `x_BTD` has three axes,
+and equal letters are equally long.
 
 The letters of one call of a function belong together; an axis of length 1 broadcasts. The check is compiled into the
 modules of a package as they are imported, so it sees arguments and local variables, and traced arrays too.
@@ -54,8 +54,8 @@ def check(sizes: dict[str, tuple[int, str]], name: str, value: object) -> None:
 
 
 class _Checked(ast.NodeTransformer):
-    """Puts a check behind each assignment to a name with letters, and one of each argument at the start of a
-    function."""
+    """Puts a check behind each assignment to a name with letters,
+    and one of each argument at the start of a function."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         self._check_blocks(node)

@@ -77,8 +77,8 @@ def test_the_gradient_is_that_of_the_textbook_softmax(scale):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("rows", [1, 3, 4, 10])
 def test_block_by_block_it_is_the_same(rows, causal, monkeypatch):
-    """Values and gradients, with blocks of 1, 3, 4 and all 10 queries, dropout and all; no scores but a block's are
-    ever made."""
+    """Values and gradients, with blocks of 1, 3, 4 and all 10 queries, dropout and all;
+    no scores but a block's are ever made."""
     B, H, T, K, F = 2, 3, 10, 14, 4
     q, k, v, keep = (random(B, H, *shape, seed=i) for i, shape in enumerate(((T, F), (K, F), (K, F), (T, K))))
     count, last = jnp.asarray(np.random.default_rng(0).integers(0, 4, (B, K)), jnp.float32), jnp.arange(K)

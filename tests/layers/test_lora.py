@@ -188,8 +188,8 @@ def test_an_adapter_of_peft_is_read(name, peft, tmp_path):
     ],
 )
 def test_the_token_table_of_an_adapter_is_the_head_as_well(whole, tied, message, peft, tmp_path):
-    """PEFT trains a copy of either alone unless it is told that they are tied, and a model of ours has one table for
-    both."""
+    """PEFT trains a copy of either alone unless it is told that they are tied,
+    and a model of ours has one table for both."""
     import torch
 
     config = peft.LoraConfig(

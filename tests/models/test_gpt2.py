@@ -89,8 +89,8 @@ def test_golden_outputs_without_torch():
 
 
 def test_the_causal_mask_is_aware_of_parts(runner):
-    """By gradient: a position sees no later one, under any exchange; and sees every earlier one where means are
-    sent."""
+    """By gradient: a position sees no later one, under any exchange;
+    and sees every earlier one where means are sent."""
     config = gpt2.GPT2Config(
         replace(gpt2.GPT2.stack, num_layers=2, features=32, num_heads=4, mlp_features=64, init_scale=0.3)
     )
@@ -159,8 +159,7 @@ def test_the_longest_sequence_in_parts_that_do_not_divide_it(num_parts, tmp_path
         ({"scale_attn_weights": False}, "scale_attn_weights=False"),
         (
             {"add_cross_attention": True, "tie_word_embeddings": False},
-            "add_cross_attention=True.*tie_word_embeddings=False|"
-            "tie_word_embeddings=False.*add_cross_attention=True",
+            "add_cross_attention=True.*tie_word_embeddings=False|tie_word_embeddings=False.*add_cross_attention=True",
         ),
         ({"activation_function": "mish"}, "activation_function='mish'"),
     ],

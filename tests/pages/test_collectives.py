@@ -1,5 +1,5 @@
-"""Where devices talk: CONTRIBUTING.md names the files, and a compiled model sends nothing outside of exchange and
-join."""
+"""Where devices talk: CONTRIBUTING.md names the files,
+and a compiled model sends nothing outside of exchange and join."""
 
 import ast
 

@@ -1,5 +1,5 @@
-"""Time waited for data, and progress where there is no screen. Every time is the test's own, so the machine's load
-changes none."""
+"""Time waited for data, and progress where there is no screen. Every time is the test's own,
+so the machine's load changes none."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future

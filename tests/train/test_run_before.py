@@ -1,5 +1,5 @@
-"""Runs that an earlier version trained are scored, resumed and exported as that version did, see
-tests/golden/run_before."""
+"""Runs that an earlier version trained are scored, resumed and exported as that version did,
+see tests/golden/run_before."""
 
 import hashlib
 import json

