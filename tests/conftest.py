@@ -61,12 +61,16 @@ def compiled_once(request):
 @pytest.fixture(scope="module")
 def quick_to_compile():
     """Programs without most of XLA's optimisations, for tests that compile many tiny ones.
-    Parity and cost are tested with them."""
+    Parity and cost are tested with them. JAX keeps a compiled program whatever this setting becomes, so the programs
+    of other modules are forgotten first: else they would round otherwise than those of a process that starts anew.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for other processes
         jax.config.update("jax_disable_most_optimizations", True)
+        jax.clear_caches()
         yield
         jax.config.update("jax_disable_most_optimizations", False)
+        jax.clear_caches()
 
 
 @pytest.fixture(params=[pj.on_one_device, pj.on_mesh], ids=["one_device", "mesh"])
