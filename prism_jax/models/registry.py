@@ -1,24 +1,39 @@
 """The families of models, by Hugging Face's names and by ours."""
 
+from dataclasses import dataclass
 from types import ModuleType
 
 import flax.linen as nn
 
 from prism_jax.errors import InputError
-from prism_jax.models import bert, gpt2, vit
-
-FAMILIES = {"bert": bert, "gpt2": gpt2, "vit": vit}
-"""Modules of the families, by Hugging Face's `model_type`."""
+from prism_jax.models import bert, bert_hf, gpt2, gpt2_hf, vit, vit_hf
 
 
-def family_of(kind: type[nn.Module]) -> ModuleType:
-    """The module of the family that a model class belongs to, or that it extends a class of."""
+@dataclass(frozen=True)
+class Family:
+    """A family of models.
+
+    Attributes:
+      models: module of its config and its classes.
+      hf: module of Hugging Face's names: `config_from_hf`, `config_to_hf` and `table`.
+    """
+
+    models: ModuleType
+    hf: ModuleType
+
+
+FAMILIES = {"bert": Family(bert, bert_hf), "gpt2": Family(gpt2, gpt2_hf), "vit": Family(vit, vit_hf)}
+"""The families by Hugging Face's `model_type`."""
+
+
+def family_of(kind: type[nn.Module]) -> Family:
+    """Returns the family that a model class belongs to, or that it extends a class of."""
     return _family_and_class(kind)[0]
 
 
 def class_named(name: str) -> type[nn.Module]:
     """One of our model classes by its name."""
-    for kind in (getattr(family, name, None) for family in FAMILIES.values()):
+    for kind in (getattr(family.models, name, None) for family in FAMILIES.values()):
         if isinstance(kind, type) and issubclass(kind, nn.Module):
             return kind
     raise InputError(
@@ -31,9 +46,9 @@ def architecture_of(kind: type[nn.Module]) -> str:
     return getattr(kind, "architecture", _family_and_class(kind)[1].__name__)
 
 
-def _family_and_class(kind: type[nn.Module]) -> tuple[ModuleType, type[nn.Module]]:
+def _family_and_class(kind: type[nn.Module]) -> tuple[Family, type[nn.Module]]:
     for base in kind.__mro__:
         for family in FAMILIES.values():
-            if getattr(family, base.__name__, None) is base:
+            if getattr(family.models, base.__name__, None) is base:
                 return family, base
     raise InputError(f"{kind.__name__} is no model of {', '.join(FAMILIES)}, so Hugging Face has no name for it")

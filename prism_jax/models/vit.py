@@ -23,16 +23,6 @@ from prism_jax.layers.transformer import (
     head_dense,
     layer_norm,
 )
-from prism_jax.models.hf_names import (
-    ANY,
-    Entry,
-    Table,
-    linear,
-    norm,
-    read_attributes,
-    refuse_unsupported,
-    write_attributes,
-)
 from prism_jax.parallel.partition import Layout
 from prism_jax.records import Side, Width
 
@@ -96,75 +86,6 @@ VIT_BASE = ViTConfig(TransformerConfig(12, 768, 12, 3072))
 
 VIT_LARGE = ViTConfig(TransformerConfig(24, 1024, 16, 4096))
 """ViT-L/16, `google/vit-large-patch16-224-in21k`: 304,351,232 parameters with its pooler."""
-
-ATTRIBUTES = {
-    "num_hidden_layers": "stack.num_layers",
-    "hidden_size": "stack.features",
-    "num_attention_heads": "stack.num_heads",
-    "intermediate_size": "stack.mlp_features",
-    "hidden_act": "stack.activation",
-    "layer_norm_eps": "stack.norm_eps",
-    "qkv_bias": "stack.qkv_bias",
-    "hidden_dropout_prob": "stack.dropout",
-    "attention_probs_dropout_prob": "stack.attention_dropout",
-    "initializer_range": "stack.init_scale",
-    "image_size": "image_size",
-    "patch_size": "patch_size",
-    "num_channels": "num_channels",
-    "pooler_output_size": "pooler_features",
-    "pooler_act": "pooler_activation",
-}
-"""Attributes of a Hugging Face ViTConfig, and ours."""
-
-SUPPORTED = dict.fromkeys(ATTRIBUTES, ANY) | {
-    "model_type": {"vit"},
-    "hidden_act": set(ACTIVATIONS),
-    "qkv_bias": {True, False},
-    "pooler_act": set(ACTIVATIONS),
-    "encoder_stride": ANY,  # of the decoder for masked images
-    "chunk_size_feed_forward": {0},
-    "is_encoder_decoder": {False},
-    "pruned_heads": {None, ()},
-}
-"""What each attribute of a Hugging Face ViTConfig may be. `refuse_unsupported` names the rest."""
-
-
-def config_from_hf(hf_config: dict, num_labels: int | None = None) -> ViTConfig:
-    """Our config from the attributes of a Hugging Face `ViTConfig`.
-
-    Args:
-      hf_config: `ViTConfig.to_dict()`.
-      num_labels: classes of the head, where it is not the checkpoint's own.
-
-    Raises:
-      InputError: if an attribute has a value that is not implemented; all of them are listed.
-    """
-    refuse_unsupported(hf_config, SUPPORTED)
-
-    def pair(name):
-        value = hf_config[name]
-        size = (value, value) if isinstance(value, int) else tuple(value)
-        if len(size) != 2:
-            raise InputError(f"{name} is {value!r}; it must be a number, or two: height and width")
-        return size
-
-    stack, own = read_attributes(ATTRIBUTES, hf_config)
-    sizes = {name: pair(name) for name in ("image_size", "patch_size")}
-    return ViTConfig(TransformerConfig(**stack), **own | sizes, num_labels=num_labels or len(hf_config["id2label"]))
-
-
-def config_to_hf(config: ViTConfig) -> dict:
-    """The attributes of the Hugging Face `ViTConfig` of a config of ours."""
-
-    def number(size):  # some of Hugging Face's own code takes squares by one number only
-        return size[0] if size[0] == size[1] else list(size)
-
-    return (
-        {"model_type": "vit"}
-        | write_attributes(ATTRIBUTES, config)
-        | {"image_size": number(config.image_size), "patch_size": number(config.patch_size)}
-        | {"pooler_output_size": config.pooler_features or config.stack.features}
-    )
 
 
 def check_tokens(config: ViTConfig, num_tokens: int) -> None:
@@ -331,46 +252,3 @@ def with_image_size(model: nn.Module, params: Any, image_size: tuple[int, int]) 
     table = jnp.concatenate([table[:1], resized.reshape(-1, patches.shape[-1])])
     encoder = {**params["encoder"], "position": {"embedding": table}}
     return model.clone(config=config), {**params, "encoder": encoder}
-
-
-def table(config: ViTConfig) -> Table:
-    """Hugging Face's names for our parameters."""
-    D, N, qkv_bias = config.stack.features, config.num_tokens, config.stack.qkv_bias
-    kernel = (D, config.num_channels, *config.patch_size)
-    entries = [
-        Entry("embeddings.cls_token", "encoder/class_token", shape=(1, 1, D)),
-        Entry("embeddings.position_embeddings", "encoder/position/embedding", shape=(1, N, D)),
-        Entry("embeddings.patch_embeddings.projection.weight", "encoder/patch/kernel", transpose=True, shape=kernel),
-        Entry("embeddings.patch_embeddings.projection.bias", "encoder/patch/bias"),
-        *norm("layernorm", "encoder/norm"),
-        *linear("pooler.dense", "pooler"),
-        *linear("classifier", "classifier"),
-    ]
-    for i in range(config.stack.num_layers):
-        theirs, ours = f"encoder.layer.{i}", f"encoder/blocks/block_{i}"
-        entries += [
-            *norm(f"{theirs}.layernorm_before", f"{ours}/norm_1"),
-            *linear(f"{theirs}.attention.attention.query", f"{ours}/attention/query", bias=qkv_bias),
-            *linear(f"{theirs}.attention.attention.key", f"{ours}/attention/key", bias=qkv_bias),
-            *linear(f"{theirs}.attention.attention.value", f"{ours}/attention/value", bias=qkv_bias),
-            *linear(f"{theirs}.attention.output.dense", f"{ours}/attention/output"),
-            *norm(f"{theirs}.layernorm_after", f"{ours}/norm_2"),
-            *linear(f"{theirs}.intermediate.dense", f"{ours}/mlp/up"),
-            *linear(f"{theirs}.output.dense", f"{ours}/mlp/down"),
-        ]
-    return Table(
-        entries=tuple(entries),
-        base="ViTModel",
-        prefix="vit.",
-        heads=("classifier.", "decoder."),
-        unused=(r"embeddings\.mask_token", r"decoder\..*"),  # of the model that predicts masked patches
-        renamed=(
-            ("encoder.layer.", "layers."),
-            ("attention.attention.query", "attention.q_proj"),
-            ("attention.attention.key", "attention.k_proj"),
-            ("attention.attention.value", "attention.v_proj"),
-            ("attention.output.dense", "attention.o_proj"),
-            ("intermediate.dense", "mlp.fc1"),
-            ("output.dense", "mlp.fc2"),
-        ),
-    )

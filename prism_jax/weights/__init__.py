@@ -155,7 +155,7 @@ def find(
     beside = Path(adapter).expanduser() if adapter is not None else None
     if beside and num_labels is None:
         num_labels = peft_files.num_labels(beside)
-    config = family.config_from_hf(hf_config, num_labels)
+    config = family.hf.config_from_hf(hf_config, num_labels)
     config = replace(config, stack=replace(config.stack, compute_dtype=compute_dtype))
     records.check_fields(config, f"{folder}/config.json: ")
     model = kind(config)
@@ -177,7 +177,7 @@ def find(
     elif "classifier" in shapes:
         noted = hub.read_label_names(beside / peft_files.WEIGHTS) if beside and "classifier/kernel" in brought else ()
         names = noted or labels.unknown(config.num_labels)
-    fitting = fit(tensors, family.table(config), wanted, architecture_of(kind))
+    fitting = fit(tensors, family.hf.table(config), wanted, architecture_of(kind))
     return Found(Pretrained(model, None, folder, names), fitting, brought)
 
 
@@ -246,7 +246,7 @@ def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()
     model, source = pretrained.model, pretrained.folder
     check_empty(folder)
     family, architecture = family_of(type(model)), architecture_of(type(model))
-    table = family.table(model.config)
+    table = family.hf.table(model.config)
     if lora.has_adapters(pretrained.params):
         raise InputError(
             "the parameters have adapters; fold them in with lora.merge, or write these alone with adapter_files.save"
@@ -255,7 +255,7 @@ def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()
     tensors = export_tensors(jax.device_get(pretrained.params), table)
     tensors = {table.full_name(name, architecture): x for name, x in tensors.items()}
     content: dict[str, Any] = {**hub.read_json(source / "config.json", hub.HubConfig)} if source else {}
-    content |= family.config_to_hf(model.config)
+    content |= family.hf.config_to_hf(model.config)
     content |= {"architectures": [architecture], "dtype": "float32"}
     content.pop("torch_dtype", None)  # older than dtype, and maybe not float32
     num_labels = getattr(model.config, "num_labels", None)

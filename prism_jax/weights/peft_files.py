@@ -107,7 +107,7 @@ def save(
         raise InputError(
             "the parameters have no adapters; add some with lora.add, or write the model with weights.export"
         )
-    table, architecture = family_of(type(model)).table(model.config), architecture_of(type(model))
+    table, architecture = family_of(type(model)).hf.table(model.config), architecture_of(type(model))
     flat = {path: np.asarray(x) for path, x in flax.traverse_util.flatten_dict(jax.device_get(params), sep="/").items()}
     table.check_named(path for path in flat if path.rpartition("/")[2] not in ("lora_a", "lora_b", "lora_scale"))
     tensors: dict[str, np.ndarray] = {}
@@ -168,7 +168,7 @@ def load(folder: Path | str, model: nn.Module, params: Any) -> Any:
 def read(folder: Path, model: nn.Module) -> dict[str, np.ndarray]:
     """The parameters that a folder in PEFT's layout holds, by path: adapters and whole modules. Raises as `load`."""
     config, tensors = _read_config(folder), hub.read_file(folder / WEIGHTS)
-    table, architecture = family_of(type(model)).table(model.config), architecture_of(type(model))
+    table, architecture = family_of(type(model)).hf.table(model.config), architecture_of(type(model))
     shapes = {path: x.shape for path, x in flax.traverse_util.flatten_dict(params_shapes(model), sep="/").items()}
     files = one_name_each(tensors, partial(_stored, table))  # the file's names by those of the table
     params: dict[str, np.ndarray] = {}

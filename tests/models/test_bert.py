@@ -13,7 +13,7 @@ import prism_jax as pj
 from prism_jax import weights
 from prism_jax.forward import params_shapes
 from prism_jax.layers import transformer
-from prism_jax.models import bert
+from prism_jax.models import bert, bert_hf
 
 
 @pytest.mark.parity
@@ -145,4 +145,4 @@ def test_a_sequence_longer_than_the_position_table_is_refused():
 )
 def test_a_config_that_is_not_implemented_is_refused(changed, message):
     with pytest.raises(ValueError, match=message):
-        bert.config_from_hf(hf_config("plain").to_dict() | changed)
+        bert_hf.config_from_hf(hf_config("plain").to_dict() | changed)

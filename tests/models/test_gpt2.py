@@ -15,7 +15,7 @@ import prism_jax as pj
 from prism_jax import weights
 from prism_jax.assets import hub
 from prism_jax.forward import params_shapes
-from prism_jax.models import gpt2
+from prism_jax.models import gpt2, gpt2_hf
 
 
 @pytest.mark.parity
@@ -73,7 +73,7 @@ def test_gradients_equal_hugging_face(num_parts, runner, tmp_path):
         return (losses * scored).sum() / scored.sum()
 
     gradient = jax.device_get(jax.jit(jax.grad(loss))(run.replicate(ours.params), run.split(batch)))
-    named = weights.export_tensors(gradient, gpt2.table(ours.model.config))
+    named = weights.export_tensors(gradient, gpt2_hf.table(ours.model.config))
     theirs = {name: p.grad.numpy() for name, p in model.transformer.named_parameters()}
     assert named.keys() == theirs.keys()
     for name, value in theirs.items():
@@ -138,7 +138,7 @@ def test_configs_of_the_real_gpt2_are_understood(tmp_path):
     old = {"n_ctx": 1024, "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}}
     old |= {"n_special": 0, "predict_special_tokens": True, "torchscript": False, "_num_labels": 1}
     (tmp_path / "config.json").write_text(json.dumps(GPT2Config().to_dict() | old))
-    assert gpt2.config_from_hf(hub.read_config(tmp_path, weights.FAMILIES)) == gpt2.GPT2
+    assert gpt2_hf.config_from_hf(hub.read_config(tmp_path, weights.FAMILIES)) == gpt2.GPT2
 
 
 @pytest.mark.parity
@@ -166,7 +166,7 @@ def test_the_longest_sequence_in_parts_that_do_not_divide_it(num_parts, tmp_path
 )  # fmt: skip
 def test_a_config_that_is_not_implemented_is_refused(changed, message):
     with pytest.raises(ValueError, match=message):
-        gpt2.config_from_hf(hf_config("plain").to_dict() | changed)
+        gpt2_hf.config_from_hf(hf_config("plain").to_dict() | changed)
 
 
 @pytest.mark.parity

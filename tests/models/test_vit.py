@@ -17,7 +17,7 @@ from prism_jax import weights
 from prism_jax.data import images
 from prism_jax.forward import params_shapes
 from prism_jax.layers.transformer import TransformerConfig
-from prism_jax.models import vit
+from prism_jax.models import vit, vit_hf
 
 
 @pytest.mark.parity
@@ -154,7 +154,7 @@ def test_an_export_is_read_by_hugging_face(kind, shape, tmp_path):
     for before, after in zip(run_hf(theirs, pixels).values(), run_hf(back, pixels).values(), strict=True):
         np.testing.assert_array_equal(before, after)
     ours, original = back.config.to_dict(), config.to_dict()
-    same = set(vit.SUPPORTED) & set(original)
+    same = set(vit_hf.SUPPORTED) & set(original)
     assert {name: ours[name] for name in same} == {name: original[name] for name in same}
 
 
@@ -201,7 +201,7 @@ def test_parameter_counts_are_those_of_pytorch(config):
     from transformers import ViTConfig, ViTModel
 
     with torch.device("meta"):
-        theirs = ViTModel(ViTConfig.from_dict(vit.config_to_hf(config)))
+        theirs = ViTModel(ViTConfig.from_dict(vit_hf.config_to_hf(config)))
     ours = params_shapes(vit.ViTModel(config))
     assert sum(x.size for x in jax.tree.leaves(ours)) == theirs.num_parameters()
 
@@ -211,7 +211,7 @@ def test_the_config_comes_back():
     for config in (vit.VIT_BASE, oblong, replace(oblong, stack=TransformerConfig(1, 8, 2, 8, qkv_bias=False))):
         from transformers import ViTConfig
 
-        back = vit.config_from_hf(ViTConfig.from_dict(vit.config_to_hf(config)).to_dict())
+        back = vit_hf.config_from_hf(ViTConfig.from_dict(vit_hf.config_to_hf(config)).to_dict())
         assert back == replace(config, pooler_features=config.pooler_features or config.stack.features)
 
 
@@ -227,7 +227,7 @@ def test_the_config_comes_back():
 )
 def test_a_config_that_is_not_implemented_is_refused(changed, message):
     with pytest.raises(ValueError, match=message):
-        vit.config_from_hf(hf_config().to_dict() | changed)
+        vit_hf.config_from_hf(hf_config().to_dict() | changed)
 
 
 def test_another_number_of_patches_is_refused():

@@ -106,7 +106,7 @@ SMALL = {
 
 def save_model(experiment: recipe.Experiment, folder: Path) -> list:
     """A tiny model of a recipe's family, in the hub's layout; returns the flags that fit the recipe to it."""
-    family = family_of(experiment.model).__name__.rpartition(".")[2]
+    family = family_of(experiment.model).models.__name__.rpartition(".")[2]
     if Path(experiment.weights).is_dir():  # a config to train from scratch, with its own tokenizer
         shutil.copytree(experiment.weights, folder)
         small = SMALL[family]

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 import prism_jax as pj
 from prism_jax import weights
 from prism_jax.data import images, text
-from prism_jax.models import bert
+from prism_jax.models import bert, bert_hf
 from prism_jax.models.bert import BertForSentenceEmbedding, BertForSequenceClassification, BertModel
 from prism_jax.models.gpt2 import GPT2LMHeadModel, GPT2Model
 
@@ -39,7 +39,7 @@ def same(a, b) -> None:
 
 def test_every_parameter_is_read_and_written_back(folder):
     loaded = weights.load(BertForSequenceClassification, str(folder))
-    written = weights.export_tensors(loaded.params, bert.table(loaded.model.config))
+    written = weights.export_tensors(loaded.params, bert_hf.table(loaded.model.config))
     original = {name.removeprefix("bert."): tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     assert written.keys() == original.keys()
     same(written, original)
@@ -199,7 +199,7 @@ def test_a_tied_head_is_read_from_either_name_and_refused_where_it_differs(gpt2_
 @pytest.mark.parametrize("part", ["weight", "bias"])
 def test_a_tied_head_of_bert(folder, part):
     """As GPT-2's; its bias has two names as well."""
-    table, head = bert.table(weights.load(BertModel, str(folder)).model.config), f"cls.predictions.decoder.{part}"
+    table, head = bert_hf.table(weights.load(BertModel, str(folder)).model.config), f"cls.predictions.decoder.{part}"
     model = bert.BertForMaskedLM(weights.load(BertModel, str(folder)).model.config)
     expected = pj.init_params(model, jax.random.key(0))
     tensors = weights.export_tensors(expected, table)

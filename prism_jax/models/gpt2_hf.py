@@ -1,0 +1,104 @@
+"""Hugging Face's config and tensor names for GPT-2."""
+
+from prism_jax.layers.transformer import ACTIVATIONS, TransformerConfig
+from prism_jax.models.gpt2 import GPT2Config
+from prism_jax.models.hf_names import (
+    ANY,
+    Entry,
+    Table,
+    Tie,
+    norm,
+    read_attributes,
+    refuse_unsupported,
+    write_attributes,
+)
+
+ATTRIBUTES = {
+    "n_layer": "stack.num_layers",
+    "n_embd": "stack.features",
+    "n_head": "stack.num_heads",
+    "n_inner": "stack.mlp_features",
+    "activation_function": "stack.activation",
+    "layer_norm_epsilon": "stack.norm_eps",
+    "resid_pdrop": "stack.dropout",
+    "attn_pdrop": "stack.attention_dropout",
+    "embd_pdrop": "embedding_dropout",
+    "initializer_range": "stack.init_scale",
+    "vocab_size": "vocab_size",
+    "n_positions": "num_positions",
+}
+"""Attributes of a Hugging Face GPT2Config, and ours."""
+
+SUPPORTED = dict.fromkeys(ATTRIBUTES, ANY) | {
+    "model_type": {"gpt2"},
+    "activation_function": set(ACTIVATIONS),
+    "n_ctx": ANY,  # of old configs; n_positions stands for it
+    "scale_attn_weights": {True},
+    "scale_attn_by_inverse_layer_idx": {False},
+    "reorder_and_upcast_attn": {False},
+    "add_cross_attention": {False},
+    "is_decoder": {False, True},
+    "tie_word_embeddings": {True},
+    "chunk_size_feed_forward": {0},
+    "is_encoder_decoder": {False},
+    "pruned_heads": {None, ()},
+    "summary_type": ANY,  # of a head that we lack
+    "summary_use_proj": ANY,
+    "summary_activation": ANY,
+    "summary_proj_to_labels": ANY,
+    "summary_first_dropout": ANY,
+}
+"""What each attribute of a Hugging Face GPT2Config may be. `refuse_unsupported` names the rest."""
+
+
+def config_from_hf(hf_config: dict, num_labels: int | None = None) -> GPT2Config:
+    """Our config from `GPT2Config.to_dict()`; no head of ours has labels.
+
+    Raises:
+      InputError: if an attribute has a value that is not implemented; all of them are listed.
+    """
+    refuse_unsupported(hf_config, SUPPORTED)
+    stack, own = read_attributes(ATTRIBUTES, hf_config)
+    stack["mlp_features"] = stack["mlp_features"] or 4 * stack["features"]
+    return GPT2Config(TransformerConfig(**stack, causal=True), **own)
+
+
+def config_to_hf(config: GPT2Config) -> dict:
+    """The attributes of the Hugging Face `GPT2Config` of a config of ours."""
+    return {"model_type": "gpt2"} | write_attributes(ATTRIBUTES, config)
+
+
+def table(config: GPT2Config) -> Table:
+    """Hugging Face's names for our parameters. Its dense layers (`Conv1D`) keep weights as (in, out), as Flax does."""
+    entries = [
+        Entry("wte.weight", "encoder/token/embedding"),
+        Entry("wpe.weight", "encoder/position/embedding"),
+        *norm("ln_f", "encoder/norm"),
+    ]
+    for i in range(config.stack.num_layers):
+        theirs, ours = f"h.{i}", f"encoder/blocks/block_{i}"
+        for column, name in enumerate(("query", "key", "value")):
+            entries += _conv1d(f"{theirs}.attn.c_attn", f"{ours}/attention/{name}", (column, 3))
+        entries += [
+            *_conv1d(f"{theirs}.attn.c_proj", f"{ours}/attention/output"),
+            *_conv1d(f"{theirs}.mlp.c_fc", f"{ours}/mlp/up"),
+            *_conv1d(f"{theirs}.mlp.c_proj", f"{ours}/mlp/down"),
+            *norm(f"{theirs}.ln_1", f"{ours}/norm_1"),
+            *norm(f"{theirs}.ln_2", f"{ours}/norm_2"),
+        ]
+    return Table(
+        entries=tuple(entries),
+        base="GPT2Model",
+        prefix="transformer.",
+        heads=("lm_head.", "score.", "classifier.", "qa_outputs.", "multiple_choice_head."),
+        unused=(
+            r"h\.\d+\.attn\.(masked_)?bias",
+            r"(score|classifier|qa_outputs|multiple_choice_head)\..*",
+        ),
+        ties=(Tie("wte.weight", "lm_head.weight", "GPT2LMHeadModel"),),
+    )
+
+
+def _conv1d(theirs: str, ours: str, column: tuple[int, int] = (0, 1)) -> tuple[Entry, Entry]:
+    kernel = Entry(f"{theirs}.weight", f"{ours}/kernel", column=column)
+    return kernel, Entry(f"{theirs}.bias", f"{ours}/bias", column=column)
