@@ -10,8 +10,6 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 
-import flax.linen as nn
-
 from eval.reporting import files
 from eval.reporting.text_table import Column, TextTable
 from prism_jax import cost
@@ -21,6 +19,7 @@ from prism_jax.errors import RunError
 from prism_jax.exchange.base import Exchange
 from prism_jax.exchange.baselines import AllGather, WholeSequence
 from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.models.base import Model
 from prism_jax.models.bert import BERT_BASE, BertForSequenceClassification
 from prism_jax.models.vit import VIT_BASE, ViTForImageClassification
 from prism_jax.parallel.mesh import emulate_devices, on_mesh
@@ -50,7 +49,7 @@ class Table:
     """
 
     title: str
-    model: nn.Module
+    model: Model
     num_tokens: int
     embeds: bool
     published: dict[Exchange, dict[str, float]]

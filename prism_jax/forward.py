@@ -1,10 +1,9 @@
 """The one path that every model takes. Read this first.
 
-A model is a Linen module with three methods
-  `part(tokens, layout, exchange) -> rows_BRD`   embed, run the blocks, pick the rows that the head reads; on every part
-  `head(rows, real_BN, keys_B)`                  from the joined rows [B, P*R, D] to the answer; on the terminal
-  `batch_shapes(batch_size, num_tokens)`         the arrays of a batch, as shapes
-and `check(num_tokens)`, which raises InputError for sequences that it can't take.
+A model has three methods that run here, see `models.base.Model`:
+  `part(tokens, layout, exchange) -> rows_BRD`   embeds, runs the blocks, picks the rows that the head reads; every part
+  `head(rows_BRD, real_BN, keys_B)`              from the joined rows [B, P*R, D] to the answer; on the terminal
+  `check(num_tokens)`                            raises InputError for sequences that the model can't take
 """
 
 from dataclasses import dataclass
@@ -19,11 +18,12 @@ from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchanges, check
 from prism_jax.exchange.baselines import WholeSequence
 from prism_jax.layers.transformer import Block
+from prism_jax.models.base import Model
 from prism_jax.parallel.partition import Layout, Parts, split
 from prism_jax.parallel.runner import PlacedRunner, Runner
 
 
-def forward(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> Any:
+def forward(model: Model, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> Any:
     """Encodes every part on its own device, joins the rows that the head reads, and runs the head.
 
     A pure function of `params` and `parts`: jit it, differentiate it. Split first: `parts = run.split(batch)`. On a
@@ -46,7 +46,7 @@ def forward(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, ru
     return Head(model, params, run)(rows_BRD, parts)
 
 
-def encode(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> jax.Array:
+def encode(model: Model, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> jax.Array:
     """Returns the joined rows that the head reads, [B, P*R, D]. Arguments and errors as for `forward`."""
     if parts.num_parts != run.num_parts:
         raise InputError(
@@ -66,12 +66,12 @@ class Head:
     """The head of a model, on the rows that the parts returned. Tasks read it.
 
     Attributes:
-      model: a Linen module.
+      model: of the rows.
       params: its parameters.
       run: the runner that joined the rows.
     """
 
-    model: nn.Module
+    model: Model
     params: Any
     run: Runner
 
@@ -84,7 +84,7 @@ class Head:
         return self.model.apply({"params": self.params}, rows_BRD, real_BN, keys_B, method="head")
 
 
-def block_outputs(model: nn.Module, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> list[jax.Array]:
+def block_outputs(model: Model, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> list[jax.Array]:
     """Returns the rows [B, P*T, D] that each block gives, each part's with that part,
     to compare exchanges block by block."""
 
@@ -101,7 +101,7 @@ def block_outputs(model: nn.Module, params: Any, parts: Parts, exchange: Exchang
     return run.each(every_block, params, parts)
 
 
-def init_params(model: nn.Module, key: jax.Array) -> Any:
+def init_params(model: Model, key: jax.Array) -> Any:
     """Returns freshly drawn parameters for `model`."""
     shapes = model.batch_shapes(1, 1)
     tokens = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
@@ -114,20 +114,18 @@ def init_params(model: nn.Module, key: jax.Array) -> Any:
     return nn.init(init, model)(key)["params"]
 
 
-def params_shapes(model: nn.Module) -> Any:
+def params_shapes(model: Model) -> Any:
     """Returns the shapes of the parameters of `model`, without making them."""
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 
 
-def parts_shapes(model: nn.Module, num_parts: int, batch_size: int, num_tokens: int) -> Parts:
+def parts_shapes(model: Model, num_parts: int, batch_size: int, num_tokens: int) -> Parts:
     """Returns the shapes of a split batch."""
     shapes = model.batch_shapes(batch_size, num_tokens)
     return jax.eval_shape(lambda: split({name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}, num_parts))
 
 
-def lower(
-    model: nn.Module, exchange: Exchanges, run: PlacedRunner, batch_size: int, num_tokens: int
-) -> jax.stages.Lowered:
+def lower(model: Model, exchange: Exchanges, run: PlacedRunner, batch_size: int, num_tokens: int) -> jax.stages.Lowered:
     """Lowers `forward` for batches of one shape, without weights. `.compile()` gives a program of `(params, parts)`."""
 
     def program(params: Any, parts: Parts) -> Any:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +19,7 @@ from prism_jax.data.text import check_ids
 from prism_jax.errors import InputError, RunError
 from prism_jax.exchange.base import Exchanges, check
 from prism_jax.layers.attention import KVCache
+from prism_jax.models.base import Model
 from prism_jax.parallel.partition import Layout, Parts, part_length
 from prism_jax.parallel.runner import GenerationRunner
 from prism_jax.sampling import GREEDY, NO_TOKEN, Sampling
@@ -51,7 +51,7 @@ class Generator:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         params: Any,
         exchange: Exchanges,
         run: GenerationRunner,

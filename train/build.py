@@ -84,10 +84,5 @@ def _check_memory(plan: Plan, pretrained: Pretrained) -> None:
     """
     sizes = [(setting, plan.training.batch_size) for setting in plan.settings]
     for setting, batch_size in (*sizes, (plan.scored, plan.experiment.batch_size)):
-        cost.check_memory(
-            pretrained.model.config.stack,
-            setting.exchange,
-            setting.num_parts,
-            plan.experiment.num_tokens,
-            batch_size,
-        )
+        num_tokens = plan.experiment.num_tokens
+        cost.check_memory(pretrained.model, setting.exchange, setting.num_parts, num_tokens, batch_size)

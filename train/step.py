@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from prism_jax.exchange.base import Exchanges
 from prism_jax.forward import Head, encode
+from prism_jax.models.base import Model
 from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.runner import Runner
 from prism_jax.tasks.base import Task
@@ -58,7 +58,7 @@ def step_key(state: TrainState, step: int) -> jax.Array:
     return jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
 
 
-def task_losses(task: Task, model: nn.Module, exchange: Exchanges, runner: Runner) -> LossFunction:
+def task_losses(task: Task, model: Model, exchange: Exchanges, runner: Runner) -> LossFunction:
     """Returns the loss function of a task for a model whose parts run on `runner` and tell each other what `exchange`
     says.
 

@@ -55,8 +55,9 @@ class Costs(Fields):
         longest = max(examples_of)
 
         def formula(exchange: Exchanges, num_parts: int) -> Cost:
-            stack = model.config.stack
-            return mean_cost({n: cost.formula(stack, exchange, num_parts, n) for n in examples_of}, examples_of)
+            stack, extra_rows = model.config.stack, model.extra_rows
+            costs = {n: cost.formula(stack, exchange, num_parts, n, extra_rows) for n in examples_of}
+            return mean_cost(costs, examples_of)
 
         a_device_each = num_parts == 1 or isinstance(predictor.run, OnMesh)
         compiled = None

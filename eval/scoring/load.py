@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import numpy as np
 
 from eval.scoring.variants import BASE
@@ -28,6 +27,7 @@ from prism_jax.experiments.build import (
 )
 from prism_jax.experiments.recipe import Experiment
 from prism_jax.layers import lora
+from prism_jax.models.base import Model
 from prism_jax.parallel.processes import check_same, from_terminal
 from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks import prepare
@@ -70,7 +70,7 @@ class Scoring:
     task: Task
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Model:
         return self.base.model
 
     @property
@@ -132,9 +132,8 @@ def load_scoring(
     loaded = {kind: load_variant(experiment, dataset, source, fresh, reader) for kind, source in sources.items()}
     base = loaded[BASE]
     for setting in settings:
-        cost.check_memory(
-            base.model.config.stack, setting.exchange, setting.num_parts, experiment.num_tokens, experiment.batch_size
-        )
+        exchange, num_parts = setting.exchange, setting.num_parts
+        cost.check_memory(base.model, exchange, num_parts, experiment.num_tokens, experiment.batch_size)
     limit = 0 if evaluation.split == HELD_OUT else evaluation.limit  # held out is what training scored
     index = None if isinstance(dataset, Corpus) else even_rows(len(dataset), limit)
     dataset = subset(dataset, limit)

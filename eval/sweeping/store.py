@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -21,6 +20,7 @@ from prism_jax.data import datasets
 from prism_jax.exchange.base import Exchange, Wrapped, as_tuple, wire_of
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
+from prism_jax.models.base import Model
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.inputs import Images
 from prism_jax.trees import flatten
@@ -94,7 +94,7 @@ def sources_of(exchange: Exchange) -> list[bytes | str]:
     return [*wrapped, *map(source_of, (*type(exchange).__mro__, *type(wire_of(exchange)).__mro__))]
 
 
-def digest_of_model(model: nn.Module) -> str:
+def digest_of_model(model: Model) -> str:
     """Returns a digest of a model's config, and of the files of its class and its base classes."""
     return digest(repr(model), *map(source_of, type(model).__mro__))
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +17,7 @@ from prism_jax.exchange.base import Exchange, Exchanges
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
 from prism_jax.forward import forward
+from prism_jax.models.base import Model
 from prism_jax.parallel.partition import Layout, Parts, split
 from prism_jax.parallel.runner import PartFunction, Runner
 
@@ -47,7 +47,7 @@ class FirstPart:
         return jax.lax.map(partial(function, params), batch)
 
 
-def program(model: nn.Module, exchange: Exchanges, run: Runner, params: Any, parts: Parts) -> jax.stages.Compiled:
+def program(model: Model, exchange: Exchanges, run: Runner, params: Any, parts: Parts) -> jax.stages.Compiled:
     """Compiles `forward` for arrays on one device."""
 
     def answer(params: Any, parts: Parts) -> Any:
@@ -64,7 +64,7 @@ def stand_in(exchange: Exchanges) -> Exchanges:
 def traffic(scoring: Scoring, setting: Setting, batch_size: int) -> dict:
     """What a device sends in a request, by formula."""
     model, num_tokens, num_parts = scoring.model, scoring.experiment.num_tokens, setting.num_parts
-    formula = cost.formula(model.config.stack, setting.exchange, num_parts, num_tokens)
+    formula = cost.formula(model.config.stack, setting.exchange, num_parts, num_tokens, model.extra_rows)
     return {
         "bytes_sent_per_device": formula.bytes_sent * batch_size,
         "bytes_split_per_device": cost.split_bytes(model, num_parts, num_tokens) * batch_size,

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -23,6 +22,7 @@ from prism_jax import weights
 from prism_jax.data import images
 from prism_jax.errors import InputError
 from prism_jax.models import bert, gpt2, vit
+from prism_jax.models.base import Model
 
 try:
     import torch
@@ -33,7 +33,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from eval.speed import Speed
 
-MODELS: dict[str, nn.Module] = {
+MODELS: dict[str, Model] = {
     "vit": vit.ViTForImageClassification(vit.VIT_BASE),
     "bert": bert.BertForSequenceClassification(bert.BERT_BASE),
     "gpt2": gpt2.GPT2LMHeadModel(gpt2.GPT2),
@@ -54,7 +54,7 @@ class Arm:
     logits: Callable[[], np.ndarray]
 
 
-def without_dropout(model: nn.Module, compute_dtype: str) -> nn.Module:
+def without_dropout(model: Model, compute_dtype: str) -> Model:
     """The model with every dropout rate at 0."""
     stack = replace(model.config.stack, dropout=0.0, attention_dropout=0.0, compute_dtype=compute_dtype)
     config = replace(model.config, stack=stack)
@@ -71,7 +71,7 @@ def inputs(family: str, config: Any, batch_size: int, num_tokens: int) -> dict[s
     return {"input_ids": ids, "labels": ids if family == "gpt2" else rng.integers(0, config.num_labels, batch_size)}
 
 
-def our_arm(model: nn.Module, params: Any, family: str, step: str, batch: dict[str, np.ndarray]) -> Arm:
+def our_arm(model: Model, params: Any, family: str, step: str, batch: dict[str, np.ndarray]) -> Arm:
     """Ours, compiled. Splitting the batch, and cutting pixels into patches, is part of the work."""
     run, exchange = pj.on_one_device(1), pj.WholeSequence()
 

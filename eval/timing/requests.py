@@ -127,7 +127,7 @@ def row(request: Request, requests: Sequence[Request]) -> dict:
     scoring, setting, batch_size = request.scoring, request.setting, len(next(iter(request.batch.values())))
     model, num_tokens, num_parts = scoring.model, scoring.experiment.num_tokens, setting.num_parts
     one_device, voltage = requests[0], requests[1]
-    formula = cost.formula(model.config.stack, setting.exchange, num_parts, num_tokens)
+    formula = cost.formula(model.config.stack, setting.exchange, num_parts, num_tokens, model.extra_rows)
     assert request.program is not None
     assert request.logits is not None
     assert one_device.logits is not None

@@ -6,7 +6,6 @@ Both are per example and per device. FLOPs are 2 for each multiply-add.
 import os
 from dataclasses import dataclass, field
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -17,6 +16,7 @@ from prism_jax.exchange.baselines import IsolatedParts
 from prism_jax.forward import encode, lower, params_shapes, parts_shapes
 from prism_jax.layers.attention import SCORES_BYTES
 from prism_jax.layers.transformer import TransformerConfig
+from prism_jax.models.base import Model
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.partition import part_length
 from prism_jax.parallel.runner import PlacedRunner
@@ -43,23 +43,37 @@ class Cost:
     bytes_join: float | None = None
 
 
-def formula(stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_tokens: int) -> Cost:
-    """The cost by formula: with K = T + (P-1) L rows attended to, a block takes
+def formula(
+    stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_tokens: int, extra_rows: int = 0
+) -> Cost:
+    """Returns the cost by formula: with K = T + (P-1) L rows attended to, a block takes
 
         2 T D^2 (queries) + 4 K D^2 (keys, values) + 4 T K D (scores, sum of values) + 2 T D^2 (output) + 4 T D M (MLP)
 
     which for M = 4 D is 20 T D^2 + 4 K D^2 + 4 T K D, as the PRISM paper's published GFLOPs have it; and sends (P-1) L
     rows of D numbers, each of 4 bytes or as the wire format has it.
+
+    Args:
+      stack: sizes of the blocks.
+      exchange: of all blocks, or one for each.
+      num_parts: P.
+      num_tokens: N.
+      extra_rows: rows that a part computes beside its tokens, see `Model`. T counts them; they are not sent.
     """
-    T, D, M = part_length(num_tokens, num_parts), stack.features, stack.mlp_features
+    D, M = stack.features, stack.mlp_features
+    T = _rows_of_a_part(num_parts, num_tokens, extra_rows)
     flops = moved = collectives = 0
     for one in per_block(exchange, stack.num_layers):
-        others = (num_parts - 1) * one.rows_sent(T)
+        others = (num_parts - 1) * one.rows_sent(part_length(num_tokens, num_parts))
         K = T + others
         flops += 4 * T * D * D + 4 * K * D * D + 4 * T * K * D + 4 * T * D * M
         moved += others * wire_of(one).row_bytes(D)
         collectives += others > 0
     return Cost(flops, moved, moved, collectives)
+
+
+def _rows_of_a_part(num_parts: int, num_tokens: int, extra_rows: int) -> int:
+    return part_length(num_tokens, num_parts) + (extra_rows if num_parts > 1 else 0)
 
 
 def reordered_flops(stack: TransformerConfig, num_parts: int, num_tokens: int) -> float:
@@ -86,14 +100,20 @@ class Memory:
     activations: float
 
 
-def memory(model: nn.Module, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int) -> Memory:
+def memory(model: Model, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int) -> Memory:
     """Our estimate: the parameters, and `activations`."""
     weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params_shapes(model)))
-    return Memory(weights, activations(model.config.stack, exchange, num_parts, num_tokens, batch_size))
+    stack, extra_rows = model.config.stack, model.extra_rows
+    return Memory(weights, activations(stack, exchange, num_parts, num_tokens, batch_size, extra_rows))
 
 
 def activations(
-    stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int
+    stack: TransformerConfig,
+    exchange: Exchanges,
+    num_parts: int,
+    num_tokens: int,
+    batch_size: int,
+    extra_rows: int = 0,
 ) -> float:
     """Our estimate of bytes: of a block, what must be there at once in its attention or in its MLP, whichever is more.
 
@@ -102,23 +122,23 @@ def activations(
     they pass `SCORES_BYTES`). The MLP holds the rows, and T M before and after the activation. All in float32. A
     compiler that reuses memory better needs less, one that copies needs more.
     """
-    T, D, M, H = part_length(num_tokens, num_parts), stack.features, stack.mlp_features, stack.num_heads
+    D, M, H = stack.features, stack.mlp_features, stack.num_heads
+    T = _rows_of_a_part(num_parts, num_tokens, extra_rows)
     most: float = 0
     for one in per_block(exchange, stack.num_layers):
-        K = T + (num_parts - 1) * one.rows_sent(T)
+        K = T + (num_parts - 1) * one.rows_sent(part_length(num_tokens, num_parts))
         rows = T * D + K * D * (2 if stack.norm_first else 1)
         scores = min(H * T * K, max(SCORES_BYTES / 4 / batch_size, H * K))
         most = max(most, rows + (T + 2 * K) * D + 2 * scores, 2 * T * D + 2 * T * M)
     return 4 * batch_size * most
 
 
-def check_memory(
-    stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int
-) -> None:
+def check_memory(model: Model, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int) -> None:
     """Raises InputError for a batch whose activations on one device, by our estimate,
     are more than all memory of this machine."""
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if (needed := activations(stack, exchange, num_parts, num_tokens, batch_size)) > there:
+    stack, extra_rows = model.config.stack, model.extra_rows
+    if (needed := activations(stack, exchange, num_parts, num_tokens, batch_size, extra_rows)) > there:
         raise InputError(
             f"a batch of {batch_size} x {num_tokens} tokens takes some {needed / 1e9:,.0f} GB of a device, "
             f"but this machine has {there / 1e9:,.0f} GB; choose a smaller batch_size"
@@ -191,12 +211,12 @@ def _place(operation: Operation) -> str:
     return next((place for name, place in _PLACES.items() if name in scope), "elsewhere")
 
 
-def lowered(model: nn.Module, exchange: Exchanges, run: PlacedRunner, num_tokens: int) -> Cost:
+def lowered(model: Model, exchange: Exchanges, run: PlacedRunner, num_tokens: int) -> Cost:
     """The compiled cost of one example, without weights: compiles `forward` from shapes alone."""
     return compiled(lower(model, exchange, run, 1, num_tokens).compile(), 1)
 
 
-def split_bytes(model: nn.Module, num_parts: int, num_tokens: int) -> int:
+def split_bytes(model: Model, num_parts: int, num_tokens: int) -> int:
     """Bytes that the terminal sends to one device for one example: its part of every array,
     and the mask of all tokens."""
     if num_parts == 1:
@@ -206,7 +226,7 @@ def split_bytes(model: nn.Module, num_parts: int, num_tokens: int) -> int:
     return tokens + num_parts * part_len
 
 
-def join_bytes(model: nn.Module, num_parts: int, num_tokens: int) -> int:
+def join_bytes(model: Model, num_parts: int, num_tokens: int) -> int:
     """Bytes that one device sends for one example so that every device has the rows that the head reads."""
     run, parts = on_one_device(num_parts), parts_shapes(model, num_parts, 1, num_tokens)
     rows = jax.eval_shape(

@@ -35,6 +35,18 @@ def load_tokenizer(folder: Path | None, vocab_size: int) -> "PreTrainedTokenizer
     return tokenizer
 
 
+def class_id(folder: Path | None, vocab_size: int) -> int:
+    """Returns the id of the class token, `[CLS]`, of the tokenizer in `folder`.
+
+    Raises:
+      InputError: as `load_tokenizer`, or if it has no class token.
+    """
+    tokenizer = load_tokenizer(folder, vocab_size)
+    if tokenizer.cls_token_id is None:
+        raise InputError(f"the tokenizer in {folder} has no class token; choose a model without class tokens on parts")
+    return tokenizer.cls_token_id
+
+
 def check_ids(ids: Any, rows: int, where: str, what: str = "token id") -> None:
     """Raises InputError unless all ids are whole numbers that have a row in the model's table.
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -19,6 +18,7 @@ from prism_jax.experiments.checkpoint import Trained, load
 from prism_jax.experiments.recipe import Experiment
 from prism_jax.layers import lora
 from prism_jax.models import vit
+from prism_jax.models.base import Model
 from prism_jax.parallel.processes import from_terminal
 from prism_jax.tasks import num_labels
 from prism_jax.trees import flatten, unflatten
@@ -117,7 +117,7 @@ def _source(said: Mapping[str, Any]) -> dict[str, Any]:
 
 def load_run(
     trained: Trained,
-    kind: type[nn.Module],
+    kind: type[Model],
     compute_dtype: str = "float32",
     fresh: Iterable[str] = (),
     reader: hub.Reader = hub.read_tensors,
@@ -133,7 +133,7 @@ def load_run(
 
 
 def _load(
-    kind: type[nn.Module], said: Mapping[str, Any], fresh: Iterable[str], compute_dtype: str, reader: hub.Reader
+    kind: type[Model], said: Mapping[str, Any], fresh: Iterable[str], compute_dtype: str, reader: hub.Reader
 ) -> Pretrained:
     """Returns a model of the class `kind` with the weights that config.json, or an experiment as JSON, names."""
     pretrained = weights.load(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import flax.linen as nn
 import tyro
 from msgspec import Meta
 
@@ -21,6 +20,7 @@ from prism_jax.exchange.base import Exchange
 from prism_jax.exchange.flag_types import ExchangesFlag
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.wire import WIRES, Wire
+from prism_jax.models.base import Model
 from prism_jax.records import BatchSize, Count, Natural, NotNegative, NumParts, NumTokens, Positive, Share, Side
 from prism_jax.seeds import Seed
 from prism_jax.user_paths import UserPath, expand
@@ -162,7 +162,7 @@ class Training(Preparation):
 class Experiment:
     """One experiment: a model, a data set, and a group of fields for each way to use them."""
 
-    model: tyro.conf.Suppress[type[nn.Module]]
+    model: tyro.conf.Suppress[type[Model]]
     """The model class."""
     weights: UserPath
     """Folder in the hub's layout, hub id, or asset:NAME."""
@@ -223,7 +223,7 @@ def load(path: str) -> Experiment:
     if not isinstance(experiment := getattr(module, "config", None), Experiment):
         raise InputError(f"{path} has no `config = Experiment(...)`")
     records.check_fields(experiment, f"{path}: ")
-    if not issubclass(experiment.model, nn.Module):
+    if not issubclass(experiment.model, Model):
         raise InputError(f"{path}: model is {experiment.model.__name__}; choose a class such as models.bert.BertModel")
     return expand(experiment)
 

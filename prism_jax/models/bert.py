@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchanges
 from prism_jax.layers.transformer import (
     ACTIVATIONS,
@@ -24,8 +25,10 @@ from prism_jax.layers.transformer import (
     layer_norm,
     vocabulary_logits,
 )
+from prism_jax.models.base import ClassRowModel, Model
+from prism_jax.models.class_tokens import WithClassTokens, class_positions, with_class_row
 from prism_jax.parallel.partition import Layout
-from prism_jax.records import Count, Share, Width
+from prism_jax.records import Count, Natural, Share, Width
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class BertConfig:
       num_types: rows of the token type table.
       num_labels: C, classes of a classification head.
       classifier_dropout: rate on what a classifier reads; None for that of the stack.
+      class_id: token that stands in front of every text, `[CLS]`; only a class token on every part needs it.
     """
 
     stack: TransformerConfig
@@ -47,6 +51,7 @@ class BertConfig:
     num_types: Count = 2
     num_labels: Width = 2
     classifier_dropout: Share | None = None
+    class_id: Natural | None = None
 
 
 BERT_BASE = BertConfig(TransformerConfig(12, 768, 12, 3072, norm_first=False, dropout=0.1, attention_dropout=0.1))
@@ -70,7 +75,7 @@ class BertEncoder(nn.Module):
         return self.blocks(self.embed(tokens, layout), exchange, layout)[0]
 
     def embed(self, tokens: dict[str, jax.Array], layout: Layout) -> jax.Array:
-        """The rows before the first block."""
+        """Returns the rows before the first block, [B, T, D]."""
         config, stack = self.config, self.config.stack
         ids_BT = tokens["ids"]
         types_BT = tokens.get("types", jnp.zeros_like(ids_BT))
@@ -79,22 +84,28 @@ class BertEncoder(nn.Module):
         return dropout(x_BTD, stack.dropout, replace(layout, block=stack.num_layers).block_keys_B, site=0)
 
 
-class _Bert(nn.Module):
-    """What all heads share. Abstract: a head sets up its own layers and has `head`,
-    and `read` if it needs fewer rows."""
+class BertEncoderWithClassTokens(BertEncoder):
+    """Embeddings and blocks, with a class token on every part if there are several."""
+
+    def __call__(self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges) -> jax.Array:
+        x_BTD = self.embed(tokens, layout)
+        if layout.num_parts == 1:
+            return self.blocks(x_BTD, exchange, layout)[0]
+        assert self.config.class_id is not None  # `check` refuses it
+        position_B = class_positions(layout.real_BN)
+        ids_B, types_B = jnp.full_like(position_B, self.config.class_id), jnp.zeros_like(position_B)
+        class_BD = self.norm(self.token(ids_B) + self.type(types_B) + self.position(position_B))
+        return with_class_row(self.blocks, x_BTD, class_BD, layout, exchange)
+
+
+class _Bert(Model):
+    """What the heads of BERT share."""
 
     config: BertConfig
     encoder_class: ClassVar[type[nn.Module]] = BertEncoder
 
-    def part(self, tokens, layout, exchange):
-        return self.read(self.encoder(tokens, layout, exchange), layout)
-
-    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        """The rows of this part that the head reads: all of them."""
-        return x_BTD
-
     def dropped(self, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
-        """What a classifier reads, with dropout where keys are given."""
+        """Returns the input of a classifier, with dropout where keys are given."""
         own = self.config.classifier_dropout
         return dropout(x, self.config.stack.dropout if own is None else own, keys_B, site=0)
 
@@ -104,11 +115,6 @@ class _Bert(nn.Module):
     def batch_shapes(self, batch_size: int, num_tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
         shape = jax.ShapeDtypeStruct((batch_size, num_tokens), jnp.int32)
         return {"ids": shape, "types": shape}
-
-
-def class_row(rows_BRD: jax.Array) -> jax.Array:
-    """The first row of the first part: `[CLS]`."""
-    return rows_BRD[:, 0]
 
 
 class BertModel(_Bert):
@@ -121,11 +127,11 @@ class BertModel(_Bert):
     def head(
         self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Hidden states [B, N, D] and pooled [B, D]."""
-        return rows_BRD[:, : real_BN.shape[1]], jnp.tanh(self.pooler(class_row(rows_BRD)))
+        """Returns hidden states [B, N, D] and pooled [B, D]."""
+        return rows_BRD[:, : real_BN.shape[1]], jnp.tanh(self.pooler(rows_BRD[:, 0]))
 
 
-class BertForSequenceClassification(_Bert):
+class BertForSequenceClassification(ClassRowModel, _Bert):
     """Logits from the class row: pooler, tanh, classifier."""
 
     def setup(self):
@@ -133,13 +139,24 @@ class BertForSequenceClassification(_Bert):
         self.pooler = head_dense(self.config.stack.features, self.config.stack)
         self.classifier = head_dense(self.config.num_labels, self.config.stack)
 
-    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        return x_BTD[:, :1]
-
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        """Logits [B, C]."""
-        pooled_BD = jnp.tanh(self.pooler(class_row(rows_BRD)))
+        """Returns logits [B, C]."""
+        pooled_BD = jnp.tanh(self.pooler(self.class_row(rows_BRD, real_BN)))
         return self.classifier(self.dropped(pooled_BD, keys_B))
+
+
+class BertWithClassTokens(WithClassTokens, BertForSequenceClassification):
+    """`BertForSequenceClassification` with a class token on every part. The parameters are the same."""
+
+    encoder_class = BertEncoderWithClassTokens
+
+    def check(self, num_tokens: int) -> None:
+        super().check(num_tokens)
+        if self.config.class_id is None:
+            raise InputError(
+                f"{type(self).__name__} needs the id of [CLS], but class_id is None; "
+                "give BertConfig(class_id=...), or load a folder with a tokenizer"
+            )
 
 
 class BertForTokenClassification(_Bert):
@@ -150,7 +167,7 @@ class BertForTokenClassification(_Bert):
         self.classifier = head_dense(self.config.num_labels, self.config.stack)
 
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        """Logits [B, N, C]."""
+        """Returns logits [B, N, C]."""
         return self.classifier(self.dropped(rows_BRD[:, : real_BN.shape[1]], keys_B))
 
 
@@ -164,7 +181,7 @@ class BertForMaskedLM(_Bert):
         self.bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,), jnp.float32)
 
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        """Logits [B, N, V]."""
+        """Returns logits [B, N, V]."""
         stack = self.config.stack
         h_BND = ACTIVATIONS[stack.activation](self.transform(rows_BRD[:, : real_BN.shape[1]]))
         return vocabulary_logits(self.norm(h_BND), self.encoder.token, stack) + self.bias[None, None]
@@ -182,5 +199,5 @@ class BertForSentenceEmbedding(_Bert):
         return jnp.where(layout.real_BT[..., None], x_BTD, 0).sum(1, keepdims=True)
 
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        """Embeddings [B, D]."""
+        """Returns embeddings [B, D]."""
         return rows_BRD.sum(1) / jnp.maximum(real_BN.sum(1, keepdims=True), 1)

@@ -1,18 +1,34 @@
 """A class token on every part (after ASTRA, arXiv 2505.19342), for models that classify by the row of theirs.
 
-Each part has a class row of its own beside its tokens. It reads them as they are, and the other parts through the
-exchange; no class row is sent. The head reads the mean of the class rows. One row more to compute, none more to send.
-With all rows sent every class row is that of one device, and so is their mean. configs/ideas has models of this kind.
+Each part has a class row beside its tokens. The row reads these tokens as they are, and the other parts through the
+exchange; no class row is sent. The head reads the mean of the class rows. A part computes one row more, and sends none
+more. With all rows sent, every class row is that of one device, and so is their mean. One part has no extra row.
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from prism_jax.exchange.base import Context, Exchanges, Wrapped, per_block
 from prism_jax.layers.transformer import Stack
+from prism_jax.models.base import ClassRowModel
 from prism_jax.parallel.partition import Layout
+
+
+class WithClassTokens(ClassRowModel):
+    """A model with a class token on every part. Mix it into a model that classifies by its class row,
+    and set `encoder_class` to an encoder that calls `with_class_row`."""
+
+    extra_rows: ClassVar[int] = 1
+
+    def class_row(self, rows_BRD: jax.Array, real_BN: jax.Array) -> jax.Array:
+        """Returns the mean of the class rows of the parts that have a real token, [B, D]."""
+        B, P, _ = rows_BRD.shape
+        real_BPT = jnp.pad(real_BN, ((0, 0), (0, -real_BN.shape[1] % P))).reshape(B, P, -1)
+        weight_BP1 = real_BPT.any(2)[..., None]
+        return (rows_BRD * weight_BP1).sum(1) / jnp.maximum(weight_BP1.sum(1), 1)
 
 
 @dataclass(frozen=True)
@@ -33,32 +49,28 @@ class BesideClassRow(Wrapped):
 
 
 def with_class_row(
-    blocks: Stack, x_BTD: jax.Array, class_D: jax.Array, layout: Layout, exchange: Exchanges
+    blocks: Stack, x_BTD: jax.Array, class_BD: jax.Array, layout: Layout, exchange: Exchanges
 ) -> jax.Array:
-    """What the blocks make of a part's rows with a class row in front, [B, 1 + T, D].
+    """Runs the blocks on a part's rows with a class row in front.
 
     Args:
       blocks: of the model.
-      x_BTD: embedded rows; the one at position 0, the class token's, is hidden.
-      class_D: the class token, embedded.
+      x_BTD: embedded rows. The one of the sequence's own class token, its first real token, is hidden.
+      class_BD: the class token, embedded.
       layout: where this part stands.
       exchange: of the rows but the class row.
+
+    Returns:
+      Rows after the last block, the class row first: [B, 1 + T, D].
     """
-    class_B1D = jnp.broadcast_to(class_D, (len(x_BTD), 1, x_BTD.shape[2]))
-    real_BPT = jnp.pad(layout.real_BPT.at[:, 0, 0].set(False), ((0, 0), (0, 0), (1, 0)), constant_values=True)
-    layout = replace(layout, real_BN=real_BPT.reshape(len(x_BTD), -1), num_tokens=real_BPT[0].size)
+    is_class_BN = jnp.arange(layout.real_BN.shape[1])[None] == class_positions(layout.real_BN)[:, None]
+    real_BPT = (layout.real_BN & ~is_class_BN).reshape(layout.real_BPT.shape)
+    real_BPR = jnp.pad(real_BPT, ((0, 0), (0, 0), (1, 0)), constant_values=True)
+    layout = replace(layout, real_BN=real_BPR.reshape(len(x_BTD), -1), num_tokens=real_BPR[0].size)
     each = tuple(map(BesideClassRow, per_block(exchange, blocks.config.num_layers)))
-    return blocks(jnp.concatenate([class_B1D, x_BTD], 1), each, layout)[0]
+    return blocks(jnp.concatenate([class_BD[:, None], x_BTD], 1), each, layout)[0]
 
 
-def mean_of_class_rows(rows_BPD: jax.Array, real_BN: jax.Array) -> jax.Array:
-    """Over the parts that have a real token, [B, 1, D].
-
-    Args:
-      rows_BPD: the class row of each part.
-      real_BN: the real tokens, as a head is given them.
-    """
-    B, P, _ = rows_BPD.shape
-    real_BPT = jnp.pad(real_BN, ((0, 0), (0, -real_BN.shape[1] % P))).reshape(B, P, -1)
-    weight_BP1 = real_BPT.any(2)[..., None]
-    return (rows_BPD * weight_BP1).sum(1, keepdims=True) / jnp.maximum(weight_BP1.sum(1, keepdims=True), 1)
+def class_positions(real_BN: jax.Array) -> jax.Array:
+    """Returns the position of the class token, the first real token of each sequence: int32 [B]."""
+    return jnp.argmax(real_BN, axis=1).astype(jnp.int32)

@@ -21,6 +21,7 @@ from prism_jax.layers.transformer import (
     layer_norm,
     vocabulary_logits,
 )
+from prism_jax.models.base import Model
 from prism_jax.parallel.partition import Layout
 from prism_jax.records import Count, Share
 
@@ -80,7 +81,7 @@ class GPT2Encoder(nn.Module):
     def __call__(
         self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges
     ) -> tuple[jax.Array, tuple[KVCache, ...]]:
-        """The rows of this part [B, T, D], and what every block attended to."""
+        """Returns the rows of this part [B, T, D], and the keys and values that every block attended to."""
         position_BT = jnp.minimum(layout.real_before_BT, self.config.num_positions - 1)  # P*T may pass N by up to P - 1
         x_BTD = self.token(tokens["ids"]) + self.position(position_BT)
         keys_B = replace(layout, block=self.config.stack.num_layers).block_keys_B
@@ -91,13 +92,13 @@ class GPT2Encoder(nn.Module):
     def extend(
         self, ids_B: jax.Array, position_B: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
     ) -> tuple[jax.Array, tuple[KVCache, ...]]:
-        """The row [B, 1, D] of one more token, and the caches with it, see `Block.extend`."""
+        """Returns the row [B, 1, D] of one more token, and the caches with it, see `Block.extend`."""
         x_B1D = self.token(ids_B[:, None]) + self.position(position_B[:, None])
         x_B1D, caches = self.blocks.extend(x_B1D, caches, room)
         return self.norm(x_B1D), caches
 
 
-class GPT2Model(nn.Module):
+class GPT2Model(Model):
     """Every hidden state."""
 
     config: GPT2Config
@@ -105,11 +106,11 @@ class GPT2Model(nn.Module):
     def setup(self):
         self.encoder = GPT2Encoder(self.config)
 
-    def part(self, tokens, layout, exchange):
+    def part(self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges) -> jax.Array:
         return self.encoder(tokens, layout, exchange)[0]
 
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        """Hidden states [B, N, D]."""
+        """Returns hidden states [B, N, D]."""
         return rows_BRD[:, : real_BN.shape[1]]
 
     def check(self, num_tokens: int) -> None:
@@ -123,18 +124,18 @@ class GPT2LMHeadModel(GPT2Model):
     """Logits of the next token for every token, from the token table itself."""
 
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        """Logits [B, N, V]."""
+        """Returns logits [B, N, V]."""
         return vocabulary_logits(rows_BRD[:, : real_BN.shape[1]], self.encoder.token, self.config.stack)
 
     def prefill(
         self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges
     ) -> tuple[jax.Array, tuple[KVCache, ...]]:
-        """As `part`, and what every block attended to: where generation starts from."""
+        """Returns the rows of `part`, and the keys and values that every block attended to. Generation starts here."""
         return self.encoder(tokens, layout, exchange)
 
     def extend(
         self, ids_B: jax.Array, position_B: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
     ) -> tuple[jax.Array, tuple[KVCache, ...]]:
-        """Logits [B, V] after one more token, and the caches with it, see `Block.extend`."""
+        """Returns logits [B, V] after one more token, and the caches with it, see `Block.extend`."""
         row_B1D, caches = self.encoder.extend(ids_B, position_B, caches, room)
         return vocabulary_logits(row_B1D, self.encoder.token, self.config.stack)[:, 0], caches

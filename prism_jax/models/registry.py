@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from types import ModuleType
 
-import flax.linen as nn
-
 from prism_jax.errors import InputError
 from prism_jax.models import bert, bert_hf, gpt2, gpt2_hf, vit, vit_hf
+from prism_jax.models.base import Model
 
 
 @dataclass(frozen=True)
@@ -26,27 +25,27 @@ FAMILIES = {"bert": Family(bert, bert_hf), "gpt2": Family(gpt2, gpt2_hf), "vit":
 """The families by Hugging Face's `model_type`."""
 
 
-def family_of(kind: type[nn.Module]) -> Family:
+def family_of(kind: type[Model]) -> Family:
     """Returns the family that a model class belongs to, or that it extends a class of."""
     return _family_and_class(kind)[0]
 
 
-def class_named(name: str) -> type[nn.Module]:
+def class_named(name: str) -> type[Model]:
     """One of our model classes by its name."""
     for kind in (getattr(family.models, name, None) for family in FAMILIES.values()):
-        if isinstance(kind, type) and issubclass(kind, nn.Module):
+        if isinstance(kind, type) and issubclass(kind, Model):
             return kind
     raise InputError(
         f"{name} is no model of {', '.join(FAMILIES)}, but of a config file of one's own; open it with that"
     )
 
 
-def architecture_of(kind: type[nn.Module]) -> str:
+def architecture_of(kind: type[Model]) -> str:
     """Hugging Face's class for a model class."""
     return getattr(kind, "architecture", _family_and_class(kind)[1].__name__)
 
 
-def _family_and_class(kind: type[nn.Module]) -> tuple[Family, type[nn.Module]]:
+def _family_and_class(kind: type[Model]) -> tuple[Family, type[Model]]:
     for base in kind.__mro__:
         for family in FAMILIES.values():
             if getattr(family.models, base.__name__, None) is base:

@@ -23,6 +23,8 @@ from prism_jax.layers.transformer import (
     head_dense,
     layer_norm,
 )
+from prism_jax.models.base import ClassRowModel, Model
+from prism_jax.models.class_tokens import WithClassTokens, with_class_row
 from prism_jax.parallel.partition import Layout
 from prism_jax.records import Side, Width
 
@@ -116,7 +118,7 @@ class ViTEncoder(nn.Module):
         return self.norm(self.blocks(self.embed(tokens, layout), exchange, layout)[0])
 
     def embed(self, tokens: dict[str, jax.Array], layout: Layout) -> jax.Array:
-        """The rows before the first block."""
+        """Returns the rows before the first block, [B, T, D]."""
         config, stack = self.config, self.config.stack
         patches = tokens["patches"]
         if patches.shape[-1] != config.patch_pixels:
@@ -133,19 +135,23 @@ class ViTEncoder(nn.Module):
         return dropout(x_BTD, stack.dropout, replace(layout, block=stack.num_layers).block_keys_B, site=0)
 
 
-class _ViT(nn.Module):
-    """What all heads share. Abstract: a head sets up its own layers and has `head`,
-    and `read` if it needs fewer rows."""
+class ViTEncoderWithClassTokens(ViTEncoder):
+    """Embeddings, blocks and the last norm, with a class token on every part if there are several."""
+
+    def __call__(self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges) -> jax.Array:
+        x_BTD = self.embed(tokens, layout)
+        if layout.num_parts == 1:
+            return self.norm(self.blocks(x_BTD, exchange, layout)[0])
+        class_D = self.class_token + self.position.embedding[0]
+        class_BD = jnp.broadcast_to(class_D, (len(x_BTD), class_D.size))
+        return self.norm(with_class_row(self.blocks, x_BTD, class_BD, layout, exchange))
+
+
+class _ViT(Model):
+    """What the heads of ViT share."""
 
     config: ViTConfig
     encoder_class: ClassVar[type[nn.Module]] = ViTEncoder
-
-    def part(self, tokens, layout, exchange):
-        return self.read(self.encoder(tokens, layout, exchange), layout)
-
-    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        """The rows of this part that the head reads: all of them."""
-        return x_BTD
 
     def check(self, num_tokens: int) -> None:
         check_tokens(self.config, num_tokens)
@@ -157,8 +163,8 @@ class _ViT(nn.Module):
     def _new_pooler(self):
         return head_dense(self.config.pooler_features or self.config.stack.features, self.config.stack)
 
-    def _pooled(self, rows_BRD):
-        return ACTIVATIONS[self.config.pooler_activation](self.pooler(rows_BRD[:, 0]))
+    def _pooled(self, row_BD):
+        return ACTIVATIONS[self.config.pooler_activation](self.pooler(row_BD))
 
 
 class ViTModel(_ViT):
@@ -170,8 +176,8 @@ class ViTModel(_ViT):
     def head(
         self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Hidden states [B, N, D] and pooled [B, pooler_features]."""
-        return rows_BRD[:, : real_BN.shape[1]], self._pooled(rows_BRD)
+        """Returns hidden states [B, N, D] and pooled [B, pooler_features]."""
+        return rows_BRD[:, : real_BN.shape[1]], self._pooled(rows_BRD[:, 0])
 
 
 class ViTHiddenStates(_ViT):
@@ -183,11 +189,11 @@ class ViTHiddenStates(_ViT):
         self.encoder = self.encoder_class(self.config)
 
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        """Hidden states [B, N, D]."""
+        """Returns hidden states [B, N, D]."""
         return rows_BRD[:, : real_BN.shape[1]]
 
 
-class ViTForImageFeatures(_ViT):
+class ViTForImageFeatures(ClassRowModel, _ViT):
     """The class row, as features of the image."""
 
     architecture: ClassVar[str] = "ViTModel"
@@ -195,15 +201,12 @@ class ViTForImageFeatures(_ViT):
     def setup(self):
         self.encoder = self.encoder_class(self.config)
 
-    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        return x_BTD[:, :1]
-
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        """Features [B, D]."""
-        return rows_BRD[:, 0]
+        """Returns features [B, D]."""
+        return self.class_row(rows_BRD, real_BN)
 
 
-class ViTForPooledFeatures(_ViT):
+class ViTForPooledFeatures(ClassRowModel, _ViT):
     """The pooler's output for the class row, as features of the image."""
 
     architecture: ClassVar[str] = "ViTModel"
@@ -211,31 +214,31 @@ class ViTForPooledFeatures(_ViT):
     def setup(self):
         self.encoder, self.pooler = self.encoder_class(self.config), self._new_pooler()
 
-    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        return x_BTD[:, :1]
-
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        """Features [B, pooler_features]."""
-        return self._pooled(rows_BRD)
+        """Returns features [B, pooler_features]."""
+        return self._pooled(self.class_row(rows_BRD, real_BN))
 
 
-class ViTForImageClassification(_ViT):
+class ViTForImageClassification(ClassRowModel, _ViT):
     """Logits from the class row."""
 
     def setup(self):
         self.encoder = self.encoder_class(self.config)
         self.classifier = head_dense(self.config.num_labels, self.config.stack)
 
-    def read(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        return x_BTD[:, :1]
-
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        """Logits [B, C]."""
-        return self.classifier(rows_BRD[:, 0])
+        """Returns logits [B, C]."""
+        return self.classifier(self.class_row(rows_BRD, real_BN))
 
 
-def with_image_size(model: nn.Module, params: Any, image_size: tuple[int, int]) -> tuple[nn.Module, Any]:
-    """The model for images of another (height, width), its position table resized.
+class ViTWithClassTokens(WithClassTokens, ViTForImageClassification):
+    """`ViTForImageClassification` with a class token on every part. The parameters are the same."""
+
+    encoder_class = ViTEncoderWithClassTokens
+
+
+def with_image_size(model: Model, params: Any, image_size: tuple[int, int]) -> tuple[Model, Any]:
+    """Returns the model for images of another (height, width), its position table resized.
 
     Equal to Hugging Face's `interpolate_pos_encoding=True`: bicubic over the grid of patches, without antialiasing; the
     class token keeps its row. Resizing twice is not the same as once: start from the weights as they were loaded.

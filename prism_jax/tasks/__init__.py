@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -13,6 +12,7 @@ from prism_jax.errors import InputError
 from prism_jax.exchange.baselines import WholeSequence
 from prism_jax.forward import forward, params_shapes, parts_shapes
 from prism_jax.metrics.scores import METRICS
+from prism_jax.models.base import Model
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.processes import from_terminal
 from prism_jax.tasks import likelihood
@@ -130,7 +130,7 @@ def check_labels(dataset: Dataset) -> None:
         raise InputError(f"{dataset.name} has labels that are no finite numbers; leave these examples out")
 
 
-def check_model(model: nn.Module, dataset: Dataset, num_tokens: int) -> None:
+def check_model(model: Model, dataset: Dataset, num_tokens: int) -> None:
     """Raises InputError if a model does not answer what a data set asks."""
     name = type(model).__name__
     inputs, example = model.batch_shapes(1, num_tokens), "BertForSequenceClassification"

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from tqdm import tqdm
@@ -11,6 +10,7 @@ from tqdm import tqdm
 from prism_jax.data.text import bucket_of
 from prism_jax.exchange.setting import Setting
 from prism_jax.forward import Head, encode
+from prism_jax.models.base import Model
 from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.base import Task
@@ -31,7 +31,7 @@ class Predictor:
       programs: compiled so far, by bucket.
     """
 
-    model: nn.Module
+    model: Model
     task: Task
     setting: Setting
     run: PlacedRunner

@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
 from prism_jax import records
 from prism_jax.assets import hub
-from prism_jax.data import images, labels
+from prism_jax.data import images, labels, text
 from prism_jax.errors import InputError
 from prism_jax.folders import check_empty, new_folder
 from prism_jax.forward import init_params, params_shapes
 from prism_jax.layers import lora
+from prism_jax.models.base import Model
+from prism_jax.models.bert import BertWithClassTokens
 from prism_jax.models.hf_names import Entry, Table, give, refuse_tensors
 from prism_jax.models.registry import FAMILIES, architecture_of, family_of
 from prism_jax.seeds import check_seed
@@ -43,7 +44,7 @@ class Pretrained:
       label_names: of the classes of its head, in their order; LABEL_0 and so on where they are not known.
     """
 
-    model: nn.Module
+    model: Model
     params: Any
     folder: Path | None = None
     label_names: tuple[str, ...] = ()
@@ -65,7 +66,7 @@ class Found:
 
 
 def load(
-    kind: type[nn.Module],
+    kind: type[Model],
     source: str,
     *,
     revision: str | None = None,
@@ -133,7 +134,7 @@ def load(
 
 
 def find(
-    kind: type[nn.Module],
+    kind: type[Model],
     source: str,
     *,
     revision: str | None = None,
@@ -158,6 +159,8 @@ def find(
     config = family.hf.config_from_hf(hf_config, num_labels)
     config = replace(config, stack=replace(config.stack, compute_dtype=compute_dtype))
     records.check_fields(config, f"{folder}/config.json: ")
+    if issubclass(kind, BertWithClassTokens):
+        config = replace(config, class_id=text.class_id(hub.resolve(source, folder.name), config.vocab_size))
     model = kind(config)
     if num_tokens is not None:
         model.check(num_tokens)

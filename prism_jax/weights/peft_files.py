@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import flax
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -23,6 +22,7 @@ from prism_jax.assets import hub
 from prism_jax.errors import InputError
 from prism_jax.forward import params_shapes
 from prism_jax.layers.lora import has_adapters
+from prism_jax.models.base import Model
 from prism_jax.models.hf_names import ANY, Entry, Table, give, one_name_each, refuse_tensors, refuse_unsupported
 from prism_jax.models.registry import architecture_of, family_of
 from prism_jax.records import Count, Finite
@@ -72,7 +72,7 @@ TASKS = {
 
 def save(
     folder: Path,
-    model: nn.Module,
+    model: Model,
     params: Any,
     *,
     base: str,
@@ -152,7 +152,7 @@ def save(
     hub.write_file(folder / WEIGHTS, named, label_names)
 
 
-def load(folder: Path | str, model: nn.Module, params: Any) -> Any:
+def load(folder: Path | str, model: Model, params: Any) -> Any:
     """The parameters with the adapters of a folder in PEFT's layout, and the modules that it holds whole.
 
     Raises:
@@ -165,7 +165,7 @@ def load(folder: Path | str, model: nn.Module, params: Any) -> Any:
     return flax.traverse_util.unflatten_dict(flat | read(Path(folder), model), sep="/")
 
 
-def read(folder: Path, model: nn.Module) -> dict[str, np.ndarray]:
+def read(folder: Path, model: Model) -> dict[str, np.ndarray]:
     """The parameters that a folder in PEFT's layout holds, by path: adapters and whole modules. Raises as `load`."""
     config, tensors = _read_config(folder), hub.read_file(folder / WEIGHTS)
     table, architecture = family_of(type(model)).hf.table(model.config), architecture_of(type(model))

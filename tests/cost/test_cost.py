@@ -184,6 +184,6 @@ def test_the_traced_program_computes_keys_and_values_for_its_context_only(exchan
 
 
 def test_a_batch_beyond_all_memory_is_refused():
-    cost.check_memory(BERT_BASE.stack, pj.SegmentMeans(1), 2, 256, 1)
+    cost.check_memory(BertModel(BERT_BASE), pj.SegmentMeans(1), 2, 256, 1)
     with pytest.raises(InputError, match="1000000 x 512 tokens takes some .* GB .*; choose a smaller batch_size"):
-        cost.check_memory(BERT_BASE.stack, pj.SegmentMeans(1), 2, 512, 1_000_000)
+        cost.check_memory(BertModel(BERT_BASE), pj.SegmentMeans(1), 2, 512, 1_000_000)

@@ -45,17 +45,16 @@ def test_the_command(toy_config, trained, tmp_path, capsys):
         assert row["cosine_similarity"] == pytest.approx(1, abs=1e-6)
 
 
-def test_a_model_with_rows_of_its_own_is_refused(toy_config, trained, tmp_path, monkeypatch, capsys):
+def test_a_model_with_extra_rows_is_refused(toy_config, trained, tmp_path, capsys):
     own = tmp_path / "own.py"
     own.write_text(f"""
 from dataclasses import replace
 
-from configs.ideas.newsgroups_class_tokens import ClassTokens
 from prism_jax.experiments import recipe as configs
+from prism_jax.models.bert import BertWithClassTokens
 
-config = replace(configs.load({toy_config!r}), model=ClassTokens)
+config = replace(configs.load({toy_config!r}), model=BertWithClassTokens)
 """)
-    monkeypatch.setattr("configs.ideas.newsgroups_class_tokens.CLS", 2)
     flags = ["--checkpoint", trained, "--exchange", "segment_means:1", "--num-parts", "3", "--out", tmp_path]
     assert command("eval.blocks", own, *flags) == 2
-    assert "a block of ClassTokens gives 21 rows for 18 tokens" in capsys.readouterr().err
+    assert "a block of BertWithClassTokens gives 21 rows for 18 tokens" in capsys.readouterr().err

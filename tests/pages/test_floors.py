@@ -55,6 +55,11 @@ def package(module: str) -> str:
     return [*module.split("."), ""][1]
 
 
+def test_no_file_is_longer_than_300_lines():
+    lines = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
+    assert {module: n for module, n in lines.items() if n > 300} == {}
+
+
 def test_no_import_goes_up():
     arrows = [
         (a, b) for a, names in IMPORTS.items() for b in names if package(a) and package(b) not in ("", package(a))

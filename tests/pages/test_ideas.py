@@ -5,7 +5,6 @@ import runpy
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from helpers.closeness import assert_close
 from helpers.command import command
@@ -14,56 +13,10 @@ from helpers.tiny import stack_config, tiny_batch
 
 import prism_jax as pj
 from prism_jax.models.bert import BertConfig, BertForSequenceClassification
-from prism_jax.models.class_tokens import BesideClassRow
-from prism_jax.models.vit import ViTConfig, ViTForImageClassification
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 IDEAS = ROOT / "configs" / "ideas"
-
-
-def logits_of(model, params, batch, exchange, on, compiled=jax.jit):
-    parts = on.split(batch)
-    return np.asarray(compiled(lambda p, parts: pj.forward(model, p, parts, exchange, on))(on.replicate(params), parts))
-
-
-def check_class_tokens(plain, with_class_tokens, batch, runner):
-    """With all rows sent every class row is that of one device, and so is their mean; with means it is not."""
-    params, one_device = pj.init_params(plain, jax.random.key(0)), pj.on_one_device(1)
-    expected = logits_of(plain, params, batch, pj.WholeSequence(), one_device)
-    assert_close(logits_of(with_class_tokens, params, batch, pj.WholeSequence(), one_device), expected)
-    for compiled in (jax.jit, lambda function: function):  # NumPy arrays come through where there is no jit
-        assert_close(logits_of(with_class_tokens, params, batch, pj.AllGather(), runner(3), compiled), expected)
-    assert np.abs(logits_of(with_class_tokens, params, batch, pj.SegmentMeans(1), runner(3)) - expected).max() > 1e-3
-
-
-def test_class_tokens_on_every_part_of_a_vit(runner):
-    idea = runpy.run_path(IDEAS / "cifar10_class_tokens.py")
-    config = ViTConfig(stack_config(norm_first=True), image_size=(12, 16), patch_size=(4, 4), num_labels=5)
-    patches = np.random.default_rng(0).normal(size=(2, config.num_tokens, config.patch_pixels)).astype(np.float32)
-    check_class_tokens(ViTForImageClassification(config), idea["ClassTokens"](config), {"patches": patches}, runner)
-
-
-def test_class_tokens_on_every_part_of_a_bert(runner):
-    """Among the texts one that ends in the first part: the others' class rows don't count."""
-    idea = runpy.run_path(IDEAS / "newsgroups_class_tokens.py")
-    config = BertConfig(stack_config(), vocab_size=120, num_positions=64, num_labels=5)
-    mask = np.arange(13)[None] < np.array([13, 9, 4])[:, None]
-    ids = np.where(mask, np.random.default_rng(0).integers(1, 99, mask.shape), 0)
-    ids[:, 0] = idea["CLS"]
-    batch = {"ids": ids.astype(np.int32), "mask": mask}
-    check_class_tokens(BertForSequenceClassification(config), idea["ClassTokens"](config), batch, runner)
-    model = idea["ClassTokens"](config)
-    params = pj.init_params(model, jax.random.key(0))
-    alone = logits_of(model, params, batch, pj.IsolatedParts(), runner(3))
-    exact = logits_of(model, params, batch, pj.WholeSequence(), pj.on_one_device(1))
-    assert_close(alone[2], exact[2])
-    assert np.abs(alone[:2] - exact[:2]).max(1).min() > 1e-3
-
-
-def test_class_tokens_keep_what_an_exchange_asks_for():
-    assert BesideClassRow(pj.exchange.MeansAfterNorm(1)).after_norm
-    assert not BesideClassRow(pj.SegmentMeans(1)).after_norm
 
 
 def test_a_learned_weight_on_log_count():

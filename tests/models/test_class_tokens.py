@@ -1,0 +1,128 @@
+"""A class token on every part."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from helpers.closeness import assert_close
+from helpers.paths import GOLDEN
+from helpers.tiny import save_toy_tokenizer, stack_config
+from transformers import AutoTokenizer
+
+import prism_jax as pj
+from prism_jax import cost, weights
+from prism_jax.errors import InputError
+from prism_jax.models.bert import BertConfig, BertForSequenceClassification, BertModel, BertWithClassTokens
+from prism_jax.models.class_tokens import BesideClassRow
+from prism_jax.models.vit import ViTConfig, ViTForImageClassification, ViTWithClassTokens
+
+CLS = 101
+
+
+def logits_of(model, params, batch, exchange, on, compiled=jax.jit):
+    parts = on.split(batch)
+    return np.asarray(compiled(lambda p, parts: pj.forward(model, p, parts, exchange, on))(on.replicate(params), parts))
+
+
+def without(params, name):
+    return {key: value for key, value in params.items() if key != name}
+
+
+def applied(dense, x_BD):
+    return x_BD @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
+
+
+def vit_config():
+    return ViTConfig(stack_config(norm_first=True), image_size=(12, 16), patch_size=(4, 4), num_labels=5)
+
+
+def bert_config():
+    return BertConfig(stack_config(), vocab_size=120, num_positions=64, num_labels=5, class_id=CLS)
+
+
+def texts(left):
+    """Three texts of 13, 9 and 4 tokens, `[CLS]` first, padded to 13 on one side."""
+    lengths = np.array([13, 9, 4])[:, None]
+    order = np.arange(13)[None]
+    mask = order >= 13 - lengths if left else order < lengths
+    ids = np.where(mask, np.random.default_rng(0).integers(1, 99, mask.shape), 0)
+    ids[np.arange(3), mask.argmax(1)] = CLS
+    return {"ids": ids.astype(np.int32), "mask": mask}
+
+
+@pytest.mark.parametrize("compiled", [jax.jit, lambda function: function], ids=["jit", "no_jit"])
+def test_all_rows_sent_to_the_class_tokens_of_a_vit_are_one_device(compiled, runner):
+    """And with means they are not. NumPy arrays come through where there is no jit."""
+    plain, model, config = ViTForImageClassification(vit_config()), ViTWithClassTokens(vit_config()), vit_config()
+    batch = {"patches": np.random.default_rng(0).normal(size=(2, config.num_tokens, config.patch_pixels))}
+    batch = {name: x.astype(np.float32) for name, x in batch.items()}
+    params = pj.init_params(plain, jax.random.key(0))
+    expected = logits_of(plain, params, batch, pj.WholeSequence(), pj.on_one_device(1))
+    assert_close(logits_of(model, params, batch, pj.AllGather(), runner(3), compiled), expected)
+    means = logits_of(model, params, batch, pj.SegmentMeans(1), runner(3), compiled)
+    assert np.abs(means - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_all_rows_sent_to_the_class_tokens_of_a_bert_are_one_device(left, runner):
+    """`[CLS]` is the first real token, wherever the padding stands: its hidden state is what the classifier reads."""
+    plain, model, batch = BertModel(bert_config()), BertWithClassTokens(bert_config()), texts(left)
+    params, one_device = pj.init_params(model, jax.random.key(0)), pj.on_one_device(1)
+    parts = one_device.split(batch)
+    hidden_BND = pj.forward(plain, without(params, "classifier"), parts, pj.WholeSequence(), one_device)[0]
+    pooled_BD = np.tanh(applied(params["pooler"], np.asarray(hidden_BND)[np.arange(3), batch["mask"].argmax(1)]))
+    logits = logits_of(model, params, batch, pj.AllGather(), runner(3))
+    assert_close(logits, applied(params["classifier"], pooled_BD))
+
+
+def test_one_part_has_no_extra_row():
+    plain, model, batch = BertForSequenceClassification(bert_config()), BertWithClassTokens(bert_config()), texts(False)
+    params, one_device = pj.init_params(plain, jax.random.key(0)), pj.on_one_device(1)
+    expected = logits_of(plain, params, batch, pj.WholeSequence(), one_device)
+    np.testing.assert_array_equal(logits_of(model, params, batch, pj.WholeSequence(), one_device), expected)
+
+
+def test_the_class_rows_of_parts_without_a_real_token_do_not_count(runner):
+    """A text that ends in the first part is as on one device, whatever is sent."""
+    model, batch = BertWithClassTokens(bert_config()), texts(left=False)
+    params = pj.init_params(model, jax.random.key(0))
+    alone = logits_of(model, params, batch, pj.IsolatedParts(), runner(3))
+    exact = logits_of(model, params, batch, pj.WholeSequence(), pj.on_one_device(1))
+    assert_close(alone[2], exact[2])
+    assert np.abs(alone[:2] - exact[:2]).max(1).min() > 1e-3
+
+
+@pytest.mark.parametrize("exchange", [pj.SegmentMeans(2), pj.AllGather(), pj.IsolatedParts()])
+def test_the_formula_counts_the_class_row(exchange):
+    """FLOPs, bytes and collectives are those of the compiled program: one row more to compute, none more to send."""
+    model, plain = ViTWithClassTokens(vit_config()), ViTForImageClassification(vit_config())
+    compiled = cost.lowered(model, exchange, pj.on_mesh(3), 13)
+    formula = cost.formula(model.config.stack, exchange, 3, 13, model.extra_rows)
+    assert (compiled.flops, compiled.bytes_sent, compiled.collectives) == (
+        formula.flops,
+        formula.bytes_sent,
+        formula.collectives,
+    )
+    without = cost.formula(plain.config.stack, exchange, 3, 13)
+    assert formula.flops > without.flops
+    assert formula.bytes_sent == without.bytes_sent
+    assert cost.formula(model.config.stack, pj.WholeSequence(), 1, 13, 1) == cost.formula(
+        plain.config.stack, pj.WholeSequence(), 1, 13
+    )
+
+
+def test_the_id_of_the_class_token_is_the_tokenizers(tmp_path):
+    folder = shutil.copytree(GOLDEN / "bert_tiny", tmp_path / "bert")
+    with pytest.raises(InputError, match="no tokenizer in"):
+        weights.load(BertWithClassTokens, str(folder), fresh=("classifier",))
+    save_toy_tokenizer(folder)
+    loaded = weights.load(BertWithClassTokens, str(folder), fresh=("classifier",))
+    assert loaded.model.config.class_id == AutoTokenizer.from_pretrained(folder).cls_token_id == 2
+    with pytest.raises(InputError, match="needs the id of .CLS., but class_id is None"):
+        BertWithClassTokens(BertConfig(stack_config(), vocab_size=120, num_positions=64)).check(12)
+
+
+def test_class_tokens_keep_what_an_exchange_asks_for():
+    assert BesideClassRow(pj.exchange.MeansAfterNorm(1)).after_norm
+    assert not BesideClassRow(pj.SegmentMeans(1)).after_norm
