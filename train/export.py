@@ -23,7 +23,7 @@ from prism_jax.folders import check_empty, new_folder
 from prism_jax.layers import lora
 from prism_jax.models.registry import class_named
 from prism_jax.user_paths import UserPath
-from prism_jax.weights import peft_files
+from prism_jax.weights import peft_config, peft_files
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
                 dtype=command.dtype,
                 label_names=names,
             )
-        print(f"wrote {out}/{peft_files.CONFIG}, {peft_files.WEIGHTS}: step {trained.step} of {command.run}")
+        print(f"wrote {out}/{peft_config.CONFIG}, {peft_files.WEIGHTS}: step {trained.step} of {command.run}")
         return
     plain = replace(loaded, params=lora.merge(loaded.params))
     weights.export(plain, out, trained.config["label_names"])

@@ -33,7 +33,7 @@ from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks import prepare
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.predict import Predictor
-from prism_jax.weights import Pretrained, peft_files
+from prism_jax.weights import Pretrained, peft_config
 
 
 @dataclass(frozen=True)
@@ -205,4 +205,4 @@ def _with_adapter(experiment: Experiment, folder: str) -> Experiment:
 
 
 def _is_adapter(source: str) -> bool:
-    return (Path(source) / peft_files.CONFIG).is_file()
+    return (Path(source) / peft_config.CONFIG).is_file()

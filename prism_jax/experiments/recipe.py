@@ -24,7 +24,7 @@ from prism_jax.models.base import Model
 from prism_jax.records import BatchSize, Count, Natural, NotNegative, NumParts, NumTokens, Positive, Share, Side
 from prism_jax.seeds import Seed
 from prism_jax.user_paths import UserPath, expand
-from prism_jax.weights import peft_files
+from prism_jax.weights import peft_config
 
 T = TypeVar("T")
 
@@ -48,9 +48,9 @@ class Evaluation:
 
     def check(self) -> None:
         """Raises InputError if the adapter's folder holds none."""
-        if self.adapter is not None and not (Path(self.adapter) / peft_files.CONFIG).is_file():
+        if self.adapter is not None and not (Path(self.adapter) / peft_config.CONFIG).is_file():
             raise InputError(
-                f"no adapter in {self.adapter!r}; give a folder with {peft_files.CONFIG}, "
+                f"no adapter in {self.adapter!r}; give a folder with {peft_config.CONFIG}, "
                 "as train.export --adapter writes it"
             )
 

@@ -24,6 +24,7 @@ from prism_jax.models.registry import FAMILIES, architecture_of, family_of
 from prism_jax.seeds import check_seed
 from prism_jax.trees import flatten, unflatten
 from prism_jax.weights import peft_files
+from prism_jax.weights.strict import faults
 
 HINTS = {
     "classifier": " (give an adapter that holds one with --adapter, or train one with train.finetune and score its "
@@ -206,22 +207,13 @@ def fit(
     }
     found = table.without_copies(named)
     entries = [entry for entry in table.entries if entry.ours in wanted]
-    fitting = {}
-    for entry in entries:
-        theirs, shape, hint = entry.theirs, wanted[entry.ours].shape, HINTS.get(entry.ours.split("/")[0], "")
-        tensor = found.get(theirs)
-        if tensor is None:
-            wrong[theirs] = f"{theirs} is missing{hint}"
-        elif tensor.shape != entry.their_shape(shape):
-            wrong[theirs] = f"{theirs} has shape {tensor.shape}, not {entry.their_shape(shape)}{hint}"
-        elif reason := hub.no_floats(tensor):
-            wrong[theirs] = f"{theirs} {reason}"
-        else:
-            fitting[entry.ours] = entry, tensor
+    shapes = {entry.theirs: entry.their_shape(wanted[entry.ours].shape) for entry in entries}
+    hints = {entry.theirs: HINTS.get(entry.ours.split("/")[0], "") for entry in entries}
+    wrong |= {name: message + hints[name] for name, message in faults(shapes, found).items()}
     known = {entry.theirs for entry in table.entries}
     wrong |= {name: f"{name} is unknown" for name in found if name not in known}
     refuse_tensors("the weights don't fit the model", list(wrong.values()))
-    return fitting
+    return {entry.ours: (entry, found[entry.theirs]) for entry in entries}
 
 
 def export_tensors(params: Any, table: Table) -> dict[str, np.ndarray]:

@@ -6,13 +6,12 @@ written once and the rank stays.
 """
 
 import json
-import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import flax
 import jax
@@ -23,44 +22,14 @@ from prism_jax.errors import InputError
 from prism_jax.forward import params_shapes
 from prism_jax.layers.lora import has_adapters
 from prism_jax.models.base import Model
-from prism_jax.models.hf_names import ANY, Entry, Table, give, one_name_each, refuse_tensors, refuse_unsupported
+from prism_jax.models.hf_names import Entry, Table, give, one_name_each, refuse_tensors
 from prism_jax.models.registry import architecture_of, family_of
-from prism_jax.records import Count, Finite
+from prism_jax.weights.peft_config import CONFIG, PeftConfig
+from prism_jax.weights.strict import faults
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 BASE = "base_model.model."
 """What PEFT puts before every name."""
-
-SUPPORTED = {
-    "peft_type": {"LORA"},
-    "bias": {"none"},
-    "init_lora_weights": {True, False, "gaussian", "eva", "orthogonal"},  # others change the base weights as well
-}
-"""What these attributes of PEFT's config may be."""
-
-HARMLESS = (
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config", "fan_in_fan_out",
-    "inference_mode", "lora_alpha",
-    "lora_dropout", "megatron_core", "modules_to_save", "peft_version", "qalora_group_size", "r", "rank_pattern",
-    "revision",
-    "target_modules", "task_type", "use_rslora",
-)  # fmt: skip
-"""Attributes that are read, or that don't change what a model computes. Any other must be off: None, False or empty."""
-
-
-class AdapterConfig(TypedDict, total=False):
-    """What is read from PEFT's config."""
-
-    r: Count
-    lora_alpha: Finite
-    rank_pattern: dict[str, Count] | None
-    alpha_pattern: dict[str, Finite] | None
-    target_modules: str | list[str] | None
-    modules_to_save: list[str] | None
-    use_rslora: bool | None
-
-
-DEFAULTS: AdapterConfig = {"r": 8, "lora_alpha": 8}
 
 TASKS = {
     "BertForSequenceClassification": "SEQ_CLS",
@@ -114,7 +83,7 @@ def save(
     sizes: dict[str, tuple[int, float]] = {}
     kept: set[str] = set()
     for module, entries in _dense_layers(table).items():
-        pieces = [_adapter(flat, entry) for entry in entries if entry.ours in flat]
+        pieces = [_a_b_scale(flat, entry) for entry in entries if entry.ours in flat]
         if not any(a_DR.size for a_DR, _, _ in pieces):
             continue
         name = table.full_name(table.module_name(module), architecture)
@@ -166,68 +135,92 @@ def load(folder: Path | str, model: Model, params: Any) -> Any:
 
 
 def read(folder: Path, model: Model) -> dict[str, np.ndarray]:
-    """The parameters that a folder in PEFT's layout holds, by path: adapters and whole modules. Raises as `load`."""
-    config, tensors = _read_config(folder), hub.read_file(folder / WEIGHTS)
+    """Returns the parameters that a folder in PEFT's layout holds, by path: adapters and whole modules.
+    Raises as `load`."""
+    config, file = PeftConfig.read(folder), hub.read_file(folder / WEIGHTS)
     table, architecture = family_of(type(model)).hf.table(model.config), architecture_of(type(model))
     shapes = {path: x.shape for path, x in flax.traverse_util.flatten_dict(params_shapes(model), sep="/").items()}
-    files = one_name_each(tensors, partial(_stored, table))  # the file's names by those of the table
-    params: dict[str, np.ndarray] = {}
-    wrong: dict[str, str] = {}
+    names = one_name_each(file, partial(_stored, table))  # the file's names by those of the table
+    tensors = {name: file[named] for name, named in names.items()}
+    adapters = _adapters(config, table, shapes, names)
+    whole = [
+        entry
+        for entry in table.entries
+        if entry.ours in shapes and (entry.theirs in tensors or config.is_whole(table, entry.theirs))
+    ]
+    wanted = {name: shape for adapter in adapters for name, shape in adapter.tensor_shapes(shapes).items()}
+    wanted |= {entry.theirs: entry.their_shape(shapes[entry.ours]) for entry in whole}
+    wrong = faults(wanted, tensors)
+    apart = table.untied(tensors, architecture) + table.trained_apart(tensors, architecture)
+    wrong |= {name: f"{name} is not the same as {other} any more, to which it is tied here" for name, other in apart}
     known = {entry.theirs for entry in table.entries} | {tie.copy for tie in table.ties}
-
-    def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        if name not in files:
-            wrong[name] = f"{name} is missing"
-        elif tensors[files[name]].shape != shape:
-            wrong[name] = f"{name} has shape {tensors[files[name]].shape}, not {shape}"
-        elif reason := hub.no_floats(tensors[files[name]]):
-            wrong[name] = f"{name} {reason}"
-        else:
-            return np.asarray(tensors[files[name]], np.float32)
-        return np.broadcast_to(np.float32(0), shape)  # of no size, whatever the config says
-
-    for module, entries in _dense_layers(table).items():
-        names = f"{module}.lora_A.weight", f"{module}.lora_B.weight"
-        known |= set(names)
-        here = [entry for entry in entries if entry.ours in shapes]
-        there = next((files[name] for name in names if name in files), None)
-        if not here or (there is None and not ("/blocks/" in here[0].ours and _is_target(config, table, module))):
-            continue
-        name = (there or module).removeprefix(BASE).partition(".lora_")[0]
-        rank = _of_pattern(config.get("rank_pattern"), name, config["r"])
-        alpha = _of_pattern(config.get("alpha_pattern"), name, config["lora_alpha"])
-        D, M = shapes[here[0].ours]
-        a_DR, b_RM = take(names[0], (rank, D)).T, take(names[1], (M * here[0].column[1], rank)).T
-        scale = np.array(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), np.float32)
-        for entry in here:
-            (i, n), ours = entry.column, entry.ours.removesuffix("kernel")
-            params |= {f"{ours}lora_a": a_DR, f"{ours}lora_b": np.split(b_RM, n, axis=1)[i], f"{ours}lora_scale": scale}
-    for entry in table.entries:
-        if (shape := shapes.get(entry.ours)) and (entry.theirs in files or _is_whole(config, table, entry.theirs)):
-            params[entry.ours] = entry.take(take(entry.theirs, entry.their_shape(shape)), shape)
-    stored = {new: tensors[old] for new, old in files.items()}
-    apart = table.untied(stored, architecture) + table.trained_apart(stored, architecture)
-    wrong |= {one: f"{one} is not the same as {other} any more, to which it is tied here" for one, other in apart}
-    unknown = [f"{files[name]} is unknown" for name in files if name not in known and not table.is_unused(name)]
+    known |= {f"{module}.{x}" for module in _dense_layers(table) for x in ("lora_A.weight", "lora_B.weight")}
+    unknown = [f"{names[name]} is unknown" for name in names if name not in known and not table.is_unused(name)]
     refuse_tensors(f"the adapter {folder} doesn't fit {type(model).__name__}", [*unknown, *wrong.values()])
-    return params
+    arrays = {name: np.asarray(tensors[name], np.float32) for name in wanted}
+    params = {path: x for adapter in adapters for path, x in adapter.params(arrays).items()}
+    return params | {entry.ours: entry.take(arrays[entry.theirs], shapes[entry.ours]) for entry in whole}
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    """One adapter of PEFT's, on a module that holds one or several of our layers side by side.
+
+    Attributes:
+      module: in the names of the table.
+      entries: of the kernels of our layers.
+      rank: R.
+      scale: factor of its output.
+    """
+
+    module: str
+    entries: Sequence[Entry]
+    rank: int
+    scale: float
+
+    def tensor_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of A and B by name, from those of our parameters."""
+        D, M = shapes[self.entries[0].ours]
+        width = M * self.entries[0].column[1]
+        return {f"{self.module}.lora_A.weight": (self.rank, D), f"{self.module}.lora_B.weight": (width, self.rank)}
+
+    def params(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns our parameters by path, from the tensors by name."""
+        a_DR, b_RM = arrays[f"{self.module}.lora_A.weight"].T, arrays[f"{self.module}.lora_B.weight"].T
+        params = {}
+        for entry in self.entries:
+            (i, n), layer = entry.column, entry.ours.removesuffix("kernel")
+            params[f"{layer}lora_a"], params[f"{layer}lora_b"] = a_DR, np.split(b_RM, n, axis=1)[i]
+            params[f"{layer}lora_scale"] = np.array(self.scale, np.float32)
+        return params
+
+
+def _adapters(
+    config: PeftConfig, table: Table, shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str]
+) -> list[_Adapter]:
+    """Returns the adapters that a file holds, or that it must hold by its config.
+
+    Args:
+      config: of the adapter.
+      table: the family's names.
+      shapes: of the model's parameters, by path.
+      names: of the file's tensors, by those of the table.
+    """
+    adapters = []
+    for module, entries in _dense_layers(table).items():
+        ours = [entry for entry in entries if entry.ours in shapes]
+        stored = next((names[x] for x in (f"{module}.lora_A.weight", f"{module}.lora_B.weight") if x in names), None)
+        if not ours or (stored is None and not ("/blocks/" in ours[0].ours and config.has_adapter(table, module))):
+            continue
+        name = (stored or module).removeprefix(BASE).partition(".lora_")[0]
+        adapters.append(_Adapter(module, ours, *config.rank_and_scale(name)))
+    return adapters
 
 
 def num_labels(folder: Path) -> int | None:
     """C of the classifier that an adapter holds; None if it holds none."""
     tensors = hub.read_file(folder / WEIGHTS).items()
     return next((x.shape[0] for name, x in tensors if name.endswith(".classifier.weight")), None)
-
-
-def _read_config(folder: Path) -> AdapterConfig:
-    if not (folder / CONFIG).is_file():
-        raise InputError(
-            f"no {CONFIG} in {folder}; give a folder that adapter_files.save or PEFT's save_pretrained wrote"
-        )
-    content = hub.read_json(folder / CONFIG, AdapterConfig)
-    off = {name: {None, False, ()} for name in content}
-    refuse_unsupported(content, off | SUPPORTED | dict.fromkeys(HARMLESS, ANY), kind="LoRA")
-    return {**DEFAULTS, **content}
 
 
 def _dense_layers(table: Table) -> dict[str, list[Entry]]:
@@ -245,33 +238,7 @@ def _stored(table: Table, name: str) -> str:
     return table.stored(f"{module}.weight").removesuffix("weight") + f"lora_{rest}" if lora else table.stored(module)
 
 
-def _is_target(config: AdapterConfig, table: Table, module: str) -> bool:
-    """Whether the config says that a module has an adapter, by the rules of PEFT."""
-    targets = config.get("target_modules") or ()
-    names = [prefix + name for prefix in ("", table.prefix) for name in (module, table.module_name(module))]
-    if isinstance(targets, str):
-        return targets == "all-linear" or any(_matches(targets, name) for name in names)
-    return any(f".{name}".endswith(f".{target}") for target in targets for name in names)
-
-
-def _is_whole(config: AdapterConfig, table: Table, theirs: str) -> bool:
-    """Whether the config says that a tensor's module is saved whole."""
-    return any(f".{name}." in f".{table.prefix}{theirs}" for name in config.get("modules_to_save") or ())
-
-
-def _of_pattern(pattern: Mapping[str, Any] | None, name: str, default: Any) -> Any:
-    """The first value of a pattern whose key matches the end of a module's name, as PEFT reads it."""
-    return next((value for key, value in (pattern or {}).items() if _matches(rf"(.*\.)?({key})", name)), default)
-
-
-def _matches(pattern: str, name: str) -> bool:
-    try:
-        return re.fullmatch(pattern, name) is not None
-    except re.error as error:
-        raise InputError(f"{CONFIG} has the pattern {pattern!r}, which is none: {error}") from error
-
-
-def _adapter(flat: Mapping[str, np.ndarray], entry: Entry) -> tuple[np.ndarray, np.ndarray, float]:
+def _a_b_scale(flat: Mapping[str, np.ndarray], entry: Entry) -> tuple[np.ndarray, np.ndarray, float]:
     """A, B and scale of one of our layers; of rank 0 where it has no adapter."""
     layer = entry.ours.removesuffix("kernel")
     if f"{layer}lora_a" not in flat:

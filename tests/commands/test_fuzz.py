@@ -34,7 +34,7 @@ from prism_jax.layers import lora
 from prism_jax.models.bert import BertModel
 from prism_jax.models.gpt2 import GPT2Model
 from prism_jax.models.vit import ViTModel
-from prism_jax.weights import peft_files
+from prism_jax.weights import peft_config, peft_files
 from train.log import Log
 
 MODELS = {"bert_tiny": BertModel, "gpt2_tiny": GPT2Model, "vit_tiny": ViTModel}
@@ -204,7 +204,7 @@ def test_adapter(seed, tmp_path):
     bert = weights.load(BertModel, source)
     adapted = lora.add(bert.params, lora.LoRA(rank=3, alpha=2.0), jax.random.key(0))
     peft_files.save(tmp_path, bert.model, adapted, base=source)
-    path = tmp_path / peft_files.CONFIG
+    path = tmp_path / peft_config.CONFIG
     content = json.loads(path.read_text()) | {"rank_pattern": {"query": 3}, "alpha_pattern": {"key": 2.0}}
     spoil(path, content, rng)
     works_or_refuses(lambda: peft_files.load(tmp_path, bert.model, bert.params))

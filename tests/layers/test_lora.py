@@ -29,7 +29,7 @@ from prism_jax.layers.transformer import TransformerConfig
 from prism_jax.models.bert import BertConfig, BertForSequenceClassification, BertModel
 from prism_jax.models.gpt2 import GPT2LMHeadModel, GPT2Model
 from prism_jax.models.vit import ViTForImageClassification
-from prism_jax.weights import peft_files
+from prism_jax.weights import peft_config, peft_files
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -370,7 +370,7 @@ def spoil_tensors(change):
 
 def spoil_config(**changed):
     def spoil(folder):
-        path = folder / peft_files.CONFIG
+        path = folder / peft_config.CONFIG
         path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
     return spoil
