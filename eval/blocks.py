@@ -85,11 +85,11 @@ def main(argv: list[str]) -> None:
             with_interval(score.difference_to_one_device, score.difference_ci95, digits, "+"),
         )
         tqdm.write(table.line(cells))
+    if not is_terminal():
+        return
     content = files.results(scoring, rows, f"python -m eval.blocks {shlex.join(argv)}")
     content |= {"setting": str(setting), "one_device": Score.of(scoring.task, exact, None).to_json()}
     files.write_json(out, content)
-    if not is_terminal():
-        return
     other_plots.blocks(out / "blocks.png", content)
     print(f"wrote {out}/results.json, blocks.png")
 

@@ -46,12 +46,13 @@ def main(argv: list[str]) -> None:
     out = output_folder(command.out)
     scoring = load_scoring(experiment, [setting], {BASE: command.checkpoint})
     measured = measure(scoring, scoring.predictor(setting, runner), BASE)
+    if not is_terminal():
+        return
     row = record(scoring, setting, BASE, measured)
     columns = tables.columns([row], row["metric"])
     print(tables.text_table(columns).text([tables.cells(row, columns)]))
     files.write_json(out, files.results(scoring, [row], f"python -m eval.evaluate {shlex.join(argv)}"))
-    if is_terminal():
-        files.write_predictions(out / "predictions.tsv", scoring, measured.outcomes)
+    files.write_predictions(out / "predictions.tsv", scoring, measured.outcomes)
     print(f"wrote {out}/results.json, predictions.tsv")
 
 

@@ -113,8 +113,10 @@ def main(argv: list[str]) -> None:
     rows = []
     if command.compare:
         rows = compare([make(WholeSequence(), on_one_device(1)), parts], prompts, new, command.sampling)
-        if is_terminal():
-            print(speed_table(rows))
+    if not is_terminal():
+        return
+    if command.compare:
+        print(speed_table(rows))
     content = {"schema": files.SCHEMA, "config": recipe.to_json(experiment), "environment": files.environment()}
     content["texts"] = [{"prompt": text, "new": more} for text, more in zip(command.prompt, added, strict=True)]
     files.write_json(out, content | {"rows": rows})

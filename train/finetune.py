@@ -42,9 +42,11 @@ def main(argv: list[str]) -> None:
         emulate_devices(max(*training.parts, command.setting.num_parts) * training.data)
     plan = plan_run(command.experiment, command.out, resume=command.resume, start=command.start)
     reached = build(plan).to_the_end()
-    said = f"python -m train.finetune {shlex.join(argv)}"
-    if is_terminal() and (reached["first_step"] < reached["step"] or not (out / "result.json").exists()):
-        write(out / "result.json", json.dumps({"command": said} | reached, indent=2) + "\n")
+    if not is_terminal():
+        return
+    if reached["first_step"] < reached["step"] or not (out / "result.json").exists():
+        content = {"command": f"python -m train.finetune {shlex.join(argv)}"} | reached
+        write(out / "result.json", json.dumps(content, indent=2) + "\n")
     print(json.dumps(reached, indent=2))
     print(
         f"wrote {out}; score it with eval.evaluate --checkpoint {out}, "

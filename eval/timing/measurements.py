@@ -11,7 +11,7 @@ from eval.reporting.records import read_calibration
 from prism_jax.errors import InputError
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
-from prism_jax.parallel.processes import from_terminal, is_terminal
+from prism_jax.parallel.processes import from_terminal
 
 LOOPBACK, HOSTS = "loopback", "hosts"
 """Names of links that are not shaped: between processes of this machine, and between several hosts."""
@@ -38,7 +38,7 @@ class LinkFields:
 class Measurements:
     """Rows of requests, times of single parts, and the ladders that prove the rates of links.
 
-    All processes hold the same. Process 0 reads and writes the file.
+    All processes hold the same. Process 0 reads the file, and every process writes into its `output_folder`.
     """
 
     def __init__(self, path: Path, header: dict[str, Any]):
@@ -109,11 +109,10 @@ class Measurements:
         self._ladders[link.link] = asdict(link) | {"measured": measured, "rungs": list(rungs)}
 
     def save(self) -> None:
-        """Writes the file, on process 0."""
-        if is_terminal():
-            rows, parts_alone = (list(chain(*tables.values())) for tables in (self._tables, self._parts_alone))
-            measured = {"rows": rows, "parts_alone": parts_alone, "ladders": list(self._ladders.values())}
-            files.write_json(self._path.parent, self._header | measured)
+        """Writes the file."""
+        rows, parts_alone = (list(chain(*tables.values())) for tables in (self._tables, self._parts_alone))
+        measured = {"rows": rows, "parts_alone": parts_alone, "ladders": list(self._ladders.values())}
+        files.write_json(self._path.parent, self._header | measured)
 
     def _rate_measured(self, link: LinkFields) -> float | None:
         """Returns the bits a second that the ladder of a link shows; None without a ladder."""

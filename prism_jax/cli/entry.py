@@ -81,10 +81,11 @@ def _has_no_reader(descriptor: int) -> bool:
 
 
 def output_folder(path: str) -> Path:
-    """The folder for results, of this command alone until it ends; beside the terminal, one that goes then.
+    """Returns the folder for results, which belongs to this command until it ends.
 
-    It is made if need be, and removed again if the command ends without having written there. What a command needs to
-    know to accept its arguments stands before the call; what takes long after it.
+    On processes other than 0 it is a scratch folder, which goes when the process ends; there a command returns before
+    its report. The folder is made if need be, and removed again if the command ends without having written there.
+    Checks of the arguments stand before the call, long work after it.
 
     Raises:
       InputError: if nothing can be written there, or another command writes there.
