@@ -94,8 +94,8 @@ def block_outputs(model: Model, params: Any, parts: Parts, exchange: Exchanges, 
     def every_block(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> list[jax.Array]:
         how: dict[str, Any] = {"method": "part", "capture_intermediates": is_block, "mutable": ["intermediates"]}
         _, kept = model.apply({"params": params}, tokens, layout, exchange, **how)
-        found = flax.traverse_util.flatten_dict(kept["intermediates"])
-        rows = {path[-2]: value[0][0] for path, value in found.items()}
+        outputs = flax.traverse_util.flatten_dict(kept["intermediates"])
+        rows = {path[-2]: value[0][0] for path, value in outputs.items()}
         return [rows[f"block_{i}"] for i in range(len(rows))]
 
     return run.each(every_block, params, parts)

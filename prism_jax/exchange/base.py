@@ -1,4 +1,4 @@
-"""The exchanges: rows that the parts send each other before a block.
+"""Exchanges: the rows that the parts send each other before a block.
 
 An exchange is a frozen value, called as `exchange(x_BTD, layout) -> Context`. The context holds the rows that this part
 attends to and two numbers for each row, `weight` and `last`, from which attention derives every mask that it needs.
@@ -21,7 +21,7 @@ from prism_jax.parallel.partition import PARTS, Layout, check_parts
 
 @flax.struct.dataclass
 class Context:
-    """The rows a part attends to.
+    """The rows that a part attends to.
 
     Attributes:
       x_BKD: features.

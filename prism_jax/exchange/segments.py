@@ -72,7 +72,7 @@ def segment_table(part_len: int, num_segments: int) -> tuple[np.ndarray, np.ndar
 
     Returns:
       index_LS: int, tokens of each segment; a short segment repeats its last one.
-      inside_LS: bool, False where a token is such a repetition.
+      inside_LS: bool, False where a token is a repetition.
     """
     bounds = -(-np.arange(num_segments + 1) * part_len // num_segments)
     start_L, size_L = bounds[:-1], np.diff(bounds)

@@ -49,10 +49,10 @@ def _parse_one(text: str) -> Exchange:
 
 
 def _kinds() -> dict[str, type[Exchange]]:
-    """Returns the exchanges by name. Of two by a user with one name, the later: its file was loaded again.
+    """Returns the exchanges by name. A later one replaces a user's of the same name, whose file was loaded again.
 
     Raises:
-      InputError: if a user's has the name of one of prism_jax.
+      InputError: if a user's exchange has the name of one in prism_jax.
     """
     kinds: dict[str, type[Exchange]] = {}
     for kind in _descendants(Exchange):

@@ -1,8 +1,8 @@
 """Wire formats: how the rows that a part sends are written as bytes.
 
 A format is a frozen value that an exchange holds. Only rows that cross the mesh are rounded; a part's own rows stay
-exact, and received rows are float32 again. Sixteen-bit formats travel as integers of 16 bits: XLA on a CPU would send
-a bfloat16 array as float32 without a word.
+exact, and received rows are float32 again. Sixteen-bit formats travel as integers of 16 bits: XLA on a CPU
+would send a bfloat16 array as float32.
 """
 
 import abc
@@ -107,11 +107,11 @@ class Int8(Wire):
 
 
 GROUP = 64
-"""The most features that share an offset and a step."""
+"""Most features that share an offset and a step."""
 
 
 class _FewBits(Wire):
-    """Whole numbers of a few bits: how many steps a feature lies above an offset. Both belong to a group of features.
+    """Whole numbers of a few bits: the steps by which a feature lies above an offset. A group of features shares both.
 
     A row is cut into equal groups of up to 64 features. The offset is rounded down and the step up to bfloat16, so
     every number below 1e38 lies in range and arrives within half a step. The two travel as 4 more bytes a group. A
@@ -152,17 +152,18 @@ class _FewBits(Wire):
 
 
 def _groups(features: int) -> tuple[int, int]:
-    """Number of groups of a row, and features of each, a multiple of 8. The last feature is repeated to fill them."""
+    """Returns the number of groups of a row, and the features of a group, a multiple of 8.
+    The last feature is repeated to fill them."""
     groups = -(-features // GROUP)
     return groups, -(-features // (8 * groups)) * 8
 
 
 WIDTHS = {4: (4,), 3: (2, 1), 2: (2,)}
-"""How the bits of a number are divided, so that each share fills a byte with its like."""
+"""Bits of a number, divided into shares. Bytes are filled with shares of one width."""
 
 
 def _pack(q: jax.Array, bits: int) -> list[jax.Array]:
-    """Numbers [..., M] below 2**bits as bytes, [..., M * bits / 8] in all."""
+    """Returns numbers [..., M] below 2**bits as bytes, [..., M * bits / 8] in all."""
     packed, below = [], 0
     for width in WIDTHS[bits]:
         share = (q >> below) & (2**width - 1)
@@ -173,7 +174,7 @@ def _pack(q: jax.Array, bits: int) -> list[jax.Array]:
 
 
 def _unpack(packed: jax.Array, bits: int) -> jax.Array:
-    """The numbers that `_pack` gave as bytes."""
+    """Returns the numbers of bytes from `_pack`."""
     below, start, shares = 0, 0, []
     for width in WIDTHS[bits]:
         end = start + packed.shape[-1] * width // bits
@@ -207,4 +208,4 @@ class Int2(_FewBits):
 FLOAT32, FLOAT16, BFLOAT16, INT8 = Float32(), Float16(), Bfloat16(), Int8()
 INT4, INT3, INT2 = Int4(), Int3(), Int2()
 WIRES: dict[str, Wire] = {wire.name: wire for wire in (FLOAT32, FLOAT16, BFLOAT16, INT8, INT4, INT3, INT2)}
-"""Formats by name. A format that is added here is known on the command line."""
+"""Formats by name. The command line knows all of them."""

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 
 SCORES_BYTES = 2**28
-"""The most that the scores of one part may take at once; attention works block by block where they would take more."""
+"""Most bytes for the scores of one part at once. Above it, attention runs on blocks of queries in turn."""
 
 HIDDEN = -1e9
-"""Added to the logit of a hidden row. Finite: -inf would make NaN in rows that see nothing."""
+"""Added to the logit of a hidden row. Finite: with -inf, rows that see nothing would be NaN."""
 
 
 @flax.struct.dataclass
 class KVCache:
-    """What the queries of a block attend to: the keys and values of its context. Generation keeps it, as its cache.
+    """Keys and values of the context of a block. Generation keeps them as its cache.
 
     Attributes:
       k_BHKF: keys.
@@ -29,7 +29,7 @@ class KVCache:
     weight_BK: jax.Array
 
     def grow(self, rows: int) -> "KVCache":
-        """With room for more rows at the end, hidden until they are written."""
+        """Returns the cache with room for more rows at the end. They are hidden until they are written."""
 
         def padded(x, axis):
             return jnp.pad(x, [(0, rows * (i == axis)) for i in range(x.ndim)])
@@ -37,7 +37,7 @@ class KVCache:
         return KVCache(padded(self.k_BHKF, 2), padded(self.v_BHKF, 2), padded(self.weight_BK, 1))
 
     def write(self, rows: "KVCache", slot: jax.Array) -> "KVCache":
-        """With `rows` in place of those from `slot` on."""
+        """Returns the cache with `rows` in place of its rows from `slot` on."""
         put = jax.lax.dynamic_update_slice_in_dim
         return KVCache(
             put(self.k_BHKF, rows.k_BHKF, slot, axis=2),
@@ -78,13 +78,16 @@ def attention_bias(weight_BK: jax.Array, last_K: jax.Array, positions_T: jax.Arr
 def attend(
     q_BHTF: jax.Array, k_BHKF: jax.Array, v_BHKF: jax.Array, bias_BHTK: jax.Array, keep_BHTK: jax.Array | None = None
 ) -> jax.Array:
-    """`softmax(q k^T / sqrt(F) + bias) v`, [B, H, T, F], float32.
+    """Returns `softmax(q k^T / sqrt(F) + bias) v`, [B, H, T, F], float32.
 
-    Heads stand in front and the division by the sum comes after the product with `v`: on a CPU several times faster
-    than the textbook order. Scores are float32 whatever the inputs are.
+    Heads stand in front, and the division by the sum comes after the product with `v`: on a CPU several times faster
+    than the textbook order. Scores are float32 for inputs of any type.
 
     Args:
-      bias_BHTK: broadcast over the axes where its size is 1.
+      q_BHTF: queries.
+      k_BHKF: keys.
+      v_BHKF: values.
+      bias_BHTK: added to the scores; broadcast over axes of size 1.
       keep_BHTK: dropout of the attention weights, as factors 0 or 1 / (1 - rate).
     """
     F = q_BHTF.shape[-1]
@@ -110,25 +113,28 @@ def attend_in_blocks(
     positions_T: jax.Array,
     keep_BHTK: jax.Array | None = None,
 ) -> jax.Array:
-    """As `attend`, a block of queries after the other where all scores at once would pass `SCORES_BYTES`.
+    """Returns `attend`, with blocks of queries in turn if all scores at once would take more than `SCORES_BYTES`.
 
-    A block has all its keys, so the answer is the same. Memory then grows with K, not with T K. The gradient computes
-    the scores of a block again in place of keeping them.
+    A block has all keys, so the answer is the same. Memory then grows with K, not with T K. The gradient computes the
+    scores of a block again instead of keeping them.
 
     Args:
-      bias_of: the bias [B, 1, 1 or T, K] of queries at given positions.
+      q_BHTF: queries.
+      k_BHKF: keys.
+      v_BHKF: values.
+      bias_of: returns the bias [B, 1, 1 or T, K] of queries at given positions.
       positions_T: of the queries in the whole sequence.
-      keep_BHTK: dropout, as in `attend`; it is whole, block by block or not.
+      keep_BHTK: dropout of all queries, as in `attend`.
     """
     (B, H, T, _), K = q_BHTF.shape, k_BHKF.shape[2]
     blocks = -(-T // max(1, SCORES_BYTES // (4 * B * H * K)))
     if blocks == 1:
         return attend(q_BHTF, k_BHKF, v_BHKF, bias_of(positions_T), keep_BHTK)
     rows = -(-T // blocks)
-    whole = T - T % rows  # queries in blocks of one size; the few that are left over come after them
+    whole = T - T % rows  # queries in whole blocks; the others come last
 
     def cut(x, axis):
-        """[..., T, ...] as [blocks, ..., rows, ...], without what is left over."""
+        """Returns [..., T, ...] as [blocks, ..., rows, ...], without the last rows that fill no block."""
         x = jax.lax.slice_in_dim(x, 0, whole, axis=axis)
         return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, rows, *x.shape[axis + 1 :]), axis, 0)
 

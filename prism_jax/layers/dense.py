@@ -23,10 +23,9 @@ def _float32_product(x_BTD: jax.Array, kernel_DM: jax.Array) -> jax.Array:
 
 
 def _bfloat16_product(x_BTD: jax.Array, kernel_DM: jax.Array) -> jax.Array:
-    """The product of rounded factors, added up in float32; likewise its gradients.
+    """Returns the product of rounded factors, added up in float32. Its gradients are computed likewise.
 
-    Nothing comes out as bfloat16: XLA on a CPU would leave its fast path (AMX) for that, and round partial sums of
-    gradients.
+    No result is bfloat16: XLA on a CPU would leave its fast path (AMX) for that, and round partial sums of gradients.
     """
     axes = tuple(jax.sharding.get_abstract_mesh().manual_axes)
     if axes:  # each device has its own gradient of the replicated kernel; these are added up where it is cast
@@ -58,7 +57,7 @@ _rounded_product.defvjp(_product_and_factors, _gradients)
 
 
 def _dot_general(product: Product) -> DotGeneralT:
-    """The `dot_general` of a `flax.linen.Dense` from a product; the parts of a `vmap` become rows of it."""
+    """Returns a `dot_general` for `flax.linen.Dense` that calls a product. It treats the parts of a `vmap` as rows."""
     batched_product = custom_vmap(product)
 
     @batched_product.def_vmap
@@ -76,7 +75,7 @@ def _dot_general(product: Product) -> DotGeneralT:
 
 
 def _inside_one_device() -> bool:
-    """Whether this is traced for parts that are batched, rather than for one part on a mesh, or for none."""
+    """Returns whether the trace is of parts batched by `vmap`, not of one part on a mesh or of no parts."""
     try:
         jax.lax.axis_size(PARTS)
     except NameError:
@@ -85,8 +84,8 @@ def _inside_one_device() -> bool:
 
 
 DOT_GENERALS = {"float32": _dot_general(_float32_product), "bfloat16": _dot_general(_bfloat16_product)}
-"""By compute dtype, of factors; inputs and results are float32. They contract the last axis of x [..., T,
-D] with the kernel's first."""
+"""Products by compute dtype, the type of their factors. They contract the last axis of x [..., T, D] with the first of
+the kernel. Inputs and results are float32."""
 
 
 class Dense(nn.Dense):
@@ -95,7 +94,7 @@ class Dense(nn.Dense):
 
         y = x W + b + scale (x A) B        A = lora_a [D, r],  B = lora_b [r, M],  scale = lora_scale []
 
-    There is no flag. What is not differentiated costs no product, so training A and B alone leaves out W's gradient.
+    The parameters decide; there is no flag. Training A and B alone computes no gradient of W.
     """
 
     dot_general: DotGeneralT = DOT_GENERALS["float32"]

@@ -23,12 +23,12 @@ import jax.numpy as jnp
 from prism_jax.errors import InputError
 
 TARGETS = ("query", "key", "value", "output", "up", "down")
-"""The dense layers of a block."""
+"""Dense layers of a block."""
 
 
 @dataclass(frozen=True)
 class LoRA:
-    """Which layers get an adapter, and how large.
+    """Adapters to add: their layers, rank and scale.
 
     Attributes:
       rank: r.
@@ -49,16 +49,19 @@ class LoRA:
 
 
 def is_trained(path: Sequence[str]) -> bool:
-    """Whether the parameter at `path`, a tuple of names, is what LoRA trains."""
+    """Returns whether LoRA trains the parameter at `path`, a tuple of names."""
     return path[-1] in ("lora_a", "lora_b")
 
 
 def has_adapters(params: Any) -> bool:
+    """Returns whether a kernel of the parameters has an adapter."""
     return any(map(is_trained, flax.traverse_util.flatten_dict(params)))
 
 
 def add(params: Any, lora: LoRA, key: jax.Array) -> Any:
-    """The parameters with fresh adapters, which change no answer yet: B is 0, A uniform within 1 / sqrt(D), as in PEFT.
+    """Returns the parameters with fresh adapters, which change no answer.
+
+    B is 0, and A uniform within 1 / sqrt(D), as in PEFT.
 
     Raises:
       InputError: if there are adapters already, or the rank is larger than a layer.
@@ -67,19 +70,19 @@ def add(params: Any, lora: LoRA, key: jax.Array) -> Any:
         raise InputError("the parameters have adapters already; fold them in with lora.merge first")
     flat = flax.traverse_util.flatten_dict(params)
     layers = [path[:-1] for path in flat if "blocks" in path and path[-1] == "kernel" and path[-2] in lora.targets]
-    for layer, one in zip(sorted(layers), jax.random.split(key, len(layers)), strict=True):
+    for layer, layer_key in zip(sorted(layers), jax.random.split(key, len(layers)), strict=True):
         D, M = flat[*layer, "kernel"].shape
         if lora.rank > max(D, M):
             raise InputError(f"LoRA of rank {lora.rank} in a layer of {D} x {M}; choose a rank of {max(D, M)} or less")
         bound = 1 / math.sqrt(D)
-        flat[*layer, "lora_a"] = jax.random.uniform(one, (D, lora.rank), jnp.float32, -bound, bound)
+        flat[*layer, "lora_a"] = jax.random.uniform(layer_key, (D, lora.rank), jnp.float32, -bound, bound)
         flat[*layer, "lora_b"] = jnp.zeros((lora.rank, M), jnp.float32)
         flat[*layer, "lora_scale"] = jnp.float32(lora.alpha / lora.rank)
     return flax.traverse_util.unflatten_dict(flat)
 
 
 def merge(params: Any) -> Any:
-    """The parameters of the plain model with the same answers: W + scale A B, and no adapters."""
+    """Returns the parameters without adapters, with kernels W + scale A B: the same answers."""
     flat = flax.traverse_util.flatten_dict(params)
     for layer in [path[:-1] for path in flat if path[-1] == "lora_a"]:
         a_DR, b_RM, scale = (flat.pop((*layer, name)) for name in ("lora_a", "lora_b", "lora_scale"))

@@ -52,10 +52,10 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """What a stack of blocks needs to know.
+    """Sizes and rates of a stack of blocks.
 
     Attributes:
-      num_layers: blocks.
+      num_layers: number of blocks.
       features: D.
       num_heads: H; divides D.
       mlp_features: M, the width inside the MLP.
@@ -65,7 +65,7 @@ class TransformerConfig:
       causal: whether a token sees only itself and earlier ones.
       qkv_bias: whether queries, keys and values have a bias.
       compute_dtype: "float32" or "bfloat16", of the inputs of the matrix products. Weights, the residual stream, norms,
-        softmax and logits stay float32, and so does what the parts exchange.
+        softmax, logits and exchanged rows stay float32.
       dropout: rate on the outputs of attention and MLP, and on the embeddings. Active only where keys are given.
       attention_dropout: rate on the attention weights.
       init_scale: standard deviation of fresh weights.
@@ -97,9 +97,9 @@ class TransformerConfig:
 
 
 def keep_factors(shape: tuple[int, ...], rate: float, keys_B: jax.Array | None, site: int) -> jax.Array | None:
-    """Dropout as factors, 0 or 1 / (1 - rate), with a key for each example and `site` within the block.
+    """Returns dropout as factors, 0 or 1 / (1 - rate); None without keys or with a rate of 0.
 
-    None where nothing is dropped. Keys belong to examples, so that cutting the batch over a mesh changes nothing.
+    Each example has a key and each `site` of a block its own factors, so cutting the batch over a mesh changes nothing.
     """
     if keys_B is None or rate == 0.0:
         return None
@@ -109,24 +109,25 @@ def keep_factors(shape: tuple[int, ...], rate: float, keys_B: jax.Array | None, 
 
 
 def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None, site: int) -> jax.Array:
-    """`x` with dropout, see `keep_factors`."""
+    """Returns `x` with dropout, see `keep_factors`."""
     keep = keep_factors(x.shape, rate, keys_B, site)
     return x if keep is None else x * keep.astype(x.dtype)
 
 
 def dense(features: int, config: TransformerConfig, *, use_bias: bool = True) -> Dense:
+    """Returns a dense layer of a block, from [..., D] to [..., features]."""
     init = nn.initializers.normal(config.init_scale)
     return Dense(features, use_bias=use_bias, kernel_init=init, dot_general=DOT_GENERALS[config.compute_dtype])
 
 
 def head_dense(features: int, config: TransformerConfig) -> Dense:
-    """A layer of a head: always float32, for what a loss or a comparison of scores is made of;
-    its rows may lie on a data axis."""
+    """Returns a dense layer of a head. It is always float32, since losses and scores come from it.
+    Its rows may lie on a data axis."""
     return Dense(features, kernel_init=nn.initializers.normal(config.init_scale), dot_general=jax.lax.dot_general)
 
 
 class Embed(nn.Embed):
-    """`flax.linen.Embed`, but an id without a row gives NaN always: a negative one too, and in a table of one row."""
+    """`flax.linen.Embed`, but every id without a row gives NaN: negative ones too, and in a table of one row."""
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         table = jnp.asarray(self.embedding)  # NumPy's, outside of jit
@@ -134,16 +135,18 @@ class Embed(nn.Embed):
 
 
 def embedding(rows: int, config: TransformerConfig) -> Embed:
+    """Returns a table of embeddings, [rows, D]."""
     return Embed(rows, config.features, embedding_init=nn.initializers.normal(config.init_scale))
 
 
 def vocabulary_logits(x_BND: jax.Array, token: nn.Embed, config: TransformerConfig) -> jax.Array:
-    """Logits [B, N, V] from the token table itself: the tied head of language models. float32."""
+    """Returns float32 logits [B, N, V] by the token table: the tied head of language models."""
     table_VD, dtype = token.embedding, config.compute_dtype
     return jnp.einsum("BND,VD->BNV", x_BND.astype(dtype), table_VD.astype(dtype), preferred_element_type=jnp.float32)
 
 
 def layer_norm(config: TransformerConfig) -> nn.LayerNorm:
+    """Returns a layer norm, over the last axis."""
     return nn.LayerNorm(epsilon=config.norm_eps, use_fast_variance=False)
 
 
@@ -167,7 +170,7 @@ class Attention(nn.Module):
         self.output = dense(D, self.config)
 
     def cache(self, x_BKD: jax.Array, weight_BK: jax.Array) -> KVCache:
-        """Keys and values of the rows to attend to."""
+        """Returns keys and values of the rows to attend to."""
         return KVCache(self._heads(self.key(x_BKD)), self._heads(self.value(x_BKD)), weight_BK)
 
     def __call__(
@@ -178,6 +181,15 @@ class Attention(nn.Module):
         positions_T: jax.Array,
         keys_B: jax.Array | None,
     ) -> jax.Array:
+        """Returns the output for this part's rows, [B, T, D].
+
+        Args:
+          x_BTD: rows of this part, normalised in pre-norm.
+          cache: keys and values of the context.
+          bias_of: returns the bias of queries at given positions, see `attend_in_blocks`.
+          positions_T: of the rows in the whole sequence.
+          keys_B: for dropout; None where nothing is dropped.
+        """
         q_BHTF = self._heads(self.query(x_BTD))
         with jax.named_scope("softmax"):
             shape = (*q_BHTF.shape[:3], cache.k_BHKF.shape[2])
@@ -192,6 +204,8 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
+    """Two dense layers with an activation between them."""
+
     config: TransformerConfig
 
     def setup(self):
@@ -199,6 +213,7 @@ class Mlp(nn.Module):
         self.down = dense(self.config.features, self.config)
 
     def __call__(self, x_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+        """Returns the output for rows, [B, T, D]. Keys are for dropout, see `Attention`."""
         h_BTM = self.up(x_BTD)
         with jax.named_scope("activation"):
             # The backward pass keeps the input alone: less memory, and no slower.
@@ -207,9 +222,9 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Exchange, attend, MLP. What crosses the mesh is the residual stream; in pre-norm the receiver normalises it.
+    """Exchange, attention, MLP. Rows of the residual stream are sent; in pre-norm the receiver normalises them.
 
-    An exchange may ask for the normalised rows instead, see `Exchange.after_norm`.
+    An exchange may send normalised rows instead, see `Exchange.after_norm`.
     """
 
     config: TransformerConfig
@@ -219,7 +234,7 @@ class Block(nn.Module):
         self.norm_1, self.norm_2 = layer_norm(self.config), layer_norm(self.config)
 
     def __call__(self, x_BTD: jax.Array, exchange: Exchange, layout: Layout) -> tuple[jax.Array, KVCache]:
-        """The rows after this block, and what they attended to."""
+        """Returns the rows after this block [B, T, D], and the keys and values that they attended to."""
         normed = exchange.after_norm and self.config.norm_first
         rows_BTD = self.norm_1(x_BTD) if normed else x_BTD
         with jax.named_scope("exchange"):
@@ -241,10 +256,9 @@ class Block(nn.Module):
         return self._update(x_BTD, cache, bias_of, layout.positions_T, layout.block_keys_B), cache
 
     def extend(self, x_B1D: jax.Array, cache: KVCache, room: jax.Array) -> tuple[jax.Array, KVCache]:
-        """One more row, which attends to `cache` and to itself.
-        Its keys and values take the first of the `room` free rows.
+        """Runs one more row, which attends to `cache` and to itself. It takes the first of `room` free rows there.
 
-        Needs no other part, and no mask: whatever stands in the cache of a causal model came earlier.
+        No other part and no mask is needed: all rows in the cache of a causal model are earlier.
         """
         weight_B1 = jnp.ones(x_B1D.shape[:2], cache.weight_BK.dtype)
         cache = cache.write(self._cache(x_B1D, weight_B1), cache.weight_BK.shape[1] - room)
@@ -270,17 +284,17 @@ class Stack(nn.Module):
         self.blocks = [Block(self.config, name=f"block_{i}") for i in range(self.config.num_layers)]
 
     def __call__(self, x_BTD: jax.Array, exchange: Exchanges, layout: Layout) -> tuple[jax.Array, tuple[KVCache, ...]]:
-        """The rows after the last block, and what every block attended to."""
+        """Returns the rows after the last block [B, T, D], and the keys and values of every block."""
         caches = []
-        for i, one in enumerate(per_block(exchange, self.config.num_layers)):
-            x_BTD, cache = self.blocks[i](x_BTD, one, replace(layout, block=i))
+        for i, of_block in enumerate(per_block(exchange, self.config.num_layers)):
+            x_BTD, cache = self.blocks[i](x_BTD, of_block, replace(layout, block=i))
             caches.append(cache)
         return x_BTD, tuple(caches)
 
     def extend(
         self, x_B1D: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
     ) -> tuple[jax.Array, tuple[KVCache, ...]]:
-        """One more row through all blocks, see `Block.extend`."""
+        """Runs one more row through all blocks, see `Block.extend`."""
         extended = []
         for block, cache in zip(self.blocks, caches, strict=True):
             x_B1D, cache = block.extend(x_B1D, cache, room)

@@ -1,4 +1,4 @@
-"""BERT (arXiv 1810.04805), equal to Hugging Face's `BertModel` and what stands on it.
+"""BERT (arXiv 1810.04805), equal to Hugging Face's `BertModel` and the heads on it.
 
 A batch holds `ids` int32 [B, N], and optionally `types` int32 [B, N] (which sentence of a pair a token belongs to;
 absent: 0) and `mask` [B, N] (1 = real). Padding may stand on either side; positions count from the left all the same,
@@ -41,7 +41,7 @@ class BertConfig:
       num_positions: rows of the position table, the longest N.
       num_types: rows of the token type table.
       num_labels: C, classes of a classification head.
-      classifier_dropout: rate on what a classifier reads; None for that of the stack.
+      classifier_dropout: rate on the input of a classifier; None for that of the stack.
       class_id: token that stands in front of every text, `[CLS]`; only a class token on every part needs it.
     """
 
@@ -99,7 +99,7 @@ class BertEncoderWithClassTokens(BertEncoder):
 
 
 class _Bert(Model):
-    """What the heads of BERT share."""
+    """The base of the BERT models."""
 
     config: BertConfig
     encoder_class: ClassVar[type[nn.Module]] = BertEncoder

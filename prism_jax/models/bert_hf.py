@@ -29,7 +29,7 @@ ATTRIBUTES = {
     "type_vocab_size": "num_types",
     "classifier_dropout": "classifier_dropout",
 }
-"""Attributes of a Hugging Face BertConfig, and ours."""
+"""Our fields by the attributes of a Hugging Face BertConfig."""
 
 SUPPORTED = dict.fromkeys(ATTRIBUTES, ANY) | {
     "model_type": {"bert"},
@@ -43,15 +43,15 @@ SUPPORTED = dict.fromkeys(ATTRIBUTES, ANY) | {
     "directionality": {"bidi"},
     "pruned_heads": {None, ()},
 }
-"""What each attribute of a Hugging Face BertConfig may be. `refuse_unsupported` names the rest."""
+"""Values of a Hugging Face BertConfig that are implemented, by attribute. `refuse_unsupported` names all others."""
 
 
 def config_from_hf(hf_config: dict, num_labels: int | None = None) -> BertConfig:
-    """Our config from the attributes of a Hugging Face `BertConfig`.
+    """Returns our config, from the attributes of a Hugging Face `BertConfig`.
 
     Args:
       hf_config: `BertConfig.to_dict()`.
-      num_labels: classes of the head, where it is not the checkpoint's own.
+      num_labels: C, classes of the head; None for those of the checkpoint.
 
     Raises:
       InputError: if an attribute has a value that is not implemented; all of them are listed.
@@ -64,12 +64,12 @@ def config_from_hf(hf_config: dict, num_labels: int | None = None) -> BertConfig
 
 
 def config_to_hf(config: BertConfig) -> dict:
-    """The attributes of the Hugging Face `BertConfig` of a config of ours."""
+    """Returns the attributes of the Hugging Face `BertConfig` that equals a config of ours."""
     return {"model_type": "bert"} | write_attributes(ATTRIBUTES, config)
 
 
 def table(config: BertConfig) -> Table:
-    """Hugging Face's names for our parameters."""
+    """Returns Hugging Face's names for our parameters."""
     entries = [
         Entry("embeddings.word_embeddings.weight", "encoder/token/embedding"),
         Entry("embeddings.position_embeddings.weight", "encoder/position/embedding"),
@@ -82,16 +82,16 @@ def table(config: BertConfig) -> Table:
         Entry("cls.predictions.bias", "bias"),
     ]
     for i in range(config.stack.num_layers):
-        theirs, ours = f"encoder.layer.{i}", f"encoder/blocks/block_{i}"
+        module, layer = f"encoder.layer.{i}", f"encoder/blocks/block_{i}"
         entries += [
-            *linear(f"{theirs}.attention.self.query", f"{ours}/attention/query"),
-            *linear(f"{theirs}.attention.self.key", f"{ours}/attention/key"),
-            *linear(f"{theirs}.attention.self.value", f"{ours}/attention/value"),
-            *linear(f"{theirs}.attention.output.dense", f"{ours}/attention/output"),
-            *norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/norm_1"),
-            *linear(f"{theirs}.intermediate.dense", f"{ours}/mlp/up"),
-            *linear(f"{theirs}.output.dense", f"{ours}/mlp/down"),
-            *norm(f"{theirs}.output.LayerNorm", f"{ours}/norm_2"),
+            *linear(f"{module}.attention.self.query", f"{layer}/attention/query"),
+            *linear(f"{module}.attention.self.key", f"{layer}/attention/key"),
+            *linear(f"{module}.attention.self.value", f"{layer}/attention/value"),
+            *linear(f"{module}.attention.output.dense", f"{layer}/attention/output"),
+            *norm(f"{module}.attention.output.LayerNorm", f"{layer}/norm_1"),
+            *linear(f"{module}.intermediate.dense", f"{layer}/mlp/up"),
+            *linear(f"{module}.output.dense", f"{layer}/mlp/down"),
+            *norm(f"{module}.output.LayerNorm", f"{layer}/norm_2"),
         ]
     return Table(
         entries=tuple(entries),

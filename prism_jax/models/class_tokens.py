@@ -1,4 +1,4 @@
-"""A class token on every part (after ASTRA, arXiv 2505.19342), for models that classify by the row of theirs.
+"""A class token on every part (after ASTRA, arXiv 2505.19342), for models that classify by the class token's row.
 
 Each part has a class row beside its tokens. The row reads these tokens as they are, and the other parts through the
 exchange; no class row is sent. The head reads the mean of the class rows. A part computes one row more, and sends none
@@ -33,7 +33,7 @@ class WithClassTokens(ClassRowModel):
 
 @dataclass(frozen=True)
 class BesideClassRow(Wrapped):
-    """An exchange of a part's rows but its first, the class row, which stays at home."""
+    """Runs an exchange on a part's rows without the first. That is the class row, which is not sent."""
 
     def __call__(self, x_BTD, layout):
         inner = replace(layout, real_BN=layout.real_BPT[:, :, 1:].reshape(len(x_BTD), -1))

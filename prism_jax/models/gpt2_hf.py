@@ -27,7 +27,7 @@ ATTRIBUTES = {
     "vocab_size": "vocab_size",
     "n_positions": "num_positions",
 }
-"""Attributes of a Hugging Face GPT2Config, and ours."""
+"""Our fields by the attributes of a Hugging Face GPT2Config."""
 
 SUPPORTED = dict.fromkeys(ATTRIBUTES, ANY) | {
     "model_type": {"gpt2"},
@@ -48,11 +48,11 @@ SUPPORTED = dict.fromkeys(ATTRIBUTES, ANY) | {
     "summary_proj_to_labels": ANY,
     "summary_first_dropout": ANY,
 }
-"""What each attribute of a Hugging Face GPT2Config may be. `refuse_unsupported` names the rest."""
+"""Values of a Hugging Face GPT2Config that are implemented, by attribute. `refuse_unsupported` names all others."""
 
 
 def config_from_hf(hf_config: dict, num_labels: int | None = None) -> GPT2Config:
-    """Our config from `GPT2Config.to_dict()`; no head of ours has labels.
+    """Returns our config, from `GPT2Config.to_dict()`; no head of ours has labels.
 
     Raises:
       InputError: if an attribute has a value that is not implemented; all of them are listed.
@@ -64,27 +64,27 @@ def config_from_hf(hf_config: dict, num_labels: int | None = None) -> GPT2Config
 
 
 def config_to_hf(config: GPT2Config) -> dict:
-    """The attributes of the Hugging Face `GPT2Config` of a config of ours."""
+    """Returns the attributes of the Hugging Face `GPT2Config` that equals a config of ours."""
     return {"model_type": "gpt2"} | write_attributes(ATTRIBUTES, config)
 
 
 def table(config: GPT2Config) -> Table:
-    """Hugging Face's names for our parameters. Its dense layers (`Conv1D`) keep weights as (in, out), as Flax does."""
+    """Returns Hugging Face's names for our parameters. A `Conv1D` has a weight (in, out), as Flax does."""
     entries = [
         Entry("wte.weight", "encoder/token/embedding"),
         Entry("wpe.weight", "encoder/position/embedding"),
         *norm("ln_f", "encoder/norm"),
     ]
     for i in range(config.stack.num_layers):
-        theirs, ours = f"h.{i}", f"encoder/blocks/block_{i}"
+        module, layer = f"h.{i}", f"encoder/blocks/block_{i}"
         for column, name in enumerate(("query", "key", "value")):
-            entries += _conv1d(f"{theirs}.attn.c_attn", f"{ours}/attention/{name}", (column, 3))
+            entries += _conv1d(f"{module}.attn.c_attn", f"{layer}/attention/{name}", (column, 3))
         entries += [
-            *_conv1d(f"{theirs}.attn.c_proj", f"{ours}/attention/output"),
-            *_conv1d(f"{theirs}.mlp.c_fc", f"{ours}/mlp/up"),
-            *_conv1d(f"{theirs}.mlp.c_proj", f"{ours}/mlp/down"),
-            *norm(f"{theirs}.ln_1", f"{ours}/norm_1"),
-            *norm(f"{theirs}.ln_2", f"{ours}/norm_2"),
+            *_conv1d(f"{module}.attn.c_proj", f"{layer}/attention/output"),
+            *_conv1d(f"{module}.mlp.c_fc", f"{layer}/mlp/up"),
+            *_conv1d(f"{module}.mlp.c_proj", f"{layer}/mlp/down"),
+            *norm(f"{module}.ln_1", f"{layer}/norm_1"),
+            *norm(f"{module}.ln_2", f"{layer}/norm_2"),
         ]
     return Table(
         entries=tuple(entries),
@@ -99,6 +99,6 @@ def table(config: GPT2Config) -> Table:
     )
 
 
-def _conv1d(theirs: str, ours: str, column: tuple[int, int] = (0, 1)) -> tuple[Entry, Entry]:
-    kernel = Entry(f"{theirs}.weight", f"{ours}/kernel", column=column)
-    return kernel, Entry(f"{theirs}.bias", f"{ours}/bias", column=column)
+def _conv1d(module: str, layer: str, column: tuple[int, int] = (0, 1)) -> tuple[Entry, Entry]:
+    kernel = Entry(f"{module}.weight", f"{layer}/kernel", column=column)
+    return kernel, Entry(f"{module}.bias", f"{layer}/bias", column=column)

@@ -1,4 +1,4 @@
-"""The families of models, by Hugging Face's names and by ours."""
+"""Finds the family of a model, by Hugging Face's name or by ours."""
 
 from dataclasses import dataclass
 from types import ModuleType
@@ -31,17 +31,15 @@ def family_of(kind: type[Model]) -> Family:
 
 
 def class_named(name: str) -> type[Model]:
-    """One of our model classes by its name."""
+    """Returns one of our model classes by its name. Raises InputError for any other name."""
     for kind in (getattr(family.models, name, None) for family in FAMILIES.values()):
         if isinstance(kind, type) and issubclass(kind, Model):
             return kind
-    raise InputError(
-        f"{name} is no model of {', '.join(FAMILIES)}, but of a config file of one's own; open it with that"
-    )
+    raise InputError(f"{name} is no model of {', '.join(FAMILIES)}; open it with the config file that defines it")
 
 
 def architecture_of(kind: type[Model]) -> str:
-    """Hugging Face's class for a model class."""
+    """Returns the name of Hugging Face's class for a model class."""
     return getattr(kind, "architecture", _family_and_class(kind)[1].__name__)
 
 

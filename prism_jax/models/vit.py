@@ -1,7 +1,7 @@
-"""ViT (arXiv 2010.11929), equal to Hugging Face's `ViTModel` and what stands on it.
+"""ViT (arXiv 2010.11929), equal to Hugging Face's `ViTModel` and the heads on it.
 
-A batch holds `patches` float32 [B, N, pixels of a patch]: row 0 is empty, where the class token will stand, and the
-patches follow row by row of the image (`images.patchify`). So a device gets the pixels of its own patches only.
+A batch holds `patches` float32 [B, N, pixels of a patch]: row 0 is empty, for the class token, and the
+patches follow row by row of the image (`images.patchify`). A device gets the pixels of its own patches only.
 """
 
 from dataclasses import dataclass, replace
@@ -35,9 +35,9 @@ class ViTConfig:
 
     Attributes:
       stack: the blocks.
-      image_size: of the images; what a patch doesn't fit in, right and below, is cut off.
+      image_size: of the images. Pixels on the right and below that fill no patch are cut off.
       patch_size: of a patch.
-      num_channels: colours.
+      num_channels: number of colours.
       num_labels: C, classes of a classification head.
       pooler_features: width of the pooler's output; None for D.
       pooler_activation: a key of ACTIVATIONS.
@@ -148,7 +148,7 @@ class ViTEncoderWithClassTokens(ViTEncoder):
 
 
 class _ViT(Model):
-    """What the heads of ViT share."""
+    """The base of the ViT models."""
 
     config: ViTConfig
     encoder_class: ClassVar[type[nn.Module]] = ViTEncoder

@@ -31,7 +31,7 @@ ATTRIBUTES = {
     "pooler_output_size": "pooler_features",
     "pooler_act": "pooler_activation",
 }
-"""Attributes of a Hugging Face ViTConfig, and ours."""
+"""Our fields by the attributes of a Hugging Face ViTConfig."""
 
 SUPPORTED = dict.fromkeys(ATTRIBUTES, ANY) | {
     "model_type": {"vit"},
@@ -43,15 +43,15 @@ SUPPORTED = dict.fromkeys(ATTRIBUTES, ANY) | {
     "is_encoder_decoder": {False},
     "pruned_heads": {None, ()},
 }
-"""What each attribute of a Hugging Face ViTConfig may be. `refuse_unsupported` names the rest."""
+"""Values of a Hugging Face ViTConfig that are implemented, by attribute. `refuse_unsupported` names all others."""
 
 
 def config_from_hf(hf_config: dict, num_labels: int | None = None) -> ViTConfig:
-    """Our config from the attributes of a Hugging Face `ViTConfig`.
+    """Returns our config, from the attributes of a Hugging Face `ViTConfig`.
 
     Args:
       hf_config: `ViTConfig.to_dict()`.
-      num_labels: classes of the head, where it is not the checkpoint's own.
+      num_labels: C, classes of the head; None for those of the checkpoint.
 
     Raises:
       InputError: if an attribute has a value that is not implemented; all of them are listed.
@@ -71,7 +71,7 @@ def config_from_hf(hf_config: dict, num_labels: int | None = None) -> ViTConfig:
 
 
 def config_to_hf(config: ViTConfig) -> dict:
-    """The attributes of the Hugging Face `ViTConfig` of a config of ours."""
+    """Returns the attributes of the Hugging Face `ViTConfig` that equals a config of ours."""
 
     def number(size):  # some of Hugging Face's own code takes squares by one number only
         return size[0] if size[0] == size[1] else list(size)
@@ -85,7 +85,7 @@ def config_to_hf(config: ViTConfig) -> dict:
 
 
 def table(config: ViTConfig) -> Table:
-    """Hugging Face's names for our parameters."""
+    """Returns Hugging Face's names for our parameters."""
     D, N, qkv_bias = config.stack.features, config.num_tokens, config.stack.qkv_bias
     kernel = (D, config.num_channels, *config.patch_size)
     entries = [
@@ -98,16 +98,16 @@ def table(config: ViTConfig) -> Table:
         *linear("classifier", "classifier"),
     ]
     for i in range(config.stack.num_layers):
-        theirs, ours = f"encoder.layer.{i}", f"encoder/blocks/block_{i}"
+        module, layer = f"encoder.layer.{i}", f"encoder/blocks/block_{i}"
         entries += [
-            *norm(f"{theirs}.layernorm_before", f"{ours}/norm_1"),
-            *linear(f"{theirs}.attention.attention.query", f"{ours}/attention/query", bias=qkv_bias),
-            *linear(f"{theirs}.attention.attention.key", f"{ours}/attention/key", bias=qkv_bias),
-            *linear(f"{theirs}.attention.attention.value", f"{ours}/attention/value", bias=qkv_bias),
-            *linear(f"{theirs}.attention.output.dense", f"{ours}/attention/output"),
-            *norm(f"{theirs}.layernorm_after", f"{ours}/norm_2"),
-            *linear(f"{theirs}.intermediate.dense", f"{ours}/mlp/up"),
-            *linear(f"{theirs}.output.dense", f"{ours}/mlp/down"),
+            *norm(f"{module}.layernorm_before", f"{layer}/norm_1"),
+            *linear(f"{module}.attention.attention.query", f"{layer}/attention/query", bias=qkv_bias),
+            *linear(f"{module}.attention.attention.key", f"{layer}/attention/key", bias=qkv_bias),
+            *linear(f"{module}.attention.attention.value", f"{layer}/attention/value", bias=qkv_bias),
+            *linear(f"{module}.attention.output.dense", f"{layer}/attention/output"),
+            *norm(f"{module}.layernorm_after", f"{layer}/norm_2"),
+            *linear(f"{module}.intermediate.dense", f"{layer}/mlp/up"),
+            *linear(f"{module}.output.dense", f"{layer}/mlp/down"),
         ]
     return Table(
         entries=tuple(entries),

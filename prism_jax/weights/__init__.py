@@ -206,14 +206,14 @@ def fit(
         for name, copy in table.untied(named, architecture)
     }
     found = table.without_copies(named)
-    entries = [entry for entry in table.entries if entry.ours in wanted]
-    shapes = {entry.theirs: entry.their_shape(wanted[entry.ours].shape) for entry in entries}
-    hints = {entry.theirs: HINTS.get(entry.ours.split("/")[0], "") for entry in entries}
+    entries = [entry for entry in table.entries if entry.path in wanted]
+    shapes = {entry.hf_name: entry.hf_shape(wanted[entry.path].shape) for entry in entries}
+    hints = {entry.hf_name: HINTS.get(entry.path.split("/")[0], "") for entry in entries}
     wrong |= {name: message + hints[name] for name, message in faults(shapes, found).items()}
-    known = {entry.theirs for entry in table.entries}
+    known = {entry.hf_name for entry in table.entries}
     wrong |= {name: f"{name} is unknown" for name in found if name not in known}
     refuse_tensors("the weights don't fit the model", list(wrong.values()))
-    return {entry.ours: (entry, found[entry.theirs]) for entry in entries}
+    return {entry.path: (entry, found[entry.hf_name]) for entry in entries}
 
 
 def export_tensors(params: Any, table: Table) -> dict[str, np.ndarray]:
@@ -221,8 +221,8 @@ def export_tensors(params: Any, table: Table) -> dict[str, np.ndarray]:
     flat = {name: np.asarray(value) for name, value in flatten(params).items()}
     entries: dict[str, list[Entry]] = {}
     for entry in table.entries:
-        if entry.ours in flat:
-            entries.setdefault(entry.theirs, []).append(entry)
+        if entry.path in flat:
+            entries.setdefault(entry.hf_name, []).append(entry)
     return {name: give(pieces, flat) for name, pieces in entries.items()}
 
 

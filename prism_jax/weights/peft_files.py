@@ -83,7 +83,7 @@ def save(
     sizes: dict[str, tuple[int, float]] = {}
     kept: set[str] = set()
     for module, entries in _dense_layers(table).items():
-        pieces = [_a_b_scale(flat, entry) for entry in entries if entry.ours in flat]
+        pieces = [_a_b_scale(flat, entry) for entry in entries if entry.path in flat]
         if not any(a_DR.size for a_DR, _, _ in pieces):
             continue
         name = table.full_name(table.module_name(module), architecture)
@@ -91,8 +91,8 @@ def save(
         tensors |= {f"{name}.lora_A.weight": a_DR.T, f"{name}.lora_B.weight": b_RM.T}
         sizes[name] = (a_DR.shape[1], _number(np.float32(scale) * np.float32(a_DR.shape[1])))
     for entry in table.entries:
-        if entry.ours in flat and entry.ours.split("/")[0] in whole:
-            name = table.full_name(entry.theirs, architecture)
+        if entry.path in flat and entry.path.split("/")[0] in whole:
+            name = table.full_name(entry.hf_name, architecture)
             if (module := name.rpartition(".")[0]) not in sizes:
                 tensors[name] = give([entry], flat)
                 kept.add(module)
@@ -146,20 +146,20 @@ def read(folder: Path, model: Model) -> dict[str, np.ndarray]:
     whole = [
         entry
         for entry in table.entries
-        if entry.ours in shapes and (entry.theirs in tensors or config.is_whole(table, entry.theirs))
+        if entry.path in shapes and (entry.hf_name in tensors or config.is_whole(table, entry.hf_name))
     ]
     wanted = {name: shape for adapter in adapters for name, shape in adapter.tensor_shapes(shapes).items()}
-    wanted |= {entry.theirs: entry.their_shape(shapes[entry.ours]) for entry in whole}
+    wanted |= {entry.hf_name: entry.hf_shape(shapes[entry.path]) for entry in whole}
     wrong = faults(wanted, tensors)
     apart = table.untied(tensors, architecture) + table.trained_apart(tensors, architecture)
     wrong |= {name: f"{name} is not the same as {other} any more, to which it is tied here" for name, other in apart}
-    known = {entry.theirs for entry in table.entries} | {tie.copy for tie in table.ties}
+    known = {entry.hf_name for entry in table.entries} | {tie.copy for tie in table.ties}
     known |= {f"{module}.{x}" for module in _dense_layers(table) for x in ("lora_A.weight", "lora_B.weight")}
     unknown = [f"{names[name]} is unknown" for name in names if name not in known and not table.is_unused(name)]
     refuse_tensors(f"the adapter {folder} doesn't fit {type(model).__name__}", [*unknown, *wrong.values()])
     arrays = {name: np.asarray(tensors[name], np.float32) for name in wanted}
     params = {path: x for adapter in adapters for path, x in adapter.params(arrays).items()}
-    return params | {entry.ours: entry.take(arrays[entry.theirs], shapes[entry.ours]) for entry in whole}
+    return params | {entry.path: entry.take(arrays[entry.hf_name], shapes[entry.path]) for entry in whole}
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class _Adapter:
 
     def tensor_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Returns the shapes of A and B by name, from those of our parameters."""
-        D, M = shapes[self.entries[0].ours]
+        D, M = shapes[self.entries[0].path]
         width = M * self.entries[0].column[1]
         return {f"{self.module}.lora_A.weight": (self.rank, D), f"{self.module}.lora_B.weight": (width, self.rank)}
 
@@ -189,7 +189,7 @@ class _Adapter:
         a_DR, b_RM = arrays[f"{self.module}.lora_A.weight"].T, arrays[f"{self.module}.lora_B.weight"].T
         params = {}
         for entry in self.entries:
-            (i, n), layer = entry.column, entry.ours.removesuffix("kernel")
+            (i, n), layer = entry.column, entry.path.removesuffix("kernel")
             params[f"{layer}lora_a"], params[f"{layer}lora_b"] = a_DR, np.split(b_RM, n, axis=1)[i]
             params[f"{layer}lora_scale"] = np.array(self.scale, np.float32)
         return params
@@ -208,9 +208,9 @@ def _adapters(
     """
     adapters = []
     for module, entries in _dense_layers(table).items():
-        ours = [entry for entry in entries if entry.ours in shapes]
+        ours = [entry for entry in entries if entry.path in shapes]
         stored = next((names[x] for x in (f"{module}.lora_A.weight", f"{module}.lora_B.weight") if x in names), None)
-        if not ours or (stored is None and not ("/blocks/" in ours[0].ours and config.has_adapter(table, module))):
+        if not ours or (stored is None and not ("/blocks/" in ours[0].path and config.has_adapter(table, module))):
             continue
         name = (stored or module).removeprefix(BASE).partition(".lora_")[0]
         adapters.append(_Adapter(module, ours, *config.rank_and_scale(name)))
@@ -227,8 +227,8 @@ def _dense_layers(table: Table) -> dict[str, list[Entry]]:
     """The kernels of the dense layers by the module that theirs is in; the pieces of one in their order."""
     layers: dict[str, list[Entry]] = {}
     for entry in table.entries:
-        if entry.ours.endswith("/kernel") and entry.shape is None:
-            layers.setdefault(entry.theirs.removesuffix(".weight"), []).append(entry)
+        if entry.path.endswith("/kernel") and entry.shape is None:
+            layers.setdefault(entry.hf_name.removesuffix(".weight"), []).append(entry)
     return layers
 
 
@@ -240,9 +240,9 @@ def _stored(table: Table, name: str) -> str:
 
 def _a_b_scale(flat: Mapping[str, np.ndarray], entry: Entry) -> tuple[np.ndarray, np.ndarray, float]:
     """A, B and scale of one of our layers; of rank 0 where it has no adapter."""
-    layer = entry.ours.removesuffix("kernel")
+    layer = entry.path.removesuffix("kernel")
     if f"{layer}lora_a" not in flat:
-        D, M = flat[entry.ours].shape
+        D, M = flat[entry.path].shape
         return np.zeros((D, 0), np.float32), np.zeros((0, M), np.float32), 0.0
     return flat[f"{layer}lora_a"], flat[f"{layer}lora_b"], float(flat[f"{layer}lora_scale"])
 
