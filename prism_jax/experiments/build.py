@@ -1,4 +1,4 @@
-"""What an experiment works with: its data and its model."""
+"""Loads the data and the model of an experiment."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -25,14 +25,14 @@ from prism_jax.trees import flatten, unflatten
 from prism_jax.weights import Pretrained
 
 HELD_OUT = "held_out"
-"""The split that training holds out of its own."""
+"""Split of the examples that training holds out of its training split."""
 
 LONGEST_PIECE = 1_000_000
-"""Characters of a piece of a long text, so that it is tokenised in reasonable memory."""
+"""Most characters of a piece of a long text. It bounds the memory of tokenisation."""
 
 
 def load_data(experiment: Experiment, split: str) -> Dataset:
-    """The examples of a split to score.
+    """Returns the examples of a split to score.
 
     Raises:
       InputError: if the data set or the split is unknown.
@@ -43,12 +43,12 @@ def load_data(experiment: Experiment, split: str) -> Dataset:
 
 
 def load_training_data(experiment: Experiment) -> tuple[Dataset, Dataset]:
-    """The training split without what is held out, and what is held out.
+    """Returns the training examples, and the examples held out of their split.
 
-    Plain text of so few documents that none could be held out is cut into pieces first.
+    Plain text with too few documents to hold one out is cut into pieces first.
 
     Raises:
-      InputError: if the data set is unknown, too small to hold something out, or has no labels.
+      InputError: if the data set is unknown, too small to hold an example out, or without labels.
     """
     return from_terminal(lambda: _divided(experiment), lambda both: tuple(map(outline, both)))
 
@@ -84,22 +84,22 @@ def load_model(
 
     Args:
       experiment: names them.
-      dataset: gives the number of classes; None where there is no such head.
-      fresh: first names of parameters to be drawn at random.
+      dataset: gives the number of classes; None for a model without classes.
+      fresh: first names of parameters to draw at random.
       reader: reads the tensors.
     """
     hub.check_source(experiment.weights)
-    said = recipe.to_json(experiment) | {
+    config_json = recipe.to_json(experiment) | {
         "num_labels": num_labels(dataset),
         "label_names": getattr(dataset, "label_names", ()),
     }
-    pretrained = _load(experiment.model, said, fresh, experiment.compute_dtype, reader)
+    pretrained = _load(experiment.model, config_json, fresh, experiment.compute_dtype, reader)
     pretrained.model.check(experiment.num_tokens)
     return pretrained
 
 
 def check_sources(experiment: Experiment, *, fresh: Iterable[str] = ()) -> None:
-    """Refuses what an experiment says of data and weights if it can be seen to be wrong without reading them.
+    """Checks the names of data and weights, and all that can be checked before they are read.
 
     Raises:
       InputError: as `data.check` and `weights.find`.
@@ -109,10 +109,10 @@ def check_sources(experiment: Experiment, *, fresh: Iterable[str] = ()) -> None:
     weights.find(experiment.model, experiment.weights, fresh=fresh, **_source(recipe.to_json(experiment)))
 
 
-def _source(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `weights.find` and `weights.load` that config.json, or an experiment as JSON, names."""
-    num_tokens = None if said["image_size"] else said["num_tokens"]
-    return {"revision": said["revision"], "adapter": said["adapter"], "num_tokens": num_tokens}
+def _source(config_json: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of `weights.find` and `weights.load` that stand in config.json."""
+    num_tokens = None if config_json["image_size"] else config_json["num_tokens"]
+    return {"revision": config_json["revision"], "adapter": config_json["adapter"], "num_tokens": num_tokens}
 
 
 def load_run(
@@ -126,28 +126,28 @@ def load_run(
 
     Parameters in `fresh` that a class adds to that of the run are as they are drawn.
     """
-    said = trained.config
-    added = () if said["model"] == kind.__name__ else fresh
-    drawn = dict.fromkeys((*said["training"]["fresh"], *added))
-    return with_trained(_load(kind, said, drawn, compute_dtype, reader), trained)
+    config_json = trained.config
+    added = () if config_json["model"] == kind.__name__ else fresh
+    drawn = dict.fromkeys((*config_json["training"]["fresh"], *added))
+    return with_trained(_load(kind, config_json, drawn, compute_dtype, reader), trained)
 
 
 def _load(
-    kind: type[Model], said: Mapping[str, Any], fresh: Iterable[str], compute_dtype: str, reader: hub.Reader
+    kind: type[Model], config_json: Mapping[str, Any], fresh: Iterable[str], compute_dtype: str, reader: hub.Reader
 ) -> Pretrained:
-    """Returns a model of the class `kind` with the weights that config.json, or an experiment as JSON, names."""
+    """Returns a model of the class `kind` with the weights that config.json names."""
     pretrained = weights.load(
         kind,
-        said["weights"],
-        num_labels=said["num_labels"],
-        label_names=said["label_names"],
+        config_json["weights"],
+        num_labels=config_json["num_labels"],
+        label_names=config_json["label_names"],
         fresh=fresh,
-        seed=said["training"]["seed"],
+        seed=config_json["training"]["seed"],
         compute_dtype=compute_dtype,
         reader=reader,
-        **_source(said),
+        **_source(config_json),
     )
-    side = said["image_size"]
+    side = config_json["image_size"]
     if not side:
         return pretrained
     if not hasattr(pretrained.model.config, "image_size"):
@@ -157,12 +157,12 @@ def _load(
 
 
 def with_trained(pretrained: Pretrained, trained: Trained) -> Pretrained:
-    """The model as a run left it: what it trained in place of the model's own, its adapters beside the kernels.
+    """Returns the model with the parameters that a run trained, and with its adapters.
 
-    A run that started from another one holds what it trained itself; the rest is read from the other.
+    A run that started from another one holds only its own parameters; the others are read from that run.
 
     Raises:
-      InputError: if it is of another model, or the run that it started from is gone and needed.
+      InputError: if it is of another model, or it needs the run that it started from and that is gone.
     """
     new = flatten(trained.params)
     if (before := trained.config["started_from"]) and set(new) != set(flatten(pretrained.params)):
@@ -177,12 +177,12 @@ def with_trained(pretrained: Pretrained, trained: Trained) -> Pretrained:
 
 
 def check_run(experiment: Experiment, source: str, *more: str) -> None:
-    """Refuses what can be seen to be wrong with a run before anything is loaded.
+    """Checks a run before anything is loaded.
 
     Args:
-      experiment: what it is for.
+      experiment: uses the run.
       source: `RUN` or `RUN@STEP`.
-      more: fields in which the run must not differ from the experiment, see `checkpoint.check_same_model`.
+      more: fields that must be equal in the run and the experiment, see `checkpoint.check_same_model`.
 
     Raises:
       InputError: if it is not there, or of another model.
@@ -197,16 +197,16 @@ def check_run(experiment: Experiment, source: str, *more: str) -> None:
 
 def check_same_classes(trained: Trained, dataset: Dataset | None) -> None:
     """Raises InputError if a run was trained with other classes than those of a data set, or in another order."""
-    theirs = tuple(trained.config["label_names"])
-    if isinstance(dataset, Labelled) and theirs != tuple(dataset.label_names):
+    names = tuple(trained.config["label_names"])
+    if isinstance(dataset, Labelled) and names != tuple(dataset.label_names):
         raise InputError(
-            f"the run in {trained.run} was trained with the classes {shown(theirs)}; "
+            f"the run in {trained.run} was trained with the classes {shown(names)}; "
             f"{dataset.name} has {shown(tuple(dataset.label_names))}; use the data_source that it was trained with"
         )
 
 
 def check_same_held_out(trained: Trained, held_out: Dataset) -> None:
-    """Raises InputError if a run held out other examples than these. Runs of earlier versions don't tell; they pass."""
+    """Raises InputError if a run held out other examples than these. Runs of earlier versions have no record; they pass."""
 
     def check() -> None:
         before = trained.config.get("data")
@@ -220,7 +220,7 @@ def check_same_held_out(trained: Trained, held_out: Dataset) -> None:
 
 
 def with_adapters(params: Any, rank: int, alpha: float, seed: int) -> Any:
-    """The parameters with LoRA adapters, or without where the rank is 0. Those that are there already stay.
+    """Returns the parameters with LoRA adapters, or without them if the rank is 0. Existing adapters stay.
 
     Raises:
       InputError: if they are of another rank or scale.

@@ -29,25 +29,25 @@ from prism_jax.weights import peft_config
 T = TypeVar("T")
 
 Group = Annotated[T, tyro.conf.arg(name=""), tyro.conf.Suppress]
-"""A group of an experiment's fields. The commands that read it declare it, and have its fields as flags."""
+"""A group of an experiment's fields. Commands that read the group declare it. Its fields are flags there."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The weights and the examples to score."""
+    """Weights and examples to score."""
 
     adapter: UserPath | None = None
-    """Folder with a LoRA adapter in PEFT's layout, which is scored; training starts without it."""
+    """Folder with a LoRA adapter in PEFT's layout, for scoring. Training starts without it."""
     tuned: tyro.conf.Suppress[UserPath | None] = None
-    """A run of train.finetune (RUN or RUN@STEP) or such a folder, tuned through an exchange:
-    a sweep scores it beside the weights."""
+    """A run of train.finetune (RUN or RUN@STEP) or a folder with an adapter, tuned through an exchange.
+    A sweep scores it beside the base weights."""
     split: str = "test"
-    """Examples to score: test, held_out (those that training holds out of its split), or a split's own name."""
+    """Split to score: test, held_out (examples that training holds out), or the name of another split."""
     limit: Annotated[int, Meta(ge=0, description="a number of examples, or 0 for all")] = 256
-    """Examples to score, at even distances over the test split; 0 for all."""
+    """Number of examples to score, at even distances over the split; 0 for all."""
 
     def check(self) -> None:
-        """Raises InputError if the adapter's folder holds none."""
+        """Raises InputError if the adapter's folder holds no adapter."""
         if self.adapter is not None and not (Path(self.adapter) / peft_config.CONFIG).is_file():
             raise InputError(
                 f"no adapter in {self.adapter!r}; give a folder with {peft_config.CONFIG}, "
@@ -57,18 +57,18 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Grid:
-    """The settings of a sweep, or of a measurement of latency: every exchange on every number of parts."""
+    """Settings of a sweep or of a measurement of latency: every exchange on every number of parts."""
 
     parts: tuple[NumParts, ...] = (2, 4, 8)
     """Numbers of parts, P."""
     segments: tuple[int, ...] = (1, 4, 16)
     """Segments of a part, L, for segment means."""
     exchanges: ExchangesFlag = (baselines.IsolatedParts(), baselines.AllGather())
-    """Exchanges beside segment means; own exchanges can stand here."""
+    """Exchanges beside segment means. Exchanges of your own can stand here."""
     wires: tuple[str, ...] = ()
-    """Wire formats, such as float32 int8, for every exchange that sends something; else each exchange's own."""
+    """Wire formats, such as float32 int8, for every exchange that sends rows; empty for that of each exchange."""
     lengths: tuple[NumTokens, ...] = ()
-    """Numbers of tokens, N; else num_tokens."""
+    """Numbers of tokens, N; empty for num_tokens alone."""
 
     def check(self) -> None:
         """Raises InputError for an unknown wire format."""
@@ -79,68 +79,69 @@ class Grid:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How model and data are prepared for training. Other commands prepare them alike."""
+    """Preparation of model and data, in training and in other commands alike."""
 
     fresh: tuple[str, ...] = ("classifier",)
     """Top-level parameters to draw at random instead of loading them.
-    Those that the run given with --start trained are kept."""
+    Parameters trained by the run given with --start are kept."""
     validation: Annotated[float, Meta(gt=0, lt=1, description="a share between 0 and 1")] = 0.1
-    """Share of the training split that is held out to choose the checkpoint, the same for every seed."""
+    """Share of the training split that is held out to choose the checkpoint. It is the same for every seed."""
     validation_limit: Natural = 0
-    """Held-out examples to score, at even distances; 0 for all."""
+    """Number of held-out examples to score, at even distances; 0 for all."""
     seed: Seed = 0
-    """Seed of the parameters drawn at random, of the order of the examples, and of dropout."""
+    """Seed of fresh parameters, of the order of the examples, and of dropout."""
 
 
 @dataclass(frozen=True)
 class Training(Preparation):
-    """How `train.finetune` trains."""
+    """Fields of `train.finetune`."""
 
     exchanges: ExchangesFlag = (baselines.WholeSequence(),)
-    """What the parts exchange while training. Of several, each step draws one: train once, run at any of them."""
+    """Exchanges during training. Each step draws one of them, so one run suits them all."""
     parts: Annotated[tuple[NumParts, ...], Meta(min_length=1, description="one value or several")] = (1,)
-    """P while training; drawn likewise."""
+    """Numbers of parts, P, during training. Each step draws one of them."""
     data: NumParts | None = None
-    """Devices along the data axis of a data x parts mesh; without it, all parts lie on one device."""
+    """Devices along the data axis of a data x parts mesh; None to run all parts on one device."""
     epochs: Positive = 3.0
-    """Times that the training examples are seen."""
+    """Passes over the training examples."""
     batch_size: BatchSize = 32
     """B, examples of a step."""
     accumulate: Count = 1
-    """Steps whose gradients are averaged before the parameters change, with equal weight,
+    """Steps whose gradients are averaged before the parameters change. All weigh the same,
     even if a batch is not full."""
     learning_rate: Positive = 1e-4
-    """The highest."""
+    """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How it falls to 0 after the warm-up, or that it stays."""
+    """Course of the learning rate after the warm-up: it falls to 0, or stays constant."""
     warmup: Share = 0.1
-    """Share of the steps over which it rises."""
+    """Share of the steps over which the learning rate rises from 0."""
     weight_decay: NotNegative = 0.01
-    """Of AdamW; biases, norms and embeddings are not decayed."""
+    """Weight decay of AdamW. Biases, norms and embeddings are not decayed."""
     clip: Annotated[float, Meta(gt=0, description="more than 0, or None")] | None = 1.0
-    """Largest norm of the gradient; a longer one is shortened to it."""
+    """Largest norm of the gradient; None for no limit. A longer gradient is scaled down to it."""
     label_smoothing: Share = 0.0
+    """Share of the target probability that is spread evenly over all classes."""
     dropout: bool = True
-    """Whether to drop out at the model's own rates."""
+    """Whether to use dropout, at the rates of the model's config."""
     augment: bool = False
     """Whether to crop and flip images."""
     frozen: tuple[str, ...] = ()
-    """Regular expressions of the paths of parameters that stay as they are, such as `encoder/(token|position)/.*`."""
+    """Regular expressions for paths of parameters that are not trained, such as `encoder/(token|position)/.*`."""
     lora_rank: Natural = 0
     """Rank of LoRA adapters in the blocks; 0 for none.
-    With them only the adapters and what is in `fresh` are trained."""
+    With adapters, only they and the parameters in `fresh` are trained."""
     lora_alpha: Positive = 16.0
     """The adapters' outputs are multiplied by lora_alpha / lora_rank."""
     limit: Natural = 0
-    """Training examples, at even distances; 0 for all."""
+    """Number of training examples, at even distances; 0 for all."""
     evaluate_every: Natural = 0
-    """Steps between two evaluations, each with a checkpoint; 0 for one at the end of each epoch."""
+    """Steps between two evaluations, each with a checkpoint; 0 for one evaluation at the end of each epoch."""
     patience: Annotated[int, Meta(ge=1, description="1 or more, or None")] | None = None
-    """Evaluations without a better score after which training ends; without it, training goes on to the end."""
+    """Number of evaluations without a better score after which training ends; None to train to the end."""
     log_every: Count = 10
     """Steps between two lines of metrics.jsonl."""
     tensorboard: bool = False
-    """Write TensorBoard's files too."""
+    """Whether to write TensorBoard's files too."""
 
     def check(self) -> None:
         """Raises InputError for a value out of its range, and for values that don't go together."""
@@ -160,39 +161,39 @@ class Training(Preparation):
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment: a model, a data set, and a group of fields for each way to use them."""
+    """One experiment: a model, a data set, and a group of fields for each use of them."""
 
     model: tyro.conf.Suppress[type[Model]]
     """The model class."""
     weights: UserPath
-    """Folder in the hub's layout, hub id, or asset:NAME."""
+    """Weights: a folder in the hub's layout, a hub id, or asset:NAME."""
     num_tokens: NumTokens
     """Number of tokens, N, to which a text is cut or padded."""
     dataset: str | None = None
-    """Data set by name; none where there is only text to generate."""
+    """Data set by name; None to generate text only."""
     data_source: UserPath | None = None
-    """Folder in the hub's layout, or hub id, that stands in for the data set's own."""
+    """Folder in the hub's layout, or hub id, in place of the data set's own source."""
     image_size: Side | None = None
-    """Height and width of images in pixels, where they are not the model's own."""
+    """Height and width of images in pixels; None for those of the model."""
     buckets: tuple[NumTokens, ...] = ()
-    """Lengths below N to which shorter texts are padded; the part boundaries of a text follow from its own bucket."""
+    """Lengths below N, to which shorter texts are padded. The bucket of a text fixes the boundaries of its parts."""
     revision: str | None = None
-    """Branch, tag or commit of a hub id."""
+    """Branch, tag or commit of a hub id; None for its default branch."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the inputs of matrix products; all else stays float32."""
+    """Type of the inputs of matrix products. All else stays float32."""
     batch_size: BatchSize = 32
-    """Examples that are scored together, B."""
+    """Number of examples that are scored together, B."""
     evaluation: Group[Evaluation] = Evaluation()
-    """The weights and the examples that are scored."""
+    """Weights and examples that are scored."""
     setting: Group[Setting] = Setting(segments.SegmentMeans(8), 2)
-    """The exchange and P of commands that run one setting, and of the scores that choose a checkpoint in training."""
+    """Exchange and P of commands that run one setting. In training, of the scores that choose a checkpoint."""
     grid: Group[Grid] = Grid()
-    """The settings of commands that run many."""
+    """Settings of commands that run several."""
     training: tyro.conf.Suppress[Training] = Training()
-    """How the model is trained."""
+    """Fields of training."""
 
     def check(self) -> None:
-        """Raises InputError for what can be seen to be wrong without loading anything."""
+        """Raises InputError for values that are wrong, as far as that shows without loading anything."""
         records.check_fields(self)
         self.evaluation.check()
         self.grid.check()
@@ -202,10 +203,10 @@ class Experiment:
 
 
 def load(path: str) -> Experiment:
-    """The `config` of a config file.
+    """Returns the `config` of a config file.
 
     Raises:
-      InputError: if there is no such file, or it has no experiment named `config`.
+      InputError: if the file is missing, or has no experiment named `config`.
     """
     file = Path(path).expanduser()
     if not file.is_file() or file.suffix != ".py":
@@ -229,10 +230,10 @@ def load(path: str) -> Experiment:
 
 
 def to_json(experiment: Experiment) -> dict[str, Any]:
-    """The experiment as plain values, for results and for telling two runs apart.
+    """Returns the experiment as plain values, for results and for comparing runs.
 
     Returns:
-      The fields by name, with those of the groups among them; `training` is a dict of its own.
+      Fields by name, those of the groups included. `training` is a nested dict.
     """
     content = {field.name: _plain(getattr(experiment, field.name)) for field in dataclasses.fields(experiment)}
     for name in ("evaluation", "setting", "grid"):
