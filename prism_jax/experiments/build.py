@@ -206,7 +206,7 @@ def check_same_classes(trained: Trained, dataset: Dataset | None) -> None:
 
 
 def check_same_held_out(trained: Trained, held_out: Dataset) -> None:
-    """Raises InputError if a run held out other examples than these. Runs of earlier versions have no record; they pass."""
+    """Raises InputError if a run held out other examples than these. Runs without a record of them pass."""
 
     def check() -> None:
         before = trained.config.get("data")
