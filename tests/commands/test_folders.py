@@ -80,6 +80,7 @@ def refused(folder: Path):
         ("eval.generate", ["configs/gpt2.py", "--prompt", "w1"]),
         ("eval.scale", ["--lengths", "256"]),
         ("eval.speed", []),
+        ("eval.wires", []),
         ("eval.paper", []),
         ("train.tokenizer", ["--dataset", "tales", "--vocab-size", "300"]),
     ],
