@@ -1,24 +1,25 @@
-"""What went wrong, for the user: one line that says what was wrong, what is allowed, and what to do."""
+"""Errors that commands report to the user in one line: the fault, the allowed values, and the way out."""
 
 
 class InputError(ValueError):
-    """A wrong argument, config, weight file or checkpoint: something that the user can mend."""
+    """Raised for a wrong argument, config, weight file or checkpoint, which the user can correct."""
 
 
 class RunError(RuntimeError):
-    """A run that failed although its input was right."""
+    """Raised when a run fails although its input is right."""
 
 
 class SaveError(RunError):
-    """A checkpoint that could not be saved. What was saving it may never end."""
+    """Raised when a checkpoint could not be saved. The threads that were saving it may never end."""
 
 
 class AssetError(RunError):
-    """An asset can't be had: no network, a broken download, a full disk."""
+    """Raised when an asset is not available: no network, a broken download, a full disk."""
 
 
 def one_line(error: BaseException | str, limit: int = 200) -> str:
-    """Returns the message of an error in one line of at most `limit` characters; its type, if there is no message."""
+    """Returns an error's message in one line of at most `limit` characters. Without a message, returns the error's
+    type."""
     message = " ".join(str(error).split())
     if not message and isinstance(error, BaseException):
         message = type(error).__name__

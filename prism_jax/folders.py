@@ -1,4 +1,4 @@
-"""The folders that commands write: whose they are, and those that are written whole or not at all."""
+"""Output folders of commands: locks against other processes, and folders that are written whole or not at all."""
 
 import os
 import shutil
@@ -14,21 +14,21 @@ from safetensors import SafetensorError
 from prism_jax.errors import InputError, RunError
 
 LOCK = ".in_use"
-"""The file that says which process writes a folder: locked for as long as that process lives,
-removed when it is done."""
+"""Name of the lock file in an output folder. It names the process that writes there. It is locked until that process
+ends, and removed when the process is done."""
 
 WRITES = "PRISM_JAX_WRITES"
-"""The environment variable that tells the processes that a command starts which folder is theirs."""
+"""Environment variable with the locked folder. Processes that a command starts may write to this folder too."""
 
 LONGEST_BELOW = "x" * 128 + "/" + "x" * 128
-"""As long as the names below a folder get: those of a checkpoint."""
+"""Relative path as long as the longest one below an output folder: that of a checkpoint."""
 
 
 @contextmanager
 def held(path: str) -> Iterator[None]:
-    """A folder, made if need be, in which no other process writes meanwhile but those that this one starts.
+    """Locks a folder for this process and the processes that it starts. Creates it if needed.
 
-    The kernel frees it when the process dies. What was made goes again if nothing was written there.
+    The lock ends with the process. On exit, folders that were created here are removed if they are empty.
 
     Raises:
       InputError: if nothing can be written there, or another process writes there.
@@ -42,17 +42,17 @@ def held(path: str) -> Iterator[None]:
             with suppress(FileNotFoundError):
                 os.stat(folder / LONGEST_BELOW)
             if os.environ.get(WRITES) != str(folder.resolve()):
-                for one in (*reversed(folder.parents), folder):
-                    if not one.exists():  # now: what was made may be the way to it, as in new/../one
-                        one.mkdir()
-                        at_end.callback(_remove_if_empty, one)
+                for ancestor in (*reversed(folder.parents), folder):
+                    if not ancestor.exists():  # created one by one, as in new/../name
+                        ancestor.mkdir()
+                        at_end.callback(_remove_if_empty, ancestor)
                 lock.acquire()
-                at_end.callback(_let_go, lock, os.environ.get(WRITES, ""))
+                at_end.callback(_release, lock, os.environ.get(WRITES, ""))
                 Path(lock.lock_file).write_text(f"process {os.getpid()} on {socket.gethostname()}")
                 os.environ[WRITES] = str(folder.resolve())
         except Timeout:
             raise InputError(
-                f"{path} is in use by {_holder(lock) or 'another command'}; wait until that has ended, "
+                f"{path} is in use by {_holder_of(lock) or 'another command'}; wait until that has ended, "
                 "or choose another folder"
             ) from None
         except (OSError, ValueError) as error:
@@ -61,16 +61,16 @@ def held(path: str) -> Iterator[None]:
         yield
 
 
-def _holder(lock: FileLock) -> str | None:
-    with suppress(OSError):  # it may have ended by now
+def _holder_of(lock: FileLock) -> str | None:
+    with suppress(OSError):  # the holder may have ended by now
         return Path(lock.lock_file).read_text()
     return None
 
 
-def _let_go(lock: FileLock, before: str) -> None:
-    os.environ[WRITES] = before
+def _release(lock: FileLock, outer: str) -> None:
+    os.environ[WRITES] = outer
     with suppress(OSError):  # the folder may be gone
-        Path(lock.lock_file).unlink()  # before it is released: who has it open then sees that it is gone
+        Path(lock.lock_file).unlink()  # before the release: a process that has it open notices the removal
     lock.release()
 
 
@@ -81,11 +81,11 @@ def _remove_if_empty(folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to be filled, which becomes `folder` when it is full; if something fails, nothing is left of it.
+    """Creates a temporary folder and renames it to `folder` on success. On failure, nothing remains.
 
     Raises:
-      InputError: if there is something in `folder`, nothing can be written beside it, or another process writes there.
-      RunError: if not all could be written.
+      InputError: if `folder` is not empty, its parent can't be written, or another process writes there.
+      RunError: if a file could not be written.
     """
     check_empty(folder)
     folder = folder.expanduser().resolve()
@@ -106,7 +106,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def check_empty(folder: Path) -> None:
-    """Raises InputError if there is something in a folder to be written."""
+    """Raises InputError if an output folder is not empty."""
     folder = folder.expanduser()
     if folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
         raise InputError(f"{folder} is not empty; choose another folder")

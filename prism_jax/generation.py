@@ -1,9 +1,9 @@
-"""Text generation: the prompt runs over the parts, then the device of the last part goes on alone.
+"""Text generation: all parts process the prompt, then the device of the last part continues alone.
 
-Part boundaries are fixed by the prompt; only the last part grows. For each block its device keeps the keys and values
-of
-what it attended to: its own rows, and what the earlier parts sent (means under PRISM, every row under Voltage). A new
-token comes after all of it, so it attends to all of it: no mask, no traffic, one row more in the cache.
+Part boundaries are fixed by the prompt; only the last part grows. For each block, its device keeps the keys and values
+of all rows that it attended to: its own rows, and the rows from the earlier parts (means under PRISM, every row under
+Voltage). A new token comes after all of them, so it attends to all of them. It needs no mask and no communication, and
+adds one row to the cache.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -25,16 +25,16 @@ from prism_jax.parallel.runner import GenerationRunner
 from prism_jax.sampling import GREEDY, NO_TOKEN, Sampling
 
 Caches = tuple[KVCache, ...]
-"""A cache for each block."""
+"""One cache for each block."""
 
 
 class Step(NamedTuple):
-    """One new token for each of some prompts.
+    """One new token for each of several prompts.
 
     Attributes:
-      prompts: int [examples], the numbers of the prompts.
+      prompts: int [examples], indices of the prompts.
       tokens: int [examples].
-      finished: bool [examples], whether it is the prompt's last one.
+      finished: bool [examples], whether the token is the last one of its prompt.
     """
 
     prompts: np.ndarray
@@ -43,10 +43,10 @@ class Step(NamedTuple):
 
 
 class Generator:
-    """A language model that goes on with prompts. Its programs are compiled once for each shape, not for each prompt.
+    """Continues prompts with a language model. Programs are compiled once for each shape, not for each prompt.
 
-    The cache, and all new tokens, are the work of the last part's device. On several processes, all of them make the
-    same calls, with the same prompts, and all get the tokens.
+    The device of the last part holds the cache and computes all new tokens. With several processes, all of them make
+    the same calls with the same prompts, and all receive the tokens.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Generator:
     ):
         """
         Args:
-          model: for instance `models.gpt2.GPT2LMHeadModel(config)`.
+          model: for example `models.gpt2.GPT2LMHeadModel(config)`.
           params: its parameters.
-          exchange: what the parts exchange while the prompt runs.
+          exchange: used between the parts while the prompt is processed.
           run: where the parts run.
-          bucket: a prompt is padded on the left to the next multiple of this many tokens. Its part boundaries follow
-            from that length alone, and prompts of one length share compiled programs.
+          bucket: a prompt is padded on the left to the next multiple of this many tokens. Part boundaries depend on the
+            padded length alone, and prompts of one padded length share compiled programs.
         """
         if bucket < 1:
             raise InputError(f"bucket is {bucket}; choose 1 token or more")
@@ -105,7 +105,7 @@ class Generator:
         sampling: Sampling = GREEDY,
         stop_tokens: Collection[int] = (),
     ) -> list[list[int]]:
-        """The new tokens of each prompt; a stop token, where one comes, is the last of them."""
+        """Returns the new tokens of each prompt. If generation ends at a stop token, it is included as the last one."""
         new: list[list[int]] = [[] for _ in prompts]
         for step in self.stream(prompts, max_new_tokens, sampling=sampling, stop_tokens=stop_tokens):
             for prompt, token in zip(step.prompts, step.tokens, strict=True):
@@ -120,13 +120,13 @@ class Generator:
         sampling: Sampling = GREEDY,
         stop_tokens: Collection[int] = (),
     ) -> Iterator[Step]:
-        """New tokens as they are made. Prompts that are padded to one length run together, the others after them.
+        """Yields new tokens as they are computed. Prompts of one padded length run together, one length after another.
 
         Args:
-          prompts: token ids; of any lengths.
-          max_new_tokens: for each prompt.
-          sampling: how a token is chosen.
-          stop_tokens: each of them ends a prompt's text.
+          prompts: token ids, of any lengths.
+          max_new_tokens: limit for each prompt.
+          sampling: how the next token is chosen.
+          stop_tokens: token ids that end a text.
 
         Raises:
           InputError: for an empty prompt, an unknown token, more tokens than the model has positions, or an exchange
@@ -137,10 +137,11 @@ class Generator:
             yield from self._stream_group(num_tokens, numbers, prompts, max_new_tokens, sampling, stop_tokens)
 
     def logits(self, prompts: Sequence[Sequence[int]], continuation_BN: np.ndarray) -> np.ndarray:
-        """The logits [B, 1 + N, V] from which each token of given continuations, and the one after, would be chosen.
+        """Returns the logits [B, 1 + N, V] that predict each token of the given continuations, and the token after
+        them.
 
-        They are those of the cache, so they tell what generation under an exchange costs on given text. The prompts
-        must be padded to one length.
+        They are computed with the cache, so they show how an exchange changes generation on given text. The prompts
+        must have one padded length.
         """
         check_ids(continuation_BN, self.model.config.vocab_size, "a continuation")
         lengths = {self.padded_length(i, prompt, continuation_BN.shape[1]) for i, prompt in enumerate(prompts)}
@@ -150,17 +151,17 @@ class Generator:
         logits_BV, position_B, caches = self._start(prompts, lengths.pop(), new)
         if not self.run.last_here:
             return self.run.from_last(np.zeros((batch, 1 + new, self.model.config.vocab_size), np.float32))
-        every = [logits_BV]
+        all_logits = [logits_BV]
         for i, ids_B in enumerate(continuation_BN.T):
             logits_BV, caches = self._extend(self._last_params, ids_B, position_B + i, caches, new - i)
-            every.append(logits_BV)
-        return self.run.from_last(np.stack(jax.device_get(every), axis=1))
+            all_logits.append(logits_BV)
+        return self.run.from_last(np.stack(jax.device_get(all_logits), axis=1))
 
     def compiled_cache_bytes(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
-        """What the compiler says that the cache of all prompts takes on the last part's device;
-        0 where it says nothing.
+        """Returns the size of all prompts' caches on the last part's device according to the compiler, in bytes.
+        Returns 0 where the compiler reports nothing.
 
-        Keys and values as in `cost.cache_bytes`, and a count for each row.
+        Includes keys and values, as in `cost.cache_bytes`, and a count for each row.
         """
         total = 0
         for num_tokens, numbers in self._groups(prompts, max_new_tokens):
@@ -168,22 +169,22 @@ class Generator:
             if self.run.last_here:
                 ids_B = np.zeros(len(numbers), np.int32)
                 extend = self._extend.lower(self._last_params, ids_B, position_B, caches, max_new_tokens)
-                said = extend.compile().memory_analysis()
-                total += said.alias_size_in_bytes if said else 0  # the cache is what a step gets and gives back
+                analysis = extend.compile().memory_analysis()
+                total += analysis.alias_size_in_bytes if analysis else 0  # a step takes and returns the cache
         return int(self.run.from_last(np.array(total, np.int32)))
 
     def _groups(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[tuple[int, list[int]]]:
-        """The numbers of the prompts by padded length."""
+        """Returns the padded lengths, each with the indices of its prompts."""
         groups: dict[int, list[int]] = {}
         for i, prompt in enumerate(prompts):
             groups.setdefault(self.padded_length(i, prompt, max_new_tokens), []).append(i)
         return sorted(groups.items())
 
     def padded_length(self, i: int, prompt: Sequence[int], max_new_tokens: int) -> int:
-        """N, to which prompt number `i` is padded; part boundaries follow from it.
+        """Returns N, the padded length of prompt `i`. Part boundaries depend on it.
 
         Raises:
-          InputError: if the prompt can't run.
+          InputError: if the prompt can't be processed.
         """
         config = self.model.config
         if max_new_tokens < 1:
@@ -239,7 +240,7 @@ class Generator:
         sampling: Sampling,
         stop_tokens: Collection[int],
     ) -> Iterator[Step]:
-        """Streams the prompts of these numbers, which are padded to one length."""
+        """Streams the prompts of the given indices, which have one padded length."""
         numbers_B = np.array(numbers)
         logits_BV, position_B, caches = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
         keys_B = jax.vmap(partial(jax.random.fold_in, jax.random.key(sampling.seed)))(numbers_B)

@@ -1,8 +1,8 @@
-"""What others wrote, checked at the door: JSON files, lines and configurations against types that stand once.
+"""Checks JSON files, JSON lines and configurations against types when they are read.
 
-The types are TypedDicts and dataclasses whose numbers are bounded by `msgspec.Meta`. msgspec checks them because it
-needs nothing else, says in one line where the fault stands, and reads no JSON that isn't. (pydantic takes NaN in JSON
-and says it in several lines; typeguard, which tyro brings, knows neither bounds nor JSON.)
+The types are TypedDicts and dataclasses whose numbers are bounded by `msgspec.Meta`. msgspec does the checks: it needs
+no other package, names the place of a fault in one line, and refuses invalid JSON. (pydantic accepts NaN in JSON, and
+its messages have several lines. typeguard, which tyro installs, checks neither bounds nor JSON.)
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from prism_jax.errors import InputError
 T = TypeVar("T")
 
 MOST = 2**31 - 1
-"""The largest number of anything that an array counts with int32."""
+"""Upper bound of all counts: the largest int32."""
 
 Count = Annotated[int, Meta(ge=1, le=MOST, description=f"1 or more, up to {MOST}")]
 Natural = Annotated[int, Meta(ge=0, le=MOST, description=f"0 or more, up to {MOST}")]
@@ -39,15 +39,15 @@ Share = Annotated[float, Meta(ge=0, lt=1, description="0 or more, and less than 
 
 
 def read(path: Path, kind: type[T], way_out: str) -> T:
-    """What a JSON file holds, as it stands there: keys that the type does not have stay.
+    """Returns the value of a JSON file. Keys that the type does not have are kept.
 
     Args:
       path: the file, in UTF-8.
-      kind: its type, such as a TypedDict.
-      way_out: what the user can do where it does not fit, for the message.
+      kind: its type, for example a TypedDict.
+      way_out: instruction to the user if the file does not fit, for the message.
 
     Raises:
-      InputError: if it can't be read, is no JSON, says a key twice, or does not fit the type.
+      InputError: if the file can't be read, is no JSON, has a key twice, or does not fit the type.
     """
     with refusing(path, way_out):
         return parse(path.read_bytes(), kind)
@@ -55,7 +55,7 @@ def read(path: Path, kind: type[T], way_out: str) -> T:
 
 @contextmanager
 def refusing(path: Path, way_out: str) -> Iterator[None]:
-    """Turns what reading a file raises into an InputError of one line, with the way out."""
+    """Turns errors of reading a file into an InputError of one line that ends with the way out."""
     try:
         yield
     except OSError as error:
@@ -65,10 +65,10 @@ def refusing(path: Path, way_out: str) -> Iterator[None]:
 
 
 def parse(text: bytes | str, kind: type[T]) -> T:
-    """What a JSON text holds, as it stands there.
+    """Returns the value of a JSON text, unchanged.
 
     Raises:
-      ValueError: if it is no JSON, says a key twice, or does not fit the type. It says so in one line.
+      ValueError: in one line, if it is no JSON, has a key twice, or does not fit the type.
     """
     try:
         value = msgspec.json.decode(text)
@@ -79,15 +79,15 @@ def parse(text: bytes | str, kind: type[T]) -> T:
 
 
 def checked(value: Any, kind: type[T], at: str = "") -> T:
-    """A value as it is, if it fits a type.
+    """Returns a value unchanged if it fits a type.
 
     Args:
-      value: of JSON.
-      kind: the type.
-      at: where the value stands, such as `rows[3]`, for the message.
+      value: a decoded JSON value.
+      kind: the type that it must fit.
+      at: place of the value, for example `rows[3]`, for the message.
 
     Raises:
-      ValueError: if it doesn't. It says where, in one line.
+      ValueError: in one line with the place, if it does not fit.
     """
     try:
         msgspec.convert(value, kind)
@@ -99,52 +99,52 @@ def checked(value: Any, kind: type[T], at: str = "") -> T:
 
 
 def check_fields(record: Any, prefix: str = "") -> None:
-    """Checks the values of a dataclass, and of dataclasses in it, against the types of its fields.
+    """Checks the values of a dataclass and of its nested dataclasses against the types of their fields.
 
-    A field whose type has a constructor of its own for the command line is checked by that.
+    A field whose type has a tyro constructor is checked by that constructor.
 
     Args:
-      record: the dataclass.
-      prefix: stands before the names of its fields in the message, such as `training.`.
+      record: an instance of the dataclass.
+      prefix: put before each field name in the message, for example `training.`.
 
     Raises:
-      InputError: naming the field, what it is, and what is allowed.
+      InputError: with the name of the field, its value, and the allowed values.
     """
     for name, hint in get_type_hints(type(record), include_extras=True).items():
         if name not in {field.name for field in dataclasses.fields(record)}:
             continue
-        value, said = getattr(record, name), prefix + name
+        value, full_name = getattr(record, name), prefix + name
         bare, metas = (get_args(hint)[0], get_args(hint)[1:]) if get_origin(hint) is Annotated else (hint, ())
-        constructor = next((one for one in metas if isinstance(one, PrimitiveConstructorSpec)), None)
+        constructor = next((meta for meta in metas if isinstance(meta, PrimitiveConstructorSpec)), None)
         if constructor:
             if not constructor.is_instance(value):
-                allowed = next((one.description for one in metas if isinstance(one, Meta)), constructor.metavar)
-                raise InputError(f"{said} is {_short(value)}; choose {allowed}")
+                allowed = next((meta.description for meta in metas if isinstance(meta, Meta)), constructor.metavar)
+                raise InputError(f"{full_name} is {_short(value)}; choose {allowed}")
         elif isinstance(bare, type) and dataclasses.is_dataclass(bare):
             if not isinstance(value, bare):
-                raise InputError(f"{said} is {_short(value)}; it must be {bare.__name__}(...)")
-            flat = any(getattr(one, "name", None) == "" for one in metas)  # its fields are flags without a prefix
-            check_fields(value, prefix if flat else f"{said}.")
+                raise InputError(f"{full_name} is {_short(value)}; it must be {bare.__name__}(...)")
+            flat = any(getattr(meta, "name", None) == "" for meta in metas)  # its fields are flags without a prefix
+            check_fields(value, prefix if flat else f"{full_name}.")
         else:
-            check_value(said, value, hint)
+            check_value(full_name, value, hint)
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:
-    """Raises InputError if a value does not fit a type; `name` is what the message calls it."""
+    """Raises InputError if a value does not fit a type. The message calls the value `name`."""
     try:
-        if isinstance(value, list | set | frozenset):  # which msgspec takes for a tuple
+        if isinstance(value, list | set | frozenset):  # msgspec would accept it as a tuple
             raise msgspec.ValidationError(f"Expected tuple, got {type(value).__name__}")
         msgspec.convert(value, hint)
         if not all(map(math.isfinite, _floats(value))):
             raise msgspec.ValidationError("Expected a finite number")
     except msgspec.ValidationError as error:
         place, reason = _place_and_reason(error)
-        metas = [one for one in _walk(hint) if isinstance(one, Meta) and one.description]
+        metas = [item for item in _walk(hint) if isinstance(item, Meta) and item.description]
         if wrong_kind := re.fullmatch("Expected (.*), got (.*)", reason):
-            expected, got = (_in_python(one) for one in wrong_kind.groups())
+            expected, got = map(_in_python, wrong_kind.groups())
             allowed = f"{f'its item {place} ' if place else 'it '}must be {expected}, not {got}"
         elif reason.startswith("Invalid enum value"):
-            allowed = f"choose one of {', '.join(str(one) for one in _walk(hint) if isinstance(one, str))}"
+            allowed = f"choose one of {', '.join(item for item in _walk(hint) if isinstance(item, str))}"
         elif metas and "finite" not in reason:
             allowed = f"choose {metas[0 if 'length' in reason else -1].description}"
         else:
@@ -153,23 +153,23 @@ def check_value(name: str, value: Any, hint: Any) -> None:
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"it says {twice[:80]!r} twice")
-    return found
+    return values
 
 
 def _place_and_reason(error: msgspec.ValidationError) -> tuple[str, str]:
-    """Where the fault stands, such as `rows[3].tokens`, and msgspec's message."""
+    """Returns the place of the fault, for example `rows[3].tokens`, and msgspec's message."""
     reason, _, place = str(error).replace("`", "").partition(" - at ")
     reason = re.sub("Object missing required field (.*)", r"\1 is missing", reason)
     return place.replace("$.", "").replace("$", ""), reason
 
 
 def _in_python(name: str) -> str:
-    """A type as Python calls it, which msgspec calls as JSON does."""
+    """Returns Python's name of a type, given its name in JSON."""
     return {"array": "a tuple", "tuple": "a tuple", "null": "None", "object": "a dict"}.get(
         name, name.replace("| null", "or None")
     )
@@ -179,20 +179,20 @@ def _floats(value: Any) -> Iterator[float]:
     if isinstance(value, float):
         yield value
     elif isinstance(value, tuple | list):
-        for one in value:
-            yield from _floats(one)
+        for item in value:
+            yield from _floats(item)
 
 
 def _walk(hint: Any) -> Iterator[Any]:
-    """What stands in a type: its parts, from the outside in."""
-    for one in reversed(get_args(hint)) if get_origin(hint) is Annotated else get_args(hint):
-        yield one
-        yield from _walk(one)
+    """Yields the components of a type, recursively, from the outside in."""
+    for component in reversed(get_args(hint)) if get_origin(hint) is Annotated else get_args(hint):
+        yield component
+        yield from _walk(component)
 
 
 def _short(value: Any) -> str:
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # whatever a value of any kind makes of it, such as an int of more digits than Python writes
+    except Exception:  # repr may raise anything, for example for an int with too many digits
         text = f"of type {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."

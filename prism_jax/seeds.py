@@ -8,11 +8,11 @@ import numpy as np
 from prism_jax.errors import InputError
 
 LARGEST = 2**32 - 1
-"""JAX cuts larger ones to 32 bits, so that two of them would give the same numbers."""
+"""The largest seed. JAX cuts larger numbers to 32 bits, so different seeds would give the same random numbers."""
 
 RANGE = f"a whole number from 0 to {LARGEST}"
 Seed = Annotated[int, msgspec.Meta(ge=0, le=LARGEST, description=RANGE)]
-"""A number that JAX, NumPy and Grain all take as it is."""
+"""Type of a seed that JAX, NumPy and Grain all accept unchanged."""
 
 
 def check_seed(seed: int) -> None:

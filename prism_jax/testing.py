@@ -1,4 +1,4 @@
-"""Checks an exchange on tiny models with random weights, as the tests of this repository check theirs."""
+"""Checks an exchange on tiny models with random weights. The tests of this repository use it too."""
 
 from functools import partial
 from typing import Any
@@ -19,23 +19,23 @@ from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.runner import PlacedRunner
 
 NUM_PARTS, NUM_TOKENS = 3, 17
-"""Parts of 6 tokens, of which the last one has 5."""
+"""Three parts: two of 6 tokens and a last one of 5."""
 TOLERANCE = 1e-5
-"""Relative to the largest value. Exchanges of prism_jax are off by 0 in one program,
-by 7e-7 between one device and three."""
+"""Largest allowed difference, relative to the largest value. Built-in exchanges differ by 0 within one program, and by
+7e-7 between one device and three."""
 
 
 def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
     """Runs an exchange in a post-norm model, and in a pre-norm model with a causal mask.
 
     Args:
-      exchange: one that runs on 17 tokens in 3 parts.
+      exchange: must run on 17 tokens in 3 parts.
       causal: False for an exchange that is not meant for models with a causal mask.
 
     Raises:
       InputError: if a token sees a later one; if the content of padded places or of another example changes an answer;
-        if three devices compute something else than one, or send other bytes than `cost.formula` says. The last two are
-        checked where there are 3 devices (`emulate_devices(3)`), the bytes only on a CPU.
+        if three devices give another result than one, or send a number of bytes other than `cost.formula` states. The
+        last two are checked only where there are 3 devices (`emulate_devices(3)`), the bytes only on a CPU.
     """
     exact = with_wire(exchange, FLOAT32)
     mesh = on_mesh(NUM_PARTS) if jax.device_count() >= NUM_PARTS else None
@@ -49,16 +49,16 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
         real = np.arange(NUM_TOKENS) < np.array([[NUM_TOKENS], [8]])
         answer = hidden(ids, real, run)
         same = partial(_same, exchange, answer)
-        elsewhere = hidden(np.where(real, ids, others), real, run)
-        same(elsewhere, real, "what stands in padded places changes an answer")
-        beside_another = hidden(np.stack([others[0], ids[1]]), real, run)
-        same(beside_another, real & [[False], [True]], "another example of the batch changes an answer")
+        new_padding = hidden(np.where(real, ids, others), real, run)
+        same(new_padding, real, "the content of padded places changes an answer")
+        new_neighbour = hidden(np.stack([others[0], ids[1]]), real, run)
+        same(new_neighbour, real & [[False], [True]], "another example of the batch changes an answer")
         for place in range(1, NUM_TOKENS) if masked else ():
             before = real & (np.arange(NUM_TOKENS) < place)
             changed = hidden(np.where(before, ids, others), real, run)
             same(changed, before, f"the tokens from {place} on change what is computed before them")
         if mesh:
-            same(hidden(ids, real, mesh), real, "on a device for each part the answer is another one")
+            same(hidden(ids, real, mesh), real, "the answer on a device for each part differs from that on one device")
             if jax.default_backend() == "cpu":
                 _check_bytes(model, exchange, mesh)
 
@@ -78,7 +78,7 @@ def _hidden(
 
 
 def _same(exchange: Exchange, answer: np.ndarray, other: np.ndarray, where: np.ndarray, fault: str) -> None:
-    """Raises InputError if two answers differ at the tokens `where`."""
+    """Raises InputError if two answers differ at the tokens where `where` is True."""
     difference = np.abs(answer - other)[where].max(initial=0) / np.abs(answer[where]).max(initial=1)
     if not difference <= TOLERANCE:
         raise InputError(f"{exchange} can't be trusted: {fault} (by {difference:.2g} of its size)")

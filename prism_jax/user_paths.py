@@ -1,4 +1,4 @@
-"""Paths that a user gives, in flags and config files: `~` in them is the home folder, as a shell has it."""
+"""Paths that a user gives in flags and config files. `~` in them stands for the home folder, as in a shell."""
 
 import dataclasses
 import os
@@ -9,11 +9,11 @@ Record = TypeVar("Record")
 _MARK = "may begin with ~"
 
 UserPath = Annotated[str, _MARK]
-"""The type of a field that holds a path, or a name that may be one, such as a hub id."""
+"""Type of a field that holds a path, or a name that may be a path, for example a hub id."""
 
 
 def expand(record: Record) -> Record:
-    """A dataclass, and those in it, with `~` expanded in every field that has UserPath in its type."""
+    """Returns a dataclass with `~` expanded in every UserPath field, also in nested dataclasses."""
     new = {}
     for name, hint in get_type_hints(type(record), include_extras=True).items():
         value, bare = getattr(record, name), get_args(hint)[0] if get_origin(hint) is Annotated else hint
@@ -25,7 +25,7 @@ def expand(record: Record) -> Record:
 
 
 def holds_path(hint: Any) -> bool:
-    """Whether there is a UserPath in a type."""
+    """Returns whether a type contains UserPath."""
     return hint == _MARK or any(map(holds_path, get_args(hint)))
 
 

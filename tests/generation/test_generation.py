@@ -273,7 +273,7 @@ def test_a_last_part_without_tokens_is_refused():
     ("values", "message"),
     [
         ({"temperature": -1}, "temperature is -1"),
-        ({"temperature": 1e-40}, "temperature is 1e-40, which float32 has not; choose 0, or 1.2e-38 or more"),
+        ({"temperature": 1e-40}, "temperature is 1e-40, which float32 can't represent; choose 0, or 1.2e-38 or more"),
         ({"temperature": 1, "top_k": -1}, "top_k is -1"),
         ({"temperature": 1, "top_p": 0}, "top_p is 0; choose more than 0, up to 1"),
         ({"top_k": 4}, "temperature 0 always takes the most likely one"),
