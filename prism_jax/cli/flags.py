@@ -19,7 +19,7 @@ from prism_jax.user_paths import expand
 T = TypeVar("T")
 
 Flat = Annotated[T, tyro.conf.arg(name="")]
-"""A dataclass whose fields are flags without a prefix."""
+"""Type of a dataclass whose fields are flags without a prefix."""
 
 INSTEAD: dict[type, dict[str, str]] = {
     Training: {
@@ -38,24 +38,25 @@ INSTEAD: dict[type, dict[str, str]] = {
     },
     Grid: {"--exchange": "--exchanges or --segments", "--num-parts": "--parts", "--tuned": "--base"},
 }
-"""Flags of other commands, and the flags to use in their place, by a group that the command reads. The first group
-that it reads counts."""
+"""Flags of other commands, and the flags to use instead, by a group that the command reads. The first group that the
+command reads is used."""
 
 
 def parse(command: type, description: str, argv: list[str]) -> Any:
-    """An entry point's arguments: `CONFIG [flags]`, the flags over the values of the config file.
+    """Parses an entry point's arguments, `CONFIG [flags]`. Flags override the values of the config file.
 
     Args:
       command: a dataclass with a field `experiment: Flat[Experiment]`, a field for each group of the experiment that
-        the command reads, such as `grid: Flat[Grid]` or `training: Training`, and fields of its own. All are flags.
-      description: for `--help`.
-      argv: without the name of the program.
+        the command reads, for example `grid: Flat[Grid]` or `training: Training`, and fields for the command alone. All
+        of them are flags.
+      description: text for `--help`.
+      argv: arguments without the name of the program.
 
     Returns:
-      The command. Its experiment holds the values of the groups too.
+      The command. The values of the groups are also stored in its experiment.
 
     Raises:
-      InputError: for a missing or wrong config, a flag that the command does not read, a value that does not fit.
+      InputError: if the config is missing or wrong, the command does not read a flag, or a value does not fit.
       SystemExit: after `--help`.
     """
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
@@ -80,7 +81,7 @@ def parse(command: type, description: str, argv: list[str]) -> Any:
 
 
 def groups_of(command: type) -> dict[str, type]:
-    """The groups of an experiment's fields that a command reads: the class of each by its name."""
+    """Returns the groups of an experiment's fields that a command reads: their classes by field name."""
     kinds = get_type_hints(command)
     return {field.name: kinds[field.name] for field in fields(Experiment) if is_dataclass(kinds.get(field.name))}
 
@@ -90,31 +91,31 @@ def _values(group: Any, kind: type) -> dict[str, Any]:
 
 
 def parse_flags(command: type, description: str, argv: list[str]) -> Any:
-    """The arguments of an entry point without a config file.
+    """Parses the arguments of an entry point without a config file.
 
     Raises:
-      InputError: for an unknown flag, a missing or wrong value.
+      InputError: if a flag is unknown, or a value is missing or wrong.
       SystemExit: after `--help`.
     """
     processes.refuse_several("this command runs")
     return _cli(command, argv, description=description)
 
 
-def _cli(command: type, argv: list[str], **how: Any) -> Any:
-    said = io.StringIO()
+def _cli(command: type, argv: list[str], **options: Any) -> Any:
+    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            parsed = expand(tyro.cli(command, args=argv, **how))
+        with contextlib.redirect_stderr(message):
+            parsed = expand(tyro.cli(command, args=argv, **options))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise InputError(_refusal(command, _first_sentence(said.getvalue()))) from stop
+        raise InputError(_refusal(command, _first_sentence(message.getvalue()))) from stop
     records.check_fields(parsed)
     return parsed
 
 
 def _refusal(command: type, message: str) -> str:
-    """The message of a refused command line, with the way out where another command has the flag."""
+    """Returns the message for a refused command line. Names the flag to use instead, where there is one."""
     flag = re.match(r"Unrecognized options: (--[a-z.-]+)", message)
     kinds = groups_of(command).values()
     ways_out = next((ways for kind, ways in INSTEAD.items() if kind in kinds), {})
@@ -126,8 +127,8 @@ def _refusal(command: type, message: str) -> str:
 
 
 def _first_sentence(box: str) -> str:
-    """The message of the box that tyro draws around an error, below its title;
-    in lines of "-" where stdout is not UTF-8."""
+    """Returns the message in the box that tyro draws around an error, without its title. The box has lines of "-" where
+    stdout is not UTF-8."""
     lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip(" │") for line in box.splitlines()]
     lines = [line for line in lines if line]
     rules = [i for i, line in enumerate(lines) if line.startswith(("╭", "─", "╰")) or set(line) == {"-"}]

@@ -1,6 +1,6 @@
-"""What a device computes and sends, two ways: by formula, and read from the compiled program.
+"""Computation and communication of a device, in two ways: by formula, and read from the compiled program.
 
-Both are per example and per device. FLOPs are 2 for each multiply-add.
+All figures are for one example and one device. A multiply-add counts as 2 FLOPs.
 """
 
 import os
@@ -24,15 +24,15 @@ from prism_jax.parallel.runner import PlacedRunner
 
 @dataclass(frozen=True)
 class Cost:
-    """What one device does for one example.
+    """Computation and communication of one device for one example.
 
     Attributes:
-      flops: matrix products of the blocks.
-      bytes_sent: by the block exchanges, to all other parts together.
-      bytes_received: by the block exchanges, from all other parts together.
-      collectives: of the block exchanges, for a whole batch.
-      flops_outside: FLOPs of everything else that the compiled program does, by name; empty for the formula.
-      bytes_join: sent to join the rows that the head reads; None for the formula.
+      flops: FLOPs of the matrix products of the blocks.
+      bytes_sent: bytes sent by the exchanges of the blocks, to all other parts together.
+      bytes_received: bytes received by the exchanges of the blocks, from all other parts together.
+      collectives: number of collectives of the exchanges of the blocks, for a whole batch.
+      flops_outside: FLOPs of all other operations of the compiled program, by place; empty for the formula.
+      bytes_join: bytes sent to join the rows that the head reads; None for the formula.
     """
 
     flops: float
@@ -46,28 +46,28 @@ class Cost:
 def formula(
     stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_tokens: int, extra_rows: int = 0
 ) -> Cost:
-    """Returns the cost by formula: with K = T + (P-1) L rows attended to, a block takes
+    """Returns the cost by formula. With K = T + (P-1) L rows attended to, a block takes
 
         2 T D^2 (queries) + 4 K D^2 (keys, values) + 4 T K D (scores, sum of values) + 2 T D^2 (output) + 4 T D M (MLP)
 
-    which for M = 4 D is 20 T D^2 + 4 K D^2 + 4 T K D, as the PRISM paper's published GFLOPs have it; and sends (P-1) L
-    rows of D numbers, each of 4 bytes or as the wire format has it.
+    FLOPs. For M = 4 D this is 20 T D^2 + 4 K D^2 + 4 T K D, which matches the GFLOPs published in the PRISM paper. A
+    block sends (P-1) L rows of D numbers, of 4 bytes each or as the wire format defines.
 
     Args:
       stack: sizes of the blocks.
-      exchange: of all blocks, or one for each.
-      num_parts: P.
+      exchange: the exchange of all blocks, or one for each.
+      num_parts: P, the number of parts.
       num_tokens: N.
-      extra_rows: rows that a part computes beside its tokens, see `Model`. T counts them; they are not sent.
+      extra_rows: rows that a part computes in addition to its tokens, see `Model`. They count in T, but are not sent.
     """
     D, M = stack.features, stack.mlp_features
     T = _rows_of_a_part(num_parts, num_tokens, extra_rows)
     flops = moved = collectives = 0
-    for one in per_block(exchange, stack.num_layers):
-        others = (num_parts - 1) * one.rows_sent(part_length(num_tokens, num_parts))
+    for block_exchange in per_block(exchange, stack.num_layers):
+        others = (num_parts - 1) * block_exchange.rows_sent(part_length(num_tokens, num_parts))
         K = T + others
         flops += 4 * T * D * D + 4 * K * D * D + 4 * T * K * D + 4 * T * D * M
-        moved += others * wire_of(one).row_bytes(D)
+        moved += others * wire_of(block_exchange).row_bytes(D)
         collectives += others > 0
     return Cost(flops, moved, moved, collectives)
 
@@ -77,11 +77,12 @@ def _rows_of_a_part(num_parts: int, num_tokens: int, extra_rows: int) -> int:
 
 
 def reordered_flops(stack: TransformerConfig, num_parts: int, num_tokens: int) -> float:
-    """FLOPs of a device that attends to all N rows without keys and values for rows of others: Voltage's other order.
+    """Returns the FLOPs of a device that attends to all N rows in Voltage's other order, without keys and values for
+    other parts' rows.
 
-    (x_p W_Q W_K^T) X^T and (A X) W_V, head by head, in place of x_p W_Q (X W_K)^T and A (X W_V): with N = P T a block
-    takes 24 T D^2 + 4 H N T D for M = 4 D, biases left out. Cheaper than `formula` for short parts. A figure to compare
-    with; no exchange here computes so.
+    That order is (x_p W_Q W_K^T) X^T and (A X) W_V, head by head, in place of x_p W_Q (X W_K)^T and A (X W_V). With N =
+    P T a block takes 24 T D^2 + 4 H N T D for M = 4 D, without biases. For short parts this is cheaper than `formula`.
+    It is a figure for comparison only: no exchange here uses this order.
     """
     T, D, M = part_length(num_tokens, num_parts), stack.features, stack.mlp_features
     return stack.num_layers * (8 * T * D * D + 4 * T * D * M + 4 * stack.num_heads * num_parts * T * T * D)
@@ -92,8 +93,8 @@ class Memory:
     """Bytes on one device while a batch runs.
 
     Attributes:
-      weights: every device holds all of them.
-      activations: the most that is needed at once beside weights and the batch itself.
+      weights: all weights, which every device holds.
+      activations: peak of all other memory, without weights and the batch itself.
     """
 
     weights: float
@@ -101,7 +102,7 @@ class Memory:
 
 
 def memory(model: Model, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int) -> Memory:
-    """Our estimate: the parameters, and `activations`."""
+    """Returns our estimate: the size of the parameters, and `activations`."""
     weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params_shapes(model)))
     stack, extra_rows = model.config.stack, model.extra_rows
     return Memory(weights, activations(stack, exchange, num_parts, num_tokens, batch_size, extra_rows))
@@ -115,18 +116,18 @@ def activations(
     batch_size: int,
     extra_rows: int = 0,
 ) -> float:
-    """Our estimate of bytes: of a block, what must be there at once in its attention or in its MLP, whichever is more.
+    """Returns our estimate of the activations, in bytes: the larger of the needs of a block's attention and of its MLP.
 
-    Attention holds the rows of the part (T D), those attended to (K D, in pre-norm again when normalised), queries,
-    keys and values ((T + 2 K) D), and scores before and after the exponential (2 H T K, or of a block of them where
-    they pass `SCORES_BYTES`). The MLP holds the rows, and T M before and after the activation. All in float32. A
-    compiler that reuses memory better needs less, one that copies needs more.
+    Attention holds the rows of the part (T D), the rows attended to (K D, twice in pre-norm, where they are also
+    normalised), queries, keys and values ((T + 2 K) D), and scores before and after the exponential (2 H T K, or those
+    of one block of queries where they exceed `SCORES_BYTES`). The MLP holds the rows, and T M before and after the
+    activation. All in float32. A compiler that reuses memory better needs less; one that copies needs more.
     """
     D, M, H = stack.features, stack.mlp_features, stack.num_heads
     T = _rows_of_a_part(num_parts, num_tokens, extra_rows)
     most: float = 0
-    for one in per_block(exchange, stack.num_layers):
-        K = T + (num_parts - 1) * one.rows_sent(part_length(num_tokens, num_parts))
+    for block_exchange in per_block(exchange, stack.num_layers):
+        K = T + (num_parts - 1) * block_exchange.rows_sent(part_length(num_tokens, num_parts))
         rows = T * D + K * D * (2 if stack.norm_first else 1)
         scores = min(H * T * K, max(SCORES_BYTES / 4 / batch_size, H * K))
         most = max(most, rows + (T + 2 * K) * D + 2 * scores, 2 * T * D + 2 * T * M)
@@ -134,38 +135,41 @@ def activations(
 
 
 def check_memory(model: Model, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int) -> None:
-    """Raises InputError for a batch whose activations on one device, by our estimate,
-    are more than all memory of this machine."""
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Raises InputError if the estimated activations of a batch on one device exceed the memory of this machine."""
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     stack, extra_rows = model.config.stack, model.extra_rows
-    if (needed := activations(stack, exchange, num_parts, num_tokens, batch_size, extra_rows)) > there:
+    if (needed := activations(stack, exchange, num_parts, num_tokens, batch_size, extra_rows)) > available:
         raise InputError(
             f"a batch of {batch_size} x {num_tokens} tokens takes some {needed / 1e9:,.0f} GB of a device, "
-            f"but this machine has {there / 1e9:,.0f} GB; choose a smaller batch_size"
+            f"but this machine has {available / 1e9:,.0f} GB; choose a smaller batch_size"
         )
 
 
 def compiled_memory(program: jax.stages.Compiled) -> Memory | None:
-    """What the compiler says that the program of one device needs; None where it says nothing.
+    """Returns the memory that the program of one device needs according to the compiler; None where it reports nothing.
     Arguments count as weights."""
-    said = program.memory_analysis()
-    return None if said is None else Memory(said.argument_size_in_bytes, said.temp_size_in_bytes)
+    analysis = program.memory_analysis()
+    return None if analysis is None else Memory(analysis.argument_size_in_bytes, analysis.temp_size_in_bytes)
 
 
 def cache_bytes(
     stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_tokens: int, max_new_tokens: int
 ) -> int:
-    """Bytes of keys and values that generation keeps for one example on the device of the last part.
+    """Returns the bytes of keys and values that generation keeps for one example on the device of the last part.
 
-    Two for each of T + (P-1) L + new rows and each block, D numbers wide; N + new rows on one device.
+    These are a key and a value, D numbers wide, for each block and each of T + (P-1) L + new rows. On one device, N +
+    new rows.
     """
     T, item = part_length(num_tokens, num_parts), jnp.dtype(stack.compute_dtype).itemsize
-    rows = sum(T + (num_parts - 1) * one.rows_sent(T) + max_new_tokens for one in per_block(exchange, stack.num_layers))
+    rows = sum(
+        T + (num_parts - 1) * block_exchange.rows_sent(T) + max_new_tokens
+        for block_exchange in per_block(exchange, stack.num_layers)
+    )
     return 2 * rows * stack.features * item
 
 
 def compiled(program: jax.stages.Compiled, batch_size: int) -> Cost:
-    """The cost that the compiled program of one device states, loops counted as often as they run."""
+    """Returns the cost of the compiled program of one device. Operations in a loop count once for each iteration."""
     flops, sent, received, join, collectives = 0.0, 0.0, 0.0, 0.0, 0
     outside: dict[str, float] = {}
     for operation in read_program(program.as_text() or ""):
@@ -195,12 +199,11 @@ _PLACES = {
     "blocks": "biases and residuals",
     "encoder": "embeddings",
 }
-"""What a name in the scope of an operation, neither product nor exchange, says of its place:
-the first that is there."""
+"""Label for operations that are neither matrix products nor exchanges. The first scope name found decides."""
 
 
 def _place(operation: Operation) -> str:
-    """Where in the model an operation belongs."""
+    """Returns the place in the model that an operation belongs to."""
     scope = operation.scope
     if "exchange" in scope:
         return "exchange"
@@ -212,13 +215,13 @@ def _place(operation: Operation) -> str:
 
 
 def lowered(model: Model, exchange: Exchanges, run: PlacedRunner, num_tokens: int) -> Cost:
-    """The compiled cost of one example, without weights: compiles `forward` from shapes alone."""
+    """Returns the compiled cost of one example. Compiles `forward` from shapes alone, without weights."""
     return compiled(lower(model, exchange, run, 1, num_tokens).compile(), 1)
 
 
 def split_bytes(model: Model, num_parts: int, num_tokens: int) -> int:
-    """Bytes that the terminal sends to one device for one example: its part of every array,
-    and the mask of all tokens."""
+    """Returns the bytes that process 0 sends to one device for one example: its part of every array, and the mask of
+    all tokens."""
     if num_parts == 1:
         return 0
     part_len = part_length(num_tokens, num_parts)
@@ -227,7 +230,8 @@ def split_bytes(model: Model, num_parts: int, num_tokens: int) -> int:
 
 
 def join_bytes(model: Model, num_parts: int, num_tokens: int) -> int:
-    """Bytes that one device sends for one example so that every device has the rows that the head reads."""
+    """Returns the bytes that one device sends for one example so that every device gets the rows that the head
+    reads."""
     run, parts = on_one_device(num_parts), parts_shapes(model, num_parts, 1, num_tokens)
     rows = jax.eval_shape(
         lambda params, parts: encode(model, params, parts, IsolatedParts(), run), params_shapes(model), parts

@@ -1,7 +1,7 @@
-"""Reads the text of a compiled XLA program: which operations run how often, their FLOPs and the bytes they send.
+"""Reads the text of a compiled XLA program: operations, how often they run, their FLOPs, and the bytes that they send.
 
-XLA's own `cost_analysis()` knows no communication and counts the body of a loop once. This reader follows the program
-from its entry through fusions, calls and loops, and multiplies by trip counts.
+XLA's `cost_analysis()` ignores communication and counts the body of a loop once. This reader follows the program from
+its entry through fusions, calls and loops, and multiplies by trip counts.
 """
 
 import math
@@ -71,22 +71,22 @@ ELEMENTWISE = frozenset(
         "xor",
     ]
 )
-"""Operations that count one FLOP for each element of their result, as XLA's cost analysis has it."""
+"""Operations that count as one FLOP for each element of their result, as in XLA's cost analysis."""
 
 COLLECTIVES = frozenset({"all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter"})
 
 
 @dataclass(frozen=True)
 class Operation:
-    """Something that the program does, with the cost of all the times it does it.
+    """One operation of the program, with the total cost of all its runs.
 
     Attributes:
-      opcode: XLA's name, such as "dot".
-      scope: the names of the modules and scopes around it.
-      flops: 2 for a multiply-add.
-      bytes_sent: by this device to all others together.
-      bytes_received: by this device from all others together.
-      times: how often it runs.
+      opcode: XLA's name, for example "dot".
+      scope: names of the modules and scopes around it.
+      flops: total FLOPs; 2 for a multiply-add.
+      bytes_sent: bytes that this device sends to all others together.
+      bytes_received: bytes that this device receives from all others together.
+      times: number of runs.
     """
 
     opcode: str
@@ -114,19 +114,19 @@ class _Instruction:
         return sum(ITEM_BYTES.get(dtype, 0) * math.prod(shape) for dtype, shape in self.shapes)
 
     def attribute(self, pattern: str) -> str:
-        """The first group of `pattern` in the attributes; empty where it is not there."""
-        found = re.search(pattern, self.attributes)
-        return found.group(1) if found else ""
+        """Returns the first group of `pattern` in the attributes; an empty string without a match."""
+        match = re.search(pattern, self.attributes)
+        return match.group(1) if match else ""
 
 
 def read_program(text: str) -> list[Operation]:
-    """The operations of a compiled program that compute or send something.
+    """Returns the operations of a compiled program that compute or send something.
 
     Args:
       text: `jax.stages.Compiled.as_text()`.
 
     Raises:
-      InputError: for a loop whose trip count XLA does not know, or an operation whose cost is hidden.
+      InputError: if XLA does not know the trip count of a loop, or the cost of an operation can't be read.
     """
     computations, entry = _parse(text)
     operations: list[Operation] = []
@@ -137,7 +137,7 @@ def read_program(text: str) -> list[Operation]:
         scopes: dict[str, tuple[str, ...]] = {}
         for instruction in instructions:
             operands = [by_name[operand] for operand in instruction.operands if operand in by_name]
-            # XLA drops the name of an operation that it rewrites; it then belongs where its inputs come from.
+            # XLA drops the name of an operation that it rewrites. The operation then gets the scope of its inputs.
             inherited = [scopes[operand.name] for operand in operands if scopes[operand.name]]
             scope = _scope(instruction) or (inherited[0] if inherited else caller_scope)
             scopes[instruction.name] = () if instruction.opcode == "parameter" else scope
@@ -197,7 +197,7 @@ def _balanced(text: str) -> tuple[str, str]:
 
 
 def _callees(instruction: _Instruction) -> list[tuple[str, int]]:
-    """The computations that an instruction runs, and how often. Reducers and comparators are counted by `_flops`."""
+    """Returns the computations that an instruction runs, and how often. `_flops` counts reducers and comparators."""
     if instruction.opcode in ("fusion", "call", "async-start"):
         return [(name, 1) for name in re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", instruction.attributes)]
     if instruction.opcode == "while":
@@ -236,7 +236,8 @@ def _flops(instruction: _Instruction, operands: list[_Instruction]) -> float:
 
 
 def _traffic(instruction: _Instruction, operands: list[_Instruction]) -> tuple[float, float]:
-    """Bytes that a device sends, and those that it receives; of an all-reduce as by reduce-scatter and all-gather."""
+    """Returns the bytes that a device sends, and the bytes that it receives. An all-reduce counts as a reduce-scatter
+    and an all-gather."""
     opcode = instruction.opcode.removesuffix("-start")
     if opcode not in COLLECTIVES:
         return 0, 0
@@ -254,7 +255,7 @@ def _traffic(instruction: _Instruction, operands: list[_Instruction]) -> tuple[f
 
 
 def _group_size(attributes: str) -> int:
-    """Devices that take part in a collective, in any of the ways in which XLA writes it."""
+    """Returns the number of devices of a collective, in any of XLA's notations."""
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return listed.group(1).count(",") + 1
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):

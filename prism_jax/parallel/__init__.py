@@ -1,1 +1,1 @@
-"""Where the parts run: the cut, the two runners, the processes."""
+"""Placement of parts: the partition, the two runners, and several processes."""

@@ -1,8 +1,8 @@
-"""What binds the processes of a run: each says that it lives, and how it ends, and each learns which other one is gone.
+"""Connections between the processes of a run: signs of life, the exit status, and reports of lost processes.
 
-Process 0 has a connection to every other process, see `meeting`. What JAX's coordination service and its clients say to
-each other goes through connections of ours as well. So JAX never sees the end of another process: it would abort with a
-stack trace, and would not say who is gone.
+Process 0 has a connection to every other process, see `meeting`. The messages between JAX's coordination service and
+its clients also go through our connections. So JAX never sees another process end: it would abort with a stack trace,
+and would not name the lost process.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from pathlib import Path
 from prism_jax.errors import InputError
 
 GRACE_SECONDS = 2.0
-"""So long a process may take to say itself why it ends, after another has ended."""
+"""Seconds that a process has to report its own error after another process has ended."""
 
 LONGEST_SOCKET_NAME = 100
-"""Linux takes 107 bytes, macOS 103."""
+"""Longest name of a socket file, in bytes. Linux allows 107, macOS 103."""
 
 
 class Bond:
-    """The connections of one process to the others of its run. They live in a thread of their own.
+    """Connections of one process to the other processes of its run. They run in a separate thread.
 
     Attributes:
-      service: the socket file at which this process reaches JAX's coordination service; on process 0, where it listens.
-        Its folder can be entered by its user alone.
+      service: the socket file at which this process reaches JAX's coordination service. On process 0, the service
+        listens there. Only the user who started the process can enter its folder.
     """
 
     def __init__(self, host: str, port: int, num_processes: int, process: int, lost_after: float):
@@ -55,22 +55,22 @@ class Bond:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def scratch(self) -> Path:
-        """A folder that goes with this process."""
+        """Returns a temporary folder that is deleted when this process ends."""
         self._folder = tempfile.mkdtemp(prefix="prism_jax_")
         return Path(self._folder)
 
     def leave(self) -> None:
-        """Takes leave of the others, who are done as well."""
+        """Says goodbye to the other processes, which are done as well, and closes all connections."""
         if not self._over:
             self._over = True
-            self.wait(self._say_last("bye", 2 * GRACE_SECONDS))
+            self.wait(self._send_last("bye", 2 * GRACE_SECONDS))
             self.close()
 
     def end(self, status: int) -> None:
-        """Ends this process with a status, and with it the others. It has said why."""
+        """Ends this process with a status, and with it the others. The error has been printed before."""
         self._over = True
         try:
-            self.wait(self._say_last(f"ended {self._process} {status}", 2 * GRACE_SECONDS))
+            self.wait(self._send_last(f"ended {self._process} {status}", 2 * GRACE_SECONDS))
         finally:
             self.clean()
             os._exit(status)
@@ -79,49 +79,49 @@ class Bond:
         """Closes all connections."""
         self._over = True
         self.clean()
-        self.wait(self._shut())
+        self.wait(self._close_connections())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def wait(self, work: Coroutine) -> None:
-        """Has the other thread do something, and waits for it."""
+        """Runs a coroutine in the thread of the connections, and waits for it."""
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    async def _shut(self) -> None:
+    async def _close_connections(self) -> None:
         for task in self._tasks:
             task.cancel()
-        for one in (*self._open, *self._peers.values()):
-            one.close()
-        if rest := asyncio.all_tasks() - {asyncio.current_task()}:  # they see their connections end
+        for connection in (*self._open, *self._peers.values()):
+            connection.close()
+        if rest := asyncio.all_tasks() - {asyncio.current_task()}:  # the remaining tasks end with their connections
             await asyncio.wait(rest, timeout=GRACE_SECONDS)
 
     def _begin(self, work: Coroutine) -> None:
         task = self._loop.create_task(work)
-        self._tasks.add(task)  # the loop alone would not keep it
+        self._tasks.add(task)  # the event loop holds weak references only
         task.add_done_callback(self._tasks.discard)
 
-    def _say(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         for writer in self._peers.values():
             with contextlib.suppress(OSError, RuntimeError):
                 writer.write(f"{line}\n".encode())
 
-    async def _say_last(self, line: str, seconds: float) -> None:
-        """Says a line, and waits for the others to go."""
-        self._say(line)
+    async def _send_last(self, line: str, seconds: float) -> None:
+        """Sends a last line, and waits until the other processes close their connections."""
+        self._send(line)
         for writer in self._peers.values():
             with contextlib.suppress(OSError, RuntimeError):
                 writer.write_eof()
         if watches := self._watches - {asyncio.current_task()}:
             await asyncio.wait(watches, timeout=seconds)
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         while not self._over:
-            self._say("")
+            self._send("")
             await asyncio.sleep(self._lost_after / 4)
 
     async def _watch(self, process: int, reader: asyncio.StreamReader) -> None:
-        """Reads what a process says until its connection ends."""
+        """Reads the lines of another process until its connection ends."""
         task = asyncio.current_task()
         assert task is not None
         self._watches.add(task)
@@ -139,24 +139,24 @@ class Bond:
                 case ["ended", who, status]:
                     expected = True
                     self._begin(self._follow(who, int(status)))
-                case ["lost", who, said]:
-                    self._stop(who, said.strip(), 1)
+                case ["lost", who, reason]:
+                    self._stop(who, reason.strip(), 1)
             if not line:
                 break
         self._watches.discard(task)
         if not self._begun:
-            del self._peers[process]  # it may come again
+            del self._peers[process]  # the process may connect again
         elif not (expected or self._lost or self._over):
-            self._lost = True  # those who are told of it will be gone too
+            self._lost = True  # the processes that get this message will end too
             if self._process == 0:
                 del self._peers[process]
-                await self._say_last(f"lost {process} {why}", GRACE_SECONDS)
+                await self._send_last(f"lost {process} {why}", GRACE_SECONDS)
             self._stop(str(process), why, 1)
 
     async def _follow(self, who: str, status: int) -> None:
-        """Ends this process because another has ended, unless it says itself why."""
+        """Ends this process after another one has ended, unless this process reports its own error first."""
         if self._process == 0:
-            self._say(f"ended {who} {status}")
+            self._send(f"ended {who} {status}")
         await asyncio.sleep(GRACE_SECONDS)
         self._stop(who, f"has ended with status {status}", status)
 
@@ -168,7 +168,7 @@ class Bond:
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Passes on what comes until it ends."""
+    """Copies bytes from a reader to a writer until the connection ends."""
     with contextlib.suppress(OSError):
         while read := await reader.read(1 << 16):
             writer.write(read)
@@ -176,6 +176,6 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 def say(line: str) -> None:
-    """Prints to standard error, not by way of `sys.stderr`, which the main thread may hold."""
+    """Prints a line to standard error. Avoids `sys.stderr`, whose lock the main thread may hold."""
     with contextlib.suppress(OSError):
         os.write(2, f"{line}\n".encode())

@@ -1,8 +1,8 @@
-"""How the processes of a run come together.
+"""Startup of a run: every process connects to process 0.
 
-Process 0 listens at the address of the run, and at no other. Every other process opens a connection to it: its bond. It
-opens further ones for what its JAX says to the coordination service, which listens at a socket file of process 0; a
-secret that process 0 gave to those who came opens them.
+Process 0 listens only at the address of the run. Every other process opens a connection to it, the bond. It opens more
+connections for JAX's messages to the coordination service, which listens at a socket file of process 0. These
+connections are opened with a secret that process 0 sends to all members of the run.
 """
 
 import asyncio
@@ -20,19 +20,19 @@ from prism_jax.errors import InputError, RunError
 from prism_jax.parallel.bond import GRACE_SECONDS, Bond, pump, say
 
 NOTE_SECONDS = 5.0
-"""A process that has waited so long for the others says that it waits."""
+"""Seconds after which a waiting process prints a note."""
 
 
 def meet(host: str, port: int, num_processes: int, process: int, *, seconds: float, lost_after: float) -> Bond:
-    """Waits until all processes of a run are here, for at most so many seconds.
+    """Waits until all processes of a run are connected, for at most `seconds`.
 
     Args:
-      host, port: where process 0 listens.
-      lost_after: seconds without a sign of life, after which a process is lost.
+      host, port: address at which process 0 listens.
+      lost_after: seconds without a sign of life after which a process counts as lost.
 
     Raises:
-      InputError: for an address that is not to be had, or processes that were started with other numbers.
-      RunError: if one does not come; it says which.
+      InputError: if the address can't be used, or the processes were started with different numbers of processes.
+      RunError: with the missing processes, if some do not connect in time.
     """
     role = _First if process == 0 else _Other
     bond = role(host, port, num_processes, process, lost_after)
@@ -50,7 +50,7 @@ def meet(host: str, port: int, num_processes: int, process: int, *, seconds: flo
 
 
 class _First(Bond):
-    """Process 0."""
+    """Process 0 of a run: accepts the connections of the others."""
 
     def __init__(self, *args: Any):
         super().__init__(*args)
@@ -65,31 +65,31 @@ class _First(Bond):
     async def gather(self, seconds: float) -> None:
         where = f"{self._host}:{self._port}"
         listening = _listen(self._host, self._port)
-        self._open.append(await asyncio.start_server(self._welcome, sock=listening))
-        self._begin(self._beat())
+        self._open.append(await asyncio.start_server(self._accept, sock=listening))
+        self._begin(self._send_heartbeats())
         try:
             if self._num_processes > 1:
                 await asyncio.wait_for(self._decided.wait(), seconds)
         except TimeoutError:
             came = f"{1 + len(self._peers)} of {self._num_processes} processes came to {where} in {seconds:g} s"
-            said = f"{came}, but not {self.missing()}; start all of them, or give a longer --join-seconds"
-            await self._say_last(f"missing {said}", GRACE_SECONDS)
-            raise RunError(said) from None
+            message = f"{came}, but not {self.missing()}; start all of them, or give a longer --join-seconds"
+            await self._send_last(f"missing {message}", GRACE_SECONDS)
+            raise RunError(message) from None
         if self._other_number:
-            await self._say_last(f"refused {self._other_number}", GRACE_SECONDS)
+            await self._send_last(f"refused {self._other_number}", GRACE_SECONDS)
             raise InputError(self._other_number)
         self._begun = True
-        self._say(f"go {self._secret}")
+        self._send(f"go {self._secret}")
 
-    async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """A connection that somebody has opened. What does not speak as our processes do is closed."""
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Handles a new connection. Closes it if the peer does not follow our protocol."""
         self._open.append(writer)
         try:
             line = (await asyncio.wait_for(reader.readline(), self._lost_after)).decode("ascii")
         except (OSError, ValueError):  # a TimeoutError is an OSError
             line = ""
-        if found := re.fullmatch(r"member (\d{1,9}) (\d{1,9})\n", line):
-            process, of = map(int, found.groups())
+        if member := re.fullmatch(r"member (\d{1,9}) (\d{1,9})\n", line):
+            process, of = map(int, member.groups())
             if refusal := self._refusal(process, of):
                 writer.write(f"refused {refusal}\n".encode())
             else:
@@ -103,7 +103,8 @@ class _First(Bond):
         writer.close()
 
     def _refusal(self, process: int, of: int) -> str | None:
-        """Why a process may not take part. If it was started for another number of processes, none may."""
+        """Returns the reason why a process may not take part, or None. If it was started for another number of
+        processes, no process may."""
         if of != self._num_processes and not self._decided.is_set():
             self._other_number = (
                 f"process {process} was started with --num-processes {of}, but process 0 with {self._num_processes}; "
@@ -113,11 +114,11 @@ class _First(Bond):
             return self._other_number
         if process in self._peers or self._decided.is_set() or not 0 < process < self._num_processes:
             run = f"the run at {self._host}:{self._port}"
-            return f"{run} has no place for a process {process}; give every process an id of its own, of 0 to P - 1"
+            return f"{run} has no place for a process {process}; give every process a different id, from 0 to P - 1"
         return None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Joins a connection of another process to JAX's coordination service, which may be about to start."""
+        """Connects another process to JAX's coordination service, which may not have started yet."""
         while not self._over:
             try:
                 near, to_near = await asyncio.open_unix_connection(self.service)
@@ -131,7 +132,7 @@ class _First(Bond):
 
 
 class _Other(Bond):
-    """A process beside process 0."""
+    """Any process of a run except process 0: connects to process 0."""
 
     _secret = ""
 
@@ -139,16 +140,16 @@ class _Other(Bond):
         return "the other processes" if self._peers else f"process 0 at {self._host}:{self._port}"
 
     async def gather(self, seconds: float) -> None:
-        reader, writer = await self._reach(seconds)
+        reader, writer = await self._connect(seconds)
         self._peers[0] = writer
-        self._say(f"member {self._process} {self._num_processes}")
-        self._begin(self._beat())
-        await self._admitted(reader)
+        self._send(f"member {self._process} {self._num_processes}")
+        self._begin(self._send_heartbeats())
+        await self._await_admission(reader)
         self._begun = True
-        self._open.append(await asyncio.start_unix_server(self._carry, self.service))
+        self._open.append(await asyncio.start_unix_server(self._relay, self.service))
         self._begin(self._watch(0, reader))
 
-    async def _reach(self, seconds: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self, seconds: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reason, until = "no answer", self._loop.time() + seconds
         while (left := until - self._loop.time()) > 0:
             try:
@@ -159,7 +160,7 @@ class _Other(Bond):
         where = f"process 0 can't be reached at {self._host}:{self._port} in {seconds:g} s"
         raise RunError(f"{where} ({reason}); start it there, or give a longer --join-seconds")
 
-    async def _admitted(self, reader: asyncio.StreamReader) -> None:
+    async def _await_admission(self, reader: asyncio.StreamReader) -> None:
         line = "\n"
         while line == "\n":  # a sign of life
             try:
@@ -169,16 +170,16 @@ class _Other(Bond):
         match line.split(maxsplit=1):
             case ["go", secret]:
                 self._secret = secret.strip()
-            case ["refused", said]:
-                raise InputError(said.strip())
-            case ["missing", said]:
-                raise RunError(said.strip())
+            case ["refused", message]:
+                raise InputError(message.strip())
+            case ["missing", message]:
+                raise RunError(message.strip())
             case _:
                 where = f"{self._host}:{self._port}"
                 raise RunError(f"process 0 left before all had come, or another program is at {where}; start all anew")
 
-    async def _carry(self, near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
-        """Joins a connection of JAX to its coordination service. For JAX it stays open when process 0 is gone."""
+    async def _relay(self, near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
+        """Connects JAX to its coordination service. For JAX, the connection stays open even when process 0 is gone."""
         self._open.append(to_near)
         with contextlib.suppress(OSError):
             far, to_far = await asyncio.open_connection(self._host, self._port)
@@ -194,7 +195,7 @@ def _reason(error: OSError) -> str:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket at the first address of the host that can be had."""
+    """Returns a socket that listens at the first usable address of the host."""
     last: OSError = socket.gaierror(socket.EAI_NONAME, "no such host")
     with contextlib.suppress(socket.gaierror):
         for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):

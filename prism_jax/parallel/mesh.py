@@ -1,4 +1,4 @@
-"""Every part on its own device: a mesh of emulated devices, GPUs, or devices of several hosts."""
+"""Runner with a device for each part: emulated devices, GPUs, or devices of several hosts."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -28,12 +28,12 @@ class OnMesh:
         return self.mesh.shape[PARTS]
 
     def _specs(self) -> tuple[jax.P, jax.P]:
-        """Returns how arrays that are cut into parts lie, and how arrays that every part holds whole lie."""
+        """Returns the specs of arrays that are cut into parts, and of arrays that every part holds whole."""
         batch = DATA if DATA in self.mesh.axis_names else None
         return jax.P(batch, PARTS), jax.P(batch)
 
     def _shardings(self, parts: Parts) -> Parts:
-        """Returns how each array of `parts` lies, in the same structure."""
+        """Returns the sharding of each array of `parts`, in the same structure."""
         cut: Any
         whole: Any
         cut, whole = (jax.NamedSharding(self.mesh, spec) for spec in self._specs())
@@ -136,11 +136,11 @@ class OnMesh:
 
 
 def on_mesh(num_parts: int, *, data: int = 1) -> OnMesh:
-    """A runner that gives each of `num_parts` parts its own device.
+    """Returns a runner that gives each of `num_parts` parts its own device.
 
     Args:
-      num_parts: P, devices along the axis `parts`.
-      data: devices along the axis `data`, which cuts the batch.
+      num_parts: P, the number of devices along the axis `parts`.
+      data: number of devices along the axis `data`, which cuts the batch. 1, the default, leaves batches whole.
 
     Raises:
       InputError: if there are fewer devices than needed.
@@ -166,10 +166,10 @@ def on_mesh(num_parts: int, *, data: int = 1) -> OnMesh:
 def emulate_devices(count: int) -> None:
     """Makes the CPU look like at least `count` devices. Call it before JAX does anything else.
 
-    Devices of another kind (GPUs) are left as they are, and so are those of several processes.
+    Leaves devices of another kind (GPUs) and runs of several processes unchanged.
 
     Raises:
-      InputError: if JAX has started already, with fewer.
+      InputError: if JAX has already started with fewer devices.
     """
     if processes.several() or jax.config.jax_num_cpu_devices >= count:  # type: ignore[attr-defined]
         return

@@ -1,4 +1,4 @@
-"""All parts inside one device."""
+"""Runner that keeps all parts inside one device."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ class OnOneDevice:
 
 
 def on_one_device(num_parts: int) -> OnOneDevice:
-    """A runner that keeps `num_parts` parts inside one device: for fine-tuning and accuracy, no mesh needed."""
+    """Returns a runner that keeps `num_parts` parts inside one device: for fine-tuning and accuracy without a mesh."""
     if num_parts < 1:
         raise InputError(f"num_parts is {num_parts}; choose 1 or more")
     return OnOneDevice(num_parts)

@@ -1,4 +1,4 @@
-"""Cut a sequence into parts, and tell each part where it stands."""
+"""Cuts a sequence into parts, and describes each part's place in it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,11 +19,11 @@ class Parts:
     """A batch of sequences, padded so that it cuts into equal parts.
 
     Attributes:
-      tokens: arrays [B, P*T, ...]; a part gets its own slice of axis 1 and nothing else.
-      real_BN: bool, which tokens are real. Every part knows all of it: masks need no communication.
-      keys_B: one random key an example, for dropout; None when nothing is random.
+      tokens: arrays [B, P*T, ...]. Each part gets only its own slice of axis 1.
+      real_BN: bool, whether each token is real. Every part holds the whole mask, so masks need no communication.
+      keys_B: one random key for each example, for dropout; None without randomness.
       num_tokens: N, before padding to P*T.
-      num_parts: P, for which it was split.
+      num_parts: P, the number of parts of the split.
     """
 
     tokens: dict[str, jax.Array]
@@ -35,12 +35,12 @@ class Parts:
 
 @flax.struct.dataclass
 class Layout:
-    """What one part knows of the whole sequence without asking anybody.
+    """Information about the whole sequence that each part holds without communication.
 
     Attributes:
       part: int scalar, the index of this part.
-      real_BN: bool, which of the P*T tokens are real.
-      keys_B: one random key an example, already this part's own; None when nothing is random.
+      real_BN: bool, whether each of the P*T tokens is real.
+      keys_B: one random key for each example, specific to this part; None without randomness.
       num_parts: P.
       num_tokens: N, before padding to P*T.
       block: index of the Transformer block that is running.
@@ -55,12 +55,12 @@ class Layout:
 
     @property
     def block_keys_B(self) -> jax.Array | None:
-        """This block's random keys, one an example; None when nothing is random."""
+        """Random keys of this block, one for each example; None without randomness."""
         return None if self.keys_B is None else jax.vmap(jax.random.fold_in, (0, None))(self.keys_B, self.block)
 
     @property
     def part_len(self) -> int:
-        """T, the tokens of a part."""
+        """T, the number of tokens of a part."""
         return self.real_BN.shape[1] // self.num_parts
 
     @property
@@ -69,12 +69,12 @@ class Layout:
 
     @property
     def real_BT(self) -> jax.Array:
-        """Which of this part's own tokens are real."""
+        """Bool mask of the real tokens among this part's tokens."""
         return self._own(self.real_BN)
 
     @property
     def real_before_BT(self) -> jax.Array:
-        """How many real tokens of the whole sequence stand before each of this part's own tokens."""
+        """Number of real tokens in the whole sequence before each of this part's tokens."""
         return self._own(jnp.cumsum(self.real_BN, axis=1, dtype=jnp.int32) - self.real_BN)
 
     def _own(self, x_BN: jax.Array) -> jax.Array:
@@ -83,17 +83,17 @@ class Layout:
 
     @property
     def positions_PT(self) -> jax.Array:
-        """Position of every token in the whole sequence."""
+        """Positions of all tokens in the whole sequence."""
         return jnp.arange(self.real_BN.shape[1], dtype=jnp.int32).reshape(self.num_parts, self.part_len)
 
     @property
     def positions_T(self) -> jax.Array:
-        """Position of this part's own tokens in the whole sequence."""
+        """Positions of this part's tokens in the whole sequence."""
         return self.part * self.part_len + jnp.arange(self.part_len, dtype=jnp.int32)
 
 
 def part_length(num_tokens: int, num_parts: int) -> int:
-    """T = ceil(N/P)."""
+    """Returns T = ceil(N/P), the number of tokens of a part."""
     return -(-num_tokens // num_parts)
 
 
@@ -109,7 +109,7 @@ def split(batch: Mapping[str, Any], num_parts: int, key: jax.Array | None = None
     """Pads a batch from N to P*T tokens, T = ceil(N/P); cutting axis 1 into P equal pieces then gives the parts.
 
     Args:
-      batch: arrays [B, N, ...] with a value per token. The key "mask" (1 = real, optional) says which tokens are real.
+      batch: arrays [B, N, ...] with a value for each token. The optional key "mask" marks the real tokens with 1.
       num_parts: P; it need not divide N.
       key: random key for dropout.
 

@@ -1,4 +1,4 @@
-"""The choice between the two runners."""
+"""Choice between the two runners."""
 
 from collections.abc import Collection
 from typing import Literal
@@ -9,7 +9,7 @@ from prism_jax.parallel.processes import refuse_several
 from prism_jax.parallel.runner import GenerationRunner
 
 Place = Literal["mesh", "one_device"]
-"""A device for each part, or all parts inside one device."""
+"""Where the parts run: on a device for each part, or all on one device."""
 
 
 def make_runner(place: Place, num_parts: int) -> GenerationRunner:
@@ -22,10 +22,11 @@ def make_runner(place: Place, num_parts: int) -> GenerationRunner:
 
 
 def make_runners(on: Place, numbers: Collection[int]) -> dict[int, GenerationRunner]:
-    """Returns a runner for each number of parts, as the flag `--on` asks for. Emulates devices where a CPU has too few.
+    """Returns a runner for each number of parts, as requested by the flag `--on`. Emulates devices where a CPU has too
+    few.
 
     Raises:
-      InputError: if there are too few devices, or several processes for one device.
+      InputError: if there are too few devices, or `--on one_device` is used with several processes.
     """
     if on == "one_device":
         refuse_several("--on one_device runs")

@@ -1,8 +1,8 @@
 """Protocols of a runner, by audience.
 
-A runner runs a function on every part. Two runners fulfil all protocols. `on_mesh` gives every part a device of its own
-(`jax.shard_map`); `on_one_device` keeps all parts inside one device (`jax.vmap`). The function sees the same arguments
-and the same collectives in both.
+A runner runs a function on every part. Two runners fulfil all protocols: `on_mesh` gives every part its own device
+(`jax.shard_map`), and `on_one_device` keeps all parts inside one device (`jax.vmap`). The function gets the same
+arguments and the same collectives in both.
 
 | protocol           | asked for by                                                           |
 |--------------------|------------------------------------------------------------------------|
@@ -12,8 +12,8 @@ and the same collectives in both.
 | `PlacedRunner`     | prediction, training, measurement: `Runner` and `Placement`            |
 | `GenerationRunner` | `Generator`: `PlacedRunner` and `LastPart`                             |
 
-The devices of a mesh may belong to several processes, see `processes`. Then every process makes the same calls. A batch
-is that of process 0; the other processes give arrays of the same shapes, whose values do not matter.
+The devices of a mesh may belong to several processes, see `processes`. Then every process makes the same calls. The
+batch comes from process 0. The other processes pass arrays of the same shapes, whose values are ignored.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ class Runner(Protocol):
     def num_parts(self) -> int: ...
 
     def split(self, batch: Mapping[str, Any], key: jax.Array | None = None) -> Parts:
-        """Cuts a batch as `partition.split` does, and puts every array where this runner needs it."""
+        """Cuts a batch with `partition.split`, and puts every array where this runner needs it."""
 
     def __call__(self, function: PartFunction, params: Any, parts: Parts) -> jax.Array:
         """Runs `function` on every part; returns the joined rows [B, P*R, ...], in the order of the parts."""
@@ -44,8 +44,8 @@ class Runner(Protocol):
         """Runs `function` on every part; leaves the arrays [B, P*R, ...] cut along axis 1, each piece with its part."""
 
     def one_by_one(self, function: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
-        """Returns `function(params, example)` of each example of a joined batch, stacked.
-        Computes one example at a time."""
+        """Returns `function(params, example)` for each example of a joined batch, stacked. Computes one example at a
+        time."""
 
 
 class Placement(Protocol):

@@ -1,5 +1,5 @@
-"""Arrays on a mesh whose devices belong to several processes: what all of them know,
-and what the terminal sends them."""
+"""Arrays on a mesh whose devices belong to several processes: values that all processes hold, and values that process 0
+sends."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def placed(mesh: jax.sharding.Mesh, spec: jax.P, x: Any) -> jax.Array:
-    """A value that every process knows, on a mesh of several processes."""
+    """Places a value that every process holds on a mesh of several processes."""
     if jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key):
         data = placed(mesh, spec, jax.random.key_data(x))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
@@ -22,19 +22,19 @@ def placed(mesh: jax.sharding.Mesh, spec: jax.P, x: Any) -> jax.Array:
 
 
 def replicated(mesh: jax.sharding.Mesh, x: Any) -> jax.Array:
-    """A copy on every device of a mesh of several processes, of a value that all of them have."""
+    """Places a copy of a value that every process holds on every device of a mesh of several processes."""
     return placed(mesh, jax.P(), x)
 
 
 @cache
 def everywhere(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
-    """A program that puts a copy of a result on every device."""
+    """Returns a program that puts a copy of a result on every device."""
     return jax.jit(lambda tree: tree, out_shardings=jax.NamedSharding(mesh, jax.P()))
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A device's piece of an array, in the bytes that the terminal sends it."""
+    """Place of one device's piece of an array in the bytes that process 0 sends it."""
 
     start: int
     shape: tuple[int, ...]
@@ -54,7 +54,8 @@ class _Piece:
 
 @cache
 def _sender(mesh: jax.sharding.Mesh, pieces: tuple[_Piece, ...], specs: tuple[jax.P, ...]) -> Callable:
-    """The program of `send`: every device gets its row of the first device's table, and reads its pieces."""
+    """Returns the program of `send`: every device gets its row of the first device's table, and reads its pieces from
+    it."""
     axes = mesh.axis_names
 
     def received(table_1DN):
@@ -65,16 +66,17 @@ def _sender(mesh: jax.sharding.Mesh, pieces: tuple[_Piece, ...], specs: tuple[ja
 
 
 def send(mesh: jax.sharding.Mesh, trees: tuple, specs: tuple) -> tuple:
-    """Trees of the terminal's arrays, on the mesh as `specs` say. What is cut reaches each device alone.
+    """Puts process 0's trees of arrays on the mesh, sharded by `specs`. Each device receives only its own pieces of cut
+    arrays.
 
-    One all-to-all, in which all devices but the terminal's first give zeros: it takes one round trip, however many
-    arrays there are.
+    Uses one all-to-all, in which all devices except the first one of process 0 send zeros. It takes one round trip for
+    any number of arrays.
     """
     leaves, structure = jax.tree.flatten(trees)
     leaves = [np.asarray(x, jax.dtypes.canonicalize_dtype(np.asarray(x).dtype)) for x in leaves]
-    of_leaf = [spec for spec, tree in zip(specs, trees, strict=True) for _ in jax.tree.leaves(tree)]
-    shardings = [jax.NamedSharding(mesh, spec) for spec in of_leaf]
-    where = [sharding.devices_indices_map(x.shape) for sharding, x in zip(shardings, leaves, strict=True)]
+    leaf_specs = [spec for spec, tree in zip(specs, trees, strict=True) for _ in jax.tree.leaves(tree)]
+    shardings = [jax.NamedSharding(mesh, spec) for spec in leaf_specs]
+    indices = [sharding.devices_indices_map(x.shape) for sharding, x in zip(shardings, leaves, strict=True)]
     pieces: list[_Piece] = []
     for x, sharding in zip(leaves, shardings, strict=True):
         start = pieces[-1].stop if pieces else 0
@@ -83,11 +85,11 @@ def send(mesh: jax.sharding.Mesh, trees: tuple, specs: tuple) -> tuple:
     table_DN = np.zeros((devices.size, pieces[-1].stop), np.uint8)
     if devices.flat[0] in mesh.local_devices:
         for row_N, device in zip(table_DN, devices.flat, strict=True):
-            cut = [np.ascontiguousarray(x[index[device]]) for x, index in zip(leaves, where, strict=True)]
+            cut = [np.ascontiguousarray(x[index[device]]) for x, index in zip(leaves, indices, strict=True)]
             row_N[:] = np.concatenate([x.reshape(-1).view(np.uint8) for x in cut])
     stacked = jax.make_array_from_callback(
         (devices.size, *table_DN.shape),
         jax.NamedSharding(mesh, jax.P(axes)),
         lambda index: table_DN[None] if index and not index[0].start else np.zeros_like(table_DN)[None],
     )
-    return jax.tree.unflatten(structure, _sender(mesh, tuple(pieces), tuple(of_leaf))(stacked))
+    return jax.tree.unflatten(structure, _sender(mesh, tuple(pieces), tuple(leaf_specs))(stacked))

@@ -70,8 +70,8 @@ def test_a_command_needs_no_stdout_and_no_stderr(closed, said):
 def test_another_broken_pipe_is_an_error():
     reader, writer = os.pipe()
     os.close(reader)
-    with pytest.raises(BrokenPipeError), entry.while_it_is_read():
+    with pytest.raises(BrokenPipeError), entry.exit_on_broken_pipe():
         os.write(writer, b"x")
     os.close(writer)
-    with pytest.raises(InputError, match="wrong"), entry.while_it_is_read():
+    with pytest.raises(InputError, match="wrong"), entry.exit_on_broken_pipe():
         raise InputError("wrong")

@@ -330,7 +330,7 @@ def test_strangers_end_no_run(words):
             assert stranger.recv(1000).startswith(b"refused" if b"member" in words else b"")
     (error,) = together((1, 2), port=port)
     assert isinstance(error, InputError)
-    assert "has no place for a process 1; give every process an id of its own" in str(error)
+    assert "has no place for a process 1; give every process a different id" in str(error)
     leave(bonds)
 
 
@@ -360,7 +360,7 @@ def test_auto_asks_the_cluster(monkeypatch):
     slurm = {"JOB_ID": "7", "STEP_NODELIST": "n[1-2]", "NTASKS": "2", "PROCID": "1", "LOCALID": "0"}
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    where, *numbers = processes._whereabouts("auto", None, None)
+    where, *numbers = processes._resolve_coordinator("auto", None, None)
     assert where.startswith("n1:")
     assert numbers == [2, 1]
 
