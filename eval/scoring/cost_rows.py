@@ -12,7 +12,7 @@ from prism_jax.cost import Cost
 from prism_jax.exchange.base import Exchanges
 from prism_jax.exchange.baselines import AllGather, WholeSequence
 from prism_jax.parallel.mesh import OnMesh
-from prism_jax.tasks.predict import Predictor, rows_by_bucket
+from prism_jax.tasks.predict import Predictor, count_by_bucket
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Costs(Fields):
           predictor: has run, so that its programs are compiled.
         """
         model, setting, num_parts = predictor.model, predictor.setting, predictor.setting.num_parts
-        examples_of = rows_by_bucket(predictor.task, predictor.buckets)
+        examples_of = count_by_bucket(predictor.task, predictor.buckets)
         longest = max(examples_of)
 
         def formula(exchange: Exchanges, num_parts: int) -> Cost:

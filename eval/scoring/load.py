@@ -11,7 +11,7 @@ import numpy as np
 from eval.scoring.variants import BASE
 from prism_jax import cost
 from prism_jax.assets import hub
-from prism_jax.data.datasets import Corpus, Dataset, even_rows, subset
+from prism_jax.data.datasets import Corpus, Dataset, even_indices, subset
 from prism_jax.data.text import bucket_lengths, bucket_of
 from prism_jax.exchange.setting import Setting
 from prism_jax.experiments import checkpoint, recipe
@@ -135,7 +135,7 @@ def load_scoring(
         exchange, num_parts = setting.exchange, setting.num_parts
         cost.check_memory(base.model, exchange, num_parts, experiment.num_tokens, experiment.batch_size)
     limit = 0 if evaluation.split == HELD_OUT else evaluation.limit  # held out is what training scored
-    index = None if isinstance(dataset, Corpus) else even_rows(len(dataset), limit)
+    index = None if isinstance(dataset, Corpus) else even_indices(len(dataset), limit)
     dataset = subset(dataset, limit)
     task = prepare(dataset, base, experiment.num_tokens)
     variants = {

@@ -13,7 +13,7 @@ from eval.scoring.variants import TUNED
 from prism_jax.exchange.setting import Setting
 from prism_jax.parallel.processes import from_terminal
 from prism_jax.tasks.language import LanguageModelling
-from prism_jax.tasks.predict import Predictor, rows_by_bucket
+from prism_jax.tasks.predict import Predictor, count_by_bucket
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def record(
       references: outcomes to compare with.
     """
     task, num_tokens, outcomes = scoring.task, scoring.experiment.num_tokens, measured.outcomes
-    fields = SettingFields.of(setting, num_tokens, rows_by_bucket(task, scoring.buckets)).to_json()
+    fields = SettingFields.of(setting, num_tokens, count_by_bucket(task, scoring.buckets)).to_json()
     fields |= {"weights": weights} | Score.of(task, outcomes, references.one_device).to_json() | measured.fields
     if isinstance(task, LanguageModelling):
         last_part = LastPart.of(task, outcomes, references.one_device, setting, num_tokens)

@@ -8,20 +8,20 @@ from prism_jax.data.datasets import Dataset
 from prism_jax.errors import InputError
 
 DATASETS: dict[str, Callable[[str], Dataset]] = dict(packaged.DATASETS)
-"""Data sets that need no source, by name: functions from the split to the data. Yours can join them."""
+"""Data sets that need no source, by name. Each is a function from the split to the data. You can add your own."""
 
 
 def load(name: str | None, split: str, source: str | None = None) -> Dataset:
-    """A data set by name.
+    """Loads a data set by name.
 
     Args:
-      name: a key of `DATASETS`, or of `hub_data.DATASETS`.
-      split: "train" or "test"; the sets of the hub also have their own names.
-      source: a folder in the hub's layout, or a hub id, that stands in for the set's own.
+      name: a key of `DATASETS` or of `hub_sets.DATASETS`.
+      split: "train" or "test"; sets from the hub also have their original split names.
+      source: a folder in the hub's layout, or a hub id, that replaces the set's default hub id.
 
     Raises:
       InputError: if the name, the split or the source is unknown.
-      AssetError: if it can't be had.
+      AssetError: if the data can't be fetched.
     """
     check(name, source)
     assert name
@@ -31,8 +31,7 @@ def load(name: str | None, split: str, source: str | None = None) -> Dataset:
 
 
 def check(name: str | None, source: str | None = None) -> None:
-    """Raises InputError if a data set's name can be seen to be wrong, or to have no source,
-    without reading anything."""
+    """Raises InputError if a data set's name is unknown, or it does not take a source. Reads nothing."""
     known = ", ".join([*DATASETS, *hub_sets.DATASETS])
     if name is None:
         raise InputError(f"this config has no dataset; add --dataset, one of {known}")

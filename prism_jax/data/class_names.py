@@ -1,4 +1,4 @@
-"""Names of classes, for files that hold numbers only."""
+"""Class names, for files that hold numbers only."""
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CIFAR100 = (
@@ -11,4 +11,4 @@ _CIFAR100 = (
     "trout tulip turtle wardrobe whale willow_tree wolf woman worm"
 )
 CIFAR100 = tuple(_CIFAR100.split())
-"""The fine classes, in alphabetic order."""
+"""The fine classes of CIFAR-100, in alphabetic order."""

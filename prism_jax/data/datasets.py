@@ -1,8 +1,8 @@
-"""What a data set is: a frozen value of one of three kinds.
+"""Data sets as frozen values of three kinds.
 
-`Labelled`: texts, pairs of texts or images, with a label each. `Corpus`: plain text, to model. `Cloze`: contexts, each
-with several endings of which one is right. Inputs are sequences, maybe lazy ones: an image is decoded when it is
-asked for.
+`Labelled` has texts, pairs of texts or images, with a label for each. `Corpus` has plain text for language modelling.
+`Cloze` has contexts, each with several endings of which one is right. Inputs are sequences that may be lazy: an image
+is decoded on access.
 """
 
 import hashlib
@@ -22,30 +22,30 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Selected(Sequence, Generic[Item]):
-    """Some items of a sequence, each read when it is asked for."""
+    """Selected items of a sequence. Each is read on access."""
 
     items: Sequence[Item]
-    rows: np.ndarray
+    index: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.index)
 
     @overload
     def __getitem__(self, i: int) -> Item: ...
     @overload
     def __getitem__(self, i: slice) -> "Selected[Item]": ...
     def __getitem__(self, i):
-        return Selected(self.items, self.rows[i]) if isinstance(i, slice) else self.items[int(self.rows[i])]
+        return Selected(self.items, self.index[i]) if isinstance(i, slice) else self.items[int(self.index[i])]
 
 
 @dataclass(frozen=True)
-class Rows(Sequence):
-    """Items that are made when they are asked for, each from what is stored of it.
+class LazyItems(Sequence):
+    """Items that are computed on access from a stored form.
 
     Attributes:
-      stored: such as a `datasets.Dataset`, whose items are rows by column.
-      item: from what is stored to the item.
-      name: of the data, for errors.
+      stored: sequence of the stored forms, for example a `datasets.Dataset`, whose items are dicts by column.
+      item: function from a stored form to the item.
+      name: name of the data, for errors.
     """
 
     stored: Any
@@ -58,20 +58,20 @@ class Rows(Sequence):
     def __getitem__(self, i):
         if isinstance(i, slice):
             return Selected(self, np.arange(len(self))[i])
-        row = self.stored[int(i)]
+        stored_item = self.stored[int(i)]
         try:
-            return self.item(row)
+            return self.item(stored_item)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise InputError(
                 f"example {i} of {self.name} is too large: {one_line(error)}; scale the image down, or leave it out"
             ) from error
-        except Exception as error:  # whatever Pillow makes of a damaged image
+        except Exception as error:  # Pillow may raise anything for a damaged image
             raise InputError(f"example {i} of {self.name} can't be read: {one_line(error)}; get it again") from error
 
 
 @dataclass(frozen=True)
 class FileBytes(Sequence[bytes]):
-    """What files hold, each read when it is asked for."""
+    """Contents of files. Each file is read on access."""
 
     paths: Sequence[Path]
 
@@ -93,7 +93,7 @@ class FileBytes(Sequence[bytes]):
 
 @dataclass(frozen=True)
 class Elsewhere(Sequence):
-    """Items of which this process knows the number alone: they lie with the terminal."""
+    """Items that only process 0 has. This process knows their number."""
 
     number: int
 
@@ -106,14 +106,15 @@ class Elsewhere(Sequence):
 
 @dataclass(frozen=True)
 class Labelled:
-    """Texts, pairs of texts, or images, with a label each.
+    """Texts, pairs of texts, or images, with a label for each.
 
     Attributes:
       name: of the data set and its split.
-      inputs: "text" (and "pair", for pairs) of strings, or "image" of Pillow's images; sequences of one length.
-      labels: int [examples]; float where the label is a number to predict; None where the split has none.
-      label_names: the classes, by label; empty where the label is a number.
-      metrics: keys of `metrics.METRICS`, the official ones of the set; the first is the score.
+      inputs: "text" (and "pair", for pairs) with strings, or "image" with Pillow images. All sequences have the same
+        length.
+      labels: int [examples], the class; float if the label is a number to predict; None if the split has no labels.
+      label_names: names of the classes, by label; empty if the label is a number.
+      metrics: keys of `metrics.METRICS`: the set's official metrics. The first one is the score.
     """
 
     name: str
@@ -133,11 +134,11 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Plain text.
+    """Plain text for language modelling.
 
     Attributes:
       name: of the data set and its split.
-      documents: one string each. No example reaches from one into the next.
+      documents: one string for each document. No example spans two documents.
     """
 
     name: str
@@ -157,9 +158,9 @@ class Cloze:
 
     Attributes:
       name: of the data set and its split.
-      contexts: what stands before the endings.
-      endings: as many for every context; each goes on where the context ends.
-      answers: int [examples], which ending is right.
+      contexts: the text before the endings.
+      endings: the same number for every context. Each continues the text of its context.
+      answers: int [examples], index of the right ending.
     """
 
     name: str
@@ -180,7 +181,7 @@ Dataset = Labelled | Corpus | Cloze
 
 
 def outline(dataset: Dataset) -> Dataset:
-    """A data set without its texts or images: what the processes beside the terminal know of it."""
+    """Returns a data set without its texts or images, for the processes other than 0."""
     count = Elsewhere(len(dataset))
     if isinstance(dataset, Labelled):
         return replace(dataset, inputs=dict.fromkeys(dataset.inputs, count))
@@ -190,10 +191,9 @@ def outline(dataset: Dataset) -> Dataset:
 
 
 def contents(dataset: Dataset) -> dict[str, Any]:
-    """What tells a data set from another one: its number of examples,
-    and for each column of it a digest of what is stored.
+    """Returns a fingerprint of a data set: its number of examples, and a digest of each column.
 
-    Images are taken as they are stored, in bytes, where they are decoded when they are asked for.
+    Images that are decoded on access count by their stored bytes.
     """
     columns: dict[str, Iterable[Any]]
     if isinstance(dataset, Labelled):
@@ -207,7 +207,7 @@ def contents(dataset: Dataset) -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """How the `contents` of a data set differ from those before, in a few words; none where they don't."""
+    """Returns a short description of how the `contents` of a data set have changed; empty if they have not."""
     if before["examples"] != now["examples"]:
         return f"{now['examples']} examples, where there were {before['examples']}"
     differing = ", ".join(name for name in now if now[name] != before.get(name))
@@ -215,7 +215,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def digest(items: Iterable[Any]) -> str:
-    """Of texts, images or numbers, as they are stored."""
+    """Returns a digest of texts, images or numbers in their stored form."""
     sha = hashlib.sha256()
     for item in _stored(items):
         for part in _parts(item):
@@ -225,12 +225,13 @@ def digest(items: Iterable[Any]) -> str:
 
 def _stored(items: Any) -> Any:
     if isinstance(items, Selected):
-        return Selected(_stored(items.items), items.rows)
-    return items.stored if isinstance(items, Rows) else items
+        return Selected(_stored(items.items), items.index)
+    return items.stored if isinstance(items, LazyItems) else items
 
 
 def _parts(value: Any) -> Iterable[bytes]:
-    """A value as bytes, each part with its kind and length in front, so that no two values give the same."""
+    """Yields a value as bytes. Each piece is preceded by its kind and length, so different values never give the same
+    bytes."""
     if isinstance(value, Image.Image):
         value = (value.mode, value.size, value.tobytes())
     if isinstance(value, Mapping):
@@ -245,9 +246,9 @@ def _parts(value: Any) -> Iterable[bytes]:
     yield written
 
 
-def even_rows(length: int, limit: int) -> np.ndarray:
-    """Of `length` examples `limit` at even distances, so that a data set sorted by class keeps its mixture;
-    all with 0."""
+def even_indices(length: int, limit: int) -> np.ndarray:
+    """Returns the indices of `limit` examples at even distances among `length`; all for 0. A data set sorted by class
+    keeps its class shares."""
     if limit < 0:
         raise InputError(f"limit is {limit}; choose a number of examples, or 0 for all")
     if limit == 0 or limit >= length:
@@ -256,18 +257,18 @@ def even_rows(length: int, limit: int) -> np.ndarray:
 
 
 def subset(dataset: Dataset, limit: int) -> Dataset:
-    """The examples at `even_rows`."""
-    rows = even_rows(len(dataset), limit)
-    return dataset if len(rows) == len(dataset) else dataset.take(rows)
+    """Returns the examples at `even_indices`."""
+    index = even_indices(len(dataset), limit)
+    return dataset if len(index) == len(dataset) else dataset.take(index)
 
 
 def check_split(name: str, split: str, allowed: Sequence[str] = ("train", "test")) -> None:
-    """Raises InputError if a data set has no such split."""
+    """Raises InputError if a data set does not have a split."""
     if split not in allowed:
         raise InputError(f"{name} has no split {split!r}; choose one of {', '.join(allowed)}")
 
 
 def pieces(corpus: Corpus, length: int) -> Corpus:
-    """The documents, cut between words into pieces of about `length` characters, with nothing left out."""
+    """Cuts the documents between words into pieces of about `length` characters. Nothing is left out."""
     piece = re.compile(rf".{{1,{length}}}\S*\s*", re.DOTALL)
     return replace(corpus, documents=[part for document in corpus.documents for part in piece.findall(document)])

@@ -1,4 +1,4 @@
-"""Files of a data folder: tables, texts and images by their places. What a system hides in it never counts."""
+"""Files of a data folder, found by their paths: tables, texts and images. Hidden files never count."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -8,19 +8,19 @@ from pathlib import Path
 from prism_jax.errors import InputError
 
 TABLES = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
-"""By a file's suffix: what of the `datasets` library reads it."""
+"""Loader of the `datasets` library by file suffix."""
 
 IMAGES = (".jpeg", ".jpg", ".png")
 
 
 @dataclass(frozen=True)
 class ImagesByClass:
-    """Files of images, with the class of each.
+    """Image files with the class of each.
 
     Attributes:
-      paths: absolute.
-      labels: one a file.
-      label_names: the classes, by label.
+      paths: absolute paths.
+      labels: class of each file.
+      label_names: names of the classes, by label.
     """
 
     paths: tuple[Path, ...]
@@ -29,9 +29,10 @@ class ImagesByClass:
 
 
 def visible(place: Path, pattern: str) -> Iterator[Path]:
-    """What a pattern finds below a folder, without what is hidden there: names with a point in front, and `__MACOSX`.
+    """Yields the paths below a folder that match a pattern, except hidden ones: names that start with a dot, and
+    `__MACOSX`.
 
-    Such are `.ipynb_checkpoints`, `.DS_Store`, and the `._x` and `__MACOSX` that macOS puts beside files.
+    Examples are `.ipynb_checkpoints`, `.DS_Store`, and the `._x` and `__MACOSX` that macOS adds.
     """
     for path in place.glob(pattern):
         if not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(place).parts):
@@ -39,9 +40,11 @@ def visible(place: Path, pattern: str) -> Iterator[Path]:
 
 
 def local_files(places: Collection[Path], split: str, suffixes: Collection[str] = tuple(TABLES)) -> list[Path]:
-    """The files of a split in the first of the places (or its folder `data`) that has some, all of one suffix.
+    """Returns the files of a split, all of one suffix, from the first of the places (or its folder `data`) that has
+    any.
 
-    They are called SPLIT or SPLIT-*, or lie in a folder SPLIT; "val" and "valid" also mean "validation".
+    Files are named SPLIT or SPLIT-*, or lie in a folder SPLIT. For the split "validation", "val" and "valid" also
+    count.
     """
     names = {"validation": ("validation", "valid", "val")}.get(split, (split,))
     belongs = re.compile(rf"({'|'.join(map(re.escape, names))})([-._\d].*)?")
@@ -56,10 +59,11 @@ def local_files(places: Collection[Path], split: str, suffixes: Collection[str] 
 
 
 def images_by_class(folder: Path, split: str) -> ImagesByClass:
-    """Plain images of a split in a folder of each class. The classes are those of `train`, if it is there.
+    """Returns the images of a split that has a folder for each class. If there is a folder `train`, it defines the
+    classes.
 
     Raises:
-      InputError: if there are none, or the split has a class that `train` lacks.
+      InputError: if there are no images, or the split has a class that `train` lacks.
     """
     names = {"train": ("train",), "validation": ("val", "validation")}.get(split, ())
     place = next((folder / name for name in names if (folder / name).is_dir()), None)
@@ -86,7 +90,7 @@ def images_by_class(folder: Path, split: str) -> ImagesByClass:
 
 
 def read_text(path: Path) -> str:
-    """A file of text, with its line breaks as they are."""
+    """Returns the text of a file. Line breaks are kept."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -96,5 +100,5 @@ def read_text(path: Path) -> str:
 
 
 def _folders_in(place: Path) -> list[str]:
-    """The names of the folders in a folder, in alphabetic order; none where it is none."""
+    """Returns the names of the folders in a folder, in alphabetic order. Empty if the folder does not exist."""
     return sorted(path.name for path in visible(place, "*") if path.is_dir())

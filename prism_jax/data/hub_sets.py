@@ -1,10 +1,10 @@
-"""Data sets of Hugging Face's hub, or of a local folder in its layout, through the `datasets` library.
+"""Data sets from Hugging Face's hub, or from a local folder in its layout, through the `datasets` library.
 
-Each set has a hub id of its own. A `source` stands in for it: another id (`org/name` or `org/name:config`), or a
-folder, see `hub_tables`.
+Each set has a default hub id. A `source` replaces it: another id (`org/name` or `org/name:config`), or a folder, see
+`hub_tables`.
 
-Splits: "train" and "test", and the set's own names. Where the official test labels are hidden (GLUE, ImageNet), "test"
-is the labelled validation split, and "hidden_test" the official one, whose labels are None.
+Splits are "train" and "test", and the set's original split names. Where the official test labels are hidden (GLUE,
+ImageNet), "test" is the labelled validation split, and "hidden_test" is the official test split, with labels None.
 """
 
 import functools
@@ -16,23 +16,23 @@ from pathlib import Path
 import numpy as np
 
 from prism_jax.data import class_names
-from prism_jax.data.datasets import Cloze, Corpus, Dataset, FileBytes, Labelled, Rows, Selected
+from prism_jax.data.datasets import Cloze, Corpus, Dataset, FileBytes, Labelled, LazyItems, Selected
 from prism_jax.data.folders import images_by_class, local_files, read_text
 from prism_jax.data.hub_tables import check_columns, classes, decode, labelled_images, own_split, read, strings
 from prism_jax.errors import InputError
 
 CIFAR100 = tuple("cra" if name == "crab" else name for name in class_names.CIFAR100)
-"""In the spelling of the hub's set."""
+"""Classes of CIFAR-100 in the spelling of the hub's set."""
 IMAGENET = tuple(f"class {i}" for i in range(1000))
-"""Names for files that carry none."""
+"""Names of ImageNet's classes for files without class names."""
 
 IMAGENET_SPLITS = {"train": "train", "test": "validation", "validation": "validation", "hidden_test": "test"}
 
 
 @dataclass(frozen=True)
 class GlueTask:
-    """A task of GLUE: its columns, classes (none: a number) and official metrics,
-    and what its splits to score are called."""
+    """A task of GLUE: its title, columns, classes (empty: a number) and official metrics, and the suffixes of its
+    scored splits."""
 
     title: str
     columns: tuple[str, ...]
@@ -57,81 +57,81 @@ GLUE = {
     "rte": GlueTask("RTE", TWO, ENTAILMENT),
     "wnli": GlueTask("WNLI", TWO, ENTAILMENT[::-1]),
 }
-"""By the hub's name, https://gluebenchmark.com/tasks; all but the diagnostic set."""
+"""Tasks by the hub's name (https://gluebenchmark.com/tasks), except the diagnostic set."""
 
 
 def cifar10(split: str, source: str | None = None) -> Labelled:
-    """CIFAR-10, "train" (50,000 images of 32 x 32) or "test" (10,000)."""
+    """Loads CIFAR-10: "train" (50,000 images of 32 x 32) or "test" (10,000)."""
     own = own_split("CIFAR-10", split, {"train": "train", "test": "test"})
     table = read("uoft-cs/cifar10", "plain_text", own, source)
     return labelled_images(f"CIFAR-10, {own}", table, "img", "label", class_names.CIFAR10)
 
 
 def cifar100(split: str, source: str | None = None) -> Labelled:
-    """CIFAR-100 by its 100 fine classes, "train" (50,000 images of 32 x 32) or "test" (10,000)."""
+    """Loads CIFAR-100 with its 100 fine classes: "train" (50,000 images of 32 x 32) or "test" (10,000)."""
     own = own_split("CIFAR-100", split, {"train": "train", "test": "test"})
     table = read("uoft-cs/cifar100", "cifar100", own, source)
     return labelled_images(f"CIFAR-100, {own}", table, "img", "fine_label", CIFAR100)
 
 
 def imagenet(split: str, source: str | None = None) -> Labelled:
-    """ImageNet-1k, "train" (1,281,167 images), "validation" (50,000; also as "test") or "hidden_test" (100,000).
+    """Loads ImageNet-1k: "train" (1,281,167 images), "validation" (50,000; also as "test") or "hidden_test" (100,000).
 
-    The hub's set asks for your consent and login, and only the files of the split are downloaded. A folder may also
-    hold plain images, `train/WNID/*.JPEG` and `val/WNID/*.JPEG` (or `validation`). Its classes are then the folders in
-    alphabetic order. All 1,000 give the hub's order; some of them are counted from 0.
+    The hub's set requires consent and login; only the files of the split are downloaded. A folder may also hold plain
+    images, `train/WNID/*.JPEG` and `val/WNID/*.JPEG` (or `validation`). The classes are then the folders in alphabetic
+    order. With all 1,000 folders this is the hub's order. With fewer, labels still count from 0.
     """
     own = own_split("ImageNet", split, IMAGENET_SPLITS)
     name = f"ImageNet-1k, {'hidden_test' if own == 'test' else own}"
     if source is not None and (folder := Path(source)).is_dir() and not local_files([folder], own):
         files = images_by_class(folder, own)
-        images = Rows(FileBytes(files.paths), decode, name)
+        images = LazyItems(FileBytes(files.paths), decode, name)
         return Labelled(name, {"image": images}, np.array(files.labels), files.label_names)
     table = read("ILSVRC/imagenet-1k", None, own, source, "data/{split}-*")
     return labelled_images(name, table, "image", "label", IMAGENET)
 
 
 def glue(task: str, split: str, source: str | None = None) -> Labelled:
-    """A task of GLUE.
+    """Loads a task of GLUE.
 
     Args:
       task: a key of `GLUE`.
-      split: "train"; "validation", which "test" also means; or "hidden_test", whose labels are None (but MRPC's, which
-        the hub has). MNLI has "validation_matched" ("test") and "validation_mismatched", and likewise
+      split: "train"; "validation", also as "test"; or "hidden_test", with labels None (except for MRPC, whose labels
+        the hub has). MNLI has "validation_matched" (also as "test") and "validation_mismatched", and likewise
         "hidden_test_mismatched".
-      source: stands in for `nyu-mll/glue`.
+      source: replaces `nyu-mll/glue`.
     """
-    of = GLUE[task]
-    splits = {"train": "train", "test": f"validation{of.sets[0]}", "hidden_test": f"test{of.sets[0]}"}
-    for one in of.sets:
-        splits |= {f"validation{one}": f"validation{one}", f"hidden_test{one}": f"test{one}"}
-    own = own_split(f"GLUE {of.title}", split, splits)
-    name = f"GLUE {of.title}, {own.replace('test', 'hidden_test')}"
+    glue_task = GLUE[task]
+    splits = {"train": "train", "test": f"validation{glue_task.sets[0]}", "hidden_test": f"test{glue_task.sets[0]}"}
+    for suffix in glue_task.sets:
+        splits |= {f"validation{suffix}": f"validation{suffix}", f"hidden_test{suffix}": f"test{suffix}"}
+    own = own_split(f"GLUE {glue_task.title}", split, splits)
+    name = f"GLUE {glue_task.title}, {own.replace('test', 'hidden_test')}"
     table = read("nyu-mll/glue", task, own, source)
-    check_columns(name, table, [*of.columns, "label"])
-    inputs = dict(zip(("text", "pair"), (strings(name, table, column) for column in of.columns), strict=False))
-    if of.label_names:
-        return Labelled(name, inputs, *classes(name, table, "label", of.label_names), of.metrics)
+    check_columns(name, table, [*glue_task.columns, "label"])
+    inputs = dict(zip(("text", "pair"), (strings(name, table, column) for column in glue_task.columns), strict=False))
+    if glue_task.label_names:
+        return Labelled(name, inputs, *classes(name, table, "label", glue_task.label_names), glue_task.metrics)
     scores = table["label"][:]
     if all(score == -1 for score in scores):
-        return Labelled(name, inputs, None, (), of.metrics)
+        return Labelled(name, inputs, None, (), glue_task.metrics)
     for i, score in enumerate(scores):
         if type(score) not in (int, float) or not 0 <= score <= 5:
             raise InputError(f"example {i} of {name} has the label {score!r}; labels are numbers from 0 to 5")
-    return Labelled(name, inputs, np.array(scores, np.float64), (), of.metrics)
+    return Labelled(name, inputs, np.array(scores, np.float64), (), glue_task.metrics)
 
 
 def cbt(kind: str, split: str, source: str | None = None) -> Cloze:
-    """The Children's Book Test (Hill et al. 2016, arXiv 1511.02301), of one kind of words.
+    """Loads the Children's Book Test (Hill et al. 2016, arXiv 1511.02301) for one kind of words.
 
-    A context is the 20 sentences, joined by spaces. An ending is a space and the 21st sentence with one of the ten
-    words in the place of "XXXXX". The text keeps the set's tokens ("-LRB-", a space before full stops). A row with
-    fewer than ten words has a wrong one several times, which changes no answer.
+    A context is the 20 sentences, joined by spaces. An ending is a space and the 21st sentence, with one of the ten
+    words in place of "XXXXX". The text keeps the set's tokens ("-LRB-", a space before full stops). A question with
+    fewer than ten words repeats a wrong one, which changes no answer.
 
     Args:
       kind: "CN" (common nouns), "NE" (named entities), "V" (verbs) or "P" (prepositions).
       split: "train" (105,825 to 334,030 questions), "validation" (2,000) or "test" (2,500).
-      source: stands in for `cam-cst/cbt`.
+      source: replaces `cam-cst/cbt`.
     """
     splits = {"train": "train", "validation": "validation", "test": "test"}
     own = own_split(f"CBT-{kind}", split, splits)
@@ -157,20 +157,20 @@ def cbt(kind: str, split: str, source: str | None = None) -> Cloze:
 
     return Cloze(
         name,
-        Rows(table.select_columns("sentences"), context, name),
-        Rows(table.select_columns(["question", "answer", "options"]), endings, name),
+        LazyItems(table.select_columns("sentences"), context, name),
+        LazyItems(table.select_columns(["question", "answer", "options"]), endings, name),
         np.array([words.index(answer) for answer, words in zip(answers, options, strict=True)]),
     )
 
 
 def plain_text(split: str, source: str | None = None) -> Corpus:
-    """Plain text for language modelling.
+    """Loads plain text for language modelling.
 
     Args:
-      split: "train", "validation" or "test", or another of the source's own.
-      source: a folder with `SPLIT/**/*.txt` or `SPLIT*.txt` in UTF-8, one document a file; or a folder in the hub's
-        layout, or a hub id, whose column `text` holds a document a row. Empty rows are left out. Where every row is one
-        line with its line break, as in wikitext, the rows are the lines of one document.
+      split: "train", "validation" or "test", or another split of the source.
+      source: a folder with `SPLIT/**/*.txt` or `SPLIT*.txt` in UTF-8, one document in each file. Or a folder in the
+        hub's layout, or a hub id, with one document in each row of the column `text`. Empty rows are left out. If every
+        row is one line with its line break, as in wikitext, the rows are the lines of one document.
     """
     if source is None:
         raise InputError("plain text needs a source; add --data-source, a folder with train*.txt or a hub id")
@@ -191,13 +191,13 @@ def plain_text(split: str, source: str | None = None) -> Corpus:
     check_columns(name, table, ["text"])
     if getattr(table.features["text"], "dtype", None) not in ("string", "large_string"):
         raise InputError(f"the column 'text' of {name} holds {table.features['text']}, not strings; choose another set")
-    full = table.data.column("text")  # Arrow's own passes, for corpora of millions of rows
+    full = table.data.column("text")  # computed by Arrow, for corpora of millions of rows
     has_text = np.array(pc.match_substring_regex(full, r"\S").fill_null(False))
     if not has_text.any():
         raise InputError(f"{name} has no text in its column text; choose another split or source")
     if pc.all(pc.match_substring_regex(full.filter(has_text), r"\A[^\n]*\n\z")).as_py():
         return Corpus(name, ["".join(text or "" for text in table["text"][:])])
-    rows = Rows(table.select_columns("text"), lambda row: row["text"], name)
+    rows = LazyItems(table.select_columns("text"), lambda row: row["text"], name)
     return Corpus(name, Selected(rows, np.flatnonzero(has_text)))
 
 
@@ -209,4 +209,5 @@ DATASETS: dict[str, Callable[[str, str | None], Dataset]] = {
     **{f"cbt/{kind}": functools.partial(cbt, kind) for kind in ("CN", "NE", "V", "P")},
     "text": plain_text,
 }
-"""By name: functions from the split, and a folder or hub id that stands in for the set's own, to the data."""
+"""Data sets by name. Each is a function from the split, and an optional folder or hub id that replaces the default, to
+the data."""

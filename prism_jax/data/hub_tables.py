@@ -1,7 +1,7 @@
 """Tables of the `datasets` library, from Hugging Face's hub or from a local folder in its layout.
 
-A folder holds Parquet or JSON lines as the hub lays them out, `[CONFIG/]SPLIT-00000-of-00001.parquet`. The library
-keeps an Arrow copy of what it read in its cache, see `version`.
+A folder holds Parquet or JSON lines in the hub's layout, `[CONFIG/]SPLIT-00000-of-00001.parquet`. The library caches an
+Arrow copy of the files, see `version`.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prism_jax.data.datasets import Labelled, Rows
+from prism_jax.data.datasets import Labelled, LazyItems
 from prism_jax.data.folders import TABLES, local_files
 from prism_jax.errors import InputError, one_line
 
@@ -29,7 +29,7 @@ HUB_ID = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?")
 
 
 def own_split(title: str, split: str, splits: Mapping[str, str]) -> str:
-    """The hub's name of a split, from those of ours."""
+    """Returns the hub's name of a split, given our name."""
     if split not in splits:
         raise InputError(f"{title} has no split {split!r}; choose one of {', '.join(splits)}")
     return splits[split]
@@ -38,14 +38,15 @@ def own_split(title: str, split: str, splits: Mapping[str, str]) -> str:
 def read(
     hub_id: str, config: str | None, split: str, source: str | None, files: str | None = None
 ) -> "datasets.Dataset":
-    """A split as a table of the `datasets` library.
+    """Reads a split as a table of the `datasets` library.
 
     Args:
-      hub_id: the set's own.
-      config: of the hub's, and the subfolder of a local one.
-      split: by the hub's name.
-      source: a folder or a hub id, that stands in for the set's own.
-      files: where the set's own hub id keeps the split, if the others should not be downloaded; with `{split}`.
+      hub_id: default hub id of the set.
+      config: the hub's config, and the subfolder of a local folder.
+      split: the hub's name of the split.
+      source: a folder or a hub id that replaces the default; None for the default.
+      files: pattern, with `{split}`, of the files of the split at the default hub id. If given, other splits are not
+        downloaded.
     """
     source = source or hub_id
     folder = Path(source)
@@ -54,14 +55,14 @@ def read(
     named = HUB_ID.fullmatch(source)
     if source.startswith((".", "~")) or not named:
         raise InputError(f"no folder {source!r}; give a folder in the hub's layout, or a hub id such as 'org/name'")
-    of = {}
-    if files and source == hub_id:  # the check would miss the other splits
-        of = {"data_files": {split: files.format(split=split)}, "verification_mode": "no_checks"}
+    options = {}
+    if files and source == hub_id:  # the library's check would complain about the missing splits
+        options = {"data_files": {split: files.format(split=split)}, "verification_mode": "no_checks"}
     import datasets
 
     try:
         with quiet():
-            return checked(source, datasets.load_dataset(named[1], named[2] or config, split=split, **of))
+            return checked(source, datasets.load_dataset(named[1], named[2] or config, split=split, **options))
     except InputError:
         raise
     except Exception as error:  # the library raises many kinds: no network, no such set, split or config, a broken file
@@ -72,7 +73,7 @@ def read(
 
 
 def read_folder(folder: Path, config: str | None, split: str) -> "datasets.Dataset":
-    """A split of a local folder in the hub's layout."""
+    """Reads a split of a local folder in the hub's layout."""
     places = [folder / config] if config and (folder / config).is_dir() else [folder]
     files = local_files(places, split)
     if not files:
@@ -86,22 +87,22 @@ def read_folder(folder: Path, config: str | None, split: str) -> "datasets.Datas
     try:
         with quiet():
             table = datasets.load_dataset(kind, version(files), data_files=patterns, split=split)
-    except Exception as error:  # the library wraps what Arrow says of a broken file
+    except Exception as error:  # the library wraps Arrow's error for a broken file
         reason = one_line(error.__cause__ or error)
         raise InputError(f"can't read {files[0]}{' and more' * (len(files) > 1)}: {reason}; get it again") from error
     return checked(str(folder), table)
 
 
 def as_pattern(path: Path) -> str:
-    """A pattern of the `datasets` library that stands for one file, whatever its name.
+    """Returns a pattern of the `datasets` library that matches exactly one file, whatever its name.
 
     Raises:
-      InputError: if the library can't read a file of that name at all.
+      InputError: if the library can't read files with this name.
     """
     name = str(path.absolute())
     if "::" in name:
         raise InputError(f"tables can't be read from {name!r}, as '::' means an archive there; rename the folder")
-    if os.path.expandvars(name) != name:  # so the library would read from another place
+    if os.path.expandvars(name) != name:  # the library would expand it and read another place
         raise InputError(
             f"tables can't be read from {name!r}, as '$' stands for an environment variable there; rename the folder"
         )
@@ -109,18 +110,18 @@ def as_pattern(path: Path) -> str:
 
 
 def version(files: Iterable[Path]) -> str:
-    """A name for files as they are on disk, under which the library keeps its copy of them.
+    """Returns a name for the current state of files. The library keeps its copy of them under this name.
 
-    The library itself goes by their times of modification, which other files of that name may share, such as
-    copied or unpacked ones.
+    The library would compare modification times. Other files with the same name may share them, for example copied or
+    unpacked ones.
     """
-    found = [path.stat() for path in files]
-    said = repr([(one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found])
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
+    stats = [path.stat() for path in files]
+    state = repr([(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats])
+    return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
 def checked(source: str, table: "datasets.Dataset") -> "datasets.Dataset":
-    """The table, if it has rows."""
+    """Returns the table. Raises InputError if it has no rows."""
     if not len(table):
         raise InputError(f"{source} has no examples in its split {table.split}; choose another")
     return table
@@ -129,9 +130,10 @@ def checked(source: str, table: "datasets.Dataset") -> "datasets.Dataset":
 def labelled_images(
     name: str, table: "datasets.Dataset", image: str, label: str, label_names: tuple[str, ...]
 ) -> Labelled:
-    """Images of a table with their classes; they are decoded when they are asked for.
+    """Returns the images of a table with their classes. Images are decoded on access.
 
-    The table holds the bytes of each. A row that names a file or an address is refused: data may not say what is read.
+    The table must hold the bytes of each image. A row with a file name or an address instead is refused: data must not
+    decide which files are read.
     """
     import datasets
     import pyarrow.compute as pc
@@ -139,72 +141,73 @@ def labelled_images(
     check_columns(name, table, [image, label])
     try:
         images = table.select_columns(image).cast_column(image, datasets.Image(decode=False))
-    except Exception as error:  # whatever Arrow makes of a column of another kind
+    except Exception as error:  # Arrow may raise anything for a column of another type
         raise InputError(f"the column {image!r} of {name} holds no images: {one_line(error)}") from error
     lacking = pc.index(pc.is_null(pc.struct_field(images.data.column(image), "bytes")), True).as_py()
     if lacking >= 0:
         path = (images[lacking][image] or {}).get("path")
-        found = "is null" if path is None else f"names {path!r} in place of an image"
+        content = "is null" if path is None else f"names {path!r} in place of an image"
         raise InputError(
-            f"example {lacking} of {name} {found}; store the bytes of every image in the column {image!r}, "
+            f"example {lacking} of {name} {content}; store the bytes of every image in the column {image!r}, "
             "or leave the row out"
         )
-    inputs = {"image": Rows(images, lambda row: decode(row[image]["bytes"]), name)}
+    inputs = {"image": LazyItems(images, lambda row: decode(row[image]["bytes"]), name)}
     return Labelled(name, inputs, *classes(name, table, label, label_names))
 
 
 def decode(stored: bytes) -> "Image":
-    """An image from the bytes of its file, turned as its EXIF orientation says."""
+    """Returns an image from the bytes of its file, turned by its EXIF orientation."""
     import datasets
     from PIL import UnidentifiedImageError
 
     try:
         return datasets.Image().decode_example({"bytes": stored, "path": None})
-    except UnidentifiedImageError as error:  # it names an object in memory
+    except UnidentifiedImageError as error:  # its message contains the address of an object
         raise ValueError("Pillow knows no image like that") from error
 
 
 def classes(
     name: str, table: "datasets.Dataset", column: str, label_names: tuple[str, ...]
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Labels (None where all are hidden, as -1) and their names: the table's own, or these where it has none."""
+    """Returns labels and their names. Labels are None if all are hidden (-1). Names are the table's names, or else
+    `label_names`."""
     names = tuple(getattr(table.features[column], "names", label_names))
-    found = table[column][:]
-    if all(label == -1 for label in found):
+    labels = table[column][:]
+    if all(label == -1 for label in labels):
         return None, names
-    for i, label in enumerate(found):
+    for i, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < len(names):
             raise InputError(
                 f"example {i} of {name} has the label {reprlib.repr(label)} in its column {column!r}; "
                 f"labels are integers from 0 to {len(names) - 1}"
             )
-    return np.array(found), names
+    return np.array(labels), names
 
 
 def strings(name: str, table: "datasets.Dataset", column: str) -> list[str]:
-    """The strings of a column.
+    """Returns the strings of a column.
 
     Raises:
-      InputError: if a row has something else.
+      InputError: if a row holds another type.
     """
-    found = table[column][:]
-    for i, text in enumerate(found):
+    texts = table[column][:]
+    for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(
                 f"example {i} of {name} has {reprlib.repr(text)} in its column {column!r}; it should be a text"
             )
-    return found
+    return texts
 
 
 def check_columns(name: str, table: "datasets.Dataset", columns: Collection[str]) -> None:
-    """Raises InputError if a table lacks a column."""
+    """Raises InputError if a table lacks one of the columns."""
     if missing := [column for column in columns if column not in table.column_names]:
         raise InputError(f"{name} has no column {', '.join(missing)}; found are {', '.join(table.column_names)}")
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No log of the library, which repeats its errors, and no progress bars where no terminal shows them."""
+    """Silences the library's log, which repeats its errors, and its progress bars if stderr is not a terminal."""
     from datasets import utils
 
     level, bars = utils.logging.get_verbosity(), not utils.are_progress_bars_disabled()

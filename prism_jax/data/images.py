@@ -1,4 +1,4 @@
-"""Images as batches of patches: Hugging Face's own processing, on Pillow, then cut."""
+"""Images as batches of patches: Hugging Face's image processing on Pillow, then a cut into patches."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 SETTINGS = "preprocessor_config.json"
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
-"""Pillow's modes with 8 bits a colour. Pillow converts the deeper ones by clipping them, which is hardly ever meant."""
+"""Pillow's modes with 8 bits for each colour. Pillow converts deeper modes by clipping, which is rarely wanted."""
 
 
 def load_processor(folder: Path | None, image_size: tuple[int, int] | None = None) -> Any:
-    """The Hugging Face image processor in `folder`, the one that needs Pillow and NumPy only.
+    """Returns the Hugging Face image processor in `folder`, in the version that needs only Pillow and NumPy.
 
     Args:
-      folder: where `preprocessor_config.json` lies.
-      image_size: (height, width) of the images to come out, where it is not the processor's own. A processor that crops
-        keeps the share that it crops.
+      folder: folder of `preprocessor_config.json`.
+      image_size: (height, width) of the processed images; None for the processor's size. A processor that crops keeps
+        its cropped share.
 
     Raises:
-      InputError: if there is none, or it has a value that transformers refuses.
+      InputError: if there is no processor, or transformers refuses one of its values.
     """
     if folder is None or not (folder / SETTINGS).is_file():
         raise InputError(f"no image processor in {folder}; {SETTINGS} must lie beside the weights")
@@ -43,19 +43,19 @@ def _read_processor(folder: Path, **sizes: Any) -> Any:
     from transformers import AutoImageProcessor
 
     processor = hub.open_without_code(AutoImageProcessor.from_pretrained, folder / SETTINGS, backend="pil", **sizes)
-    if not {"height", "width"} <= {side for side, length in dict(_out(processor)).items() if length}:
+    if not {"height", "width"} <= {side for side, length in dict(_output_size(processor)).items() if length}:
         raise InputError(f"{folder / SETTINGS} gives images of no fixed height and width; set both in its size")
     return processor
 
 
-def _out(processor):
-    """What an image processor says of the size that comes out of it."""
+def _output_size(processor):
+    """Returns the output size in an image processor's settings."""
     return processor.crop_size if processor.do_center_crop else processor.size
 
 
 def size_of(processor: Any) -> tuple[int, int]:
-    """The (height, width) that comes out of an image processor."""
-    size = _out(processor)
+    """Returns the (height, width) of an image processor's output."""
+    size = _output_size(processor)
     return size["height"], size["width"]
 
 
@@ -69,19 +69,19 @@ def _sizes_for(processor, image_size):
 
 
 def process(processor: Any, images: Sequence["Image"], config: ViTConfig) -> dict[str, np.ndarray]:
-    """Images as a batch for a ViT.
+    """Returns images as a batch for a ViT.
 
     Args:
       processor: see `load_processor`.
-      images: of Pillow, in any size and any mode of 8 bits. Models of three channels see them in RGB (transparency as
-        the processor has it with `do_convert_rgb`), of one channel in grey. Not turned by an EXIF orientation.
-      config: of the model.
+      images: Pillow images of any size, in any mode of 8 bits. Models with three channels get RGB (with the processor's
+        handling of transparency, `do_convert_rgb`); models with one channel get grey. EXIF orientation is ignored.
+      config: the model's config.
 
     Returns:
-      `patches`, see `patchify`.
+      A dict with `patches`, see `patchify`.
 
     Raises:
-      InputError: if an image is deeper than 8 bits, or what comes out is not of the model's size.
+      InputError: if an image is deeper than 8 bits, or the processed size is not the model's.
     """
     for image in images:
         if image.mode not in MODES:
@@ -96,15 +96,16 @@ def process(processor: Any, images: Sequence["Image"], config: ViTConfig) -> dic
 
 
 def patchify(pixels: np.ndarray, config: ViTConfig) -> np.ndarray:
-    """Pixels cut into the patches of a ViT.
+    """Cuts pixels into the patches of a ViT.
 
     Args:
-      pixels: [examples, channels, height, width], as Hugging Face's processors give them (`pixel_values`).
-      config: of the model.
+      pixels: [examples, channels, height, width], the `pixel_values` of Hugging Face's processors.
+      config: the model's config.
 
     Returns:
-      float32 [examples, N, channels * patch height * patch width]. Row 0 is zero, the place of the class token; the
-      patches follow row by row, each flattened in this order, which is that of Hugging Face's convolution kernel.
+      float32 [examples, N, channels * patch height * patch width]. Index 0 of N is zero, the place of the class token.
+      The patches follow in reading order. Each is flattened in the order (channel, height, width), as in Hugging Face's
+      convolution kernel.
 
     Raises:
       InputError: if the pixels are not of the model's shape.
@@ -123,13 +124,15 @@ def patchify(pixels: np.ndarray, config: ViTConfig) -> np.ndarray:
 
 
 def crop_and_flip(image: "Image", rng: np.random.Generator, area: tuple[float, float] = (0.5, 1.0)) -> "Image":
-    """A random part of an image, of 3:4 to 4:3 of its own aspect ratio, mirrored every second time: augmentation as of
-    "Going deeper with convolutions" (arXiv 1409.4842), with a larger part of the image for short fine-tuning.
+    """Returns a random crop of an image, mirrored with probability 1/2. Its aspect ratio is 3:4 to 4:3 of the image's.
+
+    This is the augmentation of "Going deeper with convolutions" (arXiv 1409.4842), with larger crops for short
+    fine-tuning.
 
     Args:
-      image: of Pillow.
-      rng: random numbers.
-      area: smallest and largest share of the image's area.
+      image: a Pillow image.
+      rng: source of random numbers.
+      area: smallest and largest area of the crop, as a share of the image's area.
     """
     share, ratio = rng.uniform(*area), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     width = min(image.width, max(1, round(image.width * np.sqrt(share * ratio))))

@@ -1,4 +1,4 @@
-"""The classes of a head by name: whether a checkpoint and a data set mean the same by class 0."""
+"""Class names of heads: matches the classes of a checkpoint with those of a data set."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,12 +7,12 @@ from typing import Any
 from prism_jax.errors import InputError
 
 
-def said_by(id2label: Any, label2id: Any) -> tuple[str, ...]:
-    """The names of the classes by what a config says: by `label2id` where `id2label` has nothing but numbers.
+def names_in_config(id2label: Any, label2id: Any) -> tuple[str, ...]:
+    """Returns the class names in a config. Uses `label2id` if `id2label` holds only numbered names.
 
     Raises:
-      InputError: if they are no objects, the ids are not 0, 1, 2 and so on, or the two give the same names
-        another order.
+      InputError: if one of the two is no object, the ids are not 0, 1, 2 and so on, or the two list the same names in
+        different orders.
     """
     for attribute, value in (("id2label", id2label), ("label2id", label2id)):
         if not isinstance(value, Mapping | None):
@@ -21,9 +21,9 @@ def said_by(id2label: Any, label2id: Any) -> tuple[str, ...]:
             )
     names = _in_order(id2label or {}, "id2label")
     again = _in_order({str(index): name for name, index in (label2id or {}).items()}, "label2id")
-    if _say_nothing(names):
-        return names if _say_nothing(again) else again
-    first, second = ([name.casefold() for name in both] for both in (names, again))
+    if _are_placeholders(names):
+        return names if _are_placeholders(again) else again
+    first, second = ([name.casefold() for name in listed] for listed in (names, again))
     if first != second and sorted(first) == sorted(second):
         raise InputError(
             f"id2label of the model's config.json says {shown(names)}, and label2id {shown(again)}; correct one of them"
@@ -31,35 +31,36 @@ def said_by(id2label: Any, label2id: Any) -> tuple[str, ...]:
     return names
 
 
-def order(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
-    """Where each of our classes stands among theirs: by name, in any case if need be,
-    or by number where one side has no names.
+def order(model_names: Sequence[str], data_names: Sequence[str]) -> list[int]:
+    """Returns the index of each class of a data set among the model's classes.
+
+    Classes match by name, exactly or ignoring case. If one side has only placeholder names, they match by number.
 
     Raises:
       InputError: if the names are not the same.
     """
-    for same in (str, str.casefold):
-        place = {same(name): i for i, name in enumerate(theirs)}
-        wanted = [same(name) for name in ours]
-        if len(place) == len(theirs) and sorted(place) == sorted(wanted):
+    for key in (str, str.casefold):
+        place = {key(name): i for i, name in enumerate(model_names)}
+        wanted = [key(name) for name in data_names]
+        if len(place) == len(model_names) and sorted(place) == sorted(wanted):
             return [place[name] for name in wanted]
-    if len(theirs) == len(ours) and (_say_nothing(theirs) or _say_nothing(ours)):
-        return list(range(len(ours)))
-    lacking = [name for name in ours if name not in theirs] or ours
+    if len(model_names) == len(data_names) and (_are_placeholders(model_names) or _are_placeholders(data_names)):
+        return list(range(len(data_names)))
+    lacking = [name for name in data_names if name not in model_names] or data_names
     raise InputError(
-        f"the model's classes are {shown(theirs)}, and those of the data set {shown(ours)}, "
+        f"the model's classes are {shown(model_names)}, and those of the data set {shown(data_names)}, "
         f"without {shown(lacking)} in the model; write the data set's names into id2label of the model's config.json, "
         "each beside the number of its class, or train a new classifier"
     )
 
 
-def unknown(number: int) -> tuple[str, ...]:
-    """The names that Hugging Face's library gives to classes without names."""
+def placeholder_names(number: int) -> tuple[str, ...]:
+    """Returns Hugging Face's placeholder names for classes without names."""
     return tuple(f"LABEL_{i}" for i in range(number))
 
 
 def shown(names: Sequence[str]) -> str:
-    """Names in one line, at most eight of them."""
+    """Returns names in one line, at most eight of them."""
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "none"
 
 
@@ -76,6 +77,6 @@ def _in_order(by_id: Mapping[Any, Any], attribute: str) -> tuple[str, ...]:
     return tuple(names[i] for i in range(len(names)))
 
 
-def _say_nothing(names: Sequence[str]) -> bool:
-    """Whether names are nothing but numbers, such as LABEL_0, LABEL_1."""
+def _are_placeholders(names: Sequence[str]) -> bool:
+    """Returns whether all names are placeholders with a number, for example LABEL_0, LABEL_1."""
     return all(re.fullmatch(rf"(label[_ ]?)?{i}", name, re.IGNORECASE) for i, name in enumerate(names))

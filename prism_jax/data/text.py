@@ -1,4 +1,4 @@
-"""Texts as arrays of token ids, by Hugging Face tokenizers."""
+"""Texts as arrays of token ids, with Hugging Face tokenizers."""
 
 import reprlib
 from collections.abc import Sequence
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
-"""What a folder with a tokenizer holds; without them transformers makes up one that knows no word."""
+"""Files of a tokenizer, of which a folder needs one. Without any, transformers creates a tokenizer with an empty
+vocabulary."""
 
 
 def load_tokenizer(folder: Path | None, vocab_size: int) -> "PreTrainedTokenizerBase":
-    """The Hugging Face tokenizer in `folder`.
+    """Returns the Hugging Face tokenizer in `folder`.
 
     Raises:
-      InputError: if there is none, transformers refuses it, it names code of its own, or it knows a token that has no
-        row in the model's table.
+      InputError: if there is no tokenizer, transformers refuses it, its config names code, or one of its ids has no row
+        in the model's table.
     """
     if folder is None or not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"no tokenizer in {folder}; one of {', '.join(TOKENIZER_FILES)} must lie beside the weights")
@@ -47,36 +48,36 @@ def class_id(folder: Path | None, vocab_size: int) -> int:
     return tokenizer.cls_token_id
 
 
-def check_ids(ids: Any, rows: int, where: str, what: str = "token id") -> None:
-    """Raises InputError unless all ids are whole numbers that have a row in the model's table.
+def check_ids(ids: Any, rows: int, where: str, kind: str = "token id") -> None:
+    """Raises InputError unless all ids are whole numbers with a row in the model's table.
 
     Args:
-      ids: of any shape.
-      rows: of the table.
-      where: what holds them, for the message.
-      what: the kind of the ids, for the message.
+      ids: numbers, of any shape.
+      rows: number of rows of the table.
+      where: name of the text or file that holds the ids, for the message.
+      kind: kind of the ids, for the message.
     """
     ids = np.asarray(ids)
     if ids.size and ids.dtype.kind not in "iu":
-        raise InputError(f"{where} holds {ids.dtype} in place of each {what}; give whole numbers from 0 to {rows - 1}")
+        raise InputError(f"{where} holds {ids.dtype} in place of each {kind}; give whole numbers from 0 to {rows - 1}")
     outside = ids[(ids < 0) | (ids >= rows)]
     if outside.size:
         worst = outside.max() if (outside >= rows).any() else outside.min()
         raise InputError(
-            f"{where} holds the {what} {worst}, but the model's table has {rows} rows, 0 to {rows - 1}; "
+            f"{where} holds the {kind} {worst}, but the model's table has {rows} rows, 0 to {rows - 1}; "
             "use the tokenizer that belongs to the model"
         )
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokenised texts, each in its own length.
+    """Tokenised texts without padding.
 
     Attributes:
-      ids: int32 arrays, one a text.
-      types: int32, which text of a pair a token belongs to.
+      ids: int32 arrays, one for each text.
+      types: int32 arrays, one for each text: the index within a pair that a token belongs to.
       pad: id and type of padding.
-      left: whether padding stands on the left.
+      left: whether padding goes on the left.
     """
 
     ids: Sequence[np.ndarray]
@@ -86,17 +87,18 @@ class Tokens:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each text."""
+        """Number of tokens of each text."""
         return np.array([len(ids) for ids in self.ids], int)
 
     def check(self, rows: int, type_rows: int) -> None:
-        """Raises InputError unless every id and type, that of padding too, has a row in the model's tables."""
+        """Raises InputError unless every id and type, including those of padding, has a row in the model's tables."""
         pad_id, pad_type = self.pad
         check_ids(np.concatenate([[pad_id], *self.ids]), rows, "the tokenised text")
         check_ids(np.concatenate([[pad_type], *self.types]), type_rows, "the tokenised text", "token type")
 
     def padded(self, index: Sequence[int] | np.ndarray, num_tokens: int) -> dict[str, np.ndarray]:
-        """The texts at `index` as arrays [examples, N], padded up to N: `ids` and `types` int32, `mask` bool."""
+        """Returns the texts at `index` as arrays [examples, N], padded up to N: `ids` and `types` int32, `mask`
+        bool."""
         shape = (len(index), num_tokens)
         arrays = {"ids": np.full(shape, self.pad[0], np.int32), "types": np.full(shape, self.pad[1], np.int32)}
         arrays["mask"] = np.zeros(shape, bool)
@@ -109,17 +111,17 @@ class Tokens:
 
 
 CHUNK = 4096
-"""Texts that a tokenizer gets at a time."""
+"""Number of texts that a tokenizer gets at a time."""
 
 
-def string(text: Any, i: int, of: str) -> str:
-    """The text of example `i` of the data `of`, if it is one.
+def string(text: Any, i: int, data_name: str) -> str:
+    """Returns the text of example `i`, if it is a string.
 
     Raises:
-      InputError: if it is something else.
+      InputError: if it has another type.
     """
     if not isinstance(text, str):
-        raise InputError(f"example {i} of {of} is {reprlib.repr(text)} in place of a text; leave it out")
+        raise InputError(f"example {i} of {data_name} is {reprlib.repr(text)} in place of a text; leave it out")
     return text
 
 
@@ -128,12 +130,13 @@ def cut(
     texts: Sequence[str],
     num_tokens: int,
     pairs: Sequence[str] | None = None,
-    of: str = "the texts",
+    data_name: str = "the texts",
 ) -> Tokens:
-    """Tokenises texts, or pairs of them, and cuts them at N tokens.
+    """Tokenises texts, or pairs of texts, and cuts them at N tokens.
 
     Raises:
-      InputError: if N tokens are too few for the special ones and a word, or an example is no text or gives no tokens.
+      InputError: if N tokens are too few for the special tokens and a word, an example is no text, or it has no
+        tokens.
     """
     special = tokenizer.num_special_tokens_to_add(pair=pairs is not None)
     if num_tokens <= special:
@@ -143,18 +146,18 @@ def cut(
     for start in range(0, len(texts), CHUNK):
         chunk = slice(start, start + CHUNK)
         out = tokenizer(
-            [string(text, i, of) for i, text in enumerate(texts[chunk], start)],
-            None if pairs is None else [string(text, i, of) for i, text in enumerate(pairs[chunk], start)],
+            [string(text, i, data_name) for i, text in enumerate(texts[chunk], start)],
+            None if pairs is None else [string(text, i, data_name) for i, text in enumerate(pairs[chunk], start)],
             truncation=True,
             max_length=num_tokens,
             return_token_type_ids=True,
         )
-        ids += [np.array(one, np.int32) for one in out["input_ids"]]
-        types += [np.array(one, np.int32) for one in out["token_type_ids"]]
+        ids += [np.array(text_ids, np.int32) for text_ids in out["input_ids"]]
+        types += [np.array(text_types, np.int32) for text_types in out["token_type_ids"]]
         progress.update(len(out["input_ids"]))
     progress.close()
-    if empty := [i for i, one in enumerate(ids) if not len(one)]:
-        raise InputError(f"example {empty[0]} of {of} is a text without tokens; leave it out")
+    if empty := [i for i, text_ids in enumerate(ids) if not len(text_ids)]:
+        raise InputError(f"example {empty[0]} of {data_name} is a text without tokens; leave it out")
     pad = (tokenizer.pad_token_id or 0, tokenizer.pad_token_type_id)
     return Tokens(ids, types, pad, tokenizer.padding_side == "left")
 
@@ -162,22 +165,24 @@ def cut(
 def tokenize(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], num_tokens: int, pairs: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Texts, or pairs of them, as arrays [examples, N]: cut at N tokens, padded up to N on the tokenizer's side.
+    """Returns texts, or pairs of texts, as arrays [examples, N]: cut at N tokens, padded up to N on the tokenizer's
+    side.
 
     Returns:
       `ids` and `types` int32, `mask` bool.
 
     Raises:
-      InputError: if N tokens are too few for the special ones and a word, or an example is no text or gives no tokens.
+      InputError: if N tokens are too few for the special tokens and a word, an example is no text, or it has no
+        tokens.
     """
     return cut(tokenizer, texts, num_tokens, pairs).padded(range(len(texts)), num_tokens)
 
 
 def bucket_lengths(buckets: Sequence[int], num_tokens: int) -> tuple[int, ...]:
-    """The lengths to which rows are padded: the buckets, and N.
+    """Returns the lengths to which texts are padded: the buckets, and N.
 
     Raises:
-      InputError: if a bucket is longer than N, or there is none of that length.
+      InputError: if a bucket is longer than N or below 1.
     """
     if wrong := [bucket for bucket in buckets if not 1 <= bucket <= num_tokens]:
         raise InputError(f"a bucket of {wrong[0]} tokens; choose lengths from 1 to num_tokens, {num_tokens}")
@@ -185,5 +190,5 @@ def bucket_lengths(buckets: Sequence[int], num_tokens: int) -> tuple[int, ...]:
 
 
 def bucket_of(lengths: np.ndarray, buckets: Sequence[int]) -> np.ndarray:
-    """The bucket of each row: the shortest that holds it. It depends on nothing but the row itself."""
+    """Returns the bucket of each text: the shortest that holds it. It depends only on the text's length."""
     return np.array(buckets)[np.searchsorted(buckets, lengths)]

@@ -1,10 +1,10 @@
 """Scores with their uncertainty.
 
-`score` and `difference` give a metric's value with its 95 % interval, the latter paired on the same examples. Accuracy
-has closed forms. The others draw the examples again, with replacement (percentile bootstrap, Efron 1979), always the
-same `RESAMPLES` times by `SEED`; two models see the same draws. Draws in which a metric is undefined are left out. The
-bootstrap
-calls a perfect score certain: (100, 100) then says nothing about examples that were not seen.
+`score` and `difference` return a metric's value with its 95 % interval; for `difference` it is paired on the same
+examples. The accuracy has closed forms. All other metrics use the percentile bootstrap (Efron 1979): the examples are
+drawn again with replacement, `RESAMPLES` times. `SEED` fixes the draws, so two models see the same ones. Draws in which
+a metric is undefined are left out. For a perfect score the bootstrap gives the interval (100, 100), which says nothing
+about unseen examples.
 """
 
 import functools
@@ -22,22 +22,22 @@ Z95 = stats.norm.ppf(0.975)
 RESAMPLES = 1000
 SEED = 0
 BLOCK = 4_000_000
-"""Numbers held at once while resampling."""
+"""Largest number of values in memory while resampling."""
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure made of predictions and labels.
+    """A figure computed from predictions and labels.
 
     Attributes:
-      name: its key in `METRICS`, with the unit.
-      value: from predictions and labels, both [examples, ...], to the figure; nan where it is undefined.
-      resampled: from predictions, labels, and how often each example was drawn, float [resamples, examples], to the
-        figures [resamples].
+      name: key in `METRICS`, with the unit.
+      value: function from predictions and labels, both [examples, ...], to the figure; nan where it is undefined.
+      resampled: function from predictions, labels, and how often each example was drawn, float [resamples, examples],
+        to the figures [resamples].
       check: raises InputError if predictions or labels are of the wrong kind.
-      higher_is_better: or lower.
+      higher_is_better: True if higher values are better, False if lower ones are.
     """
 
     name: str
@@ -48,20 +48,19 @@ class Metric:
 
 
 def score(metric: Metric, predictions: np.ndarray, labels: np.ndarray) -> tuple[float, Interval]:
-    """A metric and its 95 % interval.
+    """Returns a metric and its 95 % interval.
 
     Args:
       metric: a value of `METRICS`.
-      predictions: [examples]: classes for accuracy, F1 and Matthews; numbers for Pearson and Spearman; for figures of
-        language models the log-likelihood of each window, in nats.
-      labels: [examples] of the same kind; for figures of language models int [windows, 2], scored tokens and their
-        bytes.
+      predictions: [examples]. Classes for accuracy, F1 and Matthews; numbers for Pearson and Spearman; the
+        log-likelihood of each window in nats for language models.
+      labels: [examples] of the same kind. For language models int [windows, 2], the scored tokens and their bytes.
 
     Returns:
-      The value, and the interval; both nan where the value is undefined, as a correlation with a constant is.
+      The value and the interval. Both are nan if the value is undefined, for example a correlation with a constant.
 
     Raises:
-      InputError: if there are no examples, or not as many labels, or of the wrong kind.
+      InputError: if there are no examples, the numbers of labels and predictions differ, or they are of the wrong kind.
     """
     labels, predictions = checked(metric, labels, predictions)
     if metric.name == "accuracy_percent":
@@ -73,11 +72,11 @@ def score(metric: Metric, predictions: np.ndarray, labels: np.ndarray) -> tuple[
 def difference(
     metric: Metric, predictions: np.ndarray, reference: np.ndarray, labels: np.ndarray
 ) -> tuple[float, Interval]:
-    """A metric minus the reference's on the same examples, and its paired 95 % interval.
+    """Returns a metric minus the reference's metric on the same examples, and the paired 95 % interval.
 
     Args:
       metric: a value of `METRICS`.
-      predictions: as `score` has them.
+      predictions: as for `score`.
       reference: the other model's predictions.
       labels: as `score` has them.
     """
@@ -95,19 +94,19 @@ def difference(
 def recovery(
     metric: Metric, tuned: np.ndarray, as_is: np.ndarray, control: np.ndarray, labels: np.ndarray
 ) -> tuple[float, Interval] | None:
-    """How much of what an exchange loses fine-tuning wins back, in percent: (tuned - as_is) / (control - as_is).
+    """Returns the share of an exchange's loss that fine-tuning regains, in percent: (tuned - as_is) / (control -
+    as_is).
 
     Args:
       metric: a value of `METRICS`.
-      tuned: predictions of the model fine-tuned with the exchange.
-      as_is: of the model with the exchange, not fine-tuned for it.
-      control: of the model fine-tuned as long without it, on one device.
+      tuned: predictions of the model fine-tuned with the exchange, run with the exchange.
+      as_is: predictions of the model that was not fine-tuned for the exchange, run with the exchange.
+      control: predictions of the model fine-tuned for as many steps without the exchange, run on one device.
       labels: as `score` has them.
 
     Returns:
-      The value and its paired 95 % bootstrap interval; None unless the paired interval of control - as_is excludes
-      zero:
-      of a loss that was not seen no share can be told.
+      The value and its paired 95 % bootstrap interval. None if the paired interval of (control - as_is) includes zero:
+      the loss is then too small to measure, and so is its share.
     """
     labels, tuned, as_is, control = checked(metric, labels, tuned, as_is, control)
     _, (low, high) = difference(metric, control, as_is, labels)
@@ -117,25 +116,29 @@ def recovery(
     value = 100 * (metric.value(tuned, labels) - start) / (metric.value(control, labels) - start)
 
     def draw(counts):
-        won, best, least = (metric.resampled(which, labels, counts) for which in (tuned, control, as_is))
-        return formulas.ratio(100 * (won - least), best - least)
+        tuned_draws, control_draws, as_is_draws = (
+            metric.resampled(predictions, labels, counts) for predictions in (tuned, control, as_is)
+        )
+        return formulas.ratio(100 * (tuned_draws - as_is_draws), control_draws - as_is_draws)
 
     return value, bootstrap(value, len(labels), draw)
 
 
 def recovery_published(tuned: float, as_is: float, one_device: float) -> float | None:
-    """The paper's own recovery, in percent: (tuned - as_is) / (one_device - as_is); None where nothing was lost.
+    """Returns the recovery by the paper's definition, in percent: (tuned - as_is) / (one_device - as_is). None if
+    nothing was lost.
 
-    It has no control and no interval. Its ViT: 97.43, 95.64, 98.01 give 75.5 (arXiv 2507.12145).
+    This definition has no control and no interval. For the paper's ViT, 97.43, 95.64 and 98.01 give 75.5 (arXiv
+    2507.12145).
     """
     return None if one_device == as_is else 100 * (tuned - as_is) / (one_device - as_is)
 
 
 def accuracy(correct: np.ndarray) -> tuple[float, Interval]:
-    """Accuracy in percent and its 95 % interval (Wilson 1927).
+    """Returns the accuracy in percent and its 95 % interval (Wilson 1927).
 
     Args:
-      correct: bool [examples].
+      correct: bool [examples], whether each prediction is right.
     """
     hits, examples = int(correct.sum()), len(correct)
     interval = stats.binomtest(hits, examples).proportion_ci(0.95, method="wilson")
@@ -143,10 +146,10 @@ def accuracy(correct: np.ndarray) -> tuple[float, Interval]:
 
 
 def paired_difference(correct: np.ndarray, reference: np.ndarray) -> tuple[float, Interval]:
-    """Accuracy minus the reference's on the same examples, in points, and its 95 % interval.
+    """Returns the accuracy minus the reference's on the same examples, in points, and its 95 % interval.
 
-    The interval is the adjusted Wald interval for matched pairs (Agresti and Min 2005: half an example added to each
-    cell of the 2 x 2 table), which does not shrink to nothing where two models agree on every example of a subset.
+    This is the adjusted Wald interval for matched pairs (Agresti and Min 2005), with half an example added to each cell
+    of the 2 x 2 table. It keeps a positive width if two models agree on every example of a subset.
     """
     examples = len(correct)
     won, lost = int((correct & ~reference).sum()), int((~correct & reference).sum())
@@ -156,8 +159,8 @@ def paired_difference(correct: np.ndarray, reference: np.ndarray) -> tuple[float
 
 
 def resamples(examples: int) -> Iterator[np.ndarray]:
-    """How often each example is drawn, float [some resamples, examples] at a time, `RESAMPLES` in all;
-    always the same."""
+    """Yields how often each example is drawn, float [some resamples, examples], `RESAMPLES` in all. Repeated calls give
+    the same draws."""
     rng, left = np.random.default_rng(SEED), RESAMPLES
     while left:
         rows = min(left, max(1, BLOCK // examples))
@@ -167,12 +170,12 @@ def resamples(examples: int) -> Iterator[np.ndarray]:
 
 
 def bootstrap(value: float, examples: int, draw: Callable[[np.ndarray], np.ndarray]) -> Interval:
-    """The middle 95 % of a figure over the resamples in which it is defined; nan where its value is not.
+    """Returns the middle 95 % of a figure over the resamples in which it is defined; nan if `value` is undefined.
 
     Args:
       value: the figure on the examples themselves.
-      examples: how many.
-      draw: from how often each was drawn [resamples, examples] to the figures [resamples].
+      examples: number of examples.
+      draw: function from how often each example was drawn [resamples, examples] to the figures [resamples].
     """
     if not math.isfinite(value):
         return math.nan, math.nan
@@ -182,11 +185,11 @@ def bootstrap(value: float, examples: int, draw: Callable[[np.ndarray], np.ndarr
 
 
 def checked(metric: Metric, labels: np.ndarray, *predictions: np.ndarray) -> list[np.ndarray]:
-    """Labels and predictions as arrays of the kind that a metric takes."""
+    """Returns labels and predictions as arrays, after checking that they fit a metric."""
     labels = np.asarray(labels)
     if not len(labels):
         raise InputError(f"no examples to compute {metric.name} of; give at least one")
-    arrays = [np.asarray(each) for each in predictions]
+    arrays = [np.asarray(values) for values in predictions]
     for array in arrays:
         if array.shape != labels.shape[:1]:
             raise InputError(f"{metric.name} has predictions {array.shape}, but labels {labels.shape}; give one each")
@@ -195,26 +198,26 @@ def checked(metric: Metric, labels: np.ndarray, *predictions: np.ndarray) -> lis
 
 
 def check_classes(name: str, predictions: np.ndarray, labels: np.ndarray) -> None:
-    """Both are classes."""
+    """Raises InputError unless predictions and labels are classes."""
     if labels.ndim != 1 or not {predictions.dtype.kind, labels.dtype.kind} <= set("iub"):
         raise InputError(f"{name} takes classes, int [examples], not {predictions.dtype} and labels {labels.dtype}")
 
 
 def check_two_classes(name: str, predictions: np.ndarray, labels: np.ndarray) -> None:
-    """Both are 0 or 1."""
+    """Raises InputError unless predictions and labels are 0 or 1."""
     check_classes(name, predictions, labels)
     if not np.isin(predictions, (0, 1)).all() or not np.isin(labels, (0, 1)).all():
         raise InputError(f"{name} takes the classes 0 and 1, not {np.union1d(predictions, labels).tolist()[:9]}")
 
 
 def check_numbers(name: str, predictions: np.ndarray, labels: np.ndarray) -> None:
-    """Both are numbers, not classes by chance."""
+    """Raises InputError unless predictions are floating point numbers, one for each example."""
     if labels.ndim != 1 or predictions.dtype.kind != "f":
         raise InputError(f"{name} takes numbers, float [examples], not {predictions.dtype} and labels {labels.dtype}")
 
 
 def check_windows(name: str, predictions: np.ndarray, labels: np.ndarray) -> None:
-    """Log-likelihoods, with tokens and bytes."""
+    """Raises InputError unless predictions are log-likelihoods, and labels are numbers of tokens and bytes."""
     if predictions.dtype.kind != "f" or labels.shape[1:] != (2,) or labels.dtype.kind not in "iu":
         raise InputError(
             f"{name} takes log-likelihoods, float [windows], and int [windows, 2] of tokens and bytes, "
@@ -243,4 +246,4 @@ METRICS = {
         _language("loss_nats", "loss", formulas.loss_resampled),
     )
 }
-"""By name. Windows of language models are drawn as if they were independent of each other."""
+"""Metrics by name. Windows of language models are resampled as if they were independent of each other."""

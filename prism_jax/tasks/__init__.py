@@ -1,4 +1,4 @@
-"""The task that a data set sets a model."""
+"""Tasks: creates the task of a data set for a model, and checks that they fit."""
 
 from dataclasses import replace
 
@@ -30,15 +30,15 @@ def prepare(
     """Returns the task of a data set for a model. On processes other than 0 its inputs are a `Placeholder`.
 
     Args:
-      dataset: the examples.
-      pretrained: the model, in whose folder the tokenizer or image processor lies.
-      num_tokens: N, at which texts are cut.
+      dataset: the data set.
+      pretrained: the model. Its folder holds the tokenizer or image processor.
+      num_tokens: N, the length at which texts are cut.
       augment: whether to crop and flip images in training.
-      smoothing: of labels in the loss.
+      smoothing: label smoothing in the loss, 0 for none.
 
     Raises:
-      InputError: if the model does not answer what the data set asks, a metric takes other answers, labels are none of
-        the classes, or there are no classes to smooth or no images to augment.
+      InputError: if the model's answers don't fit the data set, a metric does not take them, labels are none of the
+        classes, or there are no classes to smooth or no images to augment.
     """
     check_model(pretrained.model, dataset, num_tokens)
     check_metrics(dataset)
@@ -68,7 +68,7 @@ def _prepare(dataset: Dataset, pretrained: Pretrained, num_tokens: int, augment:
         return LanguageModelling(Texts(windows), np.stack([windows.lengths - 1, num_bytes], axis=1))
     contexts = likelihood.token_ids(tokenizer, dataset.contexts, dataset.name)
     endings = likelihood.token_ids(
-        tokenizer, [ending for several in dataset.endings for ending in several], f"the endings of {dataset.name}"
+        tokenizer, [ending for endings in dataset.endings for ending in endings], f"the endings of {dataset.name}"
     )
     choices = len(endings) // max(len(contexts), 1)
     for i, ending in enumerate(endings):
@@ -92,12 +92,13 @@ def _labelled_inputs(dataset: Labelled, pretrained: Pretrained, num_tokens: int,
 
 
 def num_labels(dataset: Dataset | None) -> int | None:
-    """C, the classes of a head for this data set: 1 where a number is to be told; None where there is no such head."""
+    """Returns C, the number of classes of a head for this data set. 1 for regression; None if the data set needs no
+    such head."""
     return (len(dataset.label_names) or 1) if isinstance(dataset, Labelled) else None
 
 
 def check_metrics(dataset: Dataset) -> None:
-    """Raises InputError if a data set names a metric that there isn't, or that does not take its answers."""
+    """Raises InputError if a metric of a data set is unknown, or does not take the data set's answers."""
     if not isinstance(dataset, Labelled):
         return
     if unknown := [name for name in dataset.metrics if name not in METRICS]:
@@ -108,16 +109,16 @@ def check_metrics(dataset: Dataset) -> None:
 
 
 def check_labels(dataset: Dataset) -> None:
-    """Raises InputError unless there is a label for every input, and it is a class of the data set,
-    or a finite number."""
+    """Raises InputError unless there is a label for every input, and each is a class of the data set or a finite
+    number."""
     if not isinstance(dataset, Labelled):
         return
     counts = {name: len(items) for name, items in dataset.inputs.items()}
     if dataset.labels is not None:
         counts["labels"] = len(dataset.labels)
     if len(set(counts.values())) != 1:
-        said = ", ".join(f"{count} {name}" for name, count in counts.items())
-        raise InputError(f"{dataset.name} has {said}; give as many of each")
+        message = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise InputError(f"{dataset.name} has {message}; give as many of each")
     if dataset.labels is None or not len(dataset):
         return
     labels, last = np.asarray(dataset.labels), len(dataset.label_names) - 1
@@ -131,7 +132,7 @@ def check_labels(dataset: Dataset) -> None:
 
 
 def check_model(model: Model, dataset: Dataset, num_tokens: int) -> None:
-    """Raises InputError if a model does not answer what a data set asks."""
+    """Raises InputError if a model's inputs or answers don't fit a data set."""
     name = type(model).__name__
     inputs, example = model.batch_shapes(1, num_tokens), "BertForSequenceClassification"
     wanted: tuple[int | None, ...]

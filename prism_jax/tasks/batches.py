@@ -1,4 +1,4 @@
-"""Batches of a task, in an order that Grain keeps, made beside the training step."""
+"""Batches of a task. Grain fixes their order, and loads them in the background."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,13 +15,13 @@ from prism_jax.tasks.base import Task
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one length bucket.
+    """Sequences of one length bucket.
 
     Attributes:
       tokens: arrays [B, N, ...] for `run.split`.
-      targets: what the task's loss compares with.
-      weight_B: float32, 1 for a row and 0 for what only fills up the batch.
-      index: of the rows, without what fills up.
+      targets: targets of the task's loss.
+      weight_B: float32, 1 for a sequence and 0 for a filler.
+      index: indices of the sequences, without fillers.
     """
 
     tokens: dict[str, np.ndarray]
@@ -37,17 +37,17 @@ class Batch:
 def training_batches(
     task: Task, buckets: Sequence[int], batch_size: int, seed: int, *, shard: tuple[int, int] = (0, 1)
 ) -> grain.IterDataset:
-    """Batches without end: every row once an epoch, in an order that follows from the seed.
+    """Returns endless batches: every sequence once in each epoch, in an order that depends on the seed.
 
-    An iterator over them has `get_state` and `set_state`. A batch holds rows of one bucket; the last one of a bucket is
-    filled up with rows of weight 0.
+    Their iterator has `get_state` and `set_state`. A batch holds sequences of one bucket. The last batch of a bucket is
+    filled up with repeated sequences of weight 0.
 
     Args:
-      task: what to train on.
+      task: the task to train on.
       buckets: lengths, from `bucket_lengths`.
       batch_size: B.
-      seed: of the order and of augmentation.
-      shard: (i, n): the i-th of n equal pieces of every batch, one for each host.
+      seed: seed of the order and of the augmentation.
+      shard: (i, n) for the i-th of n equal pieces of every batch, one for each host. The default is the whole batch.
 
     Raises:
       InputError: if B does not cut into n pieces.
@@ -56,31 +56,33 @@ def training_batches(
         raise InputError(
             f"a batch of {batch_size} does not cut into {shard[1]} pieces; choose a multiple of {shard[1]}"
         )
-    plans = _plans(task, task.training_rows, buckets, batch_size, seed).seed(seed).shuffle().repeat()
+    plans = _plans(task, task.training_index, buckets, batch_size, seed).seed(seed).shuffle().repeat()
     batches = plans.random_map(partial(_load, task, batch_size, shard))
     return batches.to_iter_dataset(_read_options())
 
 
 def steps_per_epoch(task: Task, buckets: Sequence[int], batch_size: int) -> int:
-    """Batches of an epoch."""
-    _, counts = np.unique(bucket_of(task.lengths[task.training_rows], buckets), return_counts=True)
+    """Returns the number of batches in an epoch."""
+    _, counts = np.unique(bucket_of(task.lengths[task.training_index], buckets), return_counts=True)
     return int((-(-counts // batch_size)).sum())
 
 
 def scoring_batches(task: Task, buckets: Sequence[int], batch_size: int) -> Iterator[Batch]:
-    """Every row once, bucket after bucket."""
+    """Yields batches with every sequence once, bucket after bucket."""
     plans = _plans(task, np.arange(len(task.lengths)), buckets, batch_size, None)
     return iter(plans.map(lambda plan: _load(task, batch_size, (0, 1), plan, None)).to_iter_dataset(_read_options()))
 
 
-def _plans(task: Task, rows: np.ndarray, buckets: Sequence[int], batch_size: int, seed: int | None) -> grain.MapDataset:
-    """Returns the plans `(rows, length)` of an epoch's batches."""
-    of_row, several = bucket_of(task.lengths[rows], buckets), []
-    for bucket in np.unique(of_row):
-        order = grain.MapDataset.source(rows[of_row == bucket])
+def _plans(
+    task: Task, index: np.ndarray, buckets: Sequence[int], batch_size: int, seed: int | None
+) -> grain.MapDataset:
+    """Returns the plans `(index, length)` of an epoch's batches."""
+    buckets_of, plans = bucket_of(task.lengths[index], buckets), []
+    for bucket in np.unique(buckets_of):
+        order = grain.MapDataset.source(index[buckets_of == bucket])
         order = order if seed is None else order.seed(seed).shuffle()
-        several.append(order.batch(batch_size).map(lambda index, bucket=int(bucket): (index, bucket)))
-    return grain.MapDataset.concatenate(several)
+        plans.append(order.batch(batch_size).map(lambda chosen, bucket=int(bucket): (chosen, bucket)))
+    return grain.MapDataset.concatenate(plans)
 
 
 def _load(

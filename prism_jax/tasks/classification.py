@@ -1,4 +1,4 @@
-"""Texts or images with a class or a number each."""
+"""Tasks that predict a class or a number for each text or image."""
 
 from dataclasses import dataclass
 
@@ -13,15 +13,16 @@ from prism_jax.parallel.partition import Parts
 from prism_jax.tasks.base import Arrays, Task
 
 NO_CLASS = -1
-"""The outcome of an example whose logits are not finite."""
+"""Outcome of an example whose logits are not finite."""
 
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """A class for each text or image.
+    """Prediction of a class for each text or image.
 
     Attributes:
-      smoothing: share of the label that the loss spreads over all classes.
+      smoothing: share of the label that the loss spreads over all classes, 0 or more and less than 1. 0, the default,
+        for none.
     """
 
     smoothing: float = 0.0
@@ -50,7 +51,7 @@ class Classification(Task):
 
 @dataclass(frozen=True)
 class Regression(Task):
-    """A number for each text or image."""
+    """Prediction of a number for each text or image."""
 
     def arrays(self, index: np.ndarray, num_tokens: int, rng: np.random.Generator | None) -> Arrays:
         return self.inputs.arrays(index, num_tokens, rng), _targets(self, index, np.float32)

@@ -1,4 +1,4 @@
-"""The inputs of a task: texts, images or endings, as rows of a batch."""
+"""Inputs of a task: texts, images or endings, as sequences of a batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from prism_jax.tasks import likelihood
 
 
 class Inputs(Protocol):
-    """The rows that a model reads."""
+    """The sequences that a model reads."""
 
     @property
     def lengths(self) -> np.ndarray:
-        """Real tokens of each row."""
+        """Number of real tokens of each sequence."""
 
     def arrays(self, index: np.ndarray, num_tokens: int, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
-        """Returns rows as arrays [B, N, ...].
+        """Returns sequences as arrays [B, N, ...].
 
         Args:
-          index: of the rows, int [B].
-          num_tokens: N, to which they are padded.
-          rng: for augmentation; None for none.
+          index: indices of the sequences, int [B].
+          num_tokens: N, the padded length.
+          rng: random numbers for augmentation; None for no augmentation.
         """
 
 
@@ -45,13 +45,13 @@ class Texts:
 
 @dataclass(frozen=True)
 class Images:
-    """Images, decoded and processed when a batch asks for them.
+    """Images that are decoded and processed on access.
 
     Attributes:
-      images: of Pillow.
+      images: Pillow images.
       processor: see `images.load_processor`.
-      config: of the ViT.
-      augment: whether to crop and flip the images of a batch that comes with random numbers.
+      config: the ViT's config.
+      augment: whether to crop and flip the images of a batch if random numbers are given.
     """
 
     images: Sequence[Any]
@@ -72,12 +72,12 @@ class Images:
 
 @dataclass(frozen=True)
 class Endings:
-    """Contexts, each with several endings: a row for every ending.
+    """Contexts with several endings each: a sequence for every ending.
 
     Attributes:
       contexts: token ids of each context.
-      endings: token ids of every ending, those of the first context first; as many for each context.
-      num_tokens: N; a context that is too long loses its first tokens.
+      endings: token ids of every ending, ordered by context; the same number for each context.
+      num_tokens: N. A context that is too long loses its first tokens.
     """
 
     contexts: Sequence[np.ndarray]
@@ -86,19 +86,19 @@ class Endings:
 
     @property
     def num_choices(self) -> int:
-        """Endings of a context."""
+        """Number of endings of a context."""
         return len(self.endings) // len(self.contexts)
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Real tokens of a context with its longest ending:
-        all its endings are compared at the same part boundaries."""
+        """Number of real tokens of a context with its longest ending, so that all its endings are compared at the same
+        part boundaries."""
         endings = np.array([len(ending) for ending in self.endings]).reshape(-1, self.num_choices)
         longest = np.array([len(context) for context in self.contexts]) + endings.max(1)
         return np.minimum(longest, self.num_tokens).repeat(self.num_choices)
 
     def arrays(self, index: np.ndarray, num_tokens: int, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
-        """Returns `ids`, `mask`, and `scored` bool [B, N - 1]: the predictions that belong to the ending."""
+        """Returns `ids`, `mask`, and `scored` bool [B, N - 1], which marks the predictions of the ending's tokens."""
         contexts = [self.contexts[i // self.num_choices] for i in index]
         batch, scored = likelihood.continuations(contexts, [self.endings[i] for i in index], num_tokens)
         return batch | {"scored": scored}

@@ -1,4 +1,4 @@
-"""Plain text, and the choice among several endings, for language models."""
+"""Tasks of language models: plain text, and the choice among several endings."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from prism_jax.tasks.base import Arrays, Task
 
 
 class _NextTokens(Task):
-    """Tasks that train on the likelihood of every next token."""
+    """Training on the likelihood of every next token."""
 
     def losses(self, head: Head, rows_BRD: jax.Array, parts: Parts, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
         log_p_BN = likelihood.log_likelihoods(head, rows_BRD, parts)
@@ -23,9 +23,9 @@ class _NextTokens(Task):
 
 @dataclass(frozen=True)
 class LanguageModelling(_NextTokens):
-    """The tokens of plain text, each from those before it in its window.
+    """Prediction of each token of plain text from the tokens before it in its window.
 
-    Its labels are the tokens and the UTF-8 bytes that each window predicts, int [windows, 2].
+    Labels are the numbers of tokens and of UTF-8 bytes that each window predicts, int [windows, 2].
     """
 
     metrics: tuple[str, ...] = ("perplexity", "bits_per_byte")
@@ -43,21 +43,21 @@ class LanguageModelling(_NextTokens):
 
 @dataclass(frozen=True)
 class ClozeTask(_NextTokens):
-    """The choice among several endings: the ending with the highest likelihood as a whole, given the context.
+    """Choice among several endings: the ending with the highest total likelihood given the context.
 
-    A row is a context with one ending; the rows of a context are neighbours. Its labels are the right endings, int
-    [contexts]. Trained as a language model on contexts with their right endings.
+    A sequence is a context with one ending; the sequences of a context are neighbours. Labels are the right endings,
+    int [contexts]. Training is language modelling on contexts with their right endings.
     """
 
     metrics: tuple[str, ...] = ("accuracy_percent",)
 
     @property
     def num_choices(self) -> int:
-        """Endings of a context."""
+        """Number of endings of a context."""
         return len(self.lengths) // len(self._answers)
 
     @property
-    def training_rows(self) -> np.ndarray:
+    def training_index(self) -> np.ndarray:
         return np.arange(len(self._answers)) * self.num_choices + self._answers
 
     @property

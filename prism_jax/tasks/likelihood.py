@@ -1,4 +1,4 @@
-"""Log-likelihoods of text under a language model, and text as the rows that are scored."""
+"""Log-likelihoods of text under a language model, and text as sequences to score."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,17 +14,17 @@ from prism_jax.parallel.partition import Layout, Parts
 
 
 def log_likelihoods(head: Head, rows_BRD: jax.Array, parts: Parts) -> jax.Array:
-    """Computes the log-likelihood of each token, given those before it, in nats.
+    """Computes the log-likelihood of each token, given the tokens before it, in nats.
 
-    The logits of one example at a time are held, never those of a batch.
+    Holds the logits of only one sequence at a time.
 
     Args:
-      head: of a language model, for instance `models.gpt2.GPT2LMHeadModel(config)`.
-      rows_BRD: what `forward.encode` returned.
+      head: head of a language model, for example `models.gpt2.GPT2LMHeadModel(config)`.
+      rows_BRD: returned by `forward.encode`.
       parts: the batch, cut by `run.split`.
 
     Returns:
-      [B, N - 1]: at i that of token i + 1; 0 where either of them is padding.
+      [B, N - 1]. Index i holds the value of token i + 1; 0 if token i or i + 1 is padding.
     """
     num_tokens = parts.num_tokens
     ids_BN = head.run(_ids_of_part, (), parts)[:, :num_tokens]
@@ -36,7 +36,7 @@ def log_likelihoods(head: Head, rows_BRD: jax.Array, parts: Parts) -> jax.Array:
         log_p = jax.nn.log_softmax(logits_1NV[0, :-1].astype(jnp.float32))  # [N - 1, V]
         return jnp.take_along_axis(log_p, ids_N[1:, None], axis=1)[:, 0]
 
-    # A gradient computes the logits once more.
+    # The gradient computes the logits again.
     log_p = head.run.one_by_one(jax.checkpoint(log_p_of_example), head.params, (rows_BRD, ids_BN))
     real_BN = parts.real_BN[:, :num_tokens]
     return jnp.where(real_BN[:, 1:] & real_BN[:, :-1], log_p, 0)
@@ -49,17 +49,17 @@ def _ids_of_part(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> j
 def continuations(
     contexts: Sequence[Sequence[int]], endings: Sequence[Sequence[int]], num_tokens: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Returns a batch of contexts with an ending each, padded on the right, to score the endings.
+    """Returns a batch of contexts with one ending each, padded on the right, to score the endings.
 
     `(log_likelihoods(...) * scored).sum(1)` is then the log-likelihood of each ending, given its context.
 
     Args:
-      contexts: token ids; at least one each.
-      endings: token ids; at least one each.
+      contexts: token ids of each context, at least one.
+      endings: token ids of each ending, at least one.
       num_tokens: N. A context that is too long loses its first tokens.
 
     Returns:
-      The batch, and `scored` bool [B, N - 1], as `log_likelihoods` counts.
+      The batch, and `scored` bool [B, N - 1], with the indices of `log_likelihoods`.
 
     Raises:
       InputError: if a context or an ending is empty, or an ending does not fit.
@@ -78,39 +78,39 @@ def continuations(
     return {"ids": ids, "mask": mask}, scored[:, 1:]
 
 
-def token_ids(tokenizer: Any, texts: Sequence[str], of: str = "the texts") -> list[np.ndarray]:
-    """Returns the tokens of each text, without special ones.
+def token_ids(tokenizer: Any, texts: Sequence[str], data_name: str = "the texts") -> list[np.ndarray]:
+    """Returns the token ids of each text, without special tokens.
 
     Args:
-      tokenizer: of Hugging Face.
+      tokenizer: a Hugging Face tokenizer.
       texts: strings.
-      of: name of the data, for errors.
+      data_name: name of the data, for errors.
 
     Raises:
       InputError: if a text is no string.
     """
-    strings = [string(text, i, of) for i, text in enumerate(texts)]
+    strings = [string(text, i, data_name) for i, text in enumerate(texts)]
     if not strings:
         return []
     return [np.array(ids, np.int32) for ids in tokenizer(strings, add_special_tokens=False)["input_ids"]]
 
 
 def windows(
-    tokenizer: Any, documents: Sequence[str], num_tokens: int, of: str = "the texts"
+    tokenizer: Any, documents: Sequence[str], num_tokens: int, data_name: str = "the texts"
 ) -> tuple[Tokens, np.ndarray]:
     """Cuts plain text into windows of N tokens, so that every token of it is predicted exactly once.
 
-    A document begins with the tokenizer's token for a beginning (or, as GPT-2 has it, the end of the text before). Each
-    further window begins with the last token of the window before it.
+    Each document starts with the tokenizer's token for a beginning (for GPT-2, the token for the end of the previous
+    text). Each further window starts with the last token of the window before it.
 
     Args:
-      tokenizer: of Hugging Face.
+      tokenizer: a Hugging Face tokenizer.
       documents: strings.
       num_tokens: N.
-      of: name of the data, for errors.
+      data_name: name of the data, for errors.
 
     Returns:
-      The windows, and the UTF-8 bytes that each predicts, int [windows].
+      The windows, and the number of UTF-8 bytes that each predicts, int [windows].
 
     Raises:
       InputError: if the tokenizer has no token for a beginning, N is below 2, or the documents hold no text.
@@ -122,7 +122,9 @@ def windows(
         raise InputError(f"num_tokens is {num_tokens}; choose 2 or more, to predict a token from another")
     ids, num_bytes = [], []
     for i, document in enumerate(documents):
-        out = tokenizer(string(document, i, of), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        out = tokenizer(
+            string(document, i, data_name), add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
         tokens = np.array([first, *out["input_ids"]], np.int32)
         bytes_before = np.concatenate([[0], np.cumsum([len(letter.encode()) for letter in document])]).astype(int)
         ends = bytes_before[[0, *(end for _, end in out["offset_mapping"])]]
@@ -131,6 +133,6 @@ def windows(
             ids.append(window)
             num_bytes.append(ends[start + len(window) - 1] - ends[start])
     if not ids:
-        raise InputError(f"there is no text in {of}; choose another data set or source")
+        raise InputError(f"there is no text in {data_name}; choose another data set or source")
     pad = tokenizer.pad_token_id or 0
     return Tokens(ids, [np.zeros_like(window) for window in ids], (pad, 0)), np.array(num_bytes)

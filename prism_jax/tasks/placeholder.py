@@ -1,4 +1,4 @@
-"""Stand-in for the inputs of a task on the processes that do not hold them."""
+"""Replacement for the inputs of a task on processes other than 0."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from prism_jax.tasks.inputs import Inputs
 
 @dataclass(frozen=True)
 class Placeholder:
-    """`Inputs` of zeros, in the shapes of process 0's batches. Process 0 makes it and sends it to the others.
+    """`Inputs` of zeros, with the shapes of process 0's batches. Process 0 creates it and sends it to the others.
 
     Attributes:
-      lengths: real tokens of each row.
+      lengths: number of real tokens of each sequence.
       num_tokens: N of `empty`.
-      empty: a batch without rows. Axis 1 of each array grows with N.
+      empty: a batch with no sequences. Axis 1 of each array grows with N.
     """
 
     lengths: np.ndarray
@@ -29,6 +29,6 @@ class Placeholder:
 
 
 def placeholder(inputs: Inputs, num_tokens: int) -> Placeholder:
-    """Returns the stand-in for inputs whose rows are cut at `num_tokens`. Reads one row."""
-    row = inputs.arrays(np.zeros(1, int), num_tokens, None)
-    return Placeholder(inputs.lengths, num_tokens, {name: x[:0] for name, x in row.items()})
+    """Returns the replacement for inputs that are cut at `num_tokens`. Reads one sequence."""
+    batch = inputs.arrays(np.zeros(1, int), num_tokens, None)
+    return Placeholder(inputs.lengths, num_tokens, {name: x[:0] for name, x in batch.items()})

@@ -1,4 +1,4 @@
-"""Predictions for all rows of a task, in one setting."""
+"""Predictions for all sequences of a task, in one setting."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,16 +19,16 @@ from prism_jax.tasks.batches import Batch, scoring_batches
 
 @dataclass
 class Predictor:
-    """Predicts in one setting. Compiles a program for each bucket, once, and runs it with any parameters.
+    """Predicts in one setting. Compiles one program for each bucket, and runs it with any parameters.
 
     Attributes:
       model: a Linen module.
-      task: the data.
+      task: the task.
       setting: the exchange and the number of parts.
-      run: runs the parts.
+      run: the runner of the parts.
       batch_size: B.
       buckets: lengths, from `text.bucket_lengths`.
-      programs: compiled so far, by bucket.
+      programs: the compiled programs so far, by bucket.
     """
 
     model: Model
@@ -40,25 +40,25 @@ class Predictor:
     programs: dict[int, jax.stages.Compiled] = field(default_factory=dict, init=False)
 
     def __call__(self, params: Any, description: str | None = None) -> np.ndarray:
-        """Returns the task's outcomes of all rows, in their order. Called on the processes where `run` is `here`.
+        """Returns the task's outcomes of all sequences, in their order. Called on the processes where `run` is `here`.
 
         Args:
           params: parameters, from `run.replicate`.
-          description: of the progress bar; the setting by default.
+          description: text of the progress bar; the setting by default.
         """
-        rows: np.ndarray | None = None
+        outcomes: np.ndarray | None = None
         batches = scoring_batches(self.task, self.buckets, self.batch_size)
-        steps = [-(-count // self.batch_size) for count in rows_by_bucket(self.task, self.buckets).values()]
+        steps = [-(-count // self.batch_size) for count in count_by_bucket(self.task, self.buckets).values()]
         description = description or str(self.setting)
         for batch in tqdm(batches, description, sum(steps), leave=False, unit="batch", disable=None):
             parts, targets = self.run.split(batch.tokens), self.run.broadcast(batch.targets)
             outcome = self.run.fetch(self._program(batch, params, parts, targets)(params, parts, targets))
-            if rows is None:
+            if outcomes is None:
                 rest = tuple(self.buckets[-1] - 1 for _ in outcome.shape[1:])
-                rows = np.zeros((len(self.task.lengths), *rest), outcome.dtype)
-            rows[(batch.index, *(slice(n) for n in outcome.shape[1:]))] = outcome[: len(batch.index)]
-        assert rows is not None
-        return rows
+                outcomes = np.zeros((len(self.task.lengths), *rest), outcome.dtype)
+            outcomes[(batch.index, *(slice(n) for n in outcome.shape[1:]))] = outcome[: len(batch.index)]
+        assert outcomes is not None
+        return outcomes
 
     def _program(self, batch: Batch, params: Any, parts: Parts, targets: Any) -> jax.stages.Compiled:
         if batch.num_tokens not in self.programs:
@@ -71,7 +71,7 @@ class Predictor:
         return self.programs[batch.num_tokens]
 
 
-def rows_by_bucket(task: Task, buckets: tuple[int, ...]) -> dict[int, int]:
-    """Returns how many rows of a task are padded to each length."""
-    lengths, rows = np.unique(bucket_of(task.lengths, buckets), return_counts=True)
-    return dict(zip(lengths.tolist(), rows.tolist(), strict=True))
+def count_by_bucket(task: Task, buckets: tuple[int, ...]) -> dict[int, int]:
+    """Returns the number of a task's sequences that are padded to each length."""
+    lengths, counts = np.unique(bucket_of(task.lengths, buckets), return_counts=True)
+    return dict(zip(lengths.tolist(), counts.tolist(), strict=True))

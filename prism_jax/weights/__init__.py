@@ -175,12 +175,12 @@ def find(
     wanted = {path: x for path, x in flatten(shapes).items() if path.split("/")[0] not in drawn and path not in brought}
     names: tuple[str, ...] = ()
     if "classifier/kernel" in wanted:
-        names = labels.said_by(
+        names = labels.names_in_config(
             hf_config["id2label"], hub.read_json(folder / "config.json", hub.HubConfig).get("label2id")
         )
     elif "classifier" in shapes:
         noted = hub.read_label_names(beside / peft_files.WEIGHTS) if beside and "classifier/kernel" in brought else ()
-        names = noted or labels.unknown(config.num_labels)
+        names = noted or labels.placeholder_names(config.num_labels)
     fitting = fit(tensors, family.hf.table(config), wanted, architecture_of(kind))
     return Found(Pretrained(model, None, folder, names), fitting, brought)
 
@@ -255,9 +255,9 @@ def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()
     content.pop("torch_dtype", None)  # older than dtype, and maybe not float32
     num_labels = getattr(model.config, "num_labels", None)
     names = label_names or pretrained.label_names
-    theirs = labels.said_by(content.get("id2label"), None)
+    theirs = labels.names_in_config(content.get("id2label"), None)
     if num_labels and (num_labels != len(theirs) or (names and tuple(names) != theirs)):
-        names = names if len(names) == num_labels else labels.unknown(num_labels)
+        names = names if len(names) == num_labels else labels.placeholder_names(num_labels)
         for old in ("num_labels", "_num_labels", "problem_type"):  # transformers would let them win
             content.pop(old, None)
         content |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}

@@ -410,10 +410,10 @@ def test_costs_are_means_over_rows():
     from eval.scoring.rows import SettingFields
     from prism_jax.exchange.segments import SegmentMeans
     from prism_jax.exchange.setting import Setting
-    from prism_jax.tasks.predict import rows_by_bucket
+    from prism_jax.tasks.predict import count_by_bucket
 
     task = type("Task", (), {"lengths": np.array([3, 4, 7, 16, 15, 16, 12])})()
-    rows = rows_by_bucket(task, (4, 8, 16))
+    rows = count_by_bucket(task, (4, 8, 16))
     assert rows == {4: 2, 8: 1, 16: 4}
     fields = SettingFields.of(Setting(SegmentMeans(2), 2), 16, rows)
     assert fields.compression_rate == (2 * 1 + 1 * 2 + 4 * 4) / 7

@@ -42,5 +42,5 @@ def test_the_largest_seed_is_its_own():
     drawn = [np.asarray(load(seed)) for seed in (0, LARGEST - 1, LARGEST)]
     assert all((one != other).any() for one, other in pairwise(drawn))
     assert len({tuple(jax.random.key_data(jax.random.key(seed)).tolist()) for seed in (0, 1, LARGEST)}) == 3
-    task = type("Task", (), {"training_rows": np.arange(8), "lengths": np.full(8, 4)})()
+    task = type("Task", (), {"training_index": np.arange(8), "lengths": np.full(8, 4)})()
     training_batches(task, (4,), 2, LARGEST)

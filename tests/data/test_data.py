@@ -18,7 +18,7 @@ from prism_jax.data.datasets import (
     Corpus,
     FileBytes,
     Labelled,
-    Rows,
+    LazyItems,
     Selected,
     changes,
     contents,
@@ -147,7 +147,9 @@ def test_contents_tell_data_sets_apart(tmp_path):
         (subset(dataset, 3), "3 examples, where there were 4"),
     ):
         assert changes(told, contents(other)) == said
-    lazy = [Corpus("c", Rows(table.select(order), str, "c")) for order in ([0, 1, 2, 3], [0, 1, 2, 3], [1, 0, 2, 3])]
+    lazy = [
+        Corpus("c", LazyItems(table.select(order), str, "c")) for order in ([0, 1, 2, 3], [0, 1, 2, 3], [1, 0, 2, 3])
+    ]
     assert contents(lazy[0]) == contents(lazy[1]) != contents(lazy[2])
     cloze = Cloze("c", texts, [("a", "bc"), ("ab", "c")] * 2, labels)
     assert (
@@ -161,7 +163,7 @@ def test_contents_of_images_are_the_bytes_that_are_stored(tmp_path):
         Image.new("L", (2, 2), i).save(path)
 
     def told(*paths, item=lambda stored: 1 / 0):  # what is stored is not decoded
-        images = Rows(FileBytes(paths), item, "images")
+        images = LazyItems(FileBytes(paths), item, "images")
         return contents(Labelled("d", {"image": images}, np.zeros(len(paths), int), ("a",)))
 
     before = told(*paths[:2])
@@ -192,7 +194,7 @@ def test_what_is_no_text_is_named(toy_folder):
 def test_a_text_without_tokens_is_named():
     tokenizer = text.load_tokenizer(TALES, 4096)  # it adds no special ones
     with pytest.raises(InputError, match="example 1 of toy is a text without tokens; leave it out"):
-        text.cut(tokenizer, ["a", "", "b"], 8, of="toy")
+        text.cut(tokenizer, ["a", "", "b"], 8, data_name="toy")
     with pytest.raises(InputError, match="there is no text in toy; choose another data set or source"):
         likelihood.windows(tokenizer, ["", ""], 8, "toy")
     assert len(likelihood.windows(tokenizer, ["", "a", ""], 8)[1]) == 1

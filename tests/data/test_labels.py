@@ -63,7 +63,7 @@ def test_other_names_are_refused_with_both_orders(theirs, ours):
     ],
 )
 def test_what_a_config_says(id2label, label2id, names):
-    assert labels.said_by(id2label, label2id) == names
+    assert labels.names_in_config(id2label, label2id) == names
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_a_config_says(id2label, label2id, names):
 )
 def test_what_a_config_can_not_say(id2label, label2id, message):
     with pytest.raises(ValueError, match=message):
-        labels.said_by(id2label, label2id)
+        labels.names_in_config(id2label, label2id)
 
 
 @pytest.fixture

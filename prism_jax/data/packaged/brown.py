@@ -1,5 +1,5 @@
-"""The Brown corpus, American prose of 1961 with every word's part of speech: by genre, as plain text,
-and as cloze sets."""
+"""The Brown corpus: American prose of 1961 with every word's part of speech. By genre, as plain text, and as cloze
+sets."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -42,19 +42,19 @@ GENRES = {
     "p": "romance",
     "r": "humor",
 }
-"""By the letter in a file's name: `cr01` is humor. Labels count in this order."""
+"""Genres by the second letter of a file's name: `cr01` is humor. Labels follow this order."""
 
 WORD_CLASSES = {
     "verb": frozenset({"vb", "vbd", "vbg", "vbn", "vbz"}),
     "noun": frozenset({"nn", "nns"}),
     "preposition": frozenset({"in"}),
 }
-"""Brown's tags by class: verbs without auxiliaries, common nouns, prepositions."""
+"""Brown's tags by word class: verbs without auxiliaries, common nouns, prepositions."""
 
 NUM_CONTEXT = 20
 NUM_CANDIDATES = 10
 STRIDE = 4
-"""Sentences from the start of one cloze example to the next of the same text."""
+"""Number of sentences from the start of one cloze example to the next in the same text."""
 
 GAP = "\0"
 
@@ -63,9 +63,9 @@ Sentence = list[tuple[str, str]]
 
 
 def brown(split: str) -> Labelled:
-    """The Brown corpus by genre: 500 texts of about 2,000 words in 15 classes, 407 in "train" and 93 in "test".
+    """Loads the Brown corpus by genre: 500 texts of about 2,000 words in 15 classes, 407 in "train" and 93 in "test".
 
-    The split is ours: every fifth text of a genre is in "test". Classes in the order of `GENRES`.
+    The split is ours: every fifth text of a genre is in "test". Classes follow the order of `GENRES`.
     """
     check_split("brown", split)
     paths = _paths(split)
@@ -75,19 +75,19 @@ def brown(split: str) -> Labelled:
 
 
 def brown_text(split: str) -> Corpus:
-    """The texts of `brown`, in the same split, to model. A line is a paragraph."""
+    """Loads the texts of `brown`, in the same split, for language modelling. Each line is a paragraph."""
     check_split("brown_text", split)
     return Corpus(f"Brown, {split}", [_plain(path) for path in _paths(split)])
 
 
 def brown_cloze(word_class: str, split: str) -> Cloze:
-    """Guess the missing word, in the manner of the Children's Book Test, on the texts of `brown`, in the same split.
+    """Loads a cloze set in the style of the Children's Book Test, from the texts of `brown`, in the same split.
 
-    A context is 20 sentences; each of ten endings is the sentence after them with one word of it replaced by a
-    candidate, the right one among them. The other nine are drawn from the words of the same class in the context, or,
-    where it has too few, in the text. All words are lower case, and forms may differ ("go", "went"). Every fourth
-    sentence starts an example:
-    verbs give 8,065 in "train" and 1,867 in "test", nouns 8,409 and 1,984, prepositions 7,118 and 1,685.
+    A context is 20 sentences. An ending is the next sentence with one word replaced by one of ten candidates, of which
+    one is right. The wrong candidates are drawn from the words of the same class in the context, or in the whole text
+    if the context has too few. All candidates are lower case, and their forms may differ ("go", "went"). Every fourth
+    sentence starts an example. Verbs give 8,065 examples in "train" and 1,867 in "test", nouns 8,409 and 1,984,
+    prepositions 7,118 and 1,685.
 
     Args:
       word_class: a key of `WORD_CLASSES`.
@@ -112,10 +112,10 @@ def _plain(path: Path) -> str:
 
 
 def read_paragraphs(path: Path) -> list[list[Sentence]]:
-    """The paragraphs of a tagged file: a sentence a line, a word and its tag as `word/tag`,
-    blank lines between paragraphs.
+    """Returns the paragraphs of a tagged file. It has a sentence on each line, words as `word/tag`, and blank lines
+    between paragraphs.
 
-    Of a tag the part before a hyphen is kept: what follows says that a word stands in a title or a headline.
+    Keeps the part of a tag before a hyphen. The rest marks words in titles and headlines.
     """
     paragraphs: list[list[Sentence]] = [[]]
     for line in path.read_text(encoding="ascii").split("\n"):
@@ -128,7 +128,8 @@ def read_paragraphs(path: Path) -> list[list[Sentence]]:
 
 
 def spell(sentence: Iterable[tuple[str, str]]) -> str:
-    """A sentence as it is printed: quotes and points close to their words. The corpus writes some points twice."""
+    """Returns a sentence as printed text, without spaces inside quotes and before punctuation. Removes doubled
+    punctuation marks of the corpus."""
     text = " " + " ".join(word for word, _ in sentence)
     text = re.sub(r" ([;:?!])( \1)+", r" \1", text)
     text = text.replace(" `` ", ' "').replace(" ''", '"')
@@ -139,9 +140,11 @@ def spell(sentence: Iterable[tuple[str, str]]) -> str:
 def cloze_examples(
     paragraphs: list[list[Sentence]], name: str, word_class: str
 ) -> list[tuple[str, tuple[str, ...], int]]:
-    """The context, the endings and the answer of each example that a text gives; by `name` the same ones every time.
+    """Returns the context, the endings and the answer of each example in a text. Draws depend on `name` only, so
+    repeated calls agree.
 
-    A sentence without a word of the class gives none, nor does one to which the whole text has too few candidates.
+    Sentences without a word of the class give no example, and neither do those for which the whole text has too few
+    candidates.
     """
     sentences = [sentence for paragraph in paragraphs for sentence in paragraph]
     spelled = [spell(sentence) for sentence in sentences]
@@ -171,9 +174,9 @@ def _is_usable(word: tuple[str, str], tags: frozenset[str]) -> bool:
 
 
 def _shuffled(words: list[list[str]], rng: np.random.Generator) -> list[str]:
-    """The different words of some sentences."""
-    found = list(dict.fromkeys(chain.from_iterable(words)))
-    return [found[i] for i in rng.permutation(len(found))]
+    """Returns the distinct words of some sentences, in random order."""
+    distinct = list(dict.fromkeys(chain.from_iterable(words)))
+    return [distinct[i] for i in rng.permutation(len(distinct))]
 
 
 DATASETS: dict[str, Callable[[str], Dataset]] = {

@@ -1,4 +1,4 @@
-"""Plain texts that ordinary packages carry: tales and novels, to model."""
+"""Plain texts from ordinary packages: tales and novels, for language modelling."""
 
 import re
 import zlib
@@ -46,13 +46,13 @@ BOTCHAN = Asset(
 
 
 def _novels_as_text(folder: Path) -> None:
-    """R's lazy-load database, an index of places in a file of compressed objects, as one text file a novel."""
+    """Converts R's lazy-load database, an index and a file of compressed objects, to one text file for each novel."""
     import rdata
 
     places = rdata.read_rds(folder / "Rdata.rdx")["variables"]
     database = (folder / "Rdata.rdb").read_bytes()
     for novel, (start, length) in places.items():
-        content = zlib.decompress(database[start + 4 : start + length])  # four bytes tell its size
+        content = zlib.decompress(database[start + 4 : start + length])  # the first four bytes hold its size
         lines = rdata.conversion.convert(rdata.parser.parse_data(content, extension=".rds"))
         (folder / f"{novel}.txt").write_text("\n".join(map(str, lines)) + "\n", encoding="utf-8")
     (folder / "Rdata.rdx").unlink()
@@ -74,10 +74,11 @@ AUSTEN = Asset(
 
 
 def tales(split: str) -> Corpus:
-    """Tales of the Grimms and of Andersen, a document each: 51 in "train" (80,060 words), 6 in "test" (7,300 words).
+    """Loads tales of the Grimms and of Andersen, a document each: 51 in "train" (80,060 words), 6 in "test" (7,300
+    words).
 
-    The split is ours: of the 54 Grimm tales, in alphabetic order of their titles, every ninth is held out; Andersen's
-    three are all for training. Paragraphs are parted by two spaces.
+    The split is ours: every ninth of the 54 Grimm tales, in alphabetic order of their titles, is held out. Andersen's
+    three are all in "train". Two spaces separate paragraphs.
     """
     check_split("tales", split)
     folder = assets.fetch(TALES)
@@ -91,20 +92,21 @@ def tales(split: str) -> Corpus:
 
 
 def read_tales(path: Path) -> list[str]:
-    """The column "Content" of a file with three header lines, whose first names the columns."""
+    """Returns the column "Content" of a file with three header lines. The first header line names the columns."""
     header, _, _, *lines = path.read_text(encoding="utf-8").split("\n")
     column = header.split("\t").index("Content")
     return [line.split("\t")[column] for line in lines if "\t" in line]
 
 
 NOVELS = ("sensesensibility", "prideprejudice", "mansfieldpark", "emma", "northangerabbey", "persuasion")
-"""In the order in which Jane Austen wrote or published them; the last one is the test split."""
+"""Jane Austen's novels in order of writing or publication. The last one is the test split."""
 
 
 def austen(split: str) -> Corpus:
-    """Jane Austen's six novels, a document each: five in "train" (634,254 words), Persuasion in "test" (83,283 words).
+    """Loads Jane Austen's six novels, a document each: five in "train" (634,254 words), Persuasion in "test" (83,283
+    words).
 
-    Lines are as printed; a blank one parts paragraphs. To unpack them needs `rdata`: pip install 'prism_jax[austen]'.
+    Lines are as printed, and blank lines separate paragraphs. Unpacking needs `rdata`: pip install 'prism_jax[austen]'.
     """
     check_split("austen", split)
     folder = assets.fetch(AUSTEN)
@@ -113,7 +115,7 @@ def austen(split: str) -> Corpus:
 
 
 def alice(split: str) -> Corpus:
-    """Alice's Adventures in Wonderland, a document each chapter: 11 in "train", the last one in "test".
+    """Loads Alice's Adventures in Wonderland, a document for each chapter: 11 in "train", the last one in "test".
 
     Title page and "THE END" are left out.
     """
@@ -122,10 +124,11 @@ def alice(split: str) -> Corpus:
 
 
 def botchan(split: str) -> Corpus:
-    """Botchan, a novel by Natsume Soseki in English, a document each chapter: 10 in "train", the last one in "test".
+    """Loads Botchan, a novel by Natsume Soseki in English, a document for each chapter: 10 in "train", the last one in
+    "test".
 
     Project Gutenberg's licence, the translator's note and the transcriber's corrections are left out. The file has no
-    blank lines, so nothing parts its paragraphs.
+    blank lines, so its paragraphs are not separated.
     """
     check_split("botchan", split)
     return _by_chapter("botchan", assets.fetch(BOTCHAN) / "botchan.txt", split)
@@ -137,8 +140,8 @@ def _by_chapter(name: str, path: Path, split: str) -> Corpus:
 
 
 def read_chapters(text: str) -> list[str]:
-    """What stands below each line "CHAPTER" with a Roman number, up to "THE END";
-    what stands before the first is left out."""
+    """Returns the text below each line "CHAPTER" with a Roman number, up to "THE END". Text before the first chapter is
+    left out."""
     _, *chapters = re.split(r"^[ \t]*CHAPTER [IVXLC]+\.?[ \t]*$", text, flags=re.MULTILINE)
     chapters[-1] = re.split(r"^\W*THE END\W*$", chapters[-1], flags=re.MULTILINE)[0]
     return [chapter.strip() for chapter in chapters]

