@@ -1,1 +1,1 @@
-"""Recipes, what they load, and what a run keeps."""
+"""Recipes, the objects that they load, and the files of runs."""

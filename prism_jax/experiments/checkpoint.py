@@ -1,4 +1,4 @@
-"""Checkpoints of a run, with Orbax: what is trained, the optimiser, the position in the data."""
+"""Checkpoints of a run, with Orbax: trained parameters, the optimiser's state, and the position in the data."""
 
 import hashlib
 import json
@@ -23,11 +23,11 @@ from prism_jax.parallel.processes import from_terminal, is_terminal, several
 from prism_jax.parallel.transfer import replicated
 
 SCORE = "score"
-"""The metric by which checkpoints are compared: the task's own, with its sign changed where lower is better."""
+"""Name of the metric that ranks checkpoints: the task's score, negated if lower is better."""
 
 
 class NoCheckpoints:
-    """Stands in for the manager beside the terminal, which keeps the checkpoints of a run of several processes."""
+    """Empty replacement for the manager on processes other than 0. Process 0 keeps the checkpoints."""
 
     def all_steps(self) -> list[int]:
         return []
@@ -43,9 +43,10 @@ class NoCheckpoints:
 
 
 def open_manager(run: Path) -> ocp.CheckpointManager | NoCheckpoints:
-    """The checkpoints in `run/checkpoints`: the last two and the best one are kept. Written in the background.
+    """Opens the checkpoints in `run/checkpoints`. The last two and the best one are kept. Orbax writes them in the
+    background.
 
-    Of several processes, the terminal alone keeps them.
+    With several processes, only process 0 keeps checkpoints.
     """
     if not is_terminal():
         return NoCheckpoints()
@@ -57,7 +58,7 @@ def open_manager(run: Path) -> ocp.CheckpointManager | NoCheckpoints:
         preservation_policy=keep,
         best_fn=lambda metrics: metrics[SCORE],
         multiprocessing_options=alone if several() else ocp.options.MultiprocessingOptions(),
-        create=not several(),  # Orbax refuses to make a folder that some processes don't use
+        create=not several(),  # Orbax refuses to create a folder that some processes don't use
     )
     if unreadable := _unreadable(run):
         raise InputError(
@@ -70,7 +71,8 @@ def open_manager(run: Path) -> ocp.CheckpointManager | NoCheckpoints:
 
 
 def set_aside_unreadable(run: Path) -> list[str]:
-    """Moves checkpoints that Orbax can't even list into `run/damaged`; says which. Called on the terminal."""
+    """Moves checkpoints that Orbax can't list into `run/damaged`, and returns a message for each. Called on process
+    0."""
     return [_set_aside(run, step, "its metrics can't be read") for step in _unreadable(run)]
 
 
@@ -96,32 +98,32 @@ def _set_aside(run: Path, step: int, reason: str) -> str:
 def restore_last(
     manager: ocp.CheckpointManager | NoCheckpoints, like: Any, data: grain.DatasetIterator, recipe: str
 ) -> tuple[Any, int | None, list[str]]:
-    """The last state that is whole, with `data` set to its position.
-    Later ones are moved into the run's folder `damaged`.
+    """Restores the last complete state, and sets `data` to its position. Moves later, damaged ones into the run's
+    folder `damaged`.
 
     Args:
-      manager: of the run.
-      like: a state of the same structure, shapes and shardings.
-      data: the iterator to set.
-      recipe: of the run, as it was saved.
+      manager: the run's checkpoints.
+      like: a state with the same structure, shapes and shardings.
+      data: the data iterator, whose position is set.
+      recipe: the run's recipe digest, as saved.
 
     Returns:
-      The state and its step (`like` and None where nothing was saved yet), and why later ones were passed over.
+      The state, its step, and why later checkpoints were skipped. `like` and None if nothing was saved yet.
 
     Raises:
-      InputError: if there are checkpoints, but none is whole and of this run.
+      InputError: if there are checkpoints, but none is complete and of this run.
     """
     if not several():
         return _restore_last(manager, like, data, recipe)
 
-    def on_terminal() -> tuple[Any, int | None, list[str], Any]:
+    def on_process_0() -> tuple[Any, int | None, list[str], Any]:
         here = jax.device_put(jax.device_get(like), jax.local_devices()[0])
         state, step, damaged = _restore_last(manager, here, data, recipe)
         return jax.device_get(state), step, damaged, data.get_state()
 
-    state, step, damaged, position = from_terminal(on_terminal)
+    state, step, damaged, position = from_terminal(on_process_0)
     data.set_state(position)
-    return jax.tree.map(lambda x, own: replicated(own.sharding.mesh, x), state, like), step, damaged
+    return jax.tree.map(lambda x, like: replicated(like.sharding.mesh, x), state, like), step, damaged
 
 
 def _restore_last(
@@ -141,8 +143,8 @@ def _restore_last(
             continue
         data.set_state(restored["data"]["position"])
         run = Path(manager.directory).parent
-        reasons = [_set_aside(run, *each) for each in damaged.items()]
-        manager.reload()  # what is not there any more is neither the last nor the best
+        reasons = [_set_aside(run, *step_and_reason) for step_and_reason in damaged.items()]
+        manager.reload()  # a moved checkpoint must not count as the last or the best
         return restored["state"], step, reasons
     if damaged:
         raise InputError(next(iter(damaged.values())))
@@ -154,10 +156,10 @@ class Trained:
     """Trained parameters of a run.
 
     Attributes:
-      run: folder of the run.
-      config: what its config.json says.
-      step: at which they were saved.
-      params: those that were trained, as numpy arrays.
+      run: the run's folder.
+      config: content of its config.json.
+      step: the step of the checkpoint.
+      params: the trained parameters, as NumPy arrays.
     """
 
     run: Path
@@ -167,48 +169,49 @@ class Trained:
 
 
 def load(run: Path, step: int | None = None) -> Trained:
-    """A checkpoint of a run: the best one, or that of a step.
+    """Loads a checkpoint of a run: the best one, or that of a step.
 
     Raises:
-      InputError: if there is none, or it is damaged.
+      InputError: if it does not exist, or is damaged.
     """
-    said = check(run, step)
+    config = check(run, step)
     with closing(open_manager(run)) as manager:
         chosen = manager.best_step() if step is None else step
         assert chosen is not None  # a checkpoint without a score is unreadable
         state = _restore(manager, chosen)["state"]
-    return Trained(run, said, chosen, jax.device_get(state["params"]))
+    return Trained(run, config, chosen, jax.device_get(state["params"]))
 
 
 def check(run: Path, step: int | None = None) -> RunConfig:
-    """What the config.json of a run says, if a checkpoint is there, that of a step or any; reads none.
+    """Returns the config.json of a run after checking that a checkpoint exists: that of `step`, or any. Reads no
+    checkpoint.
 
     Raises:
-      InputError: if there is none.
+      InputError: if it does not exist.
     """
     if not (run / "checkpoints").is_dir():
         raise InputError(f"no checkpoints in {run}; give the --out folder of a train.finetune run")
-    said, steps = read_config(run), steps_in(run)
+    config, steps = read_config(run), steps_in(run)
     if not steps:
         raise InputError(f"no whole checkpoint in {run}; go on with train.finetune --resume")
     if step is not None and step not in steps:
         raise InputError(f"no checkpoint of step {step} in {run}; there are {', '.join(map(str, steps))}")
-    return said
+    return config
 
 
 def steps_in(run: Path) -> list[int]:
-    """The steps whose checkpoints are in the folder of a run, in order.
-    Orbax gives a checkpoint its name when it is whole."""
+    """Returns the steps of the checkpoints in a run's folder, in order. Orbax renames a checkpoint to its step when it
+    is complete."""
     return sorted(int(folder.name) for folder in (run / "checkpoints").glob("*") if folder.name.isdecimal())
 
 
 def named(source: str | Path) -> Trained:
-    """The checkpoint that `RUN` (the best one) or `RUN@STEP` names, see `load`."""
+    """Loads the checkpoint named by `RUN` (the best one) or `RUN@STEP`, see `load`."""
     return load(*run_and_step(source))
 
 
 def run_and_step(source: str | Path) -> tuple[Path, int | None]:
-    """The folder and the step that `RUN` (no step) or `RUN@STEP` names."""
+    """Returns the folder and the step in `RUN` (step None) or `RUN@STEP`."""
     at_step = re.fullmatch(r"(.+)@(\d+)", str(source))
     if at_step and not Path(source).is_dir():
         return Path(at_step[1]), int(at_step[2])
@@ -216,71 +219,69 @@ def run_and_step(source: str | Path) -> tuple[Path, int | None]:
 
 
 def chain(trained: Trained) -> list[Trained]:
-    """The checkpoint, the one that its run started from, and so on."""
+    """Returns a checkpoint, the checkpoint that its run started from, and so on."""
     before = trained.config["started_from"]
     return [trained, *(chain(load(Path(before["run"]), before["step"])) if before else ())]
 
 
 SAME_MODEL = ("model", "weights", "revision", "dataset", "num_tokens", "image_size")
-"""The fields of an experiment that say what was trained."""
+"""Fields of an experiment that define the trained model and its data."""
 
 SAME_TRAINING = (
     *("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "warmup", "weight_decay", "clip"),
     *("label_smoothing", "dropout", "augment", "fresh", "frozen", "lora_rank", "lora_alpha", "limit"),
     *("validation", "validation_limit", "evaluate_every", "seed"),
 )
-"""The fields of `Training` that must be the same when a run goes on,
-in the order in which checkpoints' digests hold them."""
+"""Fields of `Training` that must not change when a run resumes, in the order of checkpoints' digests."""
 
 
 def recipe_digest(experiment: recipe.Experiment, fields: tuple[str, ...]) -> str:
-    """Stands for the values of some fields, such as `weights` or `training.seed`."""
-    asked = _flat(recipe.to_json(experiment))
-    return hashlib.sha256(json.dumps([asked[name] for name in fields]).encode()).hexdigest()[:16]
+    """Returns a digest of the values of some fields, for example `weights` or `training.seed`."""
+    values = _flat(recipe.to_json(experiment))
+    return hashlib.sha256(json.dumps([values[name] for name in fields]).encode()).hexdigest()[:16]
 
 
-def check_same_model(run: Path, said: Mapping[str, Any], experiment: recipe.Experiment, *more: str) -> None:
-    """Raises InputError if a run trained another model than the experiment's, or on other data,
-    or with `more` different.
+def check_same_model(run: Path, config: Mapping[str, Any], experiment: recipe.Experiment, *more: str) -> None:
+    """Raises InputError if the model or data of a run differ from the experiment's, or the fields `more` do.
 
-    The experiment's class may extend that of the run: an idea is tried with the weights that are there.
+    The experiment's model class may extend the run's class, to try an idea with existing weights.
     """
-    if said["model"] in (kind.__name__ for kind in experiment.model.__mro__):
-        said = {**said, "model": experiment.model.__name__}
-    if differing := differences(said, experiment, (*SAME_MODEL, *more)):
+    if config["model"] in (kind.__name__ for kind in experiment.model.__mro__):
+        config = {**config, "model": experiment.model.__name__}
+    if differing := differences(config, experiment, (*SAME_MODEL, *more)):
         raise InputError(f"the run in {run} was trained with another {', '.join(differing)}; use the same values")
 
 
 def differences(before: Mapping[str, Any], experiment: recipe.Experiment, fields: tuple[str, ...]) -> list[str]:
-    """The fields, such as `weights` or `training.seed`, in which what a config.json says differs from an experiment."""
-    asked, before = _flat(recipe.to_json(experiment)), _flat(before)
-    return [name for name in fields if asked[name] != before.get(name)]
+    """Returns the fields in which a config.json differs from an experiment, for example `weights` or
+    `training.seed`."""
+    wanted, before = _flat(recipe.to_json(experiment)), _flat(before)
+    return [name for name in fields if wanted[name] != before.get(name)]
 
 
-def _flat(said: Mapping[str, Any]) -> dict[str, Any]:
-    return {**said} | {f"training.{name}": value for name, value in said["training"].items()}
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**config} | {f"training.{name}": value for name, value in config["training"].items()}
 
 
 def best_step(run: Path) -> int | None:
-    """The step of the best checkpoint; None where there is none."""
+    """Returns the step of the best checkpoint; None if there is none."""
     with closing(open_manager(run)) as manager:
         return manager.best_step()
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, like: Any = None) -> Any:
-    """The state of a step and what was saved with it, if the values are those that were saved:
-    Orbax has no checksum of them.
+    """Restores the state of a step and its metadata. Checks the values with our digest, since Orbax has no checksum.
 
-    Checkpoints of earlier versions carry no digest, and are taken as they are.
+    Checkpoints of earlier versions have no digest, and are not checked.
     """
     args = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
     reason = "its values are not those that were saved"
     try:
         restored = manager.restore(step, args=args)
-        said = records.checked(restored["data"], Saved)
-        whole = said.get("sha256") in (None, digest_of_state(jax.device_get(restored["state"])))
-        whole = whole and said["position"]["next_index"] == step
-    except Exception as error:  # whatever Orbax and TensorStore make of a damaged file
+        saved = records.checked(restored["data"], Saved)
+        whole = saved.get("sha256") in (None, digest_of_state(jax.device_get(restored["state"])))
+        whole = whole and saved["position"]["next_index"] == step
+    except Exception as error:  # Orbax and TensorStore may raise anything for a damaged file
         reason, whole = one_line(error), False
     if not whole:
         raise InputError(
@@ -291,7 +292,7 @@ def _restore(manager: ocp.CheckpointManager, step: int, like: Any = None) -> Any
 
 
 def digest_of_state(state: Any) -> str:
-    """Of the arrays of a state on the host, in whatever structure they stand."""
+    """Returns a digest of the arrays of a state on the host, independent of the tree's structure."""
     arrays = map(np.asarray, jax.tree.leaves(state))
-    each = (hashlib.sha256(f"{x.dtype}{x.shape}".encode() + x.tobytes()).hexdigest() for x in arrays)
-    return hashlib.sha256("".join(sorted(each)).encode()).hexdigest()
+    digests = (hashlib.sha256(f"{x.dtype}{x.shape}".encode() + x.tobytes()).hexdigest() for x in arrays)
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What the files of a run hold, as their readers need it; there may be more. Each field stands here once."""
+"""Types of the files of a run, with the keys that readers need. Files may have more keys."""
 
 import os
 from pathlib import Path
@@ -11,14 +11,14 @@ from prism_jax.seeds import Seed
 
 
 class StartedFrom(TypedDict):
-    """The checkpoint of another run."""
+    """The checkpoint of another run, from which a run started."""
 
     run: str
     step: Natural
 
 
 class Recipe(TypedDict):
-    """Of the experiment's `training`."""
+    """Fields of the experiment's `training`."""
 
     exchanges: list[str]
     fresh: list[str]
@@ -28,21 +28,20 @@ class Recipe(TypedDict):
 
 
 class Contents(TypedDict):
-    """What tells examples from others; beside their number, digests by column."""
+    """Fingerprint of a data set: its number of examples, and further keys with a digest of each column."""
 
     examples: Natural
 
 
 class Data(TypedDict):
-    """What was trained on, and what was held out."""
+    """Fingerprints of the training examples and of the held-out examples."""
 
     training: Contents
     held_out: Contents
 
 
 class RunConfig(TypedDict):
-    """config.json: the experiment, its classes, what the run started from, and its data,
-    where it is not of an earlier version."""
+    """config.json: the experiment, its classes, the start of the run, and its data (missing in earlier versions)."""
 
     model: str
     weights: str
@@ -67,13 +66,13 @@ class Line(TypedDict):
 
 
 class Position(TypedDict):
-    """Where in its data a run stands: before the batch of the next step."""
+    """Position of a run in its data: before the batch of the next step."""
 
     next_index: Natural
 
 
 class Saved(TypedDict):
-    """What a checkpoint says beside its arrays. Those of earlier versions lack some."""
+    """Metadata of a checkpoint. Earlier versions lack some keys."""
 
     position: Position
     recipe: NotRequired[str]
@@ -81,7 +80,7 @@ class Saved(TypedDict):
 
 
 class Score(TypedDict):
-    """What checkpoints are compared by."""
+    """Metrics of a checkpoint: the score that ranks it."""
 
     score: float
 
@@ -90,7 +89,7 @@ def read_config(run: Path) -> RunConfig:
     """Returns the config.json of a run.
 
     Raises:
-      InputError: if it can't be read, or the run started from itself, by way of others or not.
+      InputError: if it can't be read, or the run started from itself, directly or through other runs.
     """
     config = _read(run)
     names, number = config["label_names"], config["num_labels"]
@@ -102,10 +101,8 @@ def read_config(run: Path) -> RunConfig:
     while start:
         folder = Path(start["run"]).resolve()
         if folder in folders:
-            by_way_of = f", by way of {', '.join(map(str, folders[1:]))}" if folders[1:] else ""
-            raise InputError(
-                f"{run}/config.json says that the run started from itself{by_way_of}; train into a new folder"
-            )
+            route = f", by way of {', '.join(map(str, folders[1:]))}" if folders[1:] else ""
+            raise InputError(f"{run}/config.json says that the run started from itself{route}; train into a new folder")
         folders.append(folder)
         start = _read(folder)["started_from"] if os.path.exists(folder / "config.json") else None
     return config

@@ -19,28 +19,28 @@ from prism_jax.experiments.checkpoint import NoCheckpoints, digest_of_state, ope
 
 @contextmanager
 def saving(run: Path) -> Iterator[ocp.CheckpointManager | NoCheckpoints]:
-    """The checkpoints of a run that saves more of them, see `open_manager`. It ends when they are saved.
+    """Opens the checkpoints of a run to save more of them, see `open_manager`. On exit, waits until all are saved.
 
     Raises:
       SaveError: if one of them could not be saved.
     """
-    manager, shown = open_manager(run), sys.unraisablehook
-    sys.unraisablehook = partial(_show, shown)
+    manager, original_hook = open_manager(run), sys.unraisablehook
+    sys.unraisablehook = partial(_show_unless_closed, original_hook)
     try:
         try:
             yield manager
         finally:
-            with _explaining(manager):
+            with _as_save_error(manager):
                 manager.close()
     finally:
-        if not isinstance(sys.exception(), SaveError):  # after one, threads go on until the process has ended
-            sys.unraisablehook = shown
+        if not isinstance(sys.exception(), SaveError):  # after a SaveError, threads run until the process ends
+            sys.unraisablehook = original_hook
 
 
-def _show(shown: Callable, unraisable: Any) -> None:
-    """Leaves out that threads of TensorStore find nobody to tell of their writes, after one of these has failed."""
+def _show_unless_closed(original_hook: Callable, unraisable: Any) -> None:
+    """Hides errors of TensorStore's threads that can't report their writes after another write has failed."""
     if str(unraisable.exc_value) != "Event loop is closed":
-        shown(unraisable)
+        original_hook(unraisable)
 
 
 def save(
@@ -51,23 +51,23 @@ def save(
     metrics: dict[str, float],
     recipe: str,
 ) -> None:
-    """Saves a state and the position of its data in the background; `finish` waits for it.
+    """Saves a state and its position in the data in the background. `finish` waits for it.
 
-    The arrays are saved from the host, so that they can be read where there are other devices, or fewer. `recipe`
-    stands for what was trained: a checkpoint of another one is refused.
+    Arrays are saved from the host, so that they can be read with other or fewer devices. `recipe` is a digest of the
+    run's recipe: a checkpoint with another digest is refused.
 
     Raises:
-      RunError: if Orbax does not take it.
-      SaveError: if it, or the one before, could not be saved.
+      RunError: if Orbax refuses to save it.
+      SaveError: if it, or the previous one, could not be saved.
     """
     if isinstance(manager, NoCheckpoints):
         return
     state = jax.device_get(state)
-    said = {"recipe": recipe, "position": data.get_state(), "sha256": digest_of_state(state)}
-    both = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(said))
-    with _explaining(manager):
-        taken = manager.save(step, args=both, metrics=metrics)
-    if not taken:
+    metadata = {"recipe": recipe, "position": data.get_state(), "sha256": digest_of_state(state)}
+    both = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(metadata))
+    with _as_save_error(manager):
+        accepted = manager.save(step, args=both, metrics=metrics)
+    if not accepted:
         raise RunError(
             f"checkpoint {step} was not saved in {manager.directory}; the last one is {manager.latest_step()}"
         )
@@ -79,13 +79,13 @@ def finish(manager: ocp.CheckpointManager | NoCheckpoints) -> None:
     Raises:
       SaveError: if one of them could not be saved.
     """
-    with _explaining(manager):
+    with _as_save_error(manager):
         manager.wait_until_finished()
 
 
 @contextmanager
-def _explaining(manager: ocp.CheckpointManager | NoCheckpoints) -> Iterator[None]:
-    """Says in one line what Orbax, TensorStore or the file system could not do."""
+def _as_save_error(manager: ocp.CheckpointManager | NoCheckpoints) -> Iterator[None]:
+    """Turns errors of Orbax, TensorStore or the file system into a SaveError of one line."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Weights in and out of Hugging Face's layout, strictly: every tensor is accounted for, by name and by shape."""
+"""Reads and writes weights in Hugging Face's layout. Every tensor must match by name and shape."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ HINTS = {
     "run)",
     "pooler": " (choose a model class without a pooler, or draw one with fresh=['pooler'])",
 }
-"""What to do where the source lacks a part of the model, or has another one."""
+"""Advice for error messages, by part of the model: for a part that is missing in the source, or has another shape."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Pretrained:
     Attributes:
       model: the Linen module.
       params: its parameters, float32.
-      folder: where config, weights and tokenizer lie; None for a model that was made here.
-      label_names: of the classes of its head, in their order; LABEL_0 and so on where they are not known.
+      folder: folder of config, weights and tokenizer; None for a model that was created here.
+      label_names: names of the head's classes, in their order; LABEL_0 and so on if they are unknown.
     """
 
     model: Model
@@ -52,18 +52,18 @@ class Pretrained:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What `load` reads: weights that fit, as far as the config and the names, shapes and types of the tensors tell.
+class Checked:
+    """Input of `load`, before the weights are read. Config, tensor names, shapes and types have been checked.
 
     Attributes:
-      pretrained: the model, still without parameters, its classes as the source names them.
-      tensors: by the names of the family's table, see `fitting`.
-      brought: what the adapter holds, by our paths.
+      pretrained: the model without parameters, with the class names of the source.
+      tensors: by our paths: entries of the family's table, with their tensors, see `fit`.
+      adapter_params: parameters from the adapter, by our paths.
     """
 
     pretrained: Pretrained
     tensors: Mapping[str, tuple[Entry, Any]]
-    brought: Mapping[str, np.ndarray]
+    adapter_params: Mapping[str, np.ndarray]
 
 
 def load(
@@ -80,31 +80,32 @@ def load(
     compute_dtype: str = "float32",
     reader: hub.Reader = hub.read_tensors,
 ) -> Pretrained:
-    """A model of class `kind` with pretrained weights.
+    """Loads a model of class `kind` with pretrained weights.
 
     Args:
-      kind: for instance `BertForSequenceClassification`.
-      source: see `hub.resolve`.
+      kind: for example `BertForSequenceClassification`.
+      source: a folder, a hub id or an asset, see `hub.resolve`.
       revision: branch, tag or commit of a hub id.
-      adapter: a folder in PEFT's layout, see `adapter_files.load`. Its adapters are folded into the weights; the
-        modules that it holds whole stand in for those of the source, which need not have them.
-      num_labels: classes of the head, where they are not those of the adapter, or else of the source's config.
-      label_names: of the classes, in the order that is wanted. A head whose own names are known is brought into it.
-      num_tokens: N of the sequences to come, to refuse a model that can't take them before its weights are read.
-      fresh: parts of the model (`"classifier"`) that are drawn at random instead of read; all of them, and no file with
-        weights is needed.
-      seed: for `fresh`, 0 to 2^32 - 1.
+      adapter: a folder in PEFT's layout, see `peft_files.load`. Its adapters are folded into the weights. Its whole
+        modules replace those of the source, which may lack them.
+      num_labels: number of classes of the head. The default is that of the adapter, or else of the source's config.
+      label_names: names of the classes, in the wanted order. If the head's class names are known, the head is reordered
+        to match.
+      num_tokens: N of later sequences. If given, a model that can't take them is refused before its weights are read.
+      fresh: top-level parameters, for example `"classifier"`, to initialise at random instead of reading. If this
+        covers all of them, no weight file is needed.
+      seed: random seed for `fresh`, 0 to 2^32 - 1.
       compute_dtype: "float32" or "bfloat16", see `TransformerConfig`.
-      reader: reads the tensors of the source's folder.
+      reader: function that reads the tensors of the source's folder.
 
     Raises:
-      InputError: if files or tensors are missing, unknown, of another shape or no floating point numbers, the config
-        has values that are not implemented (all are listed), or the head has other classes than `label_names`.
-      AssetError: if an asset can't be had.
+      InputError: if files or tensors are missing, unknown, of another shape or not floating point, the config has
+        unsupported values (all are listed), or the head's classes differ from `label_names`.
+      AssetError: if an asset can't be fetched.
     """
     check_seed(seed)
     fresh = tuple(fresh)
-    found = find(
+    checked = find(
         kind,
         source,
         revision=revision,
@@ -115,23 +116,23 @@ def load(
         compute_dtype=compute_dtype,
         reader=reader,
     )
-    model, names = found.pretrained.model, found.pretrained.label_names
+    model, names = checked.pretrained.model, checked.pretrained.label_names
     order = np.array(labels.order(names, label_names)) if names and label_names else None
     shapes = flatten(params_shapes(model))
     params = {
-        ours: entry.take(np.asarray(tensor), shapes[ours].shape).astype(np.float32, copy=False)
-        for ours, (entry, tensor) in found.tensors.items()
+        path: entry.take(np.asarray(tensor), shapes[path].shape).astype(np.float32, copy=False)
+        for path, (entry, tensor) in checked.tensors.items()
     }
     if fresh:
         params = flatten(init_params(model, jax.random.key(seed))) | params
-    params = unflatten({**params, **found.brought})
-    if found.brought:
+    params = unflatten({**params, **checked.adapter_params})
+    if checked.adapter_params:
         params = lora.merge(params)
     if order is None:
-        return replace(found.pretrained, params=params)
+        return replace(checked.pretrained, params=params)
     if (order != np.arange(len(order))).any():
         params = params | {"classifier": jax.tree.map(lambda x: x[..., order], params["classifier"])}
-    return replace(found.pretrained, params=params, label_names=tuple(label_names))
+    return replace(checked.pretrained, params=params, label_names=tuple(label_names))
 
 
 def find(
@@ -145,18 +146,18 @@ def find(
     fresh: Iterable[str] = (),
     compute_dtype: str = "float32",
     reader: hub.Reader = hub.read_tensors,
-) -> Found:
-    """What `load` reads, with the same arguments: refuses what can be seen to be wrong before the weights are read.
+) -> Checked:
+    """Finds and checks the input of `load`, with the same arguments. Raises errors before any weights are read.
 
-    Of a hub id the config is fetched and checked before the rest.
+    For a hub id, the config is fetched and checked before the other files.
     """
     hf_config = hub.read_config(folder := hub.resolve(source, revision, ("config.json",)), FAMILIES)
     family = FAMILIES[hf_config["model_type"]]
     if family is not family_of(kind):
         raise InputError(f"{source!r} holds a {hf_config['model_type']} model, which {kind.__name__} is not")
-    beside = Path(adapter).expanduser() if adapter is not None else None
-    if beside and num_labels is None:
-        num_labels = peft_files.num_labels(beside)
+    adapter_folder = Path(adapter).expanduser() if adapter is not None else None
+    if adapter_folder and num_labels is None:
+        num_labels = peft_files.num_labels(adapter_folder)
     config = family.hf.config_from_hf(hf_config, num_labels)
     config = replace(config, stack=replace(config.stack, compute_dtype=compute_dtype))
     records.check_fields(config, f"{folder}/config.json: ")
@@ -168,56 +169,62 @@ def find(
     shapes, drawn = params_shapes(model), set(fresh)
     if unknown := drawn - set(shapes):
         raise InputError(f"{kind.__name__} has no parameters {', '.join(sorted(unknown))}; it has {', '.join(shapes)}")
-    folder = hub.resolve(source, folder.name)  # of the same commit
+    folder = hub.resolve(source, folder.name)  # from the same commit
     pickle = Path(source).name if hub.is_pickle(Path(source).expanduser()) else None
     tensors = {} if drawn == set(shapes) else reader(folder, pickle)
-    brought = peft_files.read(beside, model) if beside else {}
-    wanted = {path: x for path, x in flatten(shapes).items() if path.split("/")[0] not in drawn and path not in brought}
+    adapter_params = peft_files.read(adapter_folder, model) if adapter_folder else {}
+    wanted = {
+        path: x for path, x in flatten(shapes).items() if path.split("/")[0] not in drawn and path not in adapter_params
+    }
     names: tuple[str, ...] = ()
     if "classifier/kernel" in wanted:
         names = labels.names_in_config(
             hf_config["id2label"], hub.read_json(folder / "config.json", hub.HubConfig).get("label2id")
         )
     elif "classifier" in shapes:
-        noted = hub.read_label_names(beside / peft_files.WEIGHTS) if beside and "classifier/kernel" in brought else ()
+        noted = (
+            hub.read_label_names(adapter_folder / peft_files.WEIGHTS)
+            if adapter_folder and "classifier/kernel" in adapter_params
+            else ()
+        )
         names = noted or labels.placeholder_names(config.num_labels)
     fitting = fit(tensors, family.hf.table(config), wanted, architecture_of(kind))
-    return Found(Pretrained(model, None, folder, names), fitting, brought)
+    return Checked(Pretrained(model, None, folder, names), fitting, adapter_params)
 
 
 def fit(
     tensors: hub.Tensors, table: Table, wanted: Mapping[str, Any], architecture: str
 ) -> dict[str, tuple[Entry, hub.Stored | np.ndarray]]:
-    """Where each of our parameters is found among tensors under Hugging Face names.
+    """Matches each of our parameters with a tensor under a Hugging Face name.
 
     Args:
-      tensors: by name.
-      table: the family's names.
-      wanted: shapes of our parameters by path.
-      architecture: Hugging Face's class for the model.
+      tensors: the tensors, by name.
+      table: the family's name table.
+      wanted: shapes of our parameters, by path.
+      architecture: Hugging Face's class name of the model.
 
     Raises:
-      InputError: listing every tensor that is missing, unknown, of another shape, no floating point number, or other
-        than its tied copy.
+      InputError: with every tensor that is missing, unknown, of another shape, not floating point, or different from
+        its tied copy.
     """
     named = table.by_name(tensors)
     wrong = {
         copy: f"{copy} differs from {name}, to which it is tied here"
         for name, copy in table.untied(named, architecture)
     }
-    found = table.without_copies(named)
+    unique = table.without_copies(named)
     entries = [entry for entry in table.entries if entry.path in wanted]
     shapes = {entry.hf_name: entry.hf_shape(wanted[entry.path].shape) for entry in entries}
     hints = {entry.hf_name: HINTS.get(entry.path.split("/")[0], "") for entry in entries}
-    wrong |= {name: message + hints[name] for name, message in faults(shapes, found).items()}
+    wrong |= {name: message + hints[name] for name, message in faults(shapes, unique).items()}
     known = {entry.hf_name for entry in table.entries}
-    wrong |= {name: f"{name} is unknown" for name in found if name not in known}
+    wrong |= {name: f"{name} is unknown" for name in unique if name not in known}
     refuse_tensors("the weights don't fit the model", list(wrong.values()))
-    return {entry.path: (entry, found[entry.hf_name]) for entry in entries}
+    return {entry.path: (entry, unique[entry.hf_name]) for entry in entries}
 
 
 def export_tensors(params: Any, table: Table) -> dict[str, np.ndarray]:
-    """Tensors under Hugging Face names, without a prefix, from (some of) our parameters."""
+    """Returns tensors under Hugging Face names without prefix, for all or some of our parameters."""
     flat = {name: np.asarray(value) for name, value in flatten(params).items()}
     entries: dict[str, list[Entry]] = {}
     for entry in table.entries:
@@ -227,16 +234,16 @@ def export_tensors(params: Any, table: Table) -> dict[str, np.ndarray]:
 
 
 def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()) -> None:
-    """Writes a folder that `transformers.AutoModel...from_pretrained` opens.
+    """Writes a folder that `transformers.AutoModel...from_pretrained` can open.
 
     Args:
-      pretrained: the model. Tokenizer, image processor and what else its config says come from its own folder.
-      folder: new or empty.
-      label_names: of the classes, where they are not those of `pretrained`.
+      pretrained: the model. Tokenizer, image processor and other config values are copied from its folder.
+      folder: a new or empty folder.
+      label_names: names of the classes. The default is those of `pretrained`.
 
     Raises:
-      InputError: if there is something in the folder, or a parameter has no name in Hugging Face's library: an adapter,
-        or one of an own class.
+      InputError: if the folder is not empty, or a parameter has no Hugging Face name: an adapter, or a parameter of a
+        user's class.
     """
     model, source = pretrained.model, pretrained.folder
     check_empty(folder)
@@ -244,27 +251,28 @@ def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()
     table = family.hf.table(model.config)
     if lora.has_adapters(pretrained.params):
         raise InputError(
-            "the parameters have adapters; fold them in with lora.merge, or write these alone with adapter_files.save"
+            "the parameters have adapters; fold them in with lora.merge, or write these alone with peft_files.save"
         )
     table.check_named(flatten(pretrained.params))
     tensors = export_tensors(jax.device_get(pretrained.params), table)
     tensors = {table.full_name(name, architecture): x for name, x in tensors.items()}
-    content: dict[str, Any] = {**hub.read_json(source / "config.json", hub.HubConfig)} if source else {}
-    content |= family.hf.config_to_hf(model.config)
-    content |= {"architectures": [architecture], "dtype": "float32"}
-    content.pop("torch_dtype", None)  # older than dtype, and maybe not float32
+    config_json: dict[str, Any] = {**hub.read_json(source / "config.json", hub.HubConfig)} if source else {}
+    config_json |= family.hf.config_to_hf(model.config)
+    config_json |= {"architectures": [architecture], "dtype": "float32"}
+    config_json.pop("torch_dtype", None)  # the older name of dtype, which may have another value
     num_labels = getattr(model.config, "num_labels", None)
     names = label_names or pretrained.label_names
-    theirs = labels.names_in_config(content.get("id2label"), None)
-    if num_labels and (num_labels != len(theirs) or (names and tuple(names) != theirs)):
+    config_names = labels.names_in_config(config_json.get("id2label"), None)
+    if num_labels and (num_labels != len(config_names) or (names and tuple(names) != config_names)):
         names = names if len(names) == num_labels else labels.placeholder_names(num_labels)
-        for old in ("num_labels", "_num_labels", "problem_type"):  # transformers would let them win
-            content.pop(old, None)
-        content |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+        for old in ("num_labels", "_num_labels", "problem_type"):  # transformers would prefer these keys
+            config_json.pop(old, None)
+        config_json |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     with new_folder(folder) as partial:
         for path in hub.companions(source) if source else ():
             shutil.copyfile(path, partial / path.name)
-        if (partial / images.SETTINGS).is_file() and hasattr(model.config, "image_size"):  # maybe not the source's
+        # The image size may differ from the source's.
+        if (partial / images.SETTINGS).is_file() and hasattr(model.config, "image_size"):
             images.load_processor(partial, model.config.image_size).save_pretrained(partial)
-        (partial / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+        (partial / "config.json").write_text(json.dumps(config_json, indent=2) + "\n")
         hub.write_file(partial / hub.WEIGHTS, tensors)

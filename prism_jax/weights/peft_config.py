@@ -17,9 +17,9 @@ CONFIG = "adapter_config.json"
 SUPPORTED = {
     "peft_type": {"LORA"},
     "bias": {"none"},
-    "init_lora_weights": {True, False, "gaussian", "eva", "orthogonal"},  # others change the base weights as well
+    "init_lora_weights": {True, False, "gaussian", "eva", "orthogonal"},  # other values also change the base weights
 }
-"""What these attributes of PEFT's config may be."""
+"""Supported values of attributes of PEFT's config."""
 
 HARMLESS = (
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config", "fan_in_fan_out",
@@ -28,11 +28,12 @@ HARMLESS = (
     "revision",
     "target_modules", "task_type", "use_rslora",
 )  # fmt: skip
-"""Attributes that are read, or that don't change what a model computes. Any other must be off: None, False or empty."""
+"""Attributes that are read, or that don't affect the computation. All other attributes must be off: None, False or
+empty."""
 
 
 class _Json(TypedDict, total=False):
-    """The attributes that are read."""
+    """Attributes of PEFT's config that are read."""
 
     r: Count
     lora_alpha: Finite
@@ -60,19 +61,19 @@ class PeftConfig:
         """Reads the config in a folder.
 
         Raises:
-          InputError: if there is none, or it has values that are not implemented; all of them are listed.
+          InputError: if there is no config, or it has unsupported values. All of them are listed.
         """
         if not (folder / CONFIG).is_file():
             raise InputError(
-                f"no {CONFIG} in {folder}; give a folder that adapter_files.save or PEFT's save_pretrained wrote"
+                f"no {CONFIG} in {folder}; give a folder that peft_files.save or PEFT's save_pretrained wrote"
             )
-        content = hub.read_json(folder / CONFIG, _Json)
-        off = {name: {None, False, ()} for name in content}
-        refuse_unsupported(content, off | SUPPORTED | dict.fromkeys(HARMLESS, ANY), kind="LoRA")
-        return cls(**{name: value for name, value in content.items() if name in _Json.__annotations__})
+        config_json = hub.read_json(folder / CONFIG, _Json)
+        off = {name: {None, False, ()} for name in config_json}
+        refuse_unsupported(config_json, off | SUPPORTED | dict.fromkeys(HARMLESS, ANY), kind="LoRA")
+        return cls(**{name: value for name, value in config_json.items() if name in _Json.__annotations__})
 
     def has_adapter(self, table: Table, module: str) -> bool:
-        """Returns whether a module has an adapter, by the rules of PEFT."""
+        """Returns whether the config gives a module an adapter, by PEFT's rules."""
         targets = self.target_modules or ()
         names = [prefix + name for prefix in ("", table.prefix) for name in (module, table.module_name(module))]
         if isinstance(targets, str):
@@ -80,7 +81,7 @@ class PeftConfig:
         return any(f".{name}".endswith(f".{target}") for target in targets for name in names)
 
     def is_whole(self, table: Table, tensor: str) -> bool:
-        """Returns whether the module of a tensor is saved whole."""
+        """Returns whether the config saves the module of a tensor completely."""
         return any(f".{name}." in f".{table.prefix}{tensor}" for name in self.modules_to_save or ())
 
     def rank_and_scale(self, module: str) -> tuple[int, float]:
@@ -91,7 +92,7 @@ class PeftConfig:
 
 
 def _of_pattern(pattern: Mapping[str, Any] | None, name: str, default: Any) -> Any:
-    """Returns the first value of a pattern whose key matches the end of a module's name, as PEFT reads it."""
+    """Returns the first value whose key matches the end of a module's name, as in PEFT; otherwise the default."""
     return next((value for key, value in (pattern or {}).items() if _matches(rf"(.*\.)?({key})", name)), default)
 
 

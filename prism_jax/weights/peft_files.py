@@ -1,8 +1,8 @@
 """LoRA adapters in PEFT's layout: adapter_config.json and adapter_model.safetensors.
 
-GPT-2's c_attn is one layer in PEFT and three of ours. Three adapters become one of the ranks' sum there, exactly: A
-stacked, B block by block on the diagonal. Where the three have the same A, as after reading one of PEFT's, it is
-written once and the rank stays.
+GPT-2's c_attn is one layer in PEFT and three layers here. On writing, the three adapters become one, exactly: its rank
+is the sum of their ranks, A is stacked, and B is block diagonal. If the three share one A, as after reading such an
+adapter, A is written once and the rank stays the same.
 """
 
 import json
@@ -29,14 +29,14 @@ from prism_jax.weights.strict import faults
 
 WEIGHTS = "adapter_model.safetensors"
 BASE = "base_model.model."
-"""What PEFT puts before every name."""
+"""Prefix of all tensor names in PEFT's files."""
 
 TASKS = {
     "BertForSequenceClassification": "SEQ_CLS",
     "BertForTokenClassification": "TOKEN_CLS",
     "GPT2LMHeadModel": "CAUSAL_LM",
 }
-"""PEFT's task types by architecture; it has none for the others."""
+"""PEFT's task types by architecture. The other architectures have none."""
 
 
 def save(
@@ -51,20 +51,21 @@ def save(
 ) -> None:
     """Writes adapter_config.json and adapter_model.safetensors for `peft.PeftModel.from_pretrained`.
 
-    Modules are named as in today's transformers (of ViT, 5.x names differ from those of its files).
+    Modules have the names of current transformers versions (for ViT, 5.x names differ from those in its weight files).
 
     Args:
-      folder: made if need be; an adapter in it is replaced.
-      model: of the base model's class.
-      params: with adapters.
-      base: where the base model is had: a hub id or a folder.
-      whole: parts of the head that are saved whole, where the model has them: what was trained beside the adapters.
-      dtype: "float32" or "float16", of the tensors.
-      label_names: of the classes, which the file with the tensors notes; PEFT has no place for them.
+      folder: created if needed. An adapter in it is replaced.
+      model: a model of the base model's class.
+      params: parameters with adapters.
+      base: source of the base model: a hub id or a folder.
+      whole: parts of the head to save completely, if the model has them: the parts that were trained in addition to the
+        adapters.
+      dtype: type of the tensors, "float32" or "float16".
+      label_names: names of the classes. The tensor file notes them in its metadata, since PEFT has no place for them.
 
     Raises:
-      InputError: if there are no adapters, an argument is not one of these, or a parameter of an own class has no name
-        there.
+      InputError: if there are no adapters, an argument is not allowed, or a parameter of a user's class has no Hugging
+        Face name.
     """
     if dtype not in ("float32", "float16"):
         raise InputError(f"dtype is {dtype!r}; choose float32 or float16")
@@ -99,8 +100,8 @@ def save(
     (rank, alpha), _ = Counter(sizes.values()).most_common(1)[0]
     task = TASKS.get(architecture, "FEATURE_EXTRACTION" if architecture == table.base else None)
     if task in ("SEQ_CLS", "TOKEN_CLS") and "classifier" not in kept:
-        task = None  # by these PEFT expects a classifier in the file
-    content = {
+        task = None  # for these tasks, PEFT expects a classifier in the file
+    config_json = {
         "peft_type": "LORA",
         "task_type": task,
         "base_model_name_or_path": base,
@@ -116,17 +117,17 @@ def save(
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config_json, indent=2) + "\n")
     named = {BASE + name: np.ascontiguousarray(x, dtype) for name, x in tensors.items()}
     hub.write_file(folder / WEIGHTS, named, label_names)
 
 
 def load(folder: Path | str, model: Model, params: Any) -> Any:
-    """The parameters with the adapters of a folder in PEFT's layout, and the modules that it holds whole.
+    """Returns the parameters with the adapters and whole modules of a folder in PEFT's layout.
 
     Raises:
-      InputError: if a file is missing, the config has values that are not implemented, or tensors are missing, unknown
-        or of another shape; all are listed.
+      InputError: if a file is missing, the config has unsupported values, or tensors are missing, unknown or of another
+        shape. All are listed.
     """
     if has_adapters(params):
         raise InputError("the parameters have adapters already; fold them in with lora.merge first")
@@ -135,12 +136,11 @@ def load(folder: Path | str, model: Model, params: Any) -> Any:
 
 
 def read(folder: Path, model: Model) -> dict[str, np.ndarray]:
-    """Returns the parameters that a folder in PEFT's layout holds, by path: adapters and whole modules.
-    Raises as `load`."""
+    """Reads the parameters in a folder in PEFT's layout, by path: adapters and whole modules. Raises as `load`."""
     config, file = PeftConfig.read(folder), hub.read_file(folder / WEIGHTS)
     table, architecture = family_of(type(model)).hf.table(model.config), architecture_of(type(model))
     shapes = {path: x.shape for path, x in flax.traverse_util.flatten_dict(params_shapes(model), sep="/").items()}
-    names = one_name_each(file, partial(_stored, table))  # the file's names by those of the table
+    names = one_name_each(file, partial(_stored, table))  # names in the file, by names in the table
     tensors = {name: file[named] for name, named in names.items()}
     adapters = _adapters(config, table, shapes, names)
     whole = [
@@ -152,7 +152,9 @@ def read(folder: Path, model: Model) -> dict[str, np.ndarray]:
     wanted |= {entry.hf_name: entry.hf_shape(shapes[entry.path]) for entry in whole}
     wrong = faults(wanted, tensors)
     apart = table.untied(tensors, architecture) + table.trained_apart(tensors, architecture)
-    wrong |= {name: f"{name} is not the same as {other} any more, to which it is tied here" for name, other in apart}
+    wrong |= {
+        name: f"{name} is not the same as {original} any more, to which it is tied here" for name, original in apart
+    }
     known = {entry.hf_name for entry in table.entries} | {tie.copy for tie in table.ties}
     known |= {f"{module}.{x}" for module in _dense_layers(table) for x in ("lora_A.weight", "lora_B.weight")}
     unknown = [f"{names[name]} is unknown" for name in names if name not in known and not table.is_unused(name)]
@@ -164,13 +166,13 @@ def read(folder: Path, model: Model) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Adapter:
-    """One adapter of PEFT's, on a module that holds one or several of our layers side by side.
+    """An adapter in PEFT's layout, on a module that holds one or several of our layers side by side.
 
     Attributes:
-      module: in the names of the table.
-      entries: of the kernels of our layers.
-      rank: R.
-      scale: factor of its output.
+      module: name of the module in the table.
+      entries: table entries of our layers' kernels.
+      rank: R, the rank.
+      scale: factor of the adapter's output.
     """
 
     module: str
@@ -179,13 +181,13 @@ class _Adapter:
     scale: float
 
     def tensor_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        """Returns the shapes of A and B by name, from those of our parameters."""
+        """Returns the shapes of A and B by name, given those of our parameters."""
         D, M = shapes[self.entries[0].path]
         width = M * self.entries[0].column[1]
         return {f"{self.module}.lora_A.weight": (self.rank, D), f"{self.module}.lora_B.weight": (width, self.rank)}
 
     def params(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns our parameters by path, from the tensors by name."""
+        """Returns our parameters by path, given the tensors by name."""
         a_DR, b_RM = arrays[f"{self.module}.lora_A.weight"].T, arrays[f"{self.module}.lora_B.weight"].T
         params = {}
         for entry in self.entries:
@@ -198,33 +200,35 @@ class _Adapter:
 def _adapters(
     config: PeftConfig, table: Table, shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str]
 ) -> list[_Adapter]:
-    """Returns the adapters that a file holds, or that it must hold by its config.
+    """Returns the adapters in a file, and those that the config requires.
 
     Args:
-      config: of the adapter.
-      table: the family's names.
-      shapes: of the model's parameters, by path.
-      names: of the file's tensors, by those of the table.
+      config: the adapter's config.
+      table: the family's name table.
+      shapes: shapes of the model's parameters, by path.
+      names: names of the file's tensors, by names in the table.
     """
     adapters = []
     for module, entries in _dense_layers(table).items():
-        ours = [entry for entry in entries if entry.path in shapes]
+        own_entries = [entry for entry in entries if entry.path in shapes]
         stored = next((names[x] for x in (f"{module}.lora_A.weight", f"{module}.lora_B.weight") if x in names), None)
-        if not ours or (stored is None and not ("/blocks/" in ours[0].path and config.has_adapter(table, module))):
+        if not own_entries or (
+            stored is None and not ("/blocks/" in own_entries[0].path and config.has_adapter(table, module))
+        ):
             continue
         name = (stored or module).removeprefix(BASE).partition(".lora_")[0]
-        adapters.append(_Adapter(module, ours, *config.rank_and_scale(name)))
+        adapters.append(_Adapter(module, own_entries, *config.rank_and_scale(name)))
     return adapters
 
 
 def num_labels(folder: Path) -> int | None:
-    """C of the classifier that an adapter holds; None if it holds none."""
+    """Returns C of the classifier in an adapter; None if it has no classifier."""
     tensors = hub.read_file(folder / WEIGHTS).items()
     return next((x.shape[0] for name, x in tensors if name.endswith(".classifier.weight")), None)
 
 
 def _dense_layers(table: Table) -> dict[str, list[Entry]]:
-    """The kernels of the dense layers by the module that theirs is in; the pieces of one in their order."""
+    """Returns the kernels of the dense layers by Hugging Face module. Pieces of one module keep their order."""
     layers: dict[str, list[Entry]] = {}
     for entry in table.entries:
         if entry.path.endswith("/kernel") and entry.shape is None:
@@ -233,13 +237,13 @@ def _dense_layers(table: Table) -> dict[str, list[Entry]]:
 
 
 def _stored(table: Table, name: str) -> str:
-    """The name of PEFT's tensor as the table has it: without prefixes, and with the module's name in files."""
+    """Returns the table's name of a PEFT tensor: without prefixes, and with the module's name as in weight files."""
     module, lora, rest = name.removeprefix(BASE).partition(".lora_")
     return table.stored(f"{module}.weight").removesuffix("weight") + f"lora_{rest}" if lora else table.stored(module)
 
 
 def _a_b_scale(flat: Mapping[str, np.ndarray], entry: Entry) -> tuple[np.ndarray, np.ndarray, float]:
-    """A, B and scale of one of our layers; of rank 0 where it has no adapter."""
+    """Returns A, B and scale of one of our layers; of rank 0 if it has no adapter."""
     layer = entry.path.removesuffix("kernel")
     if f"{layer}lora_a" not in flat:
         D, M = flat[entry.path].shape
@@ -248,19 +252,19 @@ def _a_b_scale(flat: Mapping[str, np.ndarray], entry: Entry) -> tuple[np.ndarray
 
 
 def _as_one(pieces: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> tuple[np.ndarray, np.ndarray, float]:
-    """One adapter of layers that read the same input and lie side by side in the output."""
+    """Merges the adapters of layers that read the same input and whose outputs are concatenated."""
     first_DR, scale = pieces[0][0], max(scale for *_, scale in pieces)
-    scaled = [b_RM * np.float32(one / scale) for _, b_RM, one in pieces]
+    scaled = [b_RM * np.float32(own_scale / scale) for _, b_RM, own_scale in pieces]
     if all(np.array_equal(a_DR, first_DR) for a_DR, *_ in pieces):
         return first_DR, np.concatenate(scaled, axis=1), scale
-    rows = [
+    blocks = [
         np.concatenate([b_RM if i == j else np.zeros((len(b_RM), other.shape[1])) for j, other in enumerate(scaled)], 1)
         for i, b_RM in enumerate(scaled)
     ]
-    return np.concatenate([a_DR for a_DR, *_ in pieces], axis=1), np.concatenate(rows), scale
+    return np.concatenate([a_DR for a_DR, *_ in pieces], axis=1), np.concatenate(blocks), scale
 
 
 def _number(x: np.float32) -> float | int:
-    """The shortest number that is this float32."""
+    """Returns the shortest number that equals this float32."""
     value = float(str(x))
     return int(value) if value.is_integer() else value

@@ -1,4 +1,4 @@
-"""Checks that the tensors of a file are those that a model needs."""
+"""Checks that a file has the tensors that a model needs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +7,11 @@ from prism_jax.assets import hub
 
 
 def faults(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Any]) -> dict[str, str]:
-    """Returns a message for each tensor that is missing, of another shape, or no floating point numbers.
+    """Returns a message for each tensor that is missing, of another shape, or not floating point.
 
     Args:
-      wanted: shapes by name.
-      tensors: of the file, by the same names. More of them may be there.
+      wanted: the needed shapes, by name.
+      tensors: tensors of the file, by name. There may be more.
     """
     messages = {}
     for name, shape in wanted.items():

@@ -22,7 +22,7 @@ IDS = [np.arange(1, n + 1, dtype=np.int32) for n in (3, 12, 5, 8)]
 
 @dataclass(frozen=True)
 class Counted:
-    """Inputs that count the rows that are read."""
+    """Inputs that count the sequences that are read."""
 
     inputs: Texts
     read: list[int] = field(default_factory=list)
@@ -68,7 +68,7 @@ def test_batches_on_other_processes_have_the_shapes_of_process_0_s(kind, texts, 
     num_tokens = images.config.num_tokens if kind == "images" else NUM_TOKENS
     elsewhere = pickle.loads(pickle.dumps(replace(task, inputs=placeholder(task.inputs, num_tokens))))
     assert elsewhere.lengths.tolist() == task.lengths.tolist()
-    assert elsewhere.training_index.tolist() == task.training_rows.tolist()
+    assert elsewhere.training_index.tolist() == task.training_index.tolist()
     for length in {num_tokens, *(() if kind == "images" else (5, 8))}:
         index = np.flatnonzero(task.lengths <= length)
         (batch, targets), (zeros, no_targets) = (one.arrays(index, length, None) for one in (task, elsewhere))
