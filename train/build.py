@@ -22,7 +22,7 @@ def build(plan: Plan) -> Run:
 
     Raises:
       InputError: if the weights or the data don't fit the model, a batch does not fit into memory, nothing is left to
-        train, or a process has other weights than process 0.
+        train, or the weights of a process differ from those of process 0.
     """
     experiment, training, runners = plan.experiment, plan.training, plan.runners
     pretrained = _load_model(plan)
@@ -80,7 +80,7 @@ def _check_memory(plan: Plan, pretrained: Pretrained) -> None:
     """Checks that the activations of a batch fit into memory, in training and in scoring.
 
     Raises:
-      InputError: if they don't.
+      InputError: if they don't fit.
     """
     sizes = [(setting, plan.training.batch_size) for setting in plan.settings]
     for setting, batch_size in (*sizes, (plan.scored, plan.experiment.batch_size)):

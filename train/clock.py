@@ -14,7 +14,7 @@ from prism_jax.parallel.processes import is_terminal
 T = TypeVar("T")
 
 LINE_SECONDS = 30.0
-"""Seconds between two lines of progress where there is no screen for a bar."""
+"""Seconds between two lines of progress if the output is not a terminal."""
 
 
 class Clock:
@@ -25,7 +25,7 @@ class Clock:
       watch: runs the function that waits for a step to end; None for a thread.
 
     Attributes:
-      waited: seconds of the counted steps in which no step was running, because the next batch was not ready.
+      waited: seconds of the counted steps without a running step, because the next batch was not ready.
       stepping: seconds of the counted steps.
       steps: number of counted steps.
     """
@@ -37,7 +37,7 @@ class Clock:
         self._ended: Future[float] | None = None
 
     def next_of(self, batches: Iterator[T]) -> T:
-        """Returns the next batch. The time that it takes after the end of the running step is waiting."""
+        """Returns the next batch. Loading time after the end of the running step counts as waiting."""
         began = self.now()
         batch, self._waiting = next(batches), 0.0
         if self._ended is not None and self._ended.done():
@@ -45,14 +45,14 @@ class Clock:
         return batch
 
     def started(self, result: Any) -> None:
-        """Takes note that a step has been started. It ends when the array `result` is ready."""
+        """Records that a step has been started. The step ends when the array `result` is ready."""
         self._ended = self._watch.submit(self._when_ready, result)
 
     def count(self, seconds: float) -> None:
         """Counts a step.
 
         Args:
-          seconds: from the request for its batch until it was started and the step before it had ended.
+          seconds: time from the request for its batch until the step was started and the previous step had ended.
         """
         self.waited, self.stepping, self.steps = self.waited + self._waiting, self.stepping + seconds, self.steps + 1
 
@@ -62,13 +62,13 @@ class Clock:
 
 
 class Progress:
-    """Shows steps, loss, rate and time left: as a bar on a screen, or as a line now and then in a file.
+    """Shows steps, loss, rate and time left: a bar on a terminal, or occasional lines in a file.
 
     Args:
-      first: number of steps taken before.
+      first: number of steps taken before this command.
       total: number of steps at the end of the run.
       now: returns the time in seconds.
-      line_seconds: least number of seconds between two lines.
+      line_seconds: minimum number of seconds between two lines.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""Writes the model of a run for others to open: transformers' AutoModel...from_pretrained, or peft.
+"""Exports the model of a run for transformers' AutoModel...from_pretrained, or for peft.
 
 python -m train.export RUN DIR [--adapter] [--dtype float16]
     RUN: the --out folder of a train.finetune run (its best checkpoint), or RUN@STEP
-    DIR: new or empty; gets config.json, model.safetensors, and the tokenizer of the weights that training began with;
-         with --adapter the LoRA adapter alone, in PEFT's layout
+    DIR: a new or empty folder, for config.json, model.safetensors and the tokenizer of the initial weights;
+         with --adapter, only the LoRA adapter is written, in PEFT's layout
 """
 
 import sys
@@ -29,19 +29,20 @@ from prism_jax.weights import peft_config, peft_files
 @dataclass(frozen=True)
 class Export:
     run: tyro.conf.Positional[UserPath]
-    """Folder of a train.finetune run."""
+    """Folder of a train.finetune run (its best checkpoint), or RUN@STEP."""
     dir: tyro.conf.Positional[UserPath]
     """New or empty folder."""
     adapter: bool = False
-    """Write the LoRA adapter, and what was trained whole beside it, in PEFT's layout."""
+    """Write the LoRA adapter and the modules that were trained completely, in PEFT's layout. By default, the whole
+    model is written."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Of an adapter's tensors."""
+    """Type of an adapter's tensors."""
 
 
 def main(argv: list[str]) -> None:
     command = flags.parse_flags(Export, __doc__, argv)
     trained = checkpoint.named(command.run)
-    recipes = [one.config["training"] for one in checkpoint.chain(trained)] if command.adapter else []
+    recipes = [run.config["training"] for run in checkpoint.chain(trained)] if command.adapter else []
     if not all(recipe["lora_rank"] for recipe in recipes):
         raise InputError(
             f"the run in {command.run}, or one that it started from, trained more than adapters; "

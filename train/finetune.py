@@ -1,4 +1,4 @@
-"""Trains the model of a config on its training split, through the exchanges that `training` names.
+"""Trains the model of a config on its training split, through the exchanges in `training`.
 
 python -m train.finetune configs/X.py [--out DIR] [--resume] [--start RUN] [flags]
     -> DIR/config.json, DIR/metrics.jsonl, DIR/checkpoints, DIR/result.json
@@ -28,11 +28,12 @@ class Finetune:
     setting: Flat[Setting]
     training: Training
     out: UserPath = "runs/finetune"
-    """Folder for all that the run writes."""
+    """Folder for all files of the run."""
     resume: bool = False
-    """Go on with the run in that folder."""
+    """Resume the run in that folder."""
     start: UserPath | None = None
-    """A run, from whose best checkpoint training starts; RUN@STEP for that of a step."""
+    """Run whose best checkpoint training starts from; RUN@STEP for another checkpoint. The default is the config's
+    weights."""
 
 
 def main(argv: list[str]) -> None:

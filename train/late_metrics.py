@@ -8,12 +8,12 @@ import jax
 
 @dataclass(frozen=True)
 class Step:
-    """A step that has been started.
+    """One step that has been started.
 
     Attributes:
       number: number of steps taken with this one.
       position: position of the data before its batch.
-      metrics: its `loss`, `gradient_norm` and `finite`: arrays on the devices, or numbers once they have been read.
+      metrics: `loss`, `gradient_norm` and `finite`: arrays on the devices, or numbers after they have been read.
     """
 
     number: int
@@ -22,13 +22,14 @@ class Step:
 
 
 class LateMetrics:
-    """Holds the newest step back. Reading the metrics of the one before it leaves the devices at work."""
+    """Delays reading metrics by one step. Reading the previous step's metrics leaves the devices busy with the newest
+    step."""
 
     def __init__(self) -> None:
         self._newest: Step | None = None
 
     def push(self, step: Step) -> Step | None:
-        """Takes a step that has just been started, and returns the one before it, with its metrics read.
+        """Stores a step that has just been started. Returns the previous one, with its metrics read.
 
         Returns None for the first step, and for the one after `flush`.
         """

@@ -1,4 +1,4 @@
-"""The record of a run: metrics.jsonl, and files for TensorBoard on request."""
+"""Log of a run: metrics.jsonl, and files for TensorBoard on request."""
 
 import importlib.util
 import json
@@ -15,14 +15,14 @@ from prism_jax.experiments.run_files import Line
 class Log:
     """Writes lines of JSON: one for some steps, and one with a `score` for each evaluation.
 
-    A run goes on from a checkpoint, not from its log. So lines after the step that it goes on from are dropped, and
-    lines that can't be read are set aside. Each line ends with `seconds`, the duration of the run so far without its
+    A run resumes from a checkpoint, not from its log. So lines after the checkpoint's step are dropped, and lines that
+    can't be read are moved aside. Each line ends with `seconds`, the duration of the run so far without its
     interruptions, and with `time`, in seconds since 1970.
 
     Args:
       out: folder of metrics.jsonl.
-      step: step that the run goes on from.
-      tensorboard: whether to write files for TensorBoard too.
+      step: step that the run resumes from.
+      tensorboard: whether to also write files for TensorBoard.
 
     Attributes:
       evaluations: lines with a score.
@@ -47,7 +47,9 @@ class Log:
 
     def _read(self, damaged: Path) -> list[dict[str, Any]]:
         """Returns the lines of the file. Lines that can't be read are moved into the folder `damaged`, and reported."""
-        lines = self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []  # the last may be half written
+        lines = (
+            self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []
+        )  # the last line may be incomplete
         read = [_values(line) for line in lines]
         if broken := [i for i, values in enumerate(read) if values is None]:
             damaged.mkdir(exist_ok=True)
@@ -68,7 +70,7 @@ class Log:
             self._events.close()
 
     def write(self, values: dict[str, Any]) -> None:
-        """Writes a line with the values of a `step`, on disk at once."""
+        """Writes a line with the values of a `step`, immediately to disk."""
         values = values | {"seconds": round(self.seconds, 3), "time": time.time()}
         self._note(values)
         with self._path.open("a") as file:
@@ -78,7 +80,7 @@ class Log:
                 self._events.add_scalar(name, value, values["step"])
 
     def _note(self, line: dict[str, Any]) -> None:
-        """Counts a line that is an evaluation. A score equal to the best one is no progress."""
+        """Counts a line if it is an evaluation. A score equal to the best one is no progress."""
         if "score" not in line:
             return
         self.evaluations.append(line)
@@ -87,12 +89,12 @@ class Log:
 
     @property
     def seconds(self) -> float:
-        """Duration of the run: up to the step that it went on from, and since then."""
+        """Seconds of the run so far, without its interruptions."""
         return self._before + time.perf_counter() - self._began
 
 
 def _values(line: bytes) -> Any:
-    """Returns the values of a line, or None if no run can have written it."""
+    """Returns the values of a line, or None if it is damaged."""
     try:
         return records.parse(line, Line)
     except ValueError:

@@ -31,25 +31,25 @@ from train.step import StepFunction, TrainState, step_key
 from train.trainable import combine, without_none
 
 LOWEST = -1e30
-"""The score of a checkpoint that was not scored, or whose score is undefined."""
+"""Score of a checkpoint that was not scored, or whose score is undefined."""
 
 Manager: TypeAlias = ocp.CheckpointManager | checkpoint.NoCheckpoints
 
 
 @dataclass
 class Run:
-    """A run, between any two of its steps.
+    """State of a run between two steps.
 
     Attributes:
       plan: the plan of the run.
-      steps: a compiled step for each setting that is trained through.
+      steps: a compiled step for each setting of the training.
       frozen: frozen parameters, with None for trained ones.
       state: state after the last step. A step donates it.
-      batches: batches of all further steps.
+      batches: iterator over the batches of all further steps.
       predictor: predicts the held-out examples.
       num_steps: number of steps at the end of the run.
       evaluate_every: number of steps between two evaluations.
-      summary: line that is printed before the first step.
+      summary: line to print before the first step.
     """
 
     plan: Plan
@@ -64,14 +64,14 @@ class Run:
     clock: Clock = field(default_factory=Clock, init=False)
 
     def to_the_end(self) -> dict[str, Any]:
-        """Trains up to step `num_steps`, or until the patience is spent; from the last whole checkpoint,
+        """Trains up to step `num_steps`, or until the patience is used up. Resumes from the last complete checkpoint,
         if there is one.
 
         Returns:
           The content of result.json: steps, the best checkpoint's evaluation, and times in seconds.
 
         Raises:
-          InputError: if there are checkpoints, but none is whole and of this run.
+          InputError: if there are checkpoints, but none is complete and of this run.
           RunError: if the loss is not finite, or training was interrupted.
           SaveError: if a checkpoint could not be saved.
         """
@@ -87,7 +87,7 @@ class Run:
                 return self._result(first, last, manager, log)
 
     def _restore(self, manager: Manager, unreadable: list[str]) -> None:
-        """Goes to the last whole checkpoint. Says which ones it passed over, together with `unreadable`."""
+        """Restores the last complete checkpoint. Prints which ones were skipped, including `unreadable`."""
         state, step, damaged = checkpoint.restore_last(
             manager, without_none(self.state), self.batches, self.plan.recipe_digest
         )
@@ -98,7 +98,7 @@ class Run:
             print(f"no checkpoint in {self.plan.folder} yet; training starts from the beginning")
 
     def _train(self, first: int, manager: Manager, log: Log) -> int:
-        """Trains from step `first` on, and returns the last step."""
+        """Trains from step `first`, and returns the last step."""
         step, late, progress = first, LateMetrics(), Progress(first, self.num_steps)
         compiled = set[tuple[Setting, int]]()
         stopped = spent = False
@@ -148,8 +148,7 @@ class Run:
         return Step(step + 1, position, metrics), batch.num_tokens
 
     def _report(self, step: Step | None, progress: Progress, manager: Manager, log: Log) -> None:
-        """Shows and logs a step that has ended; ends the run if the step was not finite.
-        Does nothing if there is none."""
+        """Shows and logs a finished step. Ends the run if the step was not finite. Does nothing for None."""
         if step is None:
             return
         progress.at(step.number, float(step.metrics["loss"]))
@@ -211,7 +210,7 @@ class Run:
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Yields a list of the signals that ask the process to stop (Ctrl-C, SIGTERM). The second one stops it at once."""
+    """Yields a list of received stop signals (Ctrl-C, SIGTERM). The second signal stops the process at once."""
     requests: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -8,15 +8,15 @@ import optax
 from prism_jax.experiments.recipe import Training
 
 EMBEDDINGS = ("embedding", "class_token")
-"""Names of embeddings. Weight decay leaves them alone, as it does biases and the parameters of layer norms."""
+"""Names of embeddings. Like biases and layer norms, they get no weight decay."""
 
 
 def optimizer(training: Training, num_updates: int) -> optax.GradientTransformation:
-    """Returns AdamW with the clipping, warm-up, decay and accumulation of gradients of a recipe.
+    """Returns AdamW with a recipe's clipping, warm-up, decay and accumulation of gradients.
 
     Args:
       training: the recipe.
-      num_updates: number of updates of the parameters in the whole run, each after `training.accumulate` batches.
+      num_updates: number of parameter updates in the whole run, each after `training.accumulate` batches.
     """
     clip = optax.identity() if training.clip is None else optax.clip_by_global_norm(training.clip)
     adamw = optax.adamw(schedule(training, num_updates), weight_decay=training.weight_decay, mask=decayed)
@@ -35,14 +35,14 @@ def schedule(training: Training, num_updates: int) -> optax.Schedule:
         "linear": optax.linear_schedule(highest, 0.0, rest),
         "constant": optax.constant_schedule(highest),
     }
-    # The first update of a warm-up has a rate above 0, so that it is not lost.
+    # The first update of a warm-up has a rate above 0, so that it has an effect.
     rises = optax.linear_schedule(highest / max(warmup_steps, 1), highest, max(warmup_steps - 1, 1))
     return optax.join_schedules([rises, falls[training.schedule]], [warmup_steps])
 
 
 def decayed(params: Any) -> Any:
-    """Returns a tree of bools: whether weight decay applies to a parameter.
-    It applies to matrices that are no embeddings."""
+    """Returns a tree of bools: whether weight decay applies to each parameter. It applies to all matrices except
+    embeddings."""
 
     def is_decayed(path: tuple[Any, ...], x: jax.Array) -> bool:
         return x.ndim > 1 and path[-1].key not in EMBEDDINGS

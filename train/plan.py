@@ -1,4 +1,4 @@
-"""Plans a run: refuses wrong input, and finds what the run trains through, on which data, and from which weights."""
+"""Plans a run: checks its input, and determines its settings, data and initial weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -33,10 +33,11 @@ from prism_jax.tasks import num_labels
 from train.log import check_tensorboard
 
 SCORED_BY = ("exchange", "num_parts")
-"""Fields that say how the held-out examples are scored. Scores of one run compare only if they stay."""
+"""Fields that define how the held-out examples are scored. The scores of a run are comparable only if they don't
+change."""
 
 SAME_HELD_OUT = ("data_source", "training.validation_limit")
-"""Fields that, if a run has them in common with the one it starts from, make both hold out the same examples."""
+"""Fields that define the held-out examples. Two runs with equal values hold out the same examples."""
 
 STAYS = (
     *checkpoint.SAME_MODEL,
@@ -44,25 +45,25 @@ STAYS = (
     *("data_source", "buckets", "compute_dtype"),
     *(f"training.{name}" for name in checkpoint.SAME_TRAINING),
 )
-"""Fields of an experiment that must stay the same when a run goes on."""
+"""Fields of an experiment that must not change when a run resumes."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that can begin or go on. Its input is checked and its data are read; its weights are not.
+    """A run that is ready to begin or resume. Its input is checked and its data are read; its weights are not.
 
     Attributes:
-      experiment: the experiment, without the adapters that only scoring takes.
+      experiment: the experiment, without adapters that are for scoring only.
       folder: folder of config.json, checkpoints and metrics.jsonl.
-      resume: whether the run may go on from a checkpoint in `folder`.
-      start: checkpoint of another run from which training starts; None to start from the experiment's weights.
-      settings: settings that are trained through; each step draws one.
-      scored: setting that the held-out examples are scored through.
+      resume: whether the run may resume from a checkpoint in `folder`.
+      start: checkpoint of another run that training starts from; None for the experiment's weights.
+      settings: settings to train through. Each step draws one.
+      scored: setting for scoring the held-out examples.
       lengths: bucket lengths, in tokens.
       runners: runners of all settings, by number of parts.
       dataset: examples to train on.
-      held_out: examples that choose the best checkpoint.
-      data: contents of both, as config.json has them.
+      held_out: examples for choosing the best checkpoint.
+      data: fingerprints of both, for config.json.
     """
 
     experiment: Experiment
@@ -83,7 +84,7 @@ class Plan:
 
     @property
     def recipe_digest(self) -> str:
-        """Digest of the fields that must stay the same. Checkpoints carry it."""
+        """Digest of the fields that must not change. It is stored in checkpoints."""
         return checkpoint.recipe_digest(self.experiment, STAYS)
 
     @property
@@ -99,16 +100,16 @@ class Plan:
 
 
 def plan_run(experiment: Experiment, out: str, *, resume: bool = False, start: str | None = None) -> Plan:
-    """Plans a run. Wrong input is refused before the data are read, and other data before the weights are.
+    """Plans a run. Wrong input is refused before the data are read, and wrong data before the weights are.
 
     Args:
-      experiment: what is trained; its `setting` is for the scores of the held-out examples.
+      experiment: the experiment to train. Its `setting` is for scoring the held-out examples.
       out: folder of the run.
-      resume: whether to go on with the run in `out`, from its last whole checkpoint.
-      start: `RUN` or `RUN@STEP`, a checkpoint of another run from which training starts.
+      resume: whether to resume the run in `out` from its last complete checkpoint.
+      start: `RUN` or `RUN@STEP`, a checkpoint of another run to start from.
 
     Raises:
-      InputError: for wrong input.
+      InputError: if the input is wrong.
     """
     experiment = replace(experiment, evaluation=replace(experiment.evaluation, adapter=None, tuned=None))
     training, lengths = experiment.training, bucket_lengths(experiment.buckets, experiment.num_tokens)
@@ -159,7 +160,7 @@ def _runner(training: Training, num_parts: int) -> PlacedRunner:
     """Returns the runner of `num_parts` parts in training.
 
     Raises:
-      InputError: if there are too few devices, or processes none of whose devices would be used.
+      InputError: if there are too few devices, or processes with unused devices.
     """
     if several() and num_parts * (training.data or 0) != jax.device_count():
         raise InputError(
@@ -170,7 +171,7 @@ def _runner(training: Training, num_parts: int) -> PlacedRunner:
 
 
 def _check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
-    """Checks that a run can begin in a folder, or go on there.
+    """Checks that a run can begin or resume in a folder.
 
     Raises:
       InputError: if it can't.
@@ -192,14 +193,12 @@ def _check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
 
 
 def _checkpoint_to_start_from(folder: Path, start: str | None, experiment: Experiment) -> checkpoint.Trained | None:
-    """Returns the checkpoint of another run from which training starts,
-    or None if it starts from the experiment's weights.
+    """Returns the checkpoint of another run that training starts from, or None for the experiment's weights.
 
-    For a new run it is the checkpoint that `start` names. A run that goes on takes the one that it noted in its
-    config.json.
+    For a new run, this is the checkpoint given by `start`. A resumed run uses the checkpoint noted in its config.json.
 
     Raises:
-      InputError: if there is none, if it is of another model, or if `start` names another one than the run noted.
+      InputError: if it does not exist, is of another model, or `start` differs from the checkpoint noted by the run.
     """
     if not (folder / "config.json").exists():
         trained = checkpoint.named(start) if start else None
@@ -217,11 +216,11 @@ def _checkpoint_to_start_from(folder: Path, start: str | None, experiment: Exper
 
 
 def _unchanged_contents(folder: Path, datasets: dict[str, Dataset]) -> dict[str, dict[str, Any]]:
-    """Returns the contents of data sets by name, as config.json has them.
+    """Returns the fingerprints of data sets by name, for config.json.
 
     Raises:
-      InputError: if the run in `folder` began with other data. Runs of earlier versions did not note theirs; they go
-        on.
+      InputError: if the run in `folder` began with other data. Runs of earlier versions noted no fingerprints; they are
+        not checked.
     """
     now = {name: contents(dataset) for name, dataset in datasets.items()}
     noted: Mapping[str, Any] | None = read_config(folder).get("data") if (folder / "config.json").exists() else None

@@ -1,4 +1,4 @@
-"""The training step: pure, and it donates its state."""
+"""The training step. It is a pure function that donates its state."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from prism_jax.tasks.base import Task
 from train.trainable import combine
 
 LossFunction = Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]
-"""`(trained, frozen, batch) -> losses of the rows [B], weights of the rows [B]`."""
+"""`(trained, frozen, batch) -> losses of the sequences [B], weights of the sequences [B]`."""
 
 StepFunction = Callable[["TrainState", Any, Any, Any], tuple["TrainState", dict[str, jax.Array]]]
 """`(state, frozen, batch, weight_B) -> state, metrics`, compiled. The metrics are `loss`,
@@ -28,7 +28,7 @@ StepFunction = Callable[["TrainState", Any, Any, Any], tuple["TrainState", dict[
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a step changes.
+    """All values that a step changes.
 
     Attributes:
       step: number of steps taken.
@@ -36,7 +36,7 @@ class TrainState:
       opt_state: state of the optimizer.
       key: random key data of the run; `step_key` derives the key of a step from it.
       finite: whether every loss, gradient and update so far was finite. If not, the other fields are those before the
-        first that was not.
+        first step that was not.
     """
 
     step: jax.Array
@@ -47,7 +47,7 @@ class TrainState:
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """Returns the state before the first step. It shares no array with `params`, since a step donates it."""
+    """Returns the state before the first step. It shares no array with `params`, since a step donates its state."""
     params = jax.tree.map(jnp.array, params)
     key = jax.random.key_data(jax.random.key(seed))
     return TrainState(jnp.int32(0), params, optimizer.init(params), key, jnp.bool(True))
@@ -59,10 +59,9 @@ def step_key(state: TrainState, step: int) -> jax.Array:
 
 
 def task_losses(task: Task, model: Model, exchange: Exchanges, runner: Runner) -> LossFunction:
-    """Returns the loss function of a task for a model whose parts run on `runner` and tell each other what `exchange`
-    says.
+    """Returns the loss function of a task for a model that runs on `runner` with `exchange` between the parts.
 
-    A batch is the pair of `runner.split(tokens)` and of the targets.
+    A batch is the pair of `runner.split(tokens)` and the targets.
     """
 
     def losses(trained: Any, frozen: Any, batch: tuple[Parts, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -77,9 +76,9 @@ def task_losses(task: Task, model: Model, exchange: Exchanges, runner: Runner) -
 def make_step(losses: LossFunction, optimizer: optax.GradientTransformation) -> StepFunction:
     """Returns a compiled training step.
 
-    The loss of a batch is the sum of the rows' losses divided by the sum of their weights. Rows that only fill up a
-    batch have `weight_B` 0 and change neither sum. After a loss, gradient or update that is not finite, the state stays
-    as it was before, in this step and every later one.
+    The loss of a batch is the sum of the sequences' losses divided by the sum of their weights. Sequences that only
+    fill up a batch have `weight_B` 0 and change neither sum. After a loss, gradient or update that is not finite, the
+    state stays unchanged, in this step and in all later ones.
     """
 
     def loss(trained: Any, frozen: Any, batch: Any, weight_B: jax.Array) -> jax.Array:

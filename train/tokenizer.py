@@ -1,4 +1,4 @@
-"""Trains a byte-level BPE, as GPT-2's, on the training split of a data set of plain text.
+"""Trains a byte-level BPE tokenizer like GPT-2's on the training split of a data set of plain text.
 
 python -m train.tokenizer --dataset tales --vocab-size 4096 --out DIR [--data-source FOLDER]
     -> DIR/tokenizer.json, DIR/tokenizer_config.json, which transformers' AutoTokenizer opens
@@ -24,23 +24,24 @@ from prism_jax.records import MOST
 from prism_jax.user_paths import UserPath
 
 END = "<|endoftext|>"
-"""Stands between two texts: the beginning of one and the end of the one before."""
+"""Token between two texts: the beginning of one and the end of the previous one."""
 
 
 @dataclass(frozen=True)
 class TrainTokenizer:
     dataset: str
-    """Data set by name."""
+    """Name of the data set."""
     vocab_size: Annotated[int, Meta(ge=257, le=MOST, description="257 or more: 256 bytes and the end of a text")]
-    """Tokens in all: 256 bytes, the end of a text, and merges."""
+    """Largest number of tokens: 256 bytes, the end of a text, and merges."""
     out: UserPath
     """Folder for the tokenizer."""
     data_source: UserPath | None = None
-    """Folder in the hub's layout, or hub id, that stands in for the data set's own."""
+    """Folder in the hub's layout, or hub id, that replaces the data set's default source."""
 
 
 def byte_level_bpe(documents: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of at most `vocab_size` tokens; of few texts come fewer, as a merge must be seen twice."""
+    """Returns a tokenizer of at most `vocab_size` tokens. Small texts give fewer tokens, as a merge must occur
+    twice."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
@@ -67,9 +68,9 @@ def save(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
             tokenizer.save_pretrained(partial)
             for path in sorted(
                 Path(partial).iterdir(), reverse=True
-            ):  # tokenizer.json, by which it is known, comes last
+            ):  # tokenizer.json, which marks a complete tokenizer, comes last
                 path.replace(out / path.name)
-    except Exception as error:  # what the library of tokenizers makes of a full disk
+    except Exception as error:  # the tokenizers library may raise anything for a full disk
         raise RunError(f"the tokenizer can't be written to {out}: {one_line(error)}; nothing is left of it") from error
 
 

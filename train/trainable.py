@@ -1,4 +1,4 @@
-"""Which parameters are trained."""
+"""Division of parameters into trained and frozen ones."""
 
 import re
 from typing import Any
@@ -12,12 +12,12 @@ from prism_jax.trees import flatten, unflatten
 
 
 def divide(params: Any, training: Training) -> tuple[Any, Any]:
-    """Returns the parameters that are trained, and those that stay as they are.
+    """Returns the trained parameters and the frozen parameters.
 
-    Both trees have the structure of `params`, with None for each parameter of the other one; `combine` joins them.
+    Both trees have the structure of `params`. Each has None for the parameters of the other; `combine` joins them.
 
     Raises:
-      InputError: if nothing is left to train, or a pattern meets no parameter.
+      InputError: if nothing is left to train, or a pattern matches no parameter.
     """
     flat = flatten(params)
     for pattern in training.frozen:
@@ -46,9 +46,9 @@ def combine(trained: Any, frozen: Any) -> Any:
 
 
 def without_none(tree: Any) -> Any:
-    """Returns a tree whose dicts have no None and no empty dict in them: the form that checkpoints have on disk.
+    """Returns a tree whose dicts contain no None and no empty dict: the form of checkpoints on disk.
 
-    Its leaves are those of `tree`, in the same order.
+    The leaves are those of `tree`, in the same order.
     """
 
     def clean(node: Any) -> Any:
