@@ -1,1 +1,1 @@
-"""Entry points that score, measure and report. Run from the checkout: `python -m eval.sweep configs/X.py`."""
+"""Commands that score, measure and report. Run from the checkout: `python -m eval.sweep configs/X.py`."""

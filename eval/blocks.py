@@ -1,8 +1,8 @@
-"""Where an exchange hurts, block by block.
+"""Measures the errors of an exchange, block by block.
 
 python -m eval.blocks configs/X.py [--exchange segment_means:4] [--num-parts 4] [--checkpoint RUN] [--limit N]
     [--out DIR] [flags]
-    -> for each block, how far its output is from the exact one, and the score when this block alone is compressed;
+    -> for each block, the error of its output, and the score when only this block is compressed;
        DIR/results.json, blocks.png
 """
 
@@ -38,7 +38,8 @@ class Blocks:
     setting: Flat[Setting]
     training: Preparation
     checkpoint: UserPath | None = None
-    """A run of train.finetune (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout."""
+    """Folder of a train.finetune run (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout. The default
+    is the config's weights."""
     out: UserPath = "runs/blocks"
     """Folder for the results."""
 

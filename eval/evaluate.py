@@ -1,7 +1,7 @@
 """Scores one exchange on one number of parts.
 
 python -m eval.evaluate configs/X.py [--exchange segment_means:8] [--num-parts 4] [--checkpoint DIR] [--out DIR] [flags]
-    -> prints the row; DIR/results.json, predictions.tsv (all there is of a split without labels)
+    -> prints the record; DIR/results.json, predictions.tsv (a split without labels has predictions only)
 """
 
 import shlex
@@ -30,9 +30,10 @@ class Evaluate:
     setting: Flat[Setting]
     training: Preparation
     checkpoint: UserPath | None = None
-    """Folder of a train.finetune run (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout."""
+    """Folder of a train.finetune run (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout. The default
+    is the config's weights."""
     on: Place = "mesh"
-    """Whether each part has a device of its own (emulated ones on a CPU), or all lie inside one."""
+    """"mesh" gives each part its own device (emulated ones on a CPU), "one_device" keeps all parts inside one."""
     out: UserPath = "runs/evaluate"
     """Folder for the results."""
 

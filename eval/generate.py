@@ -1,9 +1,9 @@
-"""Goes on with prompts, with a cache on the device of the last part.
+"""Continues prompts, with a cache on the device of the last part.
 
 python -m eval.generate configs/X.py --prompt "Once upon a time" ["A second one" ...] [--max-new-tokens 64]
         [--temperature 0.8] [--top-k 50] [--top-p 0.95] [--seed 0] [--exchange segment_means:8] [--num-parts 4]
         [--checkpoint RUN] [flags]
-    -> streams the texts, then prints cache bytes and tokens per second beside one device; DIR/results.json
+    -> streams the texts, then compares cache bytes and tokens per second with one device; DIR/results.json
 """
 
 import sys
@@ -12,7 +12,7 @@ from functools import partial
 
 import jax
 
-from eval.generating.stream import compare, stop_tokens, stream_texts, where_prompts_stand
+from eval.generating.stream import compare, prompt_layout, stop_tokens, stream_texts
 from eval.reporting import files
 from eval.reporting.text_table import Column, TextTable
 from eval.scoring.load import check_runs, load_variant
@@ -42,24 +42,25 @@ class Generate:
     setting: Flat[Setting]
     training: Preparation
     prompt: tuple[str, ...] = ()
-    """One or more texts to go on with."""
+    """One or more texts to continue."""
     max_new_tokens: Count = 64
     sampling: Flat[Sampling] = Sampling()
     stop: str | None = None
-    """The one token that ends a text; by default those that generation_config.json names, or config.json,
-    or the tokenizer's."""
+    """The only token that ends a text. The default is those of generation_config.json, else of config.json, else the
+    tokenizer's."""
     bucket: Count = 16
-    """Prompts are padded on the left to a multiple of this many tokens; part boundaries follow from that length."""
+    """Prompts are padded on the left to a multiple of this many tokens. Part boundaries depend on the padded length."""
     compare: bool = True
-    """Measure cache and speed beside one device, after the texts."""
+    """Compare cache and speed with one device, after the texts."""
     checkpoint: UserPath | None = None
-    """A run of train.finetune (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout."""
+    """Folder of a train.finetune run (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout. The default
+    is the config's weights."""
     out: UserPath = "runs/generate"
     """Folder for the results."""
 
 
 def load(command: Generate) -> weights.Pretrained:
-    """The model, of any N."""
+    """Loads the model, without a fixed N."""
     experiment = command.experiment
     if command.checkpoint is not None:
         return load_variant(experiment, None, command.checkpoint)
@@ -73,7 +74,7 @@ def load(command: Generate) -> weights.Pretrained:
 
 
 def speed_table(rows: list[dict]) -> str:
-    """Returns cache and speed as text, each figure with its ratio to the first row."""
+    """Returns cache and speed as text, each with its ratio to the first record."""
     first = rows[0]
     columns = (Column("exchange", 20), Column("parts", 5, right=True), Column("cache MB", 10, right=True))
     others = (Column(title, 9, right=True) for title in ("to first", "tokens/s", "to first"))
@@ -104,11 +105,11 @@ def main(argv: list[str]) -> None:
     tokenizer = text.load_tokenizer(loaded.folder, loaded.model.config.vocab_size)
     check_same("weights", loaded.params)
     prompts = from_terminal(lambda: [tokenizer(text)["input_ids"] for text in command.prompt])
-    assert loaded.folder is not None  # where the tokenizer lies
+    assert loaded.folder is not None  # the folder of the tokenizer
     stop = stop_tokens(tokenizer, loaded.folder, command.stop)
     make = partial(Generator, loaded.model, loaded.params, bucket=command.bucket)
     parts = make(setting.exchange, on_mesh(setting.num_parts))
-    print(where_prompts_stand(parts, prompts, new))
+    print(prompt_layout(parts, prompts, new))
     added = stream_texts(parts, tokenizer, command.prompt, prompts, new, command.sampling, stop)
     rows = []
     if command.compare:

@@ -1,14 +1,14 @@
-"""Latency on real processes, one core each: from the input on process 0 to the logits on process 0.
+"""Measures latency on real processes, one core each: from the input on process 0 to the logits on process 0.
 
 python -m eval.latency configs/X.py -n 2 [--segments 1 10] [--exchanges EXCHANGE ...] [--wires float32 int8]
     [--batch-sizes 1 8]
         [--lengths 128 256] [--rates 10mbit 50mbit 200mbit] [--rtts 0 5 20] [--base RUN] [--out DIR] [flags]
-    -> a table for each link, N and B as it is there; DIR/results.json, latency.png; the same command goes on
-    where it was stopped
+    -> a table for each link, N and B as soon as it is complete; DIR/results.json, latency.png; the same command
+    resumes after an interruption
 
 One device (process 0 alone, on its core), Voltage and the exchanges of the config take turns, request by request.
-Without --rates the processes talk over loopback; with it, two of them are joined by a link of that rate and round-trip
-time (ms). On several hosts, leave -n out and start it on each with --coordinator.
+Without --rates the processes communicate over loopback. With --rates, two processes are joined by a link of that rate
+and round-trip time (ms). On several hosts, leave -n out and start the command on each with --coordinator.
 """
 
 import os
@@ -57,26 +57,26 @@ class Latency:
     grid: Flat[Grid]
     training: Preparation
     n: Annotated[int | None, tyro.conf.arg(aliases=("-n",), metavar="P")] = None
-    """Processes to start on this machine, one part and one core each; without it,
-    those that --coordinator brings together."""
+    """Number of processes to start on this machine, one part and one core each. By default, the processes of
+    --coordinator are used."""
     batch_sizes: Annotated[tuple[BatchSize, ...], Meta(min_length=1, description="one or more")] = (1, 8)
-    """B, examples of a request."""
+    """B, the examples of a request."""
     rates: tuple[str, ...] = ()
-    """Rates of a shaped link between two processes, such as 50mbit; without any, loopback."""
+    """Rates of a shaped link between two processes, for example 50mbit. Without any, loopback."""
     rtts: Annotated[tuple[Rtt, ...], Meta(min_length=1, description=RTTS)] = (0.0,)
-    """Round-trip times of the shaped link in milliseconds, on top of its own."""
+    """Round-trip times to add to the shaped link, in milliseconds."""
     rounds: Count = 20
-    """How often each setting is timed at most, in turn."""
+    """Largest number of times that each setting is timed, in turn."""
     seconds: Positive = 60.0
-    """After about this time a table ends, with three rounds at least."""
+    """Seconds after which a table ends, approximately. Each setting is timed at least three times."""
     base: UserPath | None = None
-    """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights, of
-    which training.fresh is drawn at random: latency does not depend on values."""
+    """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights.
+    Parameters in training.fresh are initialised at random: latency does not depend on values."""
     out: UserPath | None = None
-    """Folder for the results; runs/NAME/latency by default, NAME being the config's."""
+    """Folder for the results. The default is runs/NAME/latency, where NAME is the config's."""
 
     def check(self) -> None:
-        """Raises InputError for a value out of its range."""
+        """Raises InputError if a value is out of its range."""
         if self.n is not None and self.n < 2:
             raise InputError(f"-n is {self.n}; choose 2 processes or more, since one device is measured beside them")
         for rate in self.rates:
@@ -92,7 +92,7 @@ class Latency:
         """Returns the settings that take turns: one device, Voltage, then the exchanges of the config.
 
         Raises:
-          InputError: for an exchange that can't run.
+          InputError: if an exchange can't run.
         """
         for num_tokens in self.lengths:
             for exchange in grid_of_exchanges(self.grid):
@@ -102,12 +102,12 @@ class Latency:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """N."""
+        """The values of N to measure."""
         return tuple(dict.fromkeys(self.grid.lengths or (self.experiment.num_tokens,)))
 
     @property
     def links(self) -> list[LinkFields]:
-        """Links to measure, in their order: all rates at the first round-trip time, then at the next."""
+        """Links to measure, in order: all rates at the first round-trip time, then all rates at the next."""
         if not self.rates:
             return [LinkFields(HOSTS if self.n is None else LOOPBACK)]
         return [
@@ -120,10 +120,10 @@ class Latency:
 def main(argv: list[str]) -> None:
     command = flags.parse(Latency, __doc__, argv)
     command.check()
-    where = command.out or f"runs/{Path(argv[0]).stem}/latency"
+    folder = command.out or f"runs/{Path(argv[0]).stem}/latency"
     command_line = f"python -m eval.latency {shlex.join(argv)}"
     if several():
-        measure_tables(command, where, command_line)
+        measure_tables(command, folder, command_line)
         return
     if command.n is None:
         raise InputError("give -n 2 or more to start so many processes here, or --coordinator on every host")
@@ -132,15 +132,15 @@ def main(argv: list[str]) -> None:
             f"-n is {command.n}, but there are {cores} cores; choose at most as many, one for each process"
         )
     command.settings(command.n)
-    way_in = shaped.way_in(delay=any(command.rtts)) if command.rates else []
+    enter_command = shaped.enter_command(delay=any(command.rtts)) if command.rates else []
     check_runs(command.experiment, [command.base])
-    if way_in:
+    if enter_command:
         fetch(command.experiment)
-        shaped.enter(way_in)  # this process begins again there, with all in its caches
-    out = output_folder(where)
+        shaped.enter(enter_command)  # restarts this process in the namespace, with its files in the caches
+    out = output_folder(folder)
     fetch(command.experiment)
     if command.rates:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # for the ranks: there is no way out of their network
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the ranks have no network except their link
         for rtt in dict.fromkeys(command.rtts):
             with shaped.joined(rtt) as ends:
                 words = [*argv, "--rtts", str(rtt)]
@@ -152,11 +152,11 @@ def main(argv: list[str]) -> None:
 
 
 def fetch(experiment: Experiment) -> None:
-    """Brings what an experiment reads into the caches, so that its processes need no network for it.
+    """Fetches the files of an experiment into the caches, so that its processes need no network.
 
     Raises:
-      InputError: if the weights' source or the data set is unknown, or the hub does not give it.
-      AssetError: if an asset can't be had.
+      InputError: if the weights' source or the data set is unknown, or the hub does not provide it.
+      AssetError: if an asset can't be fetched.
     """
     hub.resolve(experiment.weights, experiment.revision)
     load_data(experiment, experiment.evaluation.split)
@@ -167,8 +167,8 @@ def _supervise(ranks: list[list[str]]) -> None:
         raise SystemExit(status)
 
 
-def measure_tables(command: Latency, where: str, command_line: str) -> None:
-    """Measures all tables that are not in the folder `where` yet. Called on every process."""
+def measure_tables(command: Latency, folder: str, command_line: str) -> None:
+    """Measures all tables that `folder` lacks. Called on every process."""
     num_parts = jax.device_count()
     if num_parts != jax.process_count():
         raise InputError(f"{jax.process_count()} processes have {num_parts} devices; give each process one")
@@ -178,7 +178,7 @@ def measure_tables(command: Latency, where: str, command_line: str) -> None:
         raise InputError("--rates goes with -n 2; a link between real hosts has the rate that it has")
     experiment, settings = command.experiment, command.settings(num_parts)
     check_runs(experiment, [command.base])
-    out = output_folder(where)
+    out = output_folder(folder)
     scoring = load_scoring(experiment, settings, {BASE: command.base}, fresh=experiment.training.fresh)
     header = files.results(scoring, [], command_line)
     header |= {"library": store.digest_of_library(*session.SOURCES), "processes": jax.process_count()}

@@ -1,11 +1,11 @@
-"""Runs a command on several processes of this machine, one device each, and watches over them.
+"""Runs a command on several processes of this machine, one device each, and monitors them.
 
 python -m eval.launch -n 2 -- eval.sweep configs/X.py [flags]
-    -> what the processes print, with their number in front; process 0 is the terminal
+    -> the output of the processes, with their number in front; process 0 gets the results
 python -m eval.launch -n 2 -- train.finetune configs/X.py --training.data 1 [flags]
 
-When a process fails, stops answering or never comes, all others are ended, and the last line says which one it was
-and what happened.
+When a process fails, stops responding or does not start, all others are ended. The last line names the process and the
+reason.
 """
 
 import argparse
@@ -23,27 +23,27 @@ from dataclasses import dataclass, field
 from eval.launching.rank import BEAT_SECONDS
 
 COME_SECONDS = 15.0
-"""A process that has given no sign so long after its start never came."""
+"""Seconds after its start in which a process must give its first sign of life."""
 
 SILENT_SECONDS = 10.0
-"""A process that has given no sign for so long has stopped answering."""
+"""Seconds without a sign of life after which a process counts as not responding."""
 
 GRACE_SECONDS = 5.0
-"""Between asking the processes to end, and ending them."""
+"""Seconds between asking the processes to end and killing them."""
 
 STOP_SECONDS = 60.0
-"""After Ctrl-C, how long the processes may take to save what they have."""
+"""Seconds that the processes have after Ctrl-C to save their state."""
 
 
 @dataclass
 class Rank:
-    """A process under watch.
+    """A monitored process.
 
     Attributes:
-      number: 0 is the terminal.
-      process: with its output in a pipe.
-      beats: the end of the pipe from which its signs of life are read.
-      heard: when the last one came, by the clock `time.monotonic`; None before the first.
+      number: number of the process; 0 gets the results.
+      process: the process. Its output goes to pipes.
+      beats: descriptor for reading its signs of life.
+      heard: time of the last sign of life, by `time.monotonic`; None before the first.
     """
 
     number: int
@@ -54,7 +54,7 @@ class Rank:
     rest: dict[int, bytes] = field(default_factory=dict)
 
     def trouble(self, come: float, silent: float) -> str | None:
-        """What is wrong with it, if anything; `come` and `silent` are those of `supervise`."""
+        """Returns a description of a fault, or None. `come` and `silent` are those of `supervise`."""
         status, now = self.process.poll(), time.monotonic()
         if status is not None and status < 0:
             return f"was killed by {signal.Signals(-status).name}"
@@ -70,16 +70,15 @@ class Rank:
 
 
 def supervise(commands: Sequence[Sequence[str]], *, come: float = COME_SECONDS, silent: float = SILENT_SECONDS) -> int:
-    """Runs one command for each rank until all have ended well or one has not; then none of them is left.
+    """Runs one command for each rank until all have succeeded or one has failed. Then ends all of them.
 
     Args:
-      commands: "{beats}" in them stands for the file descriptor on which a rank gives signs of life.
-      come: seconds from its start after which a rank that has given none never came.
-      silent: seconds after its last one after which a rank has stopped answering.
+      commands: the commands. "{beats}" in them stands for the file descriptor for signs of life.
+      come: seconds after its start in which a rank must give its first sign of life.
+      silent: seconds without a sign of life after which a rank counts as not responding.
 
     Returns:
-      The exit status: 0 if all ended well, 130 after Ctrl-C, else 1, after a line that names the rank
-      and what happened.
+      The exit status: 0 on success, 130 after Ctrl-C, else 1, after printing a line with the rank and the reason.
     """
     ranks = [_start(i, command) for i, command in enumerate(commands)]
     interrupted: list[float] = []
@@ -89,7 +88,7 @@ def supervise(commands: Sequence[Sequence[str]], *, come: float = COME_SECONDS, 
         for rank in ranks:
             _signal(rank, signal.SIGKILL if len(interrupted) > 1 else signal.SIGINT)
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    old_handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with selectors.DefaultSelector() as selector:
             for rank in ranks:
@@ -98,7 +97,7 @@ def supervise(commands: Sequence[Sequence[str]], *, come: float = COME_SECONDS, 
                     os.set_blocking(stream.fileno(), False)
                     selector.register(stream, selectors.EVENT_READ, (rank, stream.fileno()))
                 selector.register(rank.beats, selectors.EVENT_READ, (rank, None))
-            said = _watch(ranks, selector, interrupted, lambda rank: rank.trouble(come, silent))
+            fault = _watch(ranks, selector, interrupted, lambda rank: rank.trouble(come, silent))
             _end(ranks)
             _forward(selector, 0)
             for rank in ranks:
@@ -106,13 +105,13 @@ def supervise(commands: Sequence[Sequence[str]], *, come: float = COME_SECONDS, 
                     _print(rank, descriptor, b"\n" if rank.rest[descriptor] else b"")
     finally:
         _end(ranks)
-        for number, handler in before.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)
     if interrupted:
         return 130
-    if said:
-        print(f"launch: {said}; all processes are ended", file=sys.stderr, flush=True)
-    return 1 if said else 0
+    if fault:
+        print(f"launch: {fault}; all processes are ended", file=sys.stderr, flush=True)
+    return 1 if fault else 0
 
 
 def _watch(
@@ -127,13 +126,13 @@ def _watch(
             if time.monotonic() - interrupted[0] > STOP_SECONDS:
                 return None
             continue
-        if troubles := [(rank, said) for rank in ranks if (said := trouble(rank))]:
-            # of several, the one that others could not have caused by its end
-            rank, said = min(
-                troubles, key=lambda one: ("killed" not in one[1], one[1].startswith("failed"), one[0].number)
+        if troubles := [(rank, fault) for rank in ranks if (fault := trouble(rank))]:
+            # reports the rank whose fault is least likely to be caused by the end of another
+            rank, fault = min(
+                troubles, key=lambda item: ("killed" not in item[1], item[1].startswith("failed"), item[0].number)
             )
-            return f"process {rank.number} {said}"
-    failed = next(((rank.number, said) for rank in ranks if not interrupted and (said := trouble(rank))), None)
+            return f"process {rank.number} {fault}"
+    failed = next(((rank.number, fault) for rank in ranks if not interrupted and (fault := trouble(rank))), None)
     return failed and f"process {failed[0]} {failed[1]}"
 
 
@@ -149,7 +148,7 @@ def _start(number: int, command: Sequence[str]) -> Rank:
 
 
 def _forward(selector: selectors.BaseSelector, wait: float) -> None:
-    """Prints what the ranks have printed, and takes note of their signs of life."""
+    """Prints the output of the ranks, and records their signs of life."""
     for key, _ in selector.select(wait):
         rank, descriptor = key.data
         try:
@@ -165,7 +164,7 @@ def _forward(selector: selectors.BaseSelector, wait: float) -> None:
 
 
 def _print(rank: Rank, descriptor: int, read: bytes) -> None:
-    """Whole lines, with the rank in front; what a progress bar draws over itself ends a line too."""
+    """Prints complete lines, with the rank in front. A carriage return of a progress bar also ends a line."""
     text = rank.rest.pop(descriptor, b"") + read
     *lines, rank.rest[descriptor] = text.replace(b"\r", b"\n").split(b"\n")
     assert rank.process.stdout is not None
@@ -176,7 +175,7 @@ def _print(rank: Rank, descriptor: int, read: bytes) -> None:
 
 
 def _signal(rank: Rank, number: int) -> None:
-    """To a rank and whatever it has started."""
+    """Sends a signal to a rank and to all processes that it has started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(rank.process.pid, number)
 
@@ -194,21 +193,21 @@ def _end(ranks: list[Rank]) -> None:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Returns a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def own_cores() -> list[int]:
-    """The cores that this process may use; none where that can't be told."""
+    """Returns the cores that this process may use; an empty list if unknown."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def commands(
     num_processes: int, module: str, arguments: Sequence[str], port: int, host: str = "127.0.0.1"
 ) -> list[list[str]]:
-    """The command of every rank, each on a core of its own as long as there are enough; they meet at `host`."""
+    """Returns the command of each rank. Each gets its own core if there are enough. The ranks meet at `host`."""
     cores = own_cores()
     join = ["--coordinator", f"{host}:{port}", "--num-processes", str(num_processes)]
     start = [sys.executable, "-m", "eval.launching.rank", "{beats}"]
@@ -223,11 +222,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("-n", type=int, required=True, metavar="P", help="processes, one device each")
     parser.add_argument("--port", type=int, help="on which the processes meet; a free one by default")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- MODULE ...", help="such as eval.sweep CONFIG")
-    said = parser.parse_args(argv)
-    words = said.command[1:] if said.command[:1] == ["--"] else said.command
-    if said.n < 1 or not words:
+    flags = parser.parse_args(argv)
+    words = flags.command[1:] if flags.command[:1] == ["--"] else flags.command
+    if flags.n < 1 or not words:
         parser.error("give -n of 1 or more, and a command after --, such as eval.sweep configs/bert_newsgroups.py")
-    return supervise(commands(said.n, words[0], words[1:], said.port or free_port()))
+    return supervise(commands(flags.n, words[0], words[1:], flags.port or free_port()))
 
 
 if __name__ == "__main__":
@@ -236,6 +235,6 @@ if __name__ == "__main__":
             sys.exit(main(sys.argv[1:]))
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads it any more, as after `| head`
+    except BrokenPipeError:  # the reader closed the pipe, for example `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(128 + signal.SIGPIPE)

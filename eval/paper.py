@@ -1,5 +1,5 @@
-"""The cost tables of the PRISM paper (arXiv 2507.12145) beside ours: published, by formula,
-from the compiled program. No weights.
+"""Compares the cost tables of the PRISM paper (arXiv 2507.12145) with ours: published, by formula, and from the
+compiled program. No weights are needed.
 
 python -m eval.paper [--out DIR]
     -> prints the tables; DIR/results.json with --out; exit status 1 if a percentage is off by more than 0.5 points or a
@@ -32,7 +32,7 @@ GFLOPS, COMPUTE, COMPUTE_TO_VOLTAGE, TRAFFIC = (
     "communication saved %",
 )
 POINTS, RELATIVE = 0.5, 0.01
-"""By how much a percentage and a GFLOPs figure may be off."""
+"""Largest allowed differences: points of a percentage, and the share of a GFLOPs figure."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Table:
     """A table of the paper: a model on P = 2 devices.
 
     Attributes:
-      title: model and data.
-      model: in its size.
+      title: model and data set.
+      model: the model, in the paper's size.
       num_tokens: N.
-      embeds: whether the published figures of one device hold the product that embeds patches.
-      published: by exchange, the figures that the paper states.
-      accuracy: by exchange, in percent, as the paper states it; not measured here.
+      embeds: whether the published figures of one device include the product that embeds patches.
+      published: the paper's figures, by exchange.
+      accuracy: the paper's accuracy in percent, by exchange; not measured here.
     """
 
     title: str
@@ -93,7 +93,7 @@ TABLES = (
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the paper beside ours."""
+    """A figure of the paper, with our values."""
 
     table: str
     exchange: str
@@ -111,7 +111,7 @@ class Figure:
 @dataclass(frozen=True)
 class Paper:
     out: UserPath | None = None
-    """Folder for results.json; none is written without it."""
+    """Folder for results.json. By default, it is not written."""
 
 
 def figures_of(table: Table) -> list[Figure]:
@@ -121,14 +121,14 @@ def figures_of(table: Table) -> list[Figure]:
     config, N = table.model.config, table.num_tokens
     for exchange in table.published:
         num_parts = 1 if isinstance(exchange, WholeSequence) else 2
-        ours = cost.formula(config.stack, exchange, num_parts, N)
-        read = cost.lowered(table.model, exchange, on_mesh(num_parts), N)
+        formula_cost = cost.formula(config.stack, exchange, num_parts, N)
+        compiled_cost = cost.lowered(table.model, exchange, on_mesh(num_parts), N)
         embedding = compiled_embedding = 0.0
         if table.embeds and num_parts == 1:
             embedding = 2 * (config.num_tokens - 1) * config.patch_pixels * config.stack.features
-            compiled_embedding = read.flops_outside["embeddings"]
-        formula[exchange] = derived(ours.flops + embedding, ours.bytes_sent, formula)
-        compiled[exchange] = derived(read.flops + compiled_embedding, read.bytes_sent, compiled)
+            compiled_embedding = compiled_cost.flops_outside["embeddings"]
+        formula[exchange] = derived(formula_cost.flops + embedding, formula_cost.bytes_sent, formula)
+        compiled[exchange] = derived(compiled_cost.flops + compiled_embedding, compiled_cost.bytes_sent, compiled)
     return [
         Figure(table.title, str(exchange), name, value, formula[exchange][name], compiled[exchange][name])
         for exchange, stated in table.published.items()
@@ -160,7 +160,7 @@ TEXT_TABLE = TextTable(
 
 
 def text_of(table: Table, figures: list[Figure]) -> str:
-    """Returns a table for the terminal, with notes."""
+    """Returns a table as text, with notes."""
     body = TEXT_TABLE.text(
         (
             *(figure.exchange, figure.name),
@@ -187,9 +187,9 @@ def main(argv: list[str]) -> None:
     emulate_devices(2)
     figures: list[Figure] = []
     for table in TABLES:
-        of_table = figures_of(table)
-        print(text_of(table, of_table), flush=True)
-        figures += of_table
+        table_figures = figures_of(table)
+        print(text_of(table, table_figures), flush=True)
+        figures += table_figures
     if out:
         plain = [dataclasses.asdict(figure) | {"agrees": figure.agrees} for figure in figures]
         content = {"schema": files.SCHEMA, "environment": files.environment(), "rows": plain}

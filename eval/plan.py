@@ -1,12 +1,12 @@
-"""How to run a model on a link: how many devices, which exchange, or one device alone.
+"""Chooses how to run a model on a link: the number of devices and the exchange, or one device alone.
 
 python -m eval.plan configs/X.py --rate 50mbit --rtt 5 --devices 4 --max-drop 1.0 [--examples 1] [--sweep DIR]
     [--calibration DIR]
         [--out DIR]
-    -> every setting with its predicted latency, what it loses, its bytes, and why it lost; DIR/plan.json
+    -> every setting with its predicted latency, its loss, its bytes, and why it was not chosen; DIR/plan.json
 
-Scores come from a sweep of the config (`eval.sweep`), times from a calibration: `eval.latency` with --rates and --rtts,
-on the devices in question. A time is always a prediction; one on more than two devices is beyond what was measured.
+Scores come from a sweep of the config (`eval.sweep`). Times come from a calibration on the same devices: `eval.latency`
+with --rates and --rtts. All times are predictions. Times on more than two devices are extrapolated.
 """
 
 import json
@@ -38,25 +38,25 @@ from prism_jax.user_paths import UserPath
 class Plan:
     experiment: Flat[Experiment]
     rate: str | None = None
-    """Of the link between the devices, such as 50mbit. Needed."""
+    """Rate of the link between the devices, for example 50mbit. Required."""
     rtt: Milliseconds = 0.0
-    """Its round-trip time in milliseconds."""
+    """Round-trip time of the link, in milliseconds."""
     devices: Count = 2
-    """How many there are at most."""
+    """Largest number of devices."""
     max_drop: NotNegative = 1.0
-    """How much may be lost to one device, in the units of the score (points, for an accuracy)."""
+    """Largest allowed loss to one device, in the units of the score (points, for an accuracy)."""
     examples: Count = 1
-    """B, examples of a request."""
+    """B, the examples of a request."""
     sweep: UserPath | None = None
-    """Folder of a sweep; runs/NAME/sweep by default, NAME being the config's."""
+    """Folder of a sweep. The default is runs/NAME/sweep, where NAME is the config's."""
     calibration: UserPath | None = None
-    """Folder of `eval.latency`; runs/NAME/latency by default."""
+    """Folder of `eval.latency`. The default is runs/NAME/latency."""
     out: UserPath | None = None
-    """Folder for plan.json; runs/NAME/plan by default."""
+    """Folder for plan.json. The default is runs/NAME/plan."""
 
     @property
     def link(self) -> Link:
-        """Raises InputError without a rate, or for a wrong one."""
+        """The link of the flags. Raises InputError if the rate is missing or wrong."""
         if self.rate is None:
             raise InputError("give the --rate of the link, such as 50mbit")
         return Link(shaped.rate_of(self.rate), self.rtt)
@@ -67,14 +67,14 @@ class Candidate:
     """A way to run the model.
 
     Attributes:
-      setting: the exchange, as the command line has it.
-      num_parts: P, devices.
-      weights: base or tuned.
-      score: in the units of the metric.
-      drop: what it loses to one device; below 0 where it gains.
-      seconds: predicted.
-      sent: bytes that a device sends for a request, the split and the join included.
-      rejected: why it is not chosen; None for the chosen one.
+      setting: the exchange as on the command line.
+      num_parts: P, the number of devices.
+      weights: "base", "tuned" or the name of a further checkpoint.
+      score: score, in the units of the metric.
+      drop: loss to one device, in the same units; below 0 for a gain.
+      seconds: predicted latency of a request.
+      sent: bytes that a device sends for a request, including the split and the join.
+      rejected: the reason why it is not chosen; None for the chosen one.
     """
 
     setting: str
@@ -115,7 +115,7 @@ def main(argv: list[str]) -> None:
         "schema": SCHEMA,
         "link": asdict(link),
         "constants": asdict(constants),
-        "candidates": [asdict(one) for one in candidates],
+        "candidates": [asdict(candidate) for candidate in candidates],
         "regrets": regrets,
     }
     write(out / "plan.json", json.dumps(content, indent=2))
@@ -123,7 +123,7 @@ def main(argv: list[str]) -> None:
 
 
 def candidates_of(sweep: dict, calibration: dict, command: Plan, constants: Constants) -> list[Candidate]:
-    """Every setting that was both scored and timed.
+    """Returns every setting that was both scored and timed.
 
     Raises:
       InputError: if one device is not among them.
@@ -133,42 +133,42 @@ def candidates_of(sweep: dict, calibration: dict, command: Plan, constants: Cons
         for row in calibration["parts_alone"]
         if (row["tokens"], row["batch_size"]) == (command.experiment.num_tokens, command.examples)
     }
-    found = []
+    candidates = []
     for (setting, num_parts, weights), (score, drop) in _drops(sweep, command).items():
         if part := alone.get((setting, num_parts)):
             traffic = latency_model.traffic_of(part)
             seconds = constants.seconds(part["seconds"], traffic, command.link)
-            found.append(Candidate(setting, num_parts, weights, score, drop, seconds, traffic.sent))
-    if not any(one.num_parts == 1 for one in found):
+            candidates.append(Candidate(setting, num_parts, weights, score, drop, seconds, traffic.sent))
+    if not any(candidate.num_parts == 1 for candidate in candidates):
         raise InputError(
             f"one device at N = {command.experiment.num_tokens} and B = {command.examples} was not both scored and "
             "timed; run eval.sweep and eval.latency with the same --num-tokens, and --batch-sizes with that B"
         )
-    return found
+    return candidates
 
 
 def verdicts(candidates: Sequence[Candidate], command: Plan) -> list[Candidate]:
-    """The candidates, the fastest first, each but the best with the reason why."""
-    found: list[Candidate] = []
+    """Returns the candidates, fastest first, with the reason of rejection for all but the best one."""
+    judged: list[Candidate] = []
     best: Candidate | None = None
-    for one in sorted(candidates, key=lambda one: (one.seconds, one.drop)):
-        if one.num_parts > command.devices:
-            rejected = f"needs {one.num_parts} devices"
-        elif one.drop > command.max_drop:
-            rejected = f"loses {one.drop:.2g}, more than {command.max_drop:g}"
+    for candidate in sorted(candidates, key=lambda candidate: (candidate.seconds, candidate.drop)):
+        if candidate.num_parts > command.devices:
+            rejected = f"needs {candidate.num_parts} devices"
+        elif candidate.drop > command.max_drop:
+            rejected = f"loses {candidate.drop:.2g}, more than {command.max_drop:g}"
         elif best is not None:
-            rejected = f"{one.seconds / best.seconds - 1:.0%} slower"
+            rejected = f"{candidate.seconds / best.seconds - 1:.0%} slower"
         else:
-            rejected, best = None, one
-        found.append(replace(one, rejected=rejected))
-    return found
+            rejected, best = None, candidate
+        judged.append(replace(candidate, rejected=rejected))
+    return judged
 
 
 def regrets_on_measured_links(measured: Sequence[dict], drops: dict, max_drop: float) -> list[dict]:
-    """For each measured link, how much longer the choice by the constants of the other links took than the best
-    choice."""
+    """Returns for each measured link the regret: how much longer the choice by the other links' constants took than the
+    best choice."""
     allowed = {(setting, parts) for (setting, parts, _), (_, drop) in drops.items() if drop <= max_drop or parts == 1}
-    found = []
+    regrets = []
     for link in dict.fromkeys(map(latency_model.link_of, measured)):
         rows = [
             row
@@ -179,12 +179,12 @@ def regrets_on_measured_links(measured: Sequence[dict], drops: dict, max_drop: f
             chosen = min(rows, key=lambda row: row["seconds_predicted"])
             best = min(rows, key=lambda row: row["seconds"])
             regret = chosen["seconds"] / best["seconds"] - 1
-            found.append({**asdict(link), "chosen": chosen["setting"], "best": best["setting"], "regret": regret})
-    return found
+            regrets.append({**asdict(link), "chosen": chosen["setting"], "best": best["setting"], "regret": regret})
+    return regrets
 
 
 def table(candidates: Sequence[Candidate], metric: str) -> str:
-    """The candidates as text."""
+    """Returns the candidates as text."""
     one_device = next(candidate for candidate in candidates if candidate.num_parts == 1)
     columns = (
         *(Column("exchange", 23), Column("devices", 7), Column("weights", 7), Column("predicted ms", 12)),
@@ -203,9 +203,9 @@ def table(candidates: Sequence[Candidate], metric: str) -> str:
 
 
 def verdict(candidates: Sequence[Candidate], measured: Collection[int]) -> str:
-    """One sentence; it says so if requests on that number of devices were not measured."""
-    best = next(one for one in candidates if one.rejected is None)
-    one = next(x for x in candidates if x.num_parts == 1)
+    """Returns the choice in one sentence. Notes if requests on that number of devices were not measured."""
+    best = next(candidate for candidate in candidates if candidate.rejected is None)
+    one_device = next(candidate for candidate in candidates if candidate.num_parts == 1)
     if best.num_parts == 1:
         return (
             f"Use one device: {1e3 * best.seconds:.1f} ms, and nothing else that may be used is predicted to be faster."
@@ -213,16 +213,16 @@ def verdict(candidates: Sequence[Candidate], measured: Collection[int]) -> str:
     beyond = "" if best.num_parts in measured else f"; requests on {best.num_parts} devices were not measured"
     return (
         f"Use {best.setting} on {best.num_parts} devices with {best.weights} weights: "
-        f"{1e3 * best.seconds:.1f} ms predicted, {one.seconds / best.seconds:.2f} times as fast as one device, "
+        f"{1e3 * best.seconds:.1f} ms predicted, {one_device.seconds / best.seconds:.2f} times as fast as one device, "
         f"for a loss of {best.drop:.1f} and {best.sent / 1e3:.1f} kB sent by each{beyond}."
     )
 
 
 def _drops(sweep: dict, command: Plan) -> dict[tuple[str, int, str], tuple[float, float]]:
-    """Score, and what is lost to one device, of each setting and kind of weights, where both are known;
-    the control is a measure, not a choice.
+    """Returns the score and the loss to one device of each setting and kind of weights, if both are known. The control
+    is left out: it is a reference, not a choice.
     """
-    found = {}
+    drops = {}
     for row in sweep["rows"]:
         if row["score"] is None or row["weights"] == CONTROL or row["tokens"] != command.experiment.num_tokens:
             continue
@@ -230,25 +230,25 @@ def _drops(sweep: dict, command: Plan) -> dict[tuple[str, int, str], tuple[float
         if difference is None:
             continue
         sign = -1 if scores.METRICS[row["metric"]].higher_is_better else 1
-        drop = sign * difference + 0.0  # no -0.0
-        found[row["setting"], row["num_parts"], row["weights"]] = (row["score"], drop)
-    return found
+        drop = sign * difference + 0.0  # turns -0.0 into 0.0
+        drops[row["setting"], row["num_parts"], row["weights"]] = (row["score"], drop)
+    return drops
 
 
 def _measured(calibration: dict, command: Plan) -> list[dict]:
-    here = {"tokens": command.experiment.num_tokens, "batch_size": command.examples}
-    found = [row for row in calibration["rows"] if row["rate_bits_per_second"] and here.items() <= row.items()]
-    if len({latency_model.link_of(row) for row in found if row["num_parts"] > 1}) < 2:
+    wanted = {"tokens": command.experiment.num_tokens, "batch_size": command.examples}
+    rows = [row for row in calibration["rows"] if row["rate_bits_per_second"] and wanted.items() <= row.items()]
+    if len({latency_model.link_of(row) for row in rows if row["num_parts"] > 1}) < 2:
         raise InputError(
-            f"the calibration has fewer than two shaped links between devices at N = {here['tokens']} and B = "
-            f"{here['batch_size']}; run eval.latency "
+            f"the calibration has fewer than two shaped links between devices at N = {wanted['tokens']} and B = "
+            f"{wanted['batch_size']}; run eval.latency "
             "with the same --num-tokens and --batch-sizes, and two or more --rates or --rtts"
         )
-    return found
+    return rows
 
 
 def _spread(regrets: Sequence[dict]) -> str:
-    values = [one["regret"] for one in regrets]
+    values = [link["regret"] for link in regrets]
     return f"{np.median(values):.0%} in the median and {max(values):.0%} at worst"
 
 

@@ -1,4 +1,4 @@
-"""Writes a report of results, or of several side by side.
+"""Writes a report of the results of one sweep, or of several side by side.
 
 python -m eval.report DIR [DIR ...] [--page README.md] [--plots score_bytes] [--out DIR]
     -> report.md and plots from the results.json of each folder; --out is needed for several
@@ -23,7 +23,7 @@ class Report:
     folders: Annotated[tyro.conf.Positional[tuple[UserPath, ...]], tyro.conf.arg(metavar="DIR [DIR ...]")] = ()
     """Folders with a results.json of eval.sweep."""
     page: Literal["report.md", "README.md"] = "report.md"
-    """File name of the report; web sites show README.md below the list of a folder's files."""
+    """File name of the report. Web sites show README.md below the list of a folder's files."""
     plots: tuple[Literal["score_bytes", "score_rate", "compute_parts"], ...] = (
         "score_bytes",
         "score_rate",
@@ -32,7 +32,7 @@ class Report:
     """Plots to draw: the score against bytes and against the compression rate,
     and FLOPs against the number of parts."""
     out: UserPath | None = None
-    """Folder for the report; that of the results by default, where there is one."""
+    """Folder for the report. The default is the folder of the results, if there is only one."""
 
 
 def main(argv: list[str]) -> None:

@@ -1,1 +1,1 @@
-"""Text that is generated as it comes, and how fast."""
+"""Streams generated text, and measures its speed."""

@@ -1,4 +1,4 @@
-"""Streams generated texts, and measures generation beside one device."""
+"""Streams generated texts, and compares generation with one device."""
 
 import time
 from collections.abc import Sequence
@@ -18,25 +18,24 @@ from prism_jax.records import Natural
 from prism_jax.sampling import Sampling
 
 ROUNDS = 3
-"""How often each arm is timed, in turn."""
+"""Number of times that each arm is timed, in turn."""
 
 
 class Stops(TypedDict, total=False):
-    """What is read from generation_config.json and config.json."""
+    """Keys of generation_config.json and config.json that are read."""
 
     eos_token_id: Natural | list[Natural] | None
 
 
 def stop_tokens(tokenizer: Any, folder: Path, text: str | None) -> tuple[int, ...]:
-    """The ids of the tokens that end a text.
+    """Returns the ids of the tokens that end a text.
 
-    `text` alone where it is given. Else what the first of these files says by its `eos_token_id`, one id or a list of
-    them:
-    generation_config.json, where null says that none does, and config.json. Else the tokenizer's end of text, if it has
+    These are the token `text` alone, if it is given. Otherwise the `eos_token_id` of generation_config.json (where null
+    means none), or else of config.json; it is an id or a list of ids. Otherwise the tokenizer's end of text, if it has
     one.
 
     Raises:
-      InputError: if `text` is not one token, or a file says anything but ids.
+      InputError: if `text` is not one token, or a file has anything but ids.
     """
     if text is not None:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -46,19 +45,19 @@ def stop_tokens(tokenizer: Any, folder: Path, text: str | None) -> tuple[int, ..
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         content: Stops = records.read(path, Stops, "give --stop, or correct it") if path.is_file() else {}
-        said = content.get("eos_token_id")
-        if said is not None:
-            return tuple(said) if isinstance(said, list) else (said,)
+        eos = content.get("eos_token_id")
+        if eos is not None:
+            return tuple(eos) if isinstance(eos, list) else (eos,)
         if name == "generation_config.json" and "eos_token_id" in content:
             return ()
     return () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
 
 
-def where_prompts_stand(generator: Generator, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> str:
-    """A line for each prompt: its real tokens in every part. Where earlier parts have none, no exchange is tested.
+def prompt_layout(generator: Generator, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> str:
+    """Returns a line for each prompt: its real tokens in every part. If earlier parts have none, no exchange is tested.
 
     Raises:
-      InputError: if a prompt can't run.
+      InputError: if a prompt can't be processed.
     """
     lines, num_parts = [], generator.run.num_parts
     for i, prompt in enumerate(prompts):
@@ -81,10 +80,10 @@ def stream_texts(
     sampling: Sampling,
     stop: Sequence[int],
 ) -> list[str]:
-    """Prints each text as it grows, the prompts in their order; returns what was added to each.
+    """Prints each text as it grows, in the order of the prompts. Returns the new text of each.
 
-    What was added is the tokenizer's text of all new tokens. A character that is not whole yet is printed when it is,
-    or as U+FFFD where its text ends.
+    The new text is the tokenizer's text of all new tokens. An incomplete character is printed once it is complete, or
+    as U+FFFD if its text ends.
     """
     tokens: list[list[int]] = [[] for _ in prompts]
     waiting, finished, added, shown = ["" for _ in prompts], set(), ["" for _ in prompts], 0
@@ -111,12 +110,12 @@ def stream_texts(
 def compare(
     arms: Sequence[Generator], prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
 ) -> list[dict]:
-    """Cache and speed of generators on the same prompts, the arms in turn, after a run that compiles.
-    The first is the reference."""
+    """Measures cache and speed of generators on the same prompts. They take turns, after a run that compiles. The first
+    one is the reference."""
     seconds: list[list[tuple[float, float]]] = [[] for _ in arms]
     for i in tqdm(range(ROUNDS + 1), "measuring", leave=False, unit="round", disable=None):
         for arm, times in zip(arms, seconds, strict=True):
-            from_terminal(lambda: None)  # all begin together
+            from_terminal(lambda: None)  # a barrier: all processes begin together
             if arm.run.num_parts == 1 and not is_terminal():
                 continue
             measured = _time(arm, prompts, max_new_tokens, sampling)
@@ -125,7 +124,7 @@ def compare(
     rows: list[dict] = []
     for arm, times in zip(arms, seconds, strict=True):
         compiled = arm.compiled_cache_bytes(prompts, max_new_tokens)
-        if not times:  # another process's
+        if not times:  # measured by another process
             continue
         config, num_parts = arm.model.config.stack, arm.run.num_parts
         lengths = [arm.padded_length(i, prompt, max_new_tokens) for i, prompt in enumerate(prompts)]
@@ -151,7 +150,7 @@ def compare(
 def _time(
     generator: Generator, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
 ) -> tuple[float, float]:
-    """Seconds until the prompts' first tokens, and for all others."""
+    """Returns the seconds until the prompts' first tokens, and the seconds for all other tokens."""
     prefill = decode = 0.0
     begun: set[int] = set()
     before = time.perf_counter()

@@ -1,1 +1,1 @@
-"""Several processes on one machine: started, watched and ended."""
+"""Starts, monitors and ends several processes on one machine."""

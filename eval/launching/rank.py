@@ -1,4 +1,4 @@
-"""One process of `eval.launch`: tells the launcher every second that it lives, and runs the command on one core.
+"""One process of `eval.launch`: sends the launcher a sign of life every second, and runs the command on one core.
 
 python -m eval.launching.rank FILE-DESCRIPTOR CORE MODULE ARGUMENTS...
 """
@@ -13,7 +13,7 @@ BEAT_SECONDS = 1.0
 
 
 def beat(descriptor: int) -> None:
-    """Writes a byte every second, until nobody reads them; without a launcher the process ends."""
+    """Writes a byte every second. Ends the process when the launcher no longer reads them."""
     try:
         while True:
             os.write(descriptor, b".")

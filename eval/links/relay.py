@@ -1,10 +1,10 @@
-"""Delays packets between two network namespaces: two TUN devices, and this process between them.
+"""Delays packets between two network namespaces, through two TUN devices.
 
 python -m eval.links.relay PID PID DEVICE MILLISECONDS
-    -> makes DEVICE in the network namespaces of both processes; a packet that goes in at one comes out at the
-    other so much later
+    -> creates DEVICE in the network namespaces of both processes; a packet that enters one leaves the other after
+    this delay
 
-Ends when its standard input does. Stands in for netem, which many kernels lack.
+Ends when its standard input closes. Replaces netem, which many kernels lack.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ CLONE_NEWNET = 0x40000000
 
 
 def tun(pid: int, name: str) -> int:
-    """Makes a TUN device in the network namespace of a process, and returns the descriptor of its packets."""
+    """Creates a TUN device in the network namespace of a process, and returns the file descriptor for its packets."""
     libc = ctypes.CDLL(None, use_errno=True)
     with open(f"/proc/{pid}/ns/net") as namespace:
         if libc.setns(namespace.fileno(), CLONE_NEWNET):
@@ -35,8 +35,8 @@ def tun(pid: int, name: str) -> int:
 
 
 def relay(descriptors: tuple[int, int], seconds: float, stop: int) -> None:
-    """Passes packets on, each `seconds` after it came, until `stop` is at its end."""
-    waiting: deque[tuple[float, int, bytes]] = deque()  # one delay for all, so the first in is the first out
+    """Forwards packets, each `seconds` after its arrival, until `stop` is closed."""
+    waiting: deque[tuple[float, int, bytes]] = deque()  # all have the same delay, so the order stays
     other = dict(zip(descriptors, reversed(descriptors), strict=True))
     while True:
         wait = max(waiting[0][0] - time.perf_counter(), 0.0) if waiting else None

@@ -1,8 +1,8 @@
-"""A network between two processes of this machine, of a known rate and delay.
+"""A network link between two processes of this machine, with a known rate and delay.
 
-Each process lives in network, mount and host-name namespaces of its own, which only its keeper holds: a small process
-that ends with the one that made it. The kernel removes namespaces and interfaces with the last process in them, so
-nothing can stay behind, whatever ends the run. Linux only; needs root, or user namespaces.
+Each process runs in separate network, mount and host-name namespaces. Only its keeper holds them: a small process that
+ends with the process that created it. The kernel removes namespaces and interfaces with the last process in them. So
+nothing is left behind, however the run ends. Linux only; needs root or user namespaces.
 """
 
 import os
@@ -23,18 +23,18 @@ import numpy as np
 from prism_jax.errors import InputError, RunError, one_line
 
 DEVICE = "prism0"
-"""The interface of each end."""
+"""Name of the network interface at each end."""
 
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 MTU = 1500
 BURST_BYTES, QUEUE = 1600, "400ms"
-"""Of the token bucket. A burst larger than a message would let it through free."""
+"""Parameters of the token bucket. A burst larger than a message would let the message pass unlimited."""
 
 LADDER_BYTES = (1_000, 10_000, 30_000, 100_000, 400_000)
 LADDER_ROUNDS = 5
 LADDER_PORT = 20077
 LADDER_SECONDS = 60.0
-"""The longest that an end waits for the other."""
+"""Seconds that an end waits for the other at most."""
 
 NEEDED = ("ip", "tc", "unshare", "nsenter", "mount", "hostname")
 TUN = "/dev/net/tun"
@@ -44,16 +44,16 @@ OFFER = "leave --rates and --rtts out to measure over loopback"
 
 @dataclass(frozen=True)
 class Keeper:
-    """Holds the namespaces of one end, until its input is closed.
+    """Holds the namespaces of one end until its input is closed.
 
     Attributes:
-      process: ends with the process that started it.
+      process: the process, which ends with the one that started it.
     """
 
     process: subprocess.Popen[bytes]
 
     def inside(self, command: Sequence[str]) -> list[str]:
-        """The command that runs `command` at this end."""
+        """Returns the command that runs `command` at this end."""
         enter = ["nsenter", "--target", str(self.process.pid), "--net", "--mount", "--uts", f"--wd={os.getcwd()}"]
         return [*enter, *command]
 
@@ -69,10 +69,10 @@ class Keeper:
 
 
 def rate_of(text: str) -> float:
-    """Bits a second, from a text such as 50mbit.
+    """Returns the bits a second of a text like 50mbit.
 
     Raises:
-      InputError: for anything else.
+      InputError: if the text is no rate.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(kbit|mbit|gbit)", text)
     rate = float(match[1]) * UNITS[match[2]] if match else 0.0
@@ -81,15 +81,15 @@ def rate_of(text: str) -> float:
     return rate
 
 
-def way_in(*, delay: bool) -> list[str]:
-    """What goes before a command that may make namespaces: nothing for root,
-    else what makes a user namespace of its own.
+def enter_command(*, delay: bool) -> list[str]:
+    """Returns the words before a command that creates namespaces: none for root, otherwise a command that creates a
+    user namespace.
 
     Args:
-      delay: whether there will be links with a round-trip time.
+      delay: whether a link will have a round-trip time.
 
     Raises:
-      InputError: where neither is to be had.
+      InputError: if this process has neither right.
     """
     if missing := [name for name in NEEDED if not shutil.which(name)]:
         raise InputError(f"shaping needs {', '.join(missing)} (Linux: iproute2, util-linux); {OFFER}")
@@ -104,21 +104,21 @@ def way_in(*, delay: bool) -> list[str]:
     return as_root
 
 
-def enter(before: Sequence[str]) -> None:
-    """Begins this process again behind the words of `way_in`, if there are any."""
-    if before:
+def enter(prefix: Sequence[str]) -> None:
+    """Restarts this process with the words of `enter_command` in front, if there are any."""
+    if prefix:
         sys.stdout.flush()
-        os.execvp(before[0], [*before, sys.executable, *sys.orig_argv[1:]])
+        os.execvp(prefix[0], [*prefix, sys.executable, *sys.orig_argv[1:]])
 
 
 @contextmanager
 def joined(rtt_ms: float) -> Iterator[tuple[Keeper, Keeper]]:
-    """Two ends joined by a link without limit of rate, with a round-trip time of `rtt_ms` on top of its own.
+    """Creates two ends, joined by a link of unlimited rate with an additional round-trip time of `rtt_ms`.
 
-    Without delay the link is a veth pair, else two TUN devices with a relay between them, see `eval.links.relay`.
+    Without delay the link is a veth pair; otherwise two TUN devices with a relay between them, see `eval.links.relay`.
 
     Raises:
-      RunError: if it can't be made.
+      RunError: if it can't be created.
     """
     keepers: list[Keeper] = []
     relay = None
@@ -144,7 +144,7 @@ def joined(rtt_ms: float) -> Iterator[tuple[Keeper, Keeper]]:
 
 
 def shape(rate: str) -> None:
-    """Limits what this end sends. Called at both ends."""
+    """Limits the sending rate of this end. Called at both ends."""
     bucket = ["tbf", "rate", rate, "burst", str(BURST_BYTES), "latency", QUEUE]
     words = ["tc", "qdisc", "replace", "dev", DEVICE, "root", *bucket]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -153,10 +153,10 @@ def shape(rate: str) -> None:
 
 
 def counters() -> tuple[int, int] | None:
-    """Bytes sent and received by the interface of this end, headers included;
-    None in a process that is at no end of such a link."""
-    counted = Path("/proc/self/net/dev")
-    for line in counted.read_text().splitlines() if counted.exists() else []:
+    """Returns the bytes sent and received by the interface of this end, including headers. None if this process is not
+    at an end of a link."""
+    counters_file = Path("/proc/self/net/dev")
+    for line in counters_file.read_text().splitlines() if counters_file.exists() else []:
         name, _, numbers = line.partition(":")
         if name.strip() == DEVICE:
             received, sent = (int(numbers.split()[i]) for i in (0, 8))
@@ -165,11 +165,11 @@ def counters() -> tuple[int, int] | None:
 
 
 def ladder(end: int) -> list[dict]:
-    """Messages of growing size from end 0 to end 1, each answered by a byte: proves rate and delay.
-    Called at both ends.
+    """Sends messages of growing size from end 0 to end 1, each answered by a byte, to verify rate and delay. Called at
+    both ends.
 
     Returns:
-      For each size the median of the seconds until the answer; at end 1 nothing.
+      The median seconds until the answer for each size; an empty list at end 1.
     """
     try:
         return _send_up() if end == 0 else _answer()
@@ -211,7 +211,8 @@ def _send_up() -> list[dict]:
 
 
 def measured(rows: Sequence[dict]) -> dict[str, float]:
-    """What a ladder shows: the rate, from its largest message, and the round-trip time, from its smallest."""
+    """Returns the results of a ladder: the rate, from its largest message, and the round-trip time, from its
+    smallest."""
     first, *_, last = rows
     rate = 8 * (last["bytes_counted"] - first["bytes_counted"]) / (last["seconds"] - first["seconds"])
     return {"rtt_ms": 1e3 * (first["seconds"] - 8 * first["bytes_counted"] / rate), "rate_bits_per_second": rate}
@@ -220,22 +221,22 @@ def measured(rows: Sequence[dict]) -> dict[str, float]:
 def _keeper(number: int) -> Keeper:
     begin = 'mount --bind "$0" /etc/hosts && hostname "$1" && ip link set lo up && echo ready && exec cat >&2'
     lines = ["127.0.0.1 localhost", *(f"{address} prism{i}" for i, address in enumerate(ADDRESSES))]
-    with tempfile.NamedTemporaryFile("w", prefix="prism_jax_hosts_") as hosts:  # once mounted it needs no name
+    with tempfile.NamedTemporaryFile("w", prefix="prism_jax_hosts_") as hosts:  # once mounted, the file needs no name
         hosts.write("\n".join(lines) + "\n")
         hosts.flush()
         spaces = ["unshare", "--net", "--mount", "--uts"]
         return Keeper(_start([*spaces, "sh", "-c", begin, hosts.name, f"prism{number}"], "no namespace"))
 
 
-def _start(command: Sequence[str], without: str) -> subprocess.Popen[bytes]:
-    """A process that has said that it is ready, ends when its input does, and is not reached by Ctrl-C."""
+def _start(command: Sequence[str], fault: str) -> subprocess.Popen[bytes]:
+    """Starts a process and waits until it is ready. It ends when its input closes, and Ctrl-C does not reach it."""
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
     assert process.stdout is not None
     if process.stdout.readline() != b"ready\n":
         process.kill()
-        said = process.communicate()[1].decode().strip()
-        raise RunError(f"{without} can be made: {said[-200:]}; {OFFER}")
+        stderr = process.communicate()[1].decode().strip()
+        raise RunError(f"{fault} can be made: {stderr[-200:]}; {OFFER}")
     return process
 
 

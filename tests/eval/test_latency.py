@@ -137,10 +137,10 @@ config = Experiment(model=BertForSequenceClassification, weights="asset:toy", da
     monkeypatch.setitem(assets.ASSETS, "toy", model)
     monkeypatch.setitem(data.DATASETS, "toy", toy)
     monkeypatch.setenv("PRISM_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(shaped, "way_in", lambda *, delay: ["nowhere"])
+    monkeypatch.setattr(shaped, "enter_command", lambda *, delay: ["nowhere"])
 
-    def leave(way_in):
-        assert way_in == ["nowhere"]
+    def leave(prefix):
+        assert prefix == ["nowhere"]
         raise SystemExit(7 if assets.is_cached(model) and assets.is_cached(words) else 1)
 
     monkeypatch.setattr(shaped, "enter", leave)
@@ -265,10 +265,10 @@ def test_without_namespaces_loopback_is_offered(monkeypatch):
     with pytest.raises(
         InputError, match="needs root or user namespaces.*leave --rates and --rtts out to measure over loopback"
     ):
-        shaped.way_in(delay=False)
+        shaped.enter_command(delay=False)
     monkeypatch.setattr(shaped.shutil, "which", lambda name: None if name == "tc" else name)
     with pytest.raises(InputError, match="shaping needs tc"):
-        shaped.way_in(delay=False)
+        shaped.enter_command(delay=False)
 
 
 def test_a_ladder_shows_rate_and_round_trip():
