@@ -1,10 +1,10 @@
-"""Time and memory of one part alone, on one core, as sequences grow: a stack of BERT-base's size.
+"""Measures time and memory of one part alone, on one core, as sequences grow: a stack of BERT-base's size.
 
 python -m eval.scale [--lengths 256 1024 4096 16384] [--num-parts 8] [--segments 1 16] [--layers 12] [--out DIR]
-    -> a line for each measurement; DIR/results.json, scale.png; rows that are there already are not measured again
+    -> a line for each measurement; DIR/results.json, scale.png; existing records are not measured again
 
-One part computes what it would on its own device; the rows of the other parts are stood in for by its own, so nothing
-is sent. Every measurement is a process of its own on one core.
+One part computes the same as on its own device. Its own rows replace those of the other parts, so nothing is sent.
+Every measurement runs in a separate process on one core.
 """
 
 import multiprocessing
@@ -35,18 +35,18 @@ ONE_OR_MORE = Meta(min_length=1, description="one or more")
 @dataclass(frozen=True)
 class Scale:
     lengths: Annotated[tuple[NumTokens, ...], ONE_OR_MORE] = (256, 512, 1024, 2048, 4096, 8192, 16384)
-    """N."""
+    """The values of N to measure."""
     num_parts: Annotated[int, Meta(ge=2, le=2**16, description=f"2 or more, up to {2**16}")] = 8
-    """P."""
+    """P, the number of parts."""
     segments: tuple[int, ...] = (1, 16)
-    """L of segment means."""
+    """The values of L of segment means."""
     layers: Annotated[int, Meta(ge=1, le=256, description="1 or more, up to 256")] = 12
-    """Blocks of the stack."""
+    """Number of blocks of the stack."""
     out: UserPath = "runs/scale"
     """Folder for the results."""
 
     def check(self) -> None:
-        """Raises InputError for lengths that the parts, or the segments, don't fit."""
+        """Raises InputError if a length does not fit the parts or the segments."""
         if min(self.lengths) < self.num_parts:
             raise InputError(f"lengths are {self.lengths}; choose at least num_parts, {self.num_parts}, tokens")
         for num_tokens in self.lengths:
@@ -54,8 +54,8 @@ class Scale:
                 SegmentMeans(num_segments).check(num_tokens, self.num_parts)
 
 
-def row_of(command: Scale, exchange: Exchange, num_parts: int, num_tokens: int) -> dict:
-    """Measures one part in a new process; the row of a process that fails has an "error"."""
+def measure_part(command: Scale, exchange: Exchange, num_parts: int, num_tokens: int) -> dict:
+    """Measures one part in a new process. If the process fails, the record has an "error"."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     child = context.Process(target=part_program.measure, args=(queue, command.layers, exchange, num_parts, num_tokens))
@@ -68,18 +68,18 @@ def row_of(command: Scale, exchange: Exchange, num_parts: int, num_tokens: int) 
 
 
 def exponents(rows: list[dict]) -> dict[str, dict[str, float]]:
-    """Returns the power of N with which time and memory of each exchange grow.
+    """Returns the exponent of N with which time and memory of each exchange grow.
 
-    Fitted by least squares in logarithms, over the upper half of the N.
+    It is fitted by least squares in logarithms, over the upper half of the N.
     """
     powers: dict[str, dict[str, float]] = {}
     for exchange in dict.fromkeys(row["exchange"] for row in rows):
-        mine = sorted((row for row in rows if row["exchange"] == exchange), key=lambda row: row["tokens"])
-        mine = mine[len(mine) // 2 :]
-        if len(mine) > 1:
-            at = np.log([row["tokens"] for row in mine])
+        records = sorted((row for row in rows if row["exchange"] == exchange), key=lambda row: row["tokens"])
+        records = records[len(records) // 2 :]
+        if len(records) > 1:
+            log_tokens = np.log([row["tokens"] for row in records])
             powers[exchange] = {
-                name: float(np.polyfit(at, np.log([row[name] for row in mine]), 1)[0])
+                name: float(np.polyfit(log_tokens, np.log([row[name] for row in records]), 1)[0])
                 for name in ("seconds", "memory_activations_bytes_compiled")
             }
     return powers
@@ -94,14 +94,14 @@ def main(argv: list[str]) -> None:
     out = output_folder(command.out)
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     os.environ["JAX_PLATFORMS"] = "cpu"
-    asked = [(WholeSequence(), 1), (AllGather(), command.num_parts)]
-    asked += [(SegmentMeans(num_segments), command.num_parts) for num_segments in command.segments]
+    settings = [(WholeSequence(), 1), (AllGather(), command.num_parts)]
+    settings += [(SegmentMeans(num_segments), command.num_parts) for num_segments in command.segments]
     for num_tokens in sorted(command.lengths):
-        for exchange, num_parts in asked:
+        for exchange, num_parts in settings:
             setting = (str(exchange), num_parts, num_tokens, command.layers)
             if setting in {(row["exchange"], row["num_parts"], row["tokens"], row["layers"]) for row in rows}:
                 continue
-            row = row_of(command, exchange, num_parts, num_tokens)
+            row = measure_part(command, exchange, num_parts, num_tokens)
             if "error" not in row:
                 rows.append(row)
                 mebibytes = row["memory_activations_bytes_compiled"] / 2**20

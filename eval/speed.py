@@ -1,8 +1,8 @@
-"""Times one device of ours beside the same Hugging Face PyTorch model, on the same threads, in turn.
+"""Compares the speed of one device with the same Hugging Face PyTorch model, on the same threads, in turn.
 
 python -m eval.speed [--families vit bert gpt2] [--batch-sizes 1 8 32] [--steps inference training] [--threads 2]
                      [--compute-dtype bfloat16] [--out DIR]
-    -> prints a line for each row as it finishes; DIR/results.json
+    -> prints a line for each record as it finishes; DIR/results.json
 """
 
 import os
@@ -20,20 +20,20 @@ from prism_jax.user_paths import UserPath
 @dataclass(frozen=True)
 class Speed:
     families: tuple[Literal["vit", "bert", "gpt2"], ...] = ("vit", "bert", "gpt2")
-    """At base size, with random weights."""
+    """Families of models, at base size, with random weights."""
     batch_sizes: tuple[BatchSize, ...] = (1, 8, 32)
     steps: tuple[Literal["inference", "training"], ...] = ("inference", "training")
-    """A forward pass; forward, backward and AdamW, without dropout."""
+    """"inference" is a forward pass; "training" is forward, backward and AdamW, without dropout."""
     num_tokens: NumTokens = 128
     """N of the texts; an image has 197 tokens."""
     threads: Natural = 0
-    """Cores that both may use; 0 for all that this process has."""
+    """Number of cores for both; 0 for all cores of this process."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of our matrix products; PyTorch stays at float32."""
+    """Type of our matrix products. PyTorch always uses float32."""
     rounds: Count = 20
-    """How often each arm is timed at most, in turn."""
+    """Largest number of times that each arm is timed, in turn."""
     seconds: Positive = 30.0
-    """After this time a row ends, with three rounds at least."""
+    """Seconds after which a record ends. Each arm is timed at least three times."""
     out: UserPath = "runs/speed"
     """Folder for the results."""
 

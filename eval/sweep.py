@@ -3,8 +3,8 @@
 python -m eval.sweep configs/X.py [--parts 1 2 4] [--segments 1 4 16] [--exchanges EXCHANGE ...] [--wires float32 int8]
         [--lengths 128 256] [--limit N] [--base RUN] [--tuned RUN] [--control RUN] [--checkpoints RUN ...] [--out DIR]
         [flags]
-    -> a line for each row as it finishes; DIR/results.json, results.csv, report.md and plots; DIR/rows is what a second
-       call of the command needs to go on
+    -> a line for each record as it finishes; DIR/results.json, results.csv, report.md and plots; DIR/rows lets a
+       second call of the command resume
 """
 
 import shlex
@@ -41,32 +41,37 @@ class Sweep:
     base: UserPath | None = None
     """A run of train.finetune (RUN or RUN@STEP) or an adapter in PEFT's layout, in place of the config's weights."""
     tuned: UserPath | None = None
-    """The same, tuned from base through an exchange: scored beside base. By default the config's,
-    unless --base is given."""
+    """Run or adapter that was tuned from base through an exchange. It is scored wherever the exchange loses something.
+    The default is the config's, unless --base is given."""
     control: UserPath | None = None
-    """The same, tuned as long without an exchange: scored on one device, and what recovery is measured against."""
+    """Run or adapter that was tuned from base equally long without an exchange. It is scored on one device, as the
+    reference of recovery."""
     checkpoints: tuple[UserPath, ...] = ()
-    """More of them, each scored wherever base is, under its own name."""
+    """Further runs or adapters. Each is scored in all settings of base, under its own name."""
     on: Place = "mesh"
-    """Whether each part has a device of its own (emulated ones on a CPU), or all lie inside one: the same scores."""
+    """"mesh" gives each part its own device (emulated ones on a CPU), "one_device" keeps all parts inside one. The
+    scores are the same."""
     out: UserPath | None = None
-    """Folder for the results; a sweep that was stopped goes on there. runs/NAME/sweep by default,
-    NAME being the config's."""
+    """Folder for the results. An interrupted sweep resumes there. The default is runs/NAME/sweep, where NAME is the
+    config's."""
 
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Sweep, __doc__, argv)
     experiment, tuned = command.experiment, command.tuned
-    if (own := command.evaluation.tuned) and not tuned:
+    if (config_tuned := command.evaluation.tuned) and not tuned:
         if command.base:
-            print(f"{own} was tuned from the config's own weights, not from --base, so it is left out; add --tuned RUN")
+            print(
+                f"{config_tuned} was tuned from the config's own weights, not from --base, so it is left out; "
+                "add --tuned RUN"
+            )
         else:
-            tuned = own
+            tuned = config_tuned
     experiment = replace(experiment, evaluation=replace(command.evaluation, tuned=tuned))
     named = {TUNED: tuned, CONTROL: command.control}
     if taken := {BASE, *named}.intersection(command.checkpoints):
         raise InputError(
-            f"--checkpoints has {min(taken)!r}, which is a name of its own here; give it as ./{min(taken)}"
+            f"--checkpoints has {min(taken)!r}, which has a special meaning here; give it as ./{min(taken)}"
         )
     sources = {kind: source for kind, source in named.items() if source} | {run: run for run in command.checkpoints}
     rows = plan(experiment, (BASE, *sources))
@@ -88,7 +93,7 @@ def main(argv: list[str]) -> None:
     columns = tables.columns([planned_row(row) for row in rows], scoring.task.metrics[0])
     table = tables.text_table(columns)
     print(table.header, flush=True)
-    grows = not (out / "results.csv").exists()  # whole results stay until the new ones are whole
+    grows = not (out / "results.csv").exists()  # complete results stay until the new ones are complete
     with tqdm(rows, "rows", unit="row", disable=None) as progress:
         for planned in progress:
             row = sweeper(planned)
@@ -98,7 +103,7 @@ def main(argv: list[str]) -> None:
     if not is_terminal():
         return
     content = files.results(scoring, sweeper.rows, command_line, remarks)
-    for name in markdown.AT_THE_END:
+    for name in markdown.FINAL_FILES:
         (out / name).unlink(missing_ok=True)
     files.write_json(out, content)
     files.write_csv(out, content["rows"])

@@ -1,1 +1,1 @@
-"""Results as files, tables, a report and plots."""
+"""Writes results as files, tables, a report and plots."""

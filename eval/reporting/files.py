@@ -1,4 +1,4 @@
-"""What a run found, as files: results.json, results.csv, predictions.tsv."""
+"""Output files: results.json, results.csv, predictions.tsv."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from prism_jax.cli.entry import write
 
 
 def environment() -> dict:
-    """What the figures were measured on."""
+    """Returns the versions, devices and machine of a measurement."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -39,7 +39,7 @@ def environment() -> dict:
 
 
 def commit() -> str | None:
-    """The commit of this checkout; None where git does not know."""
+    """Returns the commit of this checkout; None if git does not know it."""
     command = ["git", "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
@@ -49,8 +49,8 @@ def commit() -> str | None:
 
 
 def results(scoring: Scoring, rows: list[dict], command: str, remarks: Sequence[str] = ()) -> dict:
-    """The contents of results.json. What a row does not have is null.
-    `remarks` are what a reader must know of the weights."""
+    """Returns the contents of results.json. Fields that a record lacks are null. `remarks` are notes on the weights for
+    the reader."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {
         "schema": SCHEMA,
@@ -63,7 +63,7 @@ def results(scoring: Scoring, rows: list[dict], command: str, remarks: Sequence[
 
 
 def finite(value: Any) -> Any:
-    """The value; null where it, or a bound of an interval, is undefined: JSON knows no nan."""
+    """Returns the value, or None if it, or a bound of an interval, is not finite: JSON has no nan."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return None if isinstance(value, list | tuple) and None in map(finite, value) else value
@@ -74,8 +74,8 @@ def write_json(out: Path, content: dict) -> None:
 
 
 def write_predictions(path: Path, scoring: Scoring, outcomes: np.ndarray) -> None:
-    """A line for each example: its index in the split, what was predicted, and the label where there is one.
-    Tabs between them."""
+    """Writes a tab-separated line for each example: its index in the split, the prediction, and the label if there is
+    one."""
     task = scoring.task
     predictions = task.predictions(outcomes)
     index = np.arange(len(predictions)) if scoring.index is None else scoring.index
@@ -89,7 +89,7 @@ def write_predictions(path: Path, scoring: Scoring, outcomes: np.ndarray) -> Non
 
 
 def write_csv(out: Path, rows: list[dict]) -> None:
-    """A line a row; nested values as JSON."""
+    """Writes a line for each record. Nested values are JSON."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""A page with the tables and plots of one sweep, or of several side by side."""
+"""Writes a page with the tables and plots of one sweep, or of several side by side."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +9,9 @@ from eval.reporting import sweep_plots, tables
 from eval.scoring.variants import BASE, CONTROL
 from prism_jax.cli.entry import write
 
-AT_THE_END = ("results.csv", "report.md", *sweep_plots.PLOTS)
-"""What is written when all rows are there; results.json grows row by row until then,
-but whole results only make way for others."""
+FINAL_FILES = ("results.csv", "report.md", *sweep_plots.PLOTS)
+"""Files that are written after the last record. Until then, results.json grows record by record, but results of a
+finished sweep are only replaced by complete ones."""
 
 
 def write_report(
@@ -23,8 +23,8 @@ def write_report(
     """Writes the page and its plots; returns the names of the files.
 
     Args:
-      out: folder.
-      contents: contents of results.json, by the name of the run.
+      out: folder of the page.
+      contents: contents of results.json, by name of the run.
       page: file name of the page.
       plots: file names of the plots to draw.
     """
@@ -45,7 +45,7 @@ def markdown(contents: Mapping[str, dict], drawn: Sequence[str]) -> str:
         f"![{sweep_plots.PLOTS[name].title}]({name})\n\n{sweep_plots.PLOTS[name].explanation}" for name in drawn
     )
     commands = "".join(f"    {content['command']}\n" for content in contents.values())
-    return f"""{"".join(sections)}{over_runs(contents)}
+    return f"""{"".join(sections)}{mean_over_runs(contents)}
 {HOW_TO_READ}
 
 {pictures}
@@ -55,8 +55,9 @@ Run it again:
 {commands}"""
 
 
-def over_runs(contents: Mapping[str, dict]) -> str:
-    """The mean over runs, those of several seeds for one, of what all of them scored; empty where that is nothing."""
+def mean_over_runs(contents: Mapping[str, dict]) -> str:
+    """Returns a table of the mean over runs, for example of several seeds, for the settings that all runs scored. Empty
+    if there is none."""
     kinds = {
         (content["model"], content["dataset"], sweep_plots.scored(content)[0]["metric"])
         for content in contents.values()
@@ -64,7 +65,10 @@ def over_runs(contents: Mapping[str, dict]) -> str:
     if len(contents) == 1 or len(kinds) > 1:
         return ""
     names = ("tokens", "num_parts", "exchange", "num_segments", "wire", "weights")
-    runs = [{tuple(row[name] for name in names): row for row in sweep_plots.scored(one)} for one in contents.values()]
+    runs = [
+        {tuple(row[name] for name in names): row for row in sweep_plots.scored(content)}
+        for content in contents.values()
+    ]
     common = [key for key in runs[0] if all(key in run for run in runs)]
     if not common:
         return ""
@@ -75,10 +79,10 @@ def over_runs(contents: Mapping[str, dict]) -> str:
     for key in common:
         spread, recovery = np.std([run[key]["score"] for run in runs], ddof=1), "-"
         as_is = (*key[:-1], BASE)
-        told = (
+        has_recovery = (
             all(run[key].get("recovery_percent") is not None for run in runs) and key[0] in controls and as_is in mean
         )
-        if told and controls[key[0]] != mean[as_is]:
+        if has_recovery and controls[key[0]] != mean[as_is]:
             recovery = f"{100 * (mean[key] - mean[as_is]) / (controls[key[0]] - mean[as_is]):.0f}"
         lines.append((*(str(x or "-") for x in key), f"{mean[key]:.2f} ({spread:.2f})", recovery))
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -92,30 +96,30 @@ The mean over the runs and the standard deviation between them. Recovery is that
 
 
 def section(content: dict, name: str | None) -> str:
-    """The table of one run, and what it was run on."""
-    rows, where = content["rows"], content["environment"]
+    """Returns the table of one run, and its environment."""
+    rows, environment = content["rows"], content["environment"]
     first = sweep_plots.scored(content)[0]
     lengths = ", ".join(dict.fromkeys(str(row["tokens"]) for row in rows))
     kind = (
         "emulated CPU devices; their accuracy is that of real ones, their time is not"
-        if where["emulated"]
+        if environment["emulated"]
         else "devices"
     )
     real = f"the median has {first['real_tokens_median']:.0f} real ones"
-    machine = f"JAX {where['jax']}, {where['cpu']}, {where['cores']} cores"
+    machine = f"JAX {environment['jax']}, {environment['cpu']}, {environment['cores']} cores"
     columns = tables.columns(rows, first["metric"])
     failed = [row for row in rows if row.get("error")]
-    reasons = "\n".join(
+    failures = "\n".join(
         f"- {row['exchange']} on {row['num_parts']}, N = {row['tokens']}, {row['weights']}: {row['error']}"
         for row in failed
     )
     return f"""# {f"{name}: " if name else ""}{content["model"]} on {content["dataset"]}
 
 {first["examples"]} examples of {lengths} tokens, padding included; {real}.
-{where["devices"]} ({kind}), {machine}, commit {where["commit"]}.{weights(content)}
+{environment["devices"]} ({kind}), {machine}, commit {environment["commit"]}.{weights(content)}
 
 {tables.markdown_table(rows, columns)}
-{f"{chr(10)}Rows that did not run:{chr(10)}{chr(10)}{reasons}{chr(10)}" if failed else ""}
+{f"{chr(10)}Rows that did not run:{chr(10)}{chr(10)}{failures}{chr(10)}" if failed else ""}
 """
 
 
@@ -134,7 +138,7 @@ HOW_TO_READ = """- *CR* is the compression rate, tokens of a part over rows that
 
 
 def weights(content: dict) -> str:
-    """Where the kinds of weights come from, where there are several."""
+    """Returns the sources of the kinds of weights, if there are several."""
     sources = content["weights"]
     if len(sources) == 1:
         return ""

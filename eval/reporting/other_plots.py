@@ -1,4 +1,4 @@
-"""The figures of `eval.blocks`, `eval.scale` and `eval.latency`, in the style of the plots of a sweep."""
+"""Figures of `eval.blocks`, `eval.scale` and `eval.latency`, in the style of a sweep's plots."""
 
 from itertools import pairwise
 from math import exp, log
@@ -10,17 +10,17 @@ from eval.reporting.tables import UNITS
 
 
 def blocks(path: Path, content: dict) -> None:
-    """Of `eval.blocks`: how far each block's output is from the exact one,
-    and what compressing this block alone costs."""
+    """Draws the figure of `eval.blocks`: the error of each block's output, and the loss from compressing only this
+    block."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
-    *each, everything = content["rows"]
-    index = [row["block"] for row in each]
+    *records, everything = content["rows"]
+    index = [row["block"] for row in records]
     left.plot(
-        index, [row["relative_error"] for row in each], "o-", color=COLOURS[0], markersize=4, label="relative error"
+        index, [row["relative_error"] for row in records], "o-", color=COLOURS[0], markersize=4, label="relative error"
     )
     left.plot(
         index,
-        [1 - row["cosine_similarity"] for row in each],
+        [1 - row["cosine_similarity"] for row in records],
         "v--",
         color=COLOURS[1],
         markersize=4,
@@ -29,18 +29,21 @@ def blocks(path: Path, content: dict) -> None:
     left.set_ylabel("departure from one device's output")
     left.set_ylim(bottom=0)
     left.legend(fontsize=7)
-    for x, row, colour in [*((row["block"], row, COLOURS[0]) for row in each), (len(each), everything, COLOURS[4])]:
+    for x, row, colour in [
+        *((row["block"], row, COLOURS[0]) for row in records),
+        (len(records), everything, COLOURS[4]),
+    ]:
         difference, (low, high) = row["difference_to_one_device"], row["difference_ci95"]
         bars = [[difference - low], [high - difference]]
         right.errorbar(x, difference, bars, fmt="o", color=colour, markersize=4, elinewidth=0.8)
     right.axhline(0, color="black", linewidth=0.8, linestyle="--")
-    right.set_xticks([*index, len(each)], [*map(str, index), "all"])
+    right.set_xticks([*index, len(records)], [*map(str, index), "all"])
     right.set_ylabel(f"{UNITS[everything['metric']]} less one device's (bars: 95 % interval)")
-    for axes, what in (
+    for axes, title in (
         (left, "output after each block, all compressed"),
         (right, "score with this block alone compressed"),
     ):
-        axes.set_title(what, fontsize=8)
+        axes.set_title(title, fontsize=8)
         axes.set_xlabel("block")
         axes.grid(alpha=0.25)
     examples = everything["examples"]
@@ -49,15 +52,15 @@ def blocks(path: Path, content: dict) -> None:
 
 
 def scale(path: Path, rows: list[dict], exponents: dict[str, dict[str, float]]) -> None:
-    """Of `eval.scale`: time and activations of one part against N, with the fitted powers."""
-    figure, several = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+    """Draws the figure of `eval.scale`: time and activations of one part against N, with the fitted powers."""
+    figure, panels = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
     figures = (("seconds", 1.0, "s"), ("memory_activations_bytes_compiled", 2.0**20, "MiB of activations (compiler)"))
-    for axes, (name, unit, label) in zip(several, figures, strict=True):
+    for axes, (name, unit, label) in zip(panels, figures, strict=True):
         for i, exchange in enumerate(dict.fromkeys(row["exchange"] for row in rows)):
-            mine = sorted((row for row in rows if row["exchange"] == exchange), key=lambda row: row["tokens"])
+            records = sorted((row for row in rows if row["exchange"] == exchange), key=lambda row: row["tokens"])
             power = f", N^{exponents[exchange][name]:.2f}" if exchange in exponents else ""
-            text = f"{exchange.replace('_', ' ')} on {mine[0]['num_parts']}{power}"
-            at, values = [row["tokens"] for row in mine], [row[name] / unit for row in mine]
+            text = f"{exchange.replace('_', ' ')} on {records[0]['num_parts']}{power}"
+            at, values = [row["tokens"] for row in records], [row[name] / unit for row in records]
             axes.plot(at, values, marker=MARKERS[i], color=COLOURS[i], markersize=4, linewidth=0.8, label=text)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
@@ -72,10 +75,11 @@ def scale(path: Path, rows: list[dict], exponents: dict[str, dict[str, float]]) 
 
 
 def latency(path: Path, content: dict) -> None:
-    """Of `eval.latency`: latency against rate, at the shortest round-trip time, and against that, at the middle rate.
+    """Draws the figure of `eval.latency`: latency against the rate, at the shortest round-trip time, and against the
+    round-trip time, at the middle rate.
 
-    A row of panels for each N and B; where there is one rate, or one round-trip time, its panel is left out. One device
-    is the dashed line; a star marks where an exchange crosses it.
+    Each N and B has a line of panels. A panel is left out if there is only one rate, or one round-trip time. The dashed
+    line is one device; a star marks where an exchange crosses it.
     """
     shaped = content["rows"]
     settings = list(dict.fromkeys(row["setting"] for row in shaped if row["num_parts"] > 1))
@@ -86,19 +90,19 @@ def latency(path: Path, content: dict) -> None:
         ("rate_bits_per_second", 1e6, "link rate (Mbit/s)", ("rtt_ms", rtts[0]), f"rtt {rtts[0]:g} ms"),
         ("rtt_ms", 1, "round-trip time (ms)", ("rate_bits_per_second", middle), f"{middle / 1e6:g} Mbit/s"),
     ]
-    against = [one for one, values in zip(against, (rates, rtts), strict=True) if len(values) > 1] or against[:1]
+    against = [axis for axis, values in zip(against, (rates, rtts), strict=True) if len(values) > 1] or against[:1]
     size = (0.5 + 3.75 * len(against), 0.9 + 2.8 * len(groups))
-    figure, several = plt.subplots(len(groups), len(against), figsize=size, layout="constrained", squeeze=False)
-    for panels, (num_tokens, batch_size) in zip(several, groups, strict=True):
-        here = [row for row in shaped if (row["tokens"], row["batch_size"]) == (num_tokens, batch_size)]
+    figure, all_panels = plt.subplots(len(groups), len(against), figsize=size, layout="constrained", squeeze=False)
+    for panels, (num_tokens, batch_size) in zip(all_panels, groups, strict=True):
+        group = [row for row in shaped if (row["tokens"], row["batch_size"]) == (num_tokens, batch_size)]
         for axes, (name, unit, label, (other, value), at) in zip(panels, against, strict=True):
-            panel(axes, [row for row in here if row[other] == value], settings, name, unit)
+            panel(axes, [row for row in group if row[other] == value], settings, name, unit)
             axes.set_xlabel(label)
             axes.set_title(f"N = {num_tokens}, B = {batch_size}, {at}", fontsize=8)
-    several[0, 0].legend(fontsize=6)
-    where = content["environment"]
+    all_panels[0, 0].legend(fontsize=6)
+    environment = content["environment"]
     figure.suptitle(
-        f"{content['model']}\n2 processes, a core each ({where['cpu']}); median, p10 to p90\nstar: "
+        f"{content['model']}\n2 processes, a core each ({environment['cpu']}); median, p10 to p90\nstar: "
         "as fast as one device",
         fontsize=7,
     )
@@ -106,15 +110,17 @@ def latency(path: Path, content: dict) -> None:
 
 
 def panel(axes: plt.Axes, rows: list[dict], settings: list[str], name: str, unit: float) -> None:
-    """Latency against the field `name`, in `unit`: a line for each setting, dashed for one device."""
-    one = {row[name]: row["seconds"] for row in rows if row["num_parts"] == 1}
-    xs = sorted(one)
-    axes.plot([x / unit for x in xs], [1e3 * one[x] for x in xs], "--", color="black", linewidth=1, label="one device")
+    """Draws latency against the field `name`, in `unit`: a line for each setting, dashed for one device."""
+    one_device = {row[name]: row["seconds"] for row in rows if row["num_parts"] == 1}
+    xs = sorted(one_device)
+    axes.plot(
+        [x / unit for x in xs], [1e3 * one_device[x] for x in xs], "--", color="black", linewidth=1, label="one device"
+    )
     for i, setting in enumerate(settings):
-        mine = sorted((row for row in rows if row["setting"] == setting), key=lambda row: row[name])
+        records = sorted((row for row in rows if row["setting"] == setting), key=lambda row: row[name])
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        at, ys = [row[name] / unit for row in mine], [1e3 * row["seconds"] for row in mine]
-        bars = [[1e3 * abs(row["seconds"] - row[f"seconds_{p}"]) for row in mine] for p in ("p10", "p90")]
+        at, ys = [row[name] / unit for row in records], [1e3 * row["seconds"] for row in records]
+        bars = [[1e3 * abs(row["seconds"] - row[f"seconds_{p}"]) for row in records] for p in ("p10", "p90")]
         style: dict[str, Any] = {
             "marker": marker,
             "color": colour,
@@ -130,7 +136,7 @@ def panel(axes: plt.Axes, rows: list[dict], settings: list[str], name: str, unit
             "markeredgewidth": 0.5,
             "zorder": 5,
         }
-        lines = [(x, y, 1e3 * one[row[name]]) for x, y, row in zip(at, ys, mine, strict=True)]
+        lines = [(x, y, 1e3 * one_device[row[name]]) for x, y, row in zip(at, ys, records, strict=True)]
         for x, y in crossings(lines, logarithmic=name != "rtt_ms"):
             axes.plot(x, y, "*", **star)
     if name != "rtt_ms":
@@ -146,13 +152,13 @@ def panel(axes: plt.Axes, rows: list[dict], settings: list[str], name: str, unit
 
 
 def crossings(points: list[tuple[float, float, float]], *, logarithmic: bool) -> list[tuple[float, float]]:
-    """Where a line crosses another, both straight between points (x, y, y of the other), in log y,
-    and in log x if said so."""
-    found = []
+    """Returns the points where a line crosses another. Points are (x, y, y of the other). Lines are straight in log y,
+    and in x or, if `logarithmic`, in log x."""
+    intersections = []
     for (x0, y0, z0), (x1, y1, z1) in pairwise(points):
         before, after = log(y0 / z0), log(y1 / z1)
         if before * after < 0:
             share = before / (before - after)
             x = exp(log(x0) + share * log(x1 / x0)) if logarithmic else x0 + share * (x1 - x0)
-            found.append((x, exp(log(y0) + share * log(y1 / y0))))
-    return found
+            intersections.append((x, exp(log(y0) + share * log(y1 / y0))))
+    return intersections

@@ -32,8 +32,8 @@ class Environment(TypedDict):
     commit: str | None
 
 
-class Row(TypedDict):
-    """A row of a sweep, run or not; the page on commands says what the fields are."""
+class Record(TypedDict):
+    """A record of a sweep, whether it ran or not. docs/commands.md explains the fields."""
 
     setting: str
     exchange: str
@@ -55,8 +55,8 @@ class Row(TypedDict):
     error: NotRequired[str | None]
 
 
-class Kept(TypedDict):
-    """What is kept of a row that ran, for a sweep that goes on."""
+class StoredFields(TypedDict):
+    """Fields of a record that are stored for a resumed sweep."""
 
     real_tokens_median: Amount
     share_in_every_part: Annotated[float, Meta(ge=0, le=1)]
@@ -68,8 +68,8 @@ class Kept(TypedDict):
     seconds: Amount
 
 
-class Measured(Kept):
-    """What a row that ran holds beside its setting and score."""
+class Measured(StoredFields):
+    """Fields of a record that ran, besides its setting and score."""
 
     examples: Count
 
@@ -82,11 +82,11 @@ class Sweep(TypedDict):
     remarks: NotRequired[list[str]]
     command: str
     environment: Environment
-    rows: list[Row]
+    rows: list[Record]
 
 
 class PartAlone(TypedDict):
-    """What one part of a setting takes without the others, and sends."""
+    """Time of one part of a setting alone, and its traffic."""
 
     setting: str
     num_parts: Count
@@ -100,7 +100,7 @@ class PartAlone(TypedDict):
 
 
 class Timed(PartAlone):
-    """A request of `eval.latency`; null stands where its link was not shaped."""
+    """A request of `eval.latency`. Values are null if its link was not shaped."""
 
     seconds_p10: Seconds
     seconds_p90: Seconds
@@ -112,7 +112,7 @@ class Timed(PartAlone):
 
 
 class Shaped(TypedDict):
-    """What a request over a shaped link holds."""
+    """Fields of a request over a shaped link."""
 
     rate_bits_per_second: Rate
     rate_measured: Rate
@@ -124,7 +124,7 @@ class Measurement(TypedDict):
 
 
 class Ladder(TypedDict):
-    """What shows the rate of a shaped link."""
+    """Measurement of the rate of a shaped link."""
 
     link: str
     measured: Measurement
@@ -201,7 +201,7 @@ def read_scales(folder: Path | str) -> Any:
 
 
 def _read(folder: Path | str, kind: type, way_out: str, check: Callable[[Any], None] = lambda content: None) -> Any:
-    """Reads the results.json of a folder; `check` raises a ValueError for what its type can't say."""
+    """Reads the results.json of a folder. `check` raises a ValueError for faults that the type can't express."""
     path = Path(folder) / FILE
     content: Any = records.read(path, kind, way_out)
     with records.refusing(path, way_out):

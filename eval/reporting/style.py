@@ -1,4 +1,4 @@
-"""How plots look, and how they are saved. Colours are for colour-blind readers, sizes for a column of a paper."""
+"""Style and file format of plots. Colours suit colour-blind readers, sizes a column of a paper."""
 
 import io
 from pathlib import Path
@@ -12,7 +12,7 @@ from prism_jax.cli.entry import write
 
 matplotlib.use("Agg")  # no window
 
-plt.rcParams["text.parse_math"] = False  # a $ in a path is no formula
+plt.rcParams["text.parse_math"] = False  # a $ in a path starts no formula
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito
 MARKERS = ("o", "v", "s", "D", "^", "P", "X", "*")
@@ -20,7 +20,7 @@ FILLS = ("full", "none", "left", "top", "right", "bottom")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as a PNG file of 64 colours, which is a third of the size, and closes it."""
+    """Writes a figure as a PNG file of 64 colours, a third of the full size, and closes it."""
     for axes in figure.axes:
         axes.tick_params(labelsize=7)
         axes.xaxis.label.set_fontsize(8)

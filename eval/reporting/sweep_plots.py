@@ -1,5 +1,4 @@
-"""Plots of what sweeps found, one panel for each run and N. Sizes are for a column of a paper,
-colours for colour-blind readers."""
+"""Plots of sweeps, one panel for each run and N. Sizes suit a column of a paper, colours colour-blind readers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,21 +15,21 @@ from eval.scoring.variants import BASE, CONTROL
 from prism_jax.metrics.scores import METRICS
 
 CHARACTERS = 90
-"""Of a legend, that fit into the width of a panel."""
+"""Number of a legend's characters that fit into the width of a panel."""
 
 Panels = Mapping[tuple[str, int], dict]
-"""Contents of results.json, with the scored rows of one N only, by the name of the run and N."""
+"""Contents of results.json with only the scored records of one N, by name of the run and N."""
 
 
 def scored(content: dict) -> list[dict]:
-    """The rows that have a score that is a number."""
+    """Returns the records with a finite score."""
     return [row for row in content["rows"] if row.get("score") is not None and np.isfinite(row["score"])]
 
 
 def score_against_bytes(path: Path, panels: Panels) -> bool:
-    """The score against bytes sent, a line for each number of parts, the Pareto front in grey behind them."""
-    figure, several = panels_of(panels)
-    for ((name, _), content), axes in zip(panels.items(), several, strict=True):
+    """Plots the score against bytes sent: a line for each number of parts, with the Pareto front in grey."""
+    figure, all_axes = panels_of(panels)
+    for ((name, _), content), axes in zip(panels.items(), all_axes, strict=True):
         rows = [row for row in content["rows"] if row["num_parts"] > 1]
         edge = min((sent(row) for row in rows if sent(row)), default=1.0) / 4
         one_device_lines(axes, content)
@@ -50,14 +49,14 @@ def score_against_bytes(path: Path, panels: Panels) -> bool:
 
 
 def score_against_rate(path: Path, panels: Panels) -> bool:
-    """The score against the compression rate, a line for each number of parts."""
+    """Plots the score against the compression rate: a line for each number of parts."""
     panels = {
         name: content for name, content in panels.items() if any(row["compression_rate"] for row in content["rows"])
     }
     if not panels:
         return False
-    figure, several = panels_of(panels)
-    for ((name, _), content), axes in zip(panels.items(), several, strict=True):
+    figure, all_axes = panels_of(panels)
+    for ((name, _), content), axes in zip(panels.items(), all_axes, strict=True):
         rows = [row for row in content["rows"] if row["compression_rate"]]
         one_device_lines(axes, content)
         styles = Styles(rows)
@@ -71,12 +70,12 @@ def score_against_rate(path: Path, panels: Panels) -> bool:
 
 
 def compute_against_parts(path: Path, panels: Panels) -> bool:
-    """FLOPs of a device against the number of parts, with the ideal line: one device's shared out evenly."""
+    """Plots the FLOPs of a device against the number of parts. The ideal line divides one device's FLOPs evenly."""
     panels = {name: content for name, content in panels.items() if any(row["num_parts"] > 1 for row in content["rows"])}
     if not panels:
         return False
-    figure, several = panels_of(panels)
-    for ((name, _), content), axes in zip(panels.items(), several, strict=True):
+    figure, all_axes = panels_of(panels)
+    for ((name, _), content), axes in zip(panels.items(), all_axes, strict=True):
         rows = content["rows"]
         whole = rows[0]["flops_per_device"] / rows[0]["flops_vs_one_device"] / 1e9
         parts = sorted({1, *(row["num_parts"] for row in rows)})
@@ -98,7 +97,7 @@ def compute_against_parts(path: Path, panels: Panels) -> bool:
         axes.yaxis.set_major_formatter("{x:.3g}")
         axes.set_xlabel("parts P")
         describe(axes, name, content, len(panels) > 1, "GFLOPs of matrix products per device and example")
-        below(axes)
+        legend_below(axes)
     save(figure, path)
     return True
 
@@ -108,9 +107,9 @@ class Plot:
     """A plot of report.md.
 
     Attributes:
-      draw: writes it to a path; False if there is nothing to draw.
-      title: what it shows.
-      explanation: how to read it, for a reader of the report.
+      draw: writes the plot to a path. Returns False if there is nothing to draw.
+      title: short description.
+      explanation: reading guide for the report.
     """
 
     draw: Callable[[Path, Panels], bool]
@@ -139,11 +138,11 @@ PLOTS = {
         "computes for rows of other parts; below it, what PRISM and isolated parts never compute.",
     ),
 }
-"""The plots of a report, by file name."""
+"""Plots of a report, by file name."""
 
 
 class Styles:
-    """A colour for each number of parts, a marker for each exchange and wire."""
+    """Styles of points: a colour for each number of parts, a marker for each exchange and wire."""
 
     def __init__(self, rows: list[dict]):
         self.parts = sorted({row["num_parts"] for row in rows})
@@ -155,7 +154,7 @@ class Styles:
         return row["exchange"].replace("_", " ") + wire
 
     def of(self, row: dict) -> tuple[int, str, str]:
-        """What a line has in common."""
+        """Returns the properties that the points of a line share."""
         return row["num_parts"], row["weights"], self.kind(row)
 
     def fill(self, kind: str) -> str:
@@ -168,7 +167,7 @@ class Styles:
         return MARKERS[self.kinds.index(self.kind(row)) % len(MARKERS)]
 
     def shift(self, num_parts: int) -> float:
-        """A little to the side, so that bars of several numbers of parts stay apart."""
+        """Returns a small horizontal factor that keeps the bars of different numbers of parts apart."""
         return 1.06 ** (self.parts.index(num_parts) - (len(self.parts) - 1) / 2)
 
     def legend(self, axes: Axes) -> None:
@@ -179,28 +178,29 @@ class Styles:
         for kind in self.weights if len(self.weights) > 1 else ():
             line = "-o" if kind == BASE else "--o"
             axes.plot([], [], line, color="grey", fillstyle=self.fill(kind), markersize=4, label=kind[-16:])
-        below(axes)
+        legend_below(axes)
 
 
 def draw_rows(axes: Axes, rows: list[dict], xs: list[float], styles: Styles) -> None:
-    """The score of each row against its x; a line joins rows that have all else in common."""
+    """Draws the score of each record against its x. A line joins records that agree in everything else."""
     for group in dict.fromkeys(map(styles.of, rows)):
-        mine = [(x * styles.shift(group[0]), row) for x, row in zip(xs, rows, strict=True) if styles.of(row) == group]
-        mine.sort(key=lambda pair: pair[0])
-        at, scores = zip(*((x, row["score"]) for x, row in mine), strict=True)
+        line = [(x * styles.shift(group[0]), row) for x, row in zip(xs, rows, strict=True) if styles.of(row) == group]
+        line.sort(key=lambda pair: pair[0])
+        at, scores = zip(*((x, row["score"]) for x, row in line), strict=True)
         dashes, colour = "-" if group[1] == BASE else "--", styles.colour(group[0])
         axes.plot(at, scores, dashes, color=colour, linewidth=0.8, alpha=0.5)
-        for x, row in mine:
+        for x, row in line:
             point(axes, x, row, styles)
 
 
 def sent(row: dict) -> float:
-    """kB."""
+    """Returns the kB that a device sends for one example."""
     return row["bytes_sent_per_device"] / 1e3
 
 
 def pareto(rows: list[dict]) -> list[dict]:
-    """The rows that no row beats with as few bytes, from few bytes to many."""
+    """Returns the records of the Pareto front, from few bytes to many: no other record has a better score for as few
+    bytes."""
     front: list[dict] = []
     for row in sorted(rows, key=lambda row: (sent(row), -goodness(row))):
         if not front or goodness(row) > goodness(front[-1]):
@@ -213,7 +213,7 @@ def goodness(row: dict) -> float:
 
 
 def panels_of(panels: Panels) -> tuple[Figure, list[Axes]]:
-    """A figure with its panels side by side."""
+    """Returns a figure and its panels, side by side."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 4), layout="constrained", squeeze=False)
     return figure, list(axes[0])
 
@@ -234,7 +234,10 @@ def one_device_lines(axes: Axes, content: dict) -> None:
 
 def point(axes: Axes, x: float, row: dict, styles: Styles) -> None:
     low, high = row["score_ci95"] or (row["score"], row["score"])
-    bars = [[max(row["score"] - low, 0)], [max(high - row["score"], 0)]]  # resampled bounds may lie to one side
+    bars = [
+        [max(row["score"] - low, 0)],
+        [max(high - row["score"], 0)],
+    ]  # resampled bounds may both lie on one side of the score
     colour = styles.colour(row["num_parts"])
     fill = styles.fill(row["weights"])
     axes.errorbar(
@@ -245,7 +248,7 @@ def point(axes: Axes, x: float, row: dict, styles: Styles) -> None:
 
 
 def describe(axes: Axes, name: str, content: dict, several: bool, label: str | None = None) -> None:
-    """Title and vertical axis: model, data, n."""
+    """Sets title and vertical axis: model, data, n."""
     first = content["rows"][0]
     title = f"{content['model']}\n{content['dataset']}, n = {first['examples']}, N = {first['tokens']}"
     axes.set_title(f"{name}\n{title}" if several else title, fontsize=7)
@@ -254,7 +257,7 @@ def describe(axes: Axes, name: str, content: dict, several: bool, label: str | N
 
 
 def logarithmic(axes: Axes) -> None:
-    """A logarithmic axis with room at its ends, and plain numbers at 1, 2 and 5 of each decade."""
+    """Makes the x axis logarithmic, with room at its ends, and plain numbers at 1, 2 and 5 of each decade."""
     axes.set_xscale("log")
     axes.margins(x=0.1)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -262,8 +265,8 @@ def logarithmic(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def below(axes: Axes) -> None:
-    """The legend, where it hides nothing: as many columns as a panel is wide, and a higher figure for many rows."""
+def legend_below(axes: Axes) -> None:
+    """Draws the legend below the panel, with columns that fit its width. Makes the figure higher for a long legend."""
     labels = axes.get_legend_handles_labels()[1]
     columns = min(4, max(1, CHARACTERS // (max(map(len, labels)) + 8)))
     rows = -(-len(labels) // columns)

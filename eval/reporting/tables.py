@@ -1,4 +1,4 @@
-"""Rows of results as tables, for the terminal and for report.md."""
+"""Records as tables, for the terminal and for report.md."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -15,7 +15,7 @@ UNITS = {
     "bits_per_byte": "bits/byte",
     "loss_nats": "loss, nats",
 }
-"""Metrics as a column calls them."""
+"""Column titles of metrics."""
 WIDTHS = {
     "N": 5,
     "wire": 8,
@@ -33,8 +33,7 @@ WIDTHS = {
 
 
 def columns(rows: Sequence[Mapping], metric: str) -> tuple[str, ...]:
-    """The columns of a table of these rows: what all have in common has none. Of a row, weights,
-    wire and tokens are read."""
+    """Returns the columns of a table of these records. N, wire and weights have a column only if they vary."""
     several = {name: {row[name] for row in rows} for name in ("weights", "wire", "tokens")}
     chosen = [
         column for column, name in (("N", "tokens"), ("wire", "wire"), ("weights", "weights")) if len(several[name]) > 1
@@ -47,7 +46,7 @@ def columns(rows: Sequence[Mapping], metric: str) -> tuple[str, ...]:
 
 
 def cells(row: dict, columns: Collection[str]) -> list[str]:
-    """A row as text, in the order of the columns. Formula and compiled figures stand as a / b."""
+    """Returns a record as text, in the order of the columns. Costs are shown as formula / compiled."""
     if row.get("error"):
         return failed_cells(row, columns)
     score = f"{UNITS[row['metric']]} [95 %]"
@@ -66,8 +65,8 @@ def cells(row: dict, columns: Collection[str]) -> list[str]:
         "last part, to one device [95 %]": with_interval(
             row.get("last_part_difference_to_one_device"), row.get("last_part_difference_ci95"), digits, "+"
         ),
-        "GFLOPs": two_ways(row, "flops_per_device", 1e9, 3),
-        "kB sent": two_ways(row, "bytes_sent_per_device", 1e3, 1),
+        "GFLOPs": formula_and_compiled(row, "flops_per_device", 1e9, 3),
+        "kB sent": formula_and_compiled(row, "bytes_sent_per_device", 1e3, 1),
         "real tokens": f"{row['real_tokens_median']:.0f}",
         "in every part": f"{100 * row['share_in_every_part']:.0f} %",
         "s": f"{row['seconds']:.1f}",
@@ -76,7 +75,7 @@ def cells(row: dict, columns: Collection[str]) -> list[str]:
 
 
 def failed_cells(row: dict, columns: Collection[str]) -> list[str]:
-    """What was to run, and that it failed, in the order of the columns."""
+    """Returns a failed record as text, in the order of the columns."""
     known = {"parts": "num_parts", "exchange": "exchange", "L": "num_segments", "N": "tokens"}
     known |= {"wire": "wire", "weights": "weights"}
     texts = [str(row[known[column]] or "-") if column in known else "-" for column in columns]
@@ -87,21 +86,21 @@ def failed_cells(row: dict, columns: Collection[str]) -> list[str]:
 
 
 def with_interval(value: float | None, interval: tuple[float, float] | None, digits: int, sign: str = "") -> str:
-    """A value with its interval behind it."""
+    """Returns a value with its interval."""
     if value is None or interval is None:
         return "-"
     low, high = interval
     return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
-def two_ways(row: dict, name: str, unit: float, digits: int) -> str:
-    """A cost as formula / compiled."""
+def formula_and_compiled(row: dict, name: str, unit: float, digits: int) -> str:
+    """Returns a cost as formula / compiled."""
     values = row[name], row[f"{name}_compiled"]
     return " / ".join("-" if value is None else f"{value / unit:.{digits}f}" for value in values)
 
 
 def text_table(columns: Collection[str]) -> TextTable:
-    """Returns the table of these columns for the terminal."""
+    """Returns the layout of a text table with these columns."""
     return TextTable(tuple(Column(column, WIDTHS.get(column, 21)) for column in columns), gap="  ")
 
 

@@ -1,4 +1,4 @@
-"""Tables of columns of fixed widths, for the terminal."""
+"""Text tables with columns of fixed width."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ class Column:
     """A column of a table.
 
     Attributes:
-      title: stands in the header.
-      width: in characters; a longer text moves the rest of its line.
-      right: whether texts stand at the right of the column, as numbers do.
+      title: text in the header.
+      width: width in characters. A longer text shifts the rest of its line.
+      right: whether texts are right-aligned, for example numbers.
     """
 
     title: str
@@ -24,11 +24,11 @@ class Column:
 
 @dataclass(frozen=True)
 class TextTable:
-    """A header and lines, which may be printed one by one as they come.
+    """A header and lines. Lines may be printed one at a time.
 
     Attributes:
-      columns: from left to right.
-      gap: stands between two columns.
+      columns: the columns, from left to right.
+      gap: text between two columns.
     """
 
     columns: tuple[Column, ...]

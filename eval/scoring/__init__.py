@@ -1,1 +1,1 @@
-"""How one setting is scored, and what a row of results holds."""
+"""Scores one setting, and builds records of results."""

@@ -1,4 +1,4 @@
-"""Errors of the output of each block, when the parts exchange less than everything."""
+"""Errors of the output of each block, when the parts exchange less than all rows."""
 
 from functools import partial
 from typing import Any
@@ -24,11 +24,11 @@ from prism_jax.tasks.batches import scoring_batches
 
 
 def runner_for(num_parts: int) -> PlacedRunner:
-    """Returns a runner with a device for each part if there are several processes,
-    else with all parts inside one device.
+    """Returns a runner with a device for each part if there are several processes; otherwise one with all parts inside
+    one device.
 
     Raises:
-      InputError: if the processes have another number of devices.
+      InputError: if the number of devices of all processes differs.
     """
     if several() and 1 < num_parts != jax.device_count():
         raise InputError(
@@ -41,10 +41,10 @@ def errors_of_blocks(scoring: Scoring, params: Any, setting: Setting) -> list[di
     """Compares the output of each block under an exchange with that on one device, over all real tokens.
 
     Returns:
-      For each block its mean cosine similarity, and its mean relative error |x - exact| / |exact|.
+      The mean cosine similarity and the mean relative error |x - exact| / |exact| of each block.
 
     Raises:
-      InputError: if the model gives a part rows beside its tokens.
+      InputError: if the model adds rows of a part to those of its tokens.
     """
     run, one_device, model = runner_for(setting.num_parts), on_one_device(1), scoring.model
 
@@ -53,9 +53,11 @@ def errors_of_blocks(scoring: Scoring, params: Any, setting: Setting) -> list[di
         return block_outputs(model, params, parts, exchange, run)
 
     @jax.jit
-    def compare(ours: list[jax.Array], exact: list[jax.Array], real_BN: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def compare(
+        approximate: list[jax.Array], exact: list[jax.Array], real_BN: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         sums = []
-        for x, y in zip(ours, exact, strict=True):
+        for x, y in zip(approximate, exact, strict=True):
             x = x[:, : y.shape[1]]
             x_norm, y_norm = jnp.linalg.norm(x, axis=-1), jnp.linalg.norm(y, axis=-1)
             cosine = (x * y).sum(-1) / jnp.maximum(x_norm * y_norm, 1e-12)
@@ -68,15 +70,15 @@ def errors_of_blocks(scoring: Scoring, params: Any, setting: Setting) -> list[di
     for batch in tqdm(batches, "blocks", leave=False, unit="batch", disable=None):
         whole = one_device.split(batch.tokens)
         parts = run.split(batch.tokens)
-        ours = run.fetch(outputs(setting.exchange, run, placed, parts))
-        if ours[0].shape[1] != parts.real_BN.shape[1]:
+        approximate = run.fetch(outputs(setting.exchange, run, placed, parts))
+        if approximate[0].shape[1] != parts.real_BN.shape[1]:
             raise InputError(
-                f"a block of {type(model).__name__} gives {ours[0].shape[1]} rows for {parts.real_BN.shape[1]} tokens, "
-                "so its rows can't be "
-                "compared with one device's token by token; choose a model without rows of its own"
+                f"a block of {type(model).__name__} gives {approximate[0].shape[1]} rows for {parts.real_BN.shape[1]} "
+                "tokens, so its rows can't be compared with one device's token by token; choose a model without "
+                "additional rows"
             )
         exact = outputs(ONE_DEVICE.exchange, one_device, params, whole)
-        sums, count = compare(ours, exact, whole.real_BN * batch.weight_B[:, None])
+        sums, count = compare(approximate, exact, whole.real_BN * batch.weight_B[:, None])
         total, tokens = total + np.asarray(sums), tokens + float(count)
     return [{"cosine_similarity": cosine, "relative_error": error} for cosine, error in (total / tokens).tolist()]
 

@@ -17,11 +17,13 @@ from prism_jax.tasks.predict import Predictor, count_by_bucket
 
 @dataclass(frozen=True, kw_only=True)
 class Costs(Fields):
-    """The cost of one row of a task on one device: by formula and, where the name ends so, from the compiled program.
+    """Cost of one sequence of a task on one device: by formula and, if the name ends in "compiled", from the compiled
+    program.
 
-    FLOPs are of the blocks' matrix products; bytes are of the exchanges, the split and the join. With several buckets
-    they are means over the rows. Collectives and memory are those of a whole batch of the longest bucket. Compiled
-    programs are read on CPU devices, one for each part; the figures are None elsewhere.
+    FLOPs are those of the blocks' matrix products. Bytes are those of the exchanges, the split and the join. With
+    several buckets, figures are means over the sequences; collectives and memory are those of a whole batch of the
+    longest bucket. Compiled programs are read on CPU devices, with a device for each part; otherwise these figures are
+    None.
     """
 
     flops_per_device: float
@@ -48,7 +50,7 @@ class Costs(Fields):
     def of(cls, predictor: Predictor) -> Self:
         """
         Args:
-          predictor: has run, so that its programs are compiled.
+          predictor: a predictor that has run, so that its programs are compiled.
         """
         model, setting, num_parts = predictor.model, predictor.setting, predictor.setting.num_parts
         examples_of = count_by_bucket(predictor.task, predictor.buckets)
@@ -59,14 +61,14 @@ class Costs(Fields):
             costs = {n: cost.formula(stack, exchange, num_parts, n, extra_rows) for n in examples_of}
             return mean_cost(costs, examples_of)
 
-        a_device_each = num_parts == 1 or isinstance(predictor.run, OnMesh)
+        has_device_each = num_parts == 1 or isinstance(predictor.run, OnMesh)
         compiled = None
-        if a_device_each and jax.default_backend() == "cpu":
+        if has_device_each and jax.default_backend() == "cpu":
             programs = predictor.programs.items()
             compiled = mean_cost({n: cost.compiled(x, predictor.batch_size) for n, x in programs}, examples_of)
         by_formula = formula(setting.exchange, num_parts)
         memory = cost.memory(model, setting.exchange, num_parts, longest, predictor.batch_size)
-        memory_compiled = cost.compiled_memory(predictor.programs[longest]) if a_device_each else None
+        memory_compiled = cost.compiled_memory(predictor.programs[longest]) if has_device_each else None
         all_gather = formula(AllGather(), num_parts).bytes_sent
         split = {n: cost.split_bytes(model, num_parts, n) for n in examples_of}
         join = {n: cost.join_bytes(model, num_parts, n) for n in examples_of}
@@ -94,11 +96,11 @@ class Costs(Fields):
 
 
 def mean_cost(cost_of: Mapping[int, Cost], examples_of: Mapping[int, int]) -> Cost:
-    """Returns the mean cost over examples; collectives are those of the longest length.
+    """Returns the mean cost over examples. Collectives are those of the longest length.
 
     Args:
-      cost_of: by the length to which examples are padded.
-      examples_of: number of examples, by length.
+      cost_of: costs by padded length of the examples.
+      examples_of: number of examples by padded length.
     """
 
     def mean(figure_of: Mapping[int, float]) -> float:

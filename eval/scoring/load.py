@@ -1,4 +1,4 @@
-"""Loads what an experiment scores: a model, its weights of one kind or several, and the examples."""
+"""Loads a scoring: a model, its weights of one or more kinds, and the examples."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,8 +41,8 @@ class Variant:
     """Weights of one kind.
 
     Attributes:
-      params: with adapters folded in.
-      source: run, adapter or weights that they come from.
+      params: parameters, with adapters folded in.
+      source: the run, adapter or weights that they come from.
     """
 
     params: Any
@@ -51,15 +51,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Scoring:
-    """A model with its weights, and the examples that it is scored on.
+    """A model with its weights, and the examples to score it on.
 
     Attributes:
-      experiment: its config.
+      experiment: the config.
       base: the model, with the weights of kind `BASE`.
-      variants: the weights by kind.
+      variants: weights by kind.
       dataset: the examples.
-      index: places of the examples in their split; None of plain text, whose windows count from 0.
-      task: the examples as the model reads them.
+      index: indices of the examples in their split; None for plain text, whose windows count from 0.
+      task: the examples as arrays for the model.
     """
 
     experiment: Experiment
@@ -78,7 +78,7 @@ class Scoring:
         return bucket_lengths(self.experiment.buckets, self.experiment.num_tokens)
 
     def at(self, num_tokens: int) -> "Scoring":
-        """Returns the same with another N."""
+        """Returns the same scoring with another N."""
         if num_tokens == self.experiment.num_tokens:
             return self
         task = prepare(self.dataset, self.base, num_tokens)
@@ -89,13 +89,13 @@ class Scoring:
         return Predictor(self.model, self.task, setting, run, self.experiment.batch_size, self.buckets)
 
     def share_in_every_part(self, num_parts: int) -> float:
-        """Returns the share of the rows with a real token in every part. Padding stands on the right."""
+        """Returns the share of the sequences with a real token in every part. Assumes padding on the right."""
         lengths = self.task.lengths
         part_len = -(-bucket_of(lengths, self.buckets) // num_parts)
         return float(np.mean(lengths > (num_parts - 1) * part_len))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the fields of results.json that name model, weights and examples."""
+        """Returns the fields of results.json for model, weights and examples."""
         return {
             "config": recipe.to_json(self.experiment),
             "model": f"{type(self.model).__name__}, {self.experiment.weights}",
@@ -114,15 +114,15 @@ def load_scoring(
     """Loads the model, its weights, and the examples of an experiment. Each tensor of the base weights is read once.
 
     Args:
-      experiment: names them.
-      settings: all that will be scored; refused if one does not fit the model.
-      sources: by kind of weights, a run of train.finetune (its best checkpoint, or `RUN@STEP`) or a folder with an
-        adapter in PEFT's layout; None for the experiment's own weights.
-      fresh: first names of parameters of the experiment's own weights to be drawn at random, where scores don't matter.
+      experiment: the config.
+      settings: all settings to score. Each is checked for memory.
+      sources: by kind of weights: a run of train.finetune (its best checkpoint, or `RUN@STEP`) or a folder with an
+        adapter in PEFT's layout; None for the experiment's weights.
+      fresh: top-level parameters of the experiment's weights to initialise at random, where scores don't matter.
 
     Raises:
-      InputError: if a source, the data or a setting does not fit the model, or a process has weights other than those
-        of process 0.
+      InputError: if a source, the data or a setting does not fit the model, or a process's weights differ from those of
+        process 0.
     """
     for source in sources.values():
         check_variant(experiment, source, fresh)
@@ -134,7 +134,7 @@ def load_scoring(
     for setting in settings:
         exchange, num_parts = setting.exchange, setting.num_parts
         cost.check_memory(base.model, exchange, num_parts, experiment.num_tokens, experiment.batch_size)
-    limit = 0 if evaluation.split == HELD_OUT else evaluation.limit  # held out is what training scored
+    limit = 0 if evaluation.split == HELD_OUT else evaluation.limit  # training scored all held-out examples
     index = None if isinstance(dataset, Corpus) else even_indices(len(dataset), limit)
     dataset = subset(dataset, limit)
     task = prepare(dataset, base, experiment.num_tokens)
@@ -156,14 +156,14 @@ def load_variant(
     """Returns the model of an experiment with weights of one kind, adapters folded in.
 
     Args:
-      experiment: names the model.
-      dataset: the examples; None where they don't matter.
-      source: of the weights, see `load_scoring`.
+      experiment: the config, with the model.
+      dataset: the examples; None if they don't matter.
+      source: source of the weights, see `load_scoring`.
       fresh: see `load_scoring`.
       reader: reads the tensors of the base weights.
 
     Raises:
-      InputError: if the source is neither a run nor an adapter, or of another model.
+      InputError: if the source is neither a run nor an adapter, or belongs to another model.
     """
     if source is None:
         return load_model(experiment, dataset, fresh=fresh, reader=reader)
@@ -179,7 +179,7 @@ def load_variant(
 
 
 def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, ...] = ()) -> None:
-    """Raises the errors of `load_variant` that can be seen without the data set."""
+    """Raises the errors of `load_variant` that don't depend on the data set."""
     if source is None:
         check_sources(experiment, fresh=fresh)
     elif _is_adapter(source):
@@ -187,15 +187,16 @@ def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, 
 
 
 def check_runs(experiment: Experiment, sources: Iterable[str | None]) -> None:
-    """Raises InputError for a run among the sources, see `load_scoring`, that is not there or of another model."""
+    """Raises InputError if a run among the sources does not exist, or is of another model. See `load_scoring` for
+    sources."""
     for source in sources:
         if source is not None and not _is_adapter(source):
             check_run(experiment, source, *_same_fields(experiment))
 
 
 def _same_fields(experiment: Experiment) -> tuple[str, ...]:
-    """Returns fields, besides the model's, in which a run must not differ:
-    held-out examples are those that training scored."""
+    """Returns fields, besides the model's, that must be equal to the run's: for held-out examples, those that select
+    them."""
     held_out = ("data_source", "buckets", "compute_dtype", "training.validation", "training.validation_limit")
     return held_out if experiment.evaluation.split == HELD_OUT else ()
 

@@ -18,11 +18,11 @@ from prism_jax.tasks.predict import Predictor, count_by_bucket
 
 @dataclass(frozen=True)
 class Measured:
-    """All examples, run in one setting.
+    """Result of running all examples in one setting.
 
     Attributes:
-      fields: seconds, lengths and costs, as part of a record of results.json.
-      outcomes: of each row of the task.
+      fields: seconds, lengths and costs, as fields of a record of results.json.
+      outcomes: outcomes of all sequences of the task.
     """
 
     fields: dict[str, Any]
@@ -31,12 +31,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class References:
-    """Outcomes to compare with; None where they are not there.
+    """Outcomes to compare with; None if they are missing.
 
     Attributes:
-      one_device: on one device, of the weights that the setting is compared with; None of these themselves.
-      as_is: of base in the same setting, for recovery.
-      control: of the control on one device, for recovery.
+      one_device: outcomes on one device, with the weights to compare with; None if the setting is one device itself.
+      as_is: outcomes of base in the same setting, for recovery.
+      control: outcomes of the control on one device, for recovery.
     """
 
     one_device: np.ndarray | None = None
@@ -49,7 +49,7 @@ def measure(scoring: Scoring, predictor: Predictor, weights: str) -> Measured:
 
     Args:
       scoring: model and examples.
-      predictor: of the setting; keeps its compiled programs for weights of other kinds.
+      predictor: predictor of the setting. It keeps its compiled programs for other kinds of weights.
       weights: kind of weights.
     """
     started, run = time.perf_counter(), predictor.run
@@ -70,7 +70,7 @@ def measure(scoring: Scoring, predictor: Predictor, weights: str) -> Measured:
 def record(
     scoring: Scoring, setting: Setting, weights: str, measured: Measured, references: References = References()
 ) -> dict[str, Any]:
-    """Returns a record of results.json: the setting, its score, the measured fields, and what comparisons give.
+    """Returns a record of results.json: the setting, its score, the measured fields, and the comparisons.
 
     Args:
       scoring: model and examples.

@@ -18,22 +18,22 @@ from prism_jax.tasks.base import Task
 from prism_jax.tasks.language import LanguageModelling
 
 Interval = tuple[float, float]
-"""Lower and upper bound, of 95 %."""
+"""Lower and upper bound of a 95 % interval."""
 
 
 class Fields:
-    """Base of dataclasses whose fields are keys of a record, in the same order."""
+    """Base class of dataclasses whose fields are keys of a record, in the same order."""
 
     def to_json(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
 
 def over_buckets(figure_of: Mapping[int, float], examples_of: Mapping[int, int]) -> float:
-    """Returns the mean over examples of a figure that depends on the length to which an example is padded.
+    """Returns the mean over examples of a figure that depends on the padded length.
 
     Args:
-      figure_of: by length.
-      examples_of: number of examples, by length.
+      figure_of: the figure by padded length.
+      examples_of: number of examples by padded length.
     """
     total = sum(count * figure_of[length] for length, count in examples_of.items())
     return total / sum(examples_of.values())
@@ -41,15 +41,15 @@ def over_buckets(figure_of: Mapping[int, float], examples_of: Mapping[int, int])
 
 @dataclass(frozen=True)
 class SettingFields(Fields):
-    """A setting in words and numbers.
+    """Names and numbers of a setting.
 
     Attributes:
       setting: the exchange as on the command line.
-      exchange: its name, with all numbers but the wire format if it has others than L.
-      wire: its wire format; with commas between them where each block has its own exchange.
+      exchange: its name. An exchange with parameters other than L also has all of them, except the wire format.
+      wire: its wire format; separated by commas if each block has its own exchange.
       num_parts: P.
-      num_segments: L; None of an exchange without segments.
-      compression_rate: tokens of a part over rows that it sends, the mean over examples; None where nothing is sent.
+      num_segments: L; None for an exchange without segments.
+      compression_rate: tokens of a part over rows that it sends, as the mean over examples; None if nothing is sent.
       tokens: N.
     """
 
@@ -93,16 +93,16 @@ class SettingFields(Fields):
 
 @dataclass(frozen=True)
 class Score(Fields):
-    """The score of a setting; None stands for all that is unknown.
+    """The score of a setting. Unknown values are None.
 
     Attributes:
-      metric: the task's first.
+      metric: the task's first metric.
       score: its value.
       score_ci95: the interval of the score.
-      difference_to_one_device: paired, on the same examples; None of one device itself.
+      difference_to_one_device: paired difference on the same examples; None for one device itself.
       difference_ci95: the interval of the difference.
       other_metrics: the task's further metrics, by name.
-      examples: how many were scored.
+      examples: number of scored examples.
     """
 
     metric: str
@@ -142,8 +142,8 @@ class Score(Fields):
 
 
 def predicted_in_last_part(num_tokens: int, num_parts: int) -> range:
-    """Returns the places of `likelihood.log_likelihoods` that rows of the last part predict,
-    in a window of N tokens."""
+    """Returns the indices of `likelihood.log_likelihoods` that are predicted by rows of the last part, in a window of N
+    tokens."""
     return range((num_parts - 1) * part_length(num_tokens, num_parts), num_tokens - 1)
 
 
@@ -151,8 +151,8 @@ def predicted_in_last_part(num_tokens: int, num_parts: int) -> range:
 class LastPart(Fields):
     """Perplexity of the tokens of the last part, in windows of all N tokens, and its difference to one device.
 
-    These tokens see their own part whole and the parts before it through the exchange, as generated ones do. It is
-    the price of generation.
+    As generated tokens do, these tokens see their own part directly and earlier parts through the exchange. So the
+    difference is the cost of the exchange in generation.
     """
 
     last_part_perplexity: float
@@ -170,7 +170,7 @@ class LastPart(Fields):
         setting: Setting,
         num_tokens: int,
     ) -> Self | None:
-        """Returns None where no window is of N tokens, or the last part holds padding only. See `Score.of`."""
+        """Returns None if no window has N tokens, or the last part holds only padding. See `Score.of`."""
         predicted = predicted_in_last_part(num_tokens, setting.num_parts)
         whole = task.lengths == num_tokens
         if not whole.any() or not predicted:
@@ -187,12 +187,12 @@ class LastPart(Fields):
 
 @dataclass(frozen=True)
 class Recovery(Fields):
-    """Share of what an exchange loses that fine-tuning through it wins back, in percent.
+    """Share of an exchange's loss that fine-tuning through it regains, in percent.
 
     Attributes:
-      recovery_percent: (tuned - base) / (control - base); None where the denominator is too small to measure.
-      recovery_ci95: its interval.
-      recovery_percent_as_published: by the paper's definition.
+      recovery_percent: (tuned - base) / (control - base); None if the denominator is too small to measure.
+      recovery_ci95: the interval of recovery_percent.
+      recovery_percent_as_published: recovery by the paper's definition.
     """
 
     recovery_percent: float | None
@@ -208,14 +208,14 @@ class Recovery(Fields):
         control: np.ndarray | None,
         one_device: np.ndarray | None,
     ) -> Self | None:
-        """Returns None if one of the outcomes to compare with is not there.
+        """Returns None if one of the outcomes to compare with is missing.
 
         Args:
           task: the examples.
           tuned: outcomes of the tuned weights through the exchange.
-          as_is: of base through the exchange.
-          control: of the control on one device.
-          one_device: of base on one device.
+          as_is: outcomes of base through the exchange.
+          control: outcomes of the control on one device.
+          one_device: outcomes of base on one device.
         """
         if as_is is None or control is None or one_device is None:
             return None
@@ -228,7 +228,7 @@ class Recovery(Fields):
 
 
 def planned_row(planned: Planned) -> dict[str, Any]:
-    """Returns the fields of a planned record that say which it is."""
+    """Returns the identity fields of a planned record."""
     setting = SettingFields.of(planned.setting, planned.num_tokens, {planned.num_tokens: 1})
     return setting.to_json() | {"weights": planned.weights}
 

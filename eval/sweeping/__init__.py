@@ -1,1 +1,1 @@
-"""Which settings a sweep scores, and what it need not score again."""
+"""Plans the settings of a sweep, and stores finished records."""

@@ -1,4 +1,4 @@
-"""Which rows a sweep has."""
+"""The grid of a sweep."""
 
 from collections.abc import Collection
 
@@ -14,16 +14,16 @@ from prism_jax.experiments.recipe import Experiment, Grid
 
 
 def plan(experiment: Experiment, weights: Collection[str]) -> list[Planned]:
-    """The rows, in the order in which they run: for each N one device, as the reference,
-    then every exchange on every P.
+    """Returns the planned records in the order in which they run: for each N one device, the reference, then every
+    exchange on every P.
 
     Args:
-      experiment: its grid.
-      weights: kinds of weights; tuned ones are scored where something is lost on the way, the control on one device
-        only, what else there is wherever base is.
+      experiment: the experiment, with its grid.
+      weights: kinds of weights. Tuned ones are scored where the exchange is lossy, the control on one device only, and
+        all others wherever base is.
 
     Raises:
-      InputError: for an N, a P or an exchange that can run nowhere on the grid.
+      InputError: if an N, a P or an exchange can't run anywhere on the grid.
     """
     rows: list[Planned] = []
     lengths = list(dict.fromkeys(experiment.grid.lengths or (experiment.num_tokens,)))
@@ -32,42 +32,42 @@ def plan(experiment: Experiment, weights: Collection[str]) -> list[Planned]:
     for num_tokens in lengths:
         rows += [Planned(num_tokens, ONE_DEVICE, kind) for kind in weights if kind != TUNED]
         for setting in (Setting(exchange, num_parts) for num_parts in parts for exchange in exchanges):
-            reason = why_impossible(setting, bucket_lengths(experiment.buckets, num_tokens))
+            reason = impossible_reason(setting, bucket_lengths(experiment.buckets, num_tokens))
             rows += [
                 Planned(num_tokens, setting, kind, reason)
                 for kind in weights
-                if kind != CONTROL and (kind != TUNED or loses(setting.exchange))
+                if kind != CONTROL and (kind != TUNED or is_lossy(setting.exchange))
             ]
-    refuse_hopeless(rows)
+    refuse_impossible_values(rows)
     return rows
 
 
 def grid_of_exchanges(grid: Grid) -> list[Exchanges]:
-    """The exchanges of a sweep, each in every wire format that was asked for."""
+    """Returns the exchanges of a sweep, each in every wire format of the grid."""
     exchanges = [*grid.exchanges, *map(SegmentMeans, grid.segments)]
     if not grid.wires:
         return list(dict.fromkeys(exchanges))
-    return list(dict.fromkeys(in_format(exchange, WIRES[wire]) for exchange in exchanges for wire in grid.wires))
+    return list(dict.fromkeys(with_format(exchange, WIRES[wire]) for exchange in exchanges for wire in grid.wires))
 
 
-def in_format(exchange: Exchanges, wire: Wire) -> Exchanges:
-    """An exchange, or several, in a wire format, whatever it was in; what sends nothing stays as it is."""
+def with_format(exchange: Exchanges, wire: Wire) -> Exchanges:
+    """Returns an exchange, or one for each block, in a wire format. Exchanges that send nothing stay unchanged."""
 
-    def one(exchange: Exchange) -> Exchange:
+    def convert(exchange: Exchange) -> Exchange:
         return with_wire(exchange, wire) if sender(exchange) else exchange
 
-    return one(exchange) if isinstance(exchange, Exchange) else tuple(map(one, exchange))
+    return convert(exchange) if isinstance(exchange, Exchange) else tuple(map(convert, exchange))
 
 
-def loses(exchange: Exchanges) -> bool:
-    """Whether an exchange sends something, but not everything as it is."""
+def is_lossy(exchange: Exchanges) -> bool:
+    """Returns whether an exchange sends rows, but not all of them unchanged."""
     return not all(
-        isinstance(one, WholeSequence | IsolatedParts) or (isinstance(one, AllGather) and one.wire == FLOAT32)
-        for one in as_tuple(exchange)
+        isinstance(block, WholeSequence | IsolatedParts) or (isinstance(block, AllGather) and block.wire == FLOAT32)
+        for block in as_tuple(exchange)
     )
 
 
-def why_impossible(setting: Setting, lengths: tuple[int, ...]) -> str | None:
+def impossible_reason(setting: Setting, lengths: tuple[int, ...]) -> str | None:
     try:
         setting.check(lengths)
     except InputError as error:
@@ -75,8 +75,8 @@ def why_impossible(setting: Setting, lengths: tuple[int, ...]) -> str | None:
     return None
 
 
-def refuse_hopeless(rows: list[Planned]) -> None:
-    """Raises InputError for a value of the grid with which no row can run."""
+def refuse_impossible_values(rows: list[Planned]) -> None:
+    """Raises InputError if a value of the grid has no record that can run."""
     for value in (
         lambda row: ("N", row.num_tokens),
         lambda row: ("P", row.setting.num_parts),

@@ -1,4 +1,4 @@
-"""Finished rows on disk: a sweep goes on where it was stopped, and does not run again what would come out the same."""
+"""Finished records on disk: a sweep resumes after an interruption, and skips records whose inputs are unchanged."""
 
 import ast
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from eval.reporting.records import Kept
+from eval.reporting.records import StoredFields
 from eval.scoring.measure import Measured
 from prism_jax import records
 from prism_jax.cli.entry import write
@@ -28,37 +28,37 @@ from prism_jax.trees import flatten
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of finished rows, each under the digest of all that it follows from.
+    """A folder of finished records, each under the digest of its inputs.
 
     Attributes:
-      folder: holds KEY.json, the fields of `Measured`, and KEY.npy, its outcomes.
+      folder: folder with KEY.json, the fields of `Measured`, and KEY.npy, its outcomes.
     """
 
     folder: Path
 
     def load(self, key: str) -> Measured | None:
-        """Returns what `save` wrote; None where there is nothing, or something damaged."""
+        """Returns the record that `save` wrote; None if it is missing or damaged."""
         try:
-            fields: Any = records.parse((self.folder / f"{key}.json").read_bytes(), Kept)
+            fields: Any = records.parse((self.folder / f"{key}.json").read_bytes(), StoredFields)
             return Measured(fields, np.load(self.folder / f"{key}.npy"))
         except (OSError, ValueError, EOFError):
             return None
 
     def save(self, key: str, measured: Measured) -> None:
-        """Writes a row under its key."""
+        """Writes a record under its key."""
         self.folder.mkdir(exist_ok=True)
         np.save(self.folder / f"{key}.npy", measured.outcomes)
         write(self.folder / f"{key}.json", json.dumps(measured.fields))
 
 
-def digest(*things: Any) -> str:
+def digest(*values: Any) -> str:
     """Returns a digest of bytes, arrays and texts, in their order."""
     sha = hashlib.sha256()
-    for thing in things:
-        if isinstance(thing, np.ndarray):
-            sha.update(f"{thing.dtype}{thing.shape}".encode())
-            thing = np.ascontiguousarray(thing).tobytes()
-        sha.update(thing if isinstance(thing, bytes) else str(thing).encode())
+    for value in values:
+        if isinstance(value, np.ndarray):
+            sha.update(f"{value.dtype}{value.shape}".encode())
+            value = np.ascontiguousarray(value).tobytes()
+        sha.update(value if isinstance(value, bytes) else str(value).encode())
         sha.update(b"\0")
     return sha.hexdigest()[:32]
 
@@ -69,8 +69,8 @@ def digest_of_params(params: Any) -> str:
 
 
 def digest_of_task(task: Task, num_tokens: int) -> str:
-    """Returns a digest of labels, lengths and rows: all rows of texts; of images 32 as decoded,
-    and all as they are stored."""
+    """Returns a digest of labels, lengths and arrays: all arrays of texts; for images, 32 decoded ones and the stored
+    bytes of all."""
     count = len(task.lengths)
     images = task.inputs.images if isinstance(task.inputs, Images) else ()
     index = np.unique(np.linspace(0, count - 1, 32).astype(int)) if images else np.arange(count)
@@ -83,10 +83,12 @@ def digest_of_task(task: Task, num_tokens: int) -> str:
 
 
 def digest_of_exchange(setting: Setting) -> str:
-    """Returns a digest of an exchange's text, and of the files of its class, of its base classes, of the exchange that
-    it wraps and of its wire format. So a change of the user's own exchange is a new row.
+    """Returns a digest of an exchange: its text, and the files of its class, its base classes, the exchange that it
+    wraps, and its wire format. So a change of a user's exchange gives a new record.
     """
-    return digest(text_of(setting.exchange), *(x for one in as_tuple(setting.exchange) for x in sources_of(one)))
+    return digest(
+        text_of(setting.exchange), *(x for exchange in as_tuple(setting.exchange) for x in sources_of(exchange))
+    )
 
 
 def sources_of(exchange: Exchange) -> list[bytes | str]:
@@ -102,42 +104,41 @@ def digest_of_model(model: Model) -> str:
 def source_of(kind: type) -> bytes | str:
     try:
         return Path(inspect.getfile(kind)).read_bytes()
-    except (OSError, TypeError):  # typed at a prompt
+    except (OSError, TypeError):  # defined at an interactive prompt
         return kind.__qualname__
 
 
 def digest_of_library(*modules: str) -> str:
-    """Returns a digest of modules and of all modules of this repository that they import,
-    of JAX's version and the device.
+    """Returns a digest of modules and of all modules of this repository that they import, JAX's version and the device.
 
-    A record whose digest has changed must run again.
+    A record with another digest must run again.
 
     Args:
-      modules: by name; those that run as processes of their own too, since nothing imports them.
+      modules: names of modules. Modules that run as separate processes must be listed too, since nothing imports them.
     """
     sources = (path.read_bytes() for path in import_closure(*modules))
     return digest(jax.__version__, jax.devices()[0].device_kind, *sources)
 
 
 def import_closure(*modules: str) -> list[Path]:
-    """The files of modules of this repository, and of all others of it that these import, at any depth."""
-    found: dict[str, Path] = {}
+    """Returns the files of modules, and of all modules of this repository that they import, directly or indirectly."""
+    files: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found or name.partition(".")[0] not in ("prism_jax", "eval"):
+        if name in files or name.partition(".")[0] not in ("prism_jax", "eval"):
             continue
         try:
             spec = importlib.util.find_spec(name)
-        except ModuleNotFoundError:  # a name in a module, which is no package
+        except ModuleNotFoundError:  # not a module, but a name inside one
             continue
         if spec is None or spec.origin is None:
             continue
-        found[name] = Path(spec.origin)
+        files[name] = Path(spec.origin)
         waiting.append(name.rpartition(".")[0])
-        for node in ast.walk(ast.parse(found[name].read_bytes())):
+        for node in ast.walk(ast.parse(files[name].read_bytes())):
             if isinstance(node, ast.Import):
-                waiting += [one.name for one in node.names]
+                waiting += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
-    return sorted(found.values())
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return sorted(files.values())

@@ -1,4 +1,4 @@
-"""The rows of a sweep: run, or taken from the store of earlier runs."""
+"""Runs the records of a sweep, or takes them from the store of earlier runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,11 +17,11 @@ from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.predict import Predictor
 
 Place = tuple[int, Setting, str]
-"""N, the setting, and the kind of weights."""
+"""N, the setting, and the kind of weights of a record."""
 
 
 class Sweeper:
-    """Runs planned rows. Takes rows of earlier runs from the store first, so that none of them is ever missing."""
+    """Runs planned records. Loads records of earlier runs first, so that none of them is missing in results.json."""
 
     def __init__(
         self,
@@ -32,10 +32,10 @@ class Sweeper:
     ):
         """
         Args:
-          planned: all rows.
+          planned: all planned records.
           scorings: model and examples, by N.
-          rows: of earlier runs.
-          runners: by P.
+          rows: store of earlier runs.
+          runners: runners by P.
         """
         self._planned, self._scorings, self._store, self._runners = planned, scorings, rows, runners
         self._predictor: Predictor | None = None
@@ -52,7 +52,7 @@ class Sweeper:
                 self._fail(row, InputError(row.impossible))
 
     def __call__(self, planned: Planned) -> dict:
-        """Returns a row. If it fails, its field "error" says why."""
+        """Returns a record. If it fails, its field "error" has the reason."""
         if planned not in self._failed and not self._at(_place(planned)):
             key = self._keys[_place(planned)]
             try:
@@ -65,14 +65,14 @@ class Sweeper:
 
     @property
     def rows(self) -> list[dict]:
-        """The rows so far, in the order of the plan, as records of results.json."""
+        """The records so far, in the order of the plan."""
         return [self._row(row) for row in self._planned if row in self._failed or self._at(_place(row))]
 
     def _at(self, place: Place) -> Measured | None:
         return self._measured.get(self._keys.get(place, ""))
 
     def _row(self, planned: Planned) -> dict:
-        """Makes a row, and makes it again when a row has come that it is compared with."""
+        """Returns a record. Builds it again when a record that it is compared with has been added."""
         if planned in self._failed:
             return self._failed[planned]
         num_tokens, setting, weights = place = _place(planned)
@@ -84,10 +84,10 @@ class Sweeper:
             assert measured is not None
             references = References(*(None if other == place else self._outcomes(other) for other in compared))
             try:
-                made = record(self._scorings[num_tokens], setting, weights, measured, references)
+                fields = record(self._scorings[num_tokens], setting, weights, measured, references)
             except Exception as error:
                 return self._fail(planned, error)
-            self._rows[planned] = present, made
+            self._rows[planned] = present, fields
         return self._rows[planned][1]
 
     def _outcomes(self, place: Place) -> np.ndarray | None:
@@ -96,12 +96,12 @@ class Sweeper:
 
     def _fail(self, planned: Planned, error: Exception) -> dict:
         if several() and not isinstance(error, InputError):
-            raise error  # the others may not have failed, and wait
+            raise error  # the other processes may not have failed, and are waiting
         self._failed[planned] = failed_row(self._scorings[planned.num_tokens].task, planned, error)
         return self._failed[planned]
 
     def _keys_of(self, rows: Sequence[Planned]) -> dict[Place, str]:
-        """Returns a digest for each row, of all that the row follows from."""
+        """Returns for each record a digest of all its inputs."""
         first = next(iter(self._scorings.values()))
         library = store.digest_of_library("eval.scoring.measure", "eval.scoring.rows")
         model = store.digest_of_model(first.model)

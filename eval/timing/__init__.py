@@ -1,1 +1,1 @@
-"""Requests timed on real processes, and latency predicted."""
+"""Times requests on real processes, and predicts latency."""

@@ -1,13 +1,13 @@
-"""How long a request takes: what one part computes alone, and what its collectives add on a link.
+"""Latency model of a request: the time of one part alone, and the time of its collectives on a link.
 
     seconds = computing + fixed x collectives + rtt x (round trips x collectives of the blocks + ends
             + opening x doublings)
             + bits on wire x payload bits / rate + per byte x payload bytes
 
-`ends` are the round trips of the split and the join together. `doublings`, log2(1 + bytes / 14,600) for each collective
-of the blocks, is how often TCP's window must open beyond its first 10 segments (RFC 6928) for one message; it stands
-for what large messages take in round trips, however they come about. The constants are fitted to measured requests by
-least squares of relative errors, none below 0.
+`ends` are the round trips of the split and the join together. `doublings` is how often TCP's window must grow beyond
+its first 10 segments (RFC 6928) for one message: log2(1 + bytes / 14,600) for each collective of the blocks. It covers
+all round trips of large messages, whatever their cause. The constants are fitted to measured requests by least squares
+of relative errors, and are not negative.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 FIRST_WINDOW = 14_600
-"""Bytes that TCP sends before it waits for an answer."""
+"""Bytes that TCP sends before it waits for an acknowledgement."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Link:
     """A shaped link.
 
     Attributes:
-      rate: bits a second, each way.
+      rate: rate in bits a second, each way.
       rtt_ms: round-trip time in milliseconds.
     """
 
@@ -36,12 +36,12 @@ class Link:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a request sends.
+    """Traffic of a request.
 
     Attributes:
-      collectives: those of the blocks.
-      sent_by_blocks: bytes that a device sends in them, payload only.
-      sent: the same with the split and the join, of the device that sends most.
+      collectives: number of collectives of the blocks.
+      sent_by_blocks: bytes that a device sends in these collectives, payload only.
+      sent: the same bytes plus those of the split and the join, for the device that sends most.
     """
 
     collectives: int
@@ -50,21 +50,21 @@ class Traffic:
 
     @property
     def doublings(self) -> float:
-        """Of TCP's window, in all collectives together."""
+        """Number of doublings of TCP's window, in all collectives together."""
         return self.collectives and self.collectives * log2(1 + self.sent_by_blocks / self.collectives / FIRST_WINDOW)
 
 
 @dataclass(frozen=True)
 class Constants:
-    """What a collective costs.
+    """Constants of the latency model.
 
     Attributes:
       fixed: seconds of a collective that sends nothing.
-      round_trips: of a collective of the blocks.
+      round_trips: round trips of a collective of the blocks.
       ends: round trips of the split and the join.
-      opening: round trips of a doubling.
-      bits_on_wire: a bit of payload: headers, and what the shaper makes of them.
-      per_byte: seconds a byte takes whatever the rate.
+      opening: round trips of a doubling of TCP's window.
+      bits_on_wire: bits on the wire for each bit of payload, including headers and the shaper's overhead.
+      per_byte: seconds for each byte, independent of the rate.
     """
 
     fixed: float
@@ -75,12 +75,12 @@ class Constants:
     per_byte: float
 
     def seconds(self, computing: float, traffic: Traffic, link: Link) -> float:
-        """Predicted seconds of a request."""
+        """Returns the predicted seconds of a request."""
         return computing + float(np.dot(_terms(traffic, link), astuple(self)))
 
 
 def traffic_of(row: dict) -> Traffic:
-    """What a row of `eval.latency` sends."""
+    """Returns the traffic of a record of `eval.latency`."""
     if row["num_parts"] == 1:
         return Traffic(0, 0.0, 0.0)
     sent = row["bytes_sent_per_device"]
@@ -89,23 +89,24 @@ def traffic_of(row: dict) -> Traffic:
 
 
 def link_of(row: dict) -> Link:
-    """The link of a row, with the rate that its ladder showed."""
+    """Returns the link of a record, with the rate measured by its ladder."""
     return Link(row["rate_measured"], row["rtt_ms"])
 
 
 def fit(rows: Sequence[dict]) -> Constants:
-    """Constants from measured rows of several parts, each with what its part takes alone under `seconds_alone`."""
+    """Fits the constants to measured records of several parts. Each needs the time of its part alone in
+    `seconds_alone`."""
     rows = [row for row in rows if row["num_parts"] > 1]
     scale = np.array([row["seconds"] for row in rows])
     terms = np.array([_terms(traffic_of(row), link_of(row)) for row in rows]) / scale[:, None]
-    beyond = np.array([row["seconds"] - row["seconds_alone"] for row in rows]) / scale
-    largest = np.maximum(terms.max(0), 1e-300)  # columns of like size, for the solver
-    return Constants(*(nnls(terms / largest, beyond)[0] / largest).tolist())
+    communication = np.array([row["seconds"] - row["seconds_alone"] for row in rows]) / scale
+    largest = np.maximum(terms.max(0), 1e-300)  # scales the columns to similar size, for the solver
+    return Constants(*(nnls(terms / largest, communication)[0] / largest).tolist())
 
 
 def predict_each_from_other_links(rows: Sequence[dict]) -> None:
-    """Puts `seconds_predicted` into each row, by constants that were fitted to the rows of all other links;
-    None where there are none."""
+    """Adds `seconds_predicted` to each record, from constants fitted to the records of all other links; None if there
+    are no others."""
     for link in {link_of(row) for row in rows}:
         others = [row for row in rows if link_of(row) != link]
         constants = fit(others) if others else None
@@ -117,7 +118,7 @@ def predict_each_from_other_links(rows: Sequence[dict]) -> None:
 
 
 def errors(rows: Sequence[dict]) -> np.ndarray:
-    """Relative errors of the predictions, of rows of several parts that have one."""
+    """Returns the relative errors of the predictions, for records of several parts with a prediction."""
     pairs = [
         (row["seconds_predicted"], row["seconds"]) for row in rows if row["num_parts"] > 1 and row["seconds_predicted"]
     ]
@@ -126,6 +127,6 @@ def errors(rows: Sequence[dict]) -> np.ndarray:
 
 
 def _terms(traffic: Traffic, link: Link) -> tuple[float, ...]:
-    """What the constants are multiplied by."""
+    """Returns the factors of the constants."""
     n, rtt, several = traffic.collectives, link.rtt_ms / 1e3, traffic.sent > 0
     return n + 2 * several, n * rtt, several * rtt, traffic.doublings * rtt, 8 * traffic.sent / link.rate, traffic.sent

@@ -1,4 +1,4 @@
-"""The results.json of `eval.latency`: read when a measurement goes on, and written as it grows."""
+"""The results.json of `eval.latency`: read when a measurement resumes, and written as it grows."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,20 +14,20 @@ from prism_jax.exchange.text import text_of
 from prism_jax.parallel.processes import from_terminal
 
 LOOPBACK, HOSTS = "loopback", "hosts"
-"""Names of links that are not shaped: between processes of this machine, and between several hosts."""
+"""Names of links without shaping: between processes of this machine, and between several hosts."""
 
 SAME = ("config", "model", "weights", "library", "processes")
-"""Fields of the file that must not change when a measurement goes on; nor must the machine."""
+"""Fields of the file that must not change when a measurement resumes. The machine must not change either."""
 
 
 @dataclass(frozen=True)
 class LinkFields:
-    """The link between the processes, as a row says it.
+    """Fields of a record that describe the link between the processes.
 
     Attributes:
-      link: its name.
-      rate_bits_per_second: asked for, each way; None of a link that is not shaped.
-      rtt_ms: round-trip time asked for, in milliseconds; None of a link that is not shaped.
+      link: name of the link.
+      rate_bits_per_second: requested rate, each way; None without shaping.
+      rtt_ms: requested round-trip time, in milliseconds; None without shaping.
     """
 
     link: str
@@ -36,20 +36,21 @@ class LinkFields:
 
 
 class Measurements:
-    """Rows of requests, times of single parts, and the ladders that prove the rates of links.
+    """Records of requests, times of single parts, and the ladders that verify the rates of links.
 
-    All processes hold the same. Process 0 reads the file, and every process writes into its `output_folder`.
+    All processes hold the same measurements. Process 0 reads the file. Every process writes it into its
+    `output_folder`.
     """
 
     def __init__(self, path: Path, header: dict[str, Any]):
         """Reads the measurements of an earlier call of the same command. Called on every process.
 
         Args:
-          path: results.json.
-          header: all of the file but the measurements.
+          path: path of results.json.
+          header: content of the file without the measurements.
 
         Raises:
-          InputError: if the file is of something else.
+          InputError: if the file has measurements of other inputs or of another machine.
         """
         self._path, self._header = path, header
         earlier = from_terminal(lambda: _read(path, header))
@@ -67,17 +68,17 @@ class Measurements:
         return _names(self.table(link, num_tokens, batch_size)) == [_name(setting) for setting in settings]
 
     def table(self, link: LinkFields, num_tokens: int, batch_size: int) -> list[dict]:
-        """Returns the rows of a link, N and B."""
+        """Returns the records of a link, N and B."""
         return self._tables.get((link, num_tokens, batch_size), [])
 
     def put(self, link: LinkFields, num_tokens: int, batch_size: int, timed: Sequence[dict]) -> None:
-        """Puts the rows of a link, N and B in the place of earlier ones, behind all others.
+        """Stores the records of a link, N and B at the end, in place of earlier ones.
 
         Args:
-          link: between the processes; its ladder is there if it is shaped.
+          link: the link between the processes. If it is shaped, its ladder must be stored.
           num_tokens: N.
-          batch_size: B; parts alone of the same N and B are there.
-          timed: from `requests.rows`.
+          batch_size: B. Times of parts alone must be stored for this N and B.
+          timed: records from `requests.time_in_turn`.
         """
         alone = {_name_of(row): row["seconds"] for row in self._parts_alone[num_tokens, batch_size]}
         head = asdict(link) | {"rate_measured": self._rate_measured(link)}
@@ -93,15 +94,15 @@ class Measurements:
         )
 
     def put_parts_alone(self, num_tokens: int, batch_size: int, timed: Sequence[dict]) -> None:
-        """Puts the times of parts alone, from `part_alone.measure`, in the place of earlier ones, behind all others."""
+        """Stores the times of parts alone, from `part_alone.measure`, at the end, in place of earlier ones."""
         self._parts_alone.pop((num_tokens, batch_size), None)
         self._parts_alone[num_tokens, batch_size] = list(timed)
 
     def put_ladder(self, link: LinkFields, measured: dict[str, float], rungs: Sequence[dict]) -> None:
-        """Puts the ladder of a link in the place of an earlier one, behind all others.
+        """Stores the ladder of a link at the end, in place of an earlier one.
 
         Args:
-          link: shaped.
+          link: a shaped link.
           measured: rate and round-trip time, from `shaped.measured`.
           rungs: from `shaped.ladder`.
         """
@@ -115,7 +116,7 @@ class Measurements:
         files.write_json(self._path.parent, self._header | measured)
 
     def _rate_measured(self, link: LinkFields) -> float | None:
-        """Returns the bits a second that the ladder of a link shows; None without a ladder."""
+        """Returns the rate in bits a second measured by the ladder of a link; None without a ladder."""
         ladder = self._ladders.get(link.link)
         return ladder["measured"]["rate_bits_per_second"] if ladder else None
 

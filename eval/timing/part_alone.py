@@ -1,4 +1,4 @@
-"""What one part of a model takes alone on this process's core, as if the others were there: no rows travel."""
+"""Times one part of a model alone on this process's core, as if the other parts existed. No rows are sent."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +22,12 @@ from prism_jax.parallel.partition import Layout, Parts, split
 from prism_jax.parallel.runner import PartFunction, Runner
 
 ROUNDS, AT_MOST_SECONDS = 9, 20.0
-"""A setting is timed so often, in turn with the others, or until this much time for each is spent."""
+"""Largest number of rounds of a setting, and seconds for each setting after which the rounds end."""
 
 
 @dataclass(frozen=True)
 class FirstPart:
-    """A `Runner` that runs the first part alone. Its rows stand in for those of the other parts."""
+    """A `Runner` that runs only the first part. Its rows replace those of the other parts."""
 
     num_parts: int
 
@@ -57,12 +57,12 @@ def program(model: Model, exchange: Exchanges, run: Runner, params: Any, parts: 
 
 
 def stand_in(exchange: Exchanges) -> Exchanges:
-    """The exchange, or one for each block, without the others."""
+    """Returns the exchange, or one for each block, with stand-ins for the other parts' rows."""
     return StandIn(exchange) if isinstance(exchange, Exchange) else tuple(map(StandIn, exchange))
 
 
 def traffic(scoring: Scoring, setting: Setting, batch_size: int) -> dict:
-    """What a device sends in a request, by formula."""
+    """Returns the traffic of a device in a request, by formula."""
     model, num_tokens, num_parts = scoring.model, scoring.experiment.num_tokens, setting.num_parts
     formula = cost.formula(model.config.stack, setting.exchange, num_parts, num_tokens, model.extra_rows)
     return {
@@ -74,8 +74,8 @@ def traffic(scoring: Scoring, setting: Setting, batch_size: int) -> dict:
 
 
 def measure(scoring: Scoring, settings: Sequence[Setting], batch_size: int) -> list[dict]:
-    """A row for each setting, with its traffic: the median time of its part, head included,
-    on this process's device, the settings in turn."""
+    """Times one part of each setting, including the head, on this process's device. The settings take turns. Returns a
+    record for each, with the median time and the traffic."""
     model, params = scoring.model, jax.device_put(scoring.base.params, jax.local_devices()[0])
     batch, _ = scoring.task.arrays(
         np.arange(batch_size) % len(scoring.task.lengths), scoring.experiment.num_tokens, None
@@ -89,12 +89,12 @@ def measure(scoring: Scoring, settings: Sequence[Setting], batch_size: int) -> l
         programs.append((compiled, parts))
     seconds = np.zeros((0, len(settings)))
     while len(seconds) < ROUNDS and (len(seconds) < 2 or seconds.sum() < AT_MOST_SECONDS * len(settings)):
-        took = []
+        round_seconds = []
         for compiled, parts in programs:
             started = time.perf_counter()
             jax.block_until_ready(compiled(params, parts))
-            took.append(time.perf_counter() - started)
-        seconds = np.vstack([seconds, took])
+            round_seconds.append(time.perf_counter() - started)
+        seconds = np.vstack([seconds, round_seconds])
     return [
         {
             "setting": text_of(setting.exchange),

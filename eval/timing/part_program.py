@@ -1,4 +1,4 @@
-"""One part alone, on one core, without the others."""
+"""Program of one part alone, on one core, without the other parts."""
 
 import os
 import resource
@@ -18,12 +18,12 @@ from prism_jax.models.bert import BERT_BASE, BertConfig, BertModel
 from prism_jax.parallel.partition import Layout, part_length
 
 AT_LEAST_SECONDS, AT_MOST_RUNS = 5.0, 20
-"""A measurement runs the program again until this much time or this many runs are over."""
+"""Seconds and number of runs after which a measurement ends."""
 
 
 @dataclass(frozen=True)
 class StandIn(Wrapped):
-    """The context of one part without the others: their rows are its own, again and again."""
+    """Context of one part without the others: its own rows, repeated, replace theirs."""
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
         T, others = layout.part_len, (layout.num_parts - 1) * self.of.rows_sent(layout.part_len)
@@ -50,7 +50,7 @@ def compile_part(
 
 
 def measure(queue: Queue, layers: int, exchange: Exchange, num_parts: int, num_tokens: int) -> None:
-    """Puts a row with time and memory of one part into a queue: the body of a process."""
+    """Body of a process: measures time and memory of one part, and puts the record into a queue."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     program, arguments = compile_part(layers, exchange, num_parts, num_tokens)
     jax.block_until_ready(program(*arguments))

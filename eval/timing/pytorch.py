@@ -1,4 +1,4 @@
-"""One device of ours and the same model in Hugging Face's PyTorch, with the same weights."""
+"""Compares one device of ours with the same model in Hugging Face's PyTorch, with the same weights."""
 
 import copy
 import dataclasses
@@ -48,21 +48,26 @@ LEARNING_RATE = 1e-5
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: `run` does the work once, `logits` is what it computes."""
+    """One side of a comparison.
+
+    Attributes:
+      run: does the work once.
+      logits: returns the computed logits.
+    """
 
     run: Callable[[], None]
     logits: Callable[[], np.ndarray]
 
 
 def without_dropout(model: Model, compute_dtype: str) -> Model:
-    """The model with every dropout rate at 0."""
+    """Returns the model with all dropout rates at 0."""
     stack = replace(model.config.stack, dropout=0.0, attention_dropout=0.0, compute_dtype=compute_dtype)
     config = replace(model.config, stack=stack)
     return type(model)(replace(config, embedding_dropout=0.0) if hasattr(config, "embedding_dropout") else config)
 
 
 def inputs(family: str, config: Any, batch_size: int, num_tokens: int) -> dict[str, np.ndarray]:
-    """What PyTorch's model takes, with labels."""
+    """Returns the inputs of PyTorch's model, with labels."""
     rng = np.random.default_rng(0)
     if family == "vit":
         pixels = rng.normal(size=(batch_size, config.num_channels, *config.image_size)).astype(np.float32)
@@ -71,8 +76,8 @@ def inputs(family: str, config: Any, batch_size: int, num_tokens: int) -> dict[s
     return {"input_ids": ids, "labels": ids if family == "gpt2" else rng.integers(0, config.num_labels, batch_size)}
 
 
-def our_arm(model: Model, params: Any, family: str, step: str, batch: dict[str, np.ndarray]) -> Arm:
-    """Ours, compiled. Splitting the batch, and cutting pixels into patches, is part of the work."""
+def jax_arm(model: Model, params: Any, family: str, step: str, batch: dict[str, np.ndarray]) -> Arm:
+    """Returns our arm, compiled. Its work includes splitting the batch and cutting pixels into patches."""
     run, exchange = pj.on_one_device(1), pj.WholeSequence()
 
     def split():
@@ -108,8 +113,8 @@ def our_arm(model: Model, params: Any, family: str, step: str, batch: dict[str, 
     return Arm(work, lambda: np.asarray(forward(params, split())))
 
 
-def their_arm(model: Any, step: str, batch: dict[str, np.ndarray]) -> Arm:
-    """Hugging Face's model, as its users run it."""
+def pytorch_arm(model: Any, step: str, batch: dict[str, np.ndarray]) -> Arm:
+    """Returns the arm of Hugging Face's model, in its usual form."""
     tensors = {name: torch.from_numpy(value) for name, value in batch.items()}
     labels = tensors.pop("labels")
     kept = {"use_cache": False} if model.config.model_type == "gpt2" else {}
@@ -131,18 +136,18 @@ def their_arm(model: Any, step: str, batch: dict[str, np.ndarray]) -> Arm:
     return Arm(work, logits)
 
 
-def time_in_turn(ours: Arm, theirs: Arm, rounds: int, seconds: float) -> np.ndarray:
-    """Seconds [rounds, 2] of ours and theirs, one after the other, after a warm-up of both."""
+def time_in_turn(ours: Arm, reference: Arm, rounds: int, seconds: float) -> np.ndarray:
+    """Returns the seconds [rounds, 2] of both arms in turn, after a warm-up of both."""
     ours.run()
-    theirs.run()
+    reference.run()
     times: list[tuple[float, float]] = []
     started = time.perf_counter()
     while len(times) < rounds and (len(times) < 3 or time.perf_counter() - started < seconds):
-        a = time.perf_counter()
+        started_ours = time.perf_counter()
         ours.run()
-        b = time.perf_counter()
-        theirs.run()
-        times.append((b - a, time.perf_counter() - b))
+        started_reference = time.perf_counter()
+        reference.run()
+        times.append((started_reference - started_ours, time.perf_counter() - started_reference))
     return np.array(times)
 
 
@@ -157,7 +162,7 @@ TABLE = TextTable(
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """Returns a row as texts, in the order of the columns."""
+    """Returns a record as texts, in the order of the columns."""
     return (
         *(row["family"], row["step"], str(row["batch_size"])),
         *(f"{row[name]:.3f}" for name in ("seconds", "seconds_pytorch")),
@@ -167,37 +172,41 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def compare(command: "Speed", out: Path) -> None:
-    """All rows that the command asks for; each is printed as soon as it is there, and all are written at the end."""
+    """Measures all combinations of the command. Prints each record when it is complete, and writes all at the end."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     for family in command.families:
         if family != "vit":
             MODELS[family].check(command.num_tokens)
     rows: list[dict] = []
     environment = files.environment() | {"torch": torch.__version__, "transformers": transformers.__version__}
-    asked = {name: value for name, value in dataclasses.asdict(command).items() if name != "out"}
-    content = {"schema": files.SCHEMA, "config": asked, "environment": environment}
+    config = {name: value for name, value in dataclasses.asdict(command).items() if name != "out"}
+    content = {"schema": files.SCHEMA, "config": config, "environment": environment}
     print(TABLE.header, flush=True)
     for family in command.families:
         model = without_dropout(MODELS[family], command.compute_dtype)
         params = pj.init_params(model, jax.random.key(0))
         with tempfile.TemporaryDirectory() as folder:
             weights.export(weights.Pretrained(model, params), Path(folder))
-            rival = CLASSES[family].from_pretrained(folder).eval()
+            pytorch_model = CLASSES[family].from_pretrained(folder).eval()
         for step in command.steps:
             for batch_size in command.batch_sizes:
                 batch = inputs(family, model.config, batch_size, command.num_tokens)
-                ours, theirs = our_arm(model, params, family, step, batch), their_arm(copy.deepcopy(rival), step, batch)
-                row = {"family": family, "step": step, "batch_size": batch_size} | _measure(command, ours, theirs)
+                ours, reference = (
+                    jax_arm(model, params, family, step, batch),
+                    pytorch_arm(copy.deepcopy(pytorch_model), step, batch),
+                )
+                row = {"family": family, "step": step, "batch_size": batch_size} | _measure(command, ours, reference)
                 rows.append(row)
                 print(TABLE.line(cells(row)), flush=True)
     files.write_json(out, content | {"rows": rows})
 
 
-def _measure(command: "Speed", ours: Arm, theirs: Arm) -> dict:
-    """The error is that of our logits, relative to the largest of theirs, before any training step."""
-    expected = theirs.logits()
+def _measure(command: "Speed", ours: Arm, reference: Arm) -> dict:
+    """Returns the fields of a record. `error` is that of our logits, relative to PyTorch's largest, before any training
+    step."""
+    expected = reference.logits()
     error = np.abs(ours.logits() - expected).max() / np.abs(expected).max()
-    times = time_in_turn(ours, theirs, command.rounds, command.seconds)
+    times = time_in_turn(ours, reference, command.rounds, command.seconds)
     p10, median, p90 = np.percentile(times[:, 0] / times[:, 1], [10, 50, 90])
     seconds, seconds_pytorch = np.median(times, axis=0)
     return {

@@ -1,4 +1,4 @@
-"""Requests to one device and to several parts, timed in turn."""
+"""Times requests to one device and to several parts, in turn."""
 
 import time
 from collections.abc import Sequence
@@ -22,26 +22,27 @@ from prism_jax.parallel.processes import barrier, from_terminal
 from prism_jax.parallel.runner import PlacedRunner
 
 WARM_UP = 2
-"""Requests before the first that counts."""
+"""Number of uncounted requests at the start."""
 LEAST_ROUNDS = 3
 
 HEAD_START = 0.03
-"""Seconds for which the terminal lets the others go ahead; more than half of the longest round trip of interest."""
+"""Seconds that process 0 waits so that the other processes are ready. More than half of the longest round trip of
+interest."""
 
 
 @dataclass
 class Request:
-    """One batch of real examples through one setting.
+    """One batch of real examples in one setting.
 
     Attributes:
       scoring: model and examples.
       setting: the exchange and the number of parts.
-      run: where they run.
-      params: the weights, there already.
-      batch: arrays of the terminal.
-      seconds: what each round took.
-      counted: bytes that the terminal's end of a shaped link sent and received in each round; empty elsewhere.
-      logits: of the last one.
+      run: the runner.
+      params: the weights, already on the devices.
+      batch: the arrays of process 0.
+      seconds: duration of each round.
+      counted: bytes that process 0's end of a shaped link sent and received in each round; empty elsewhere.
+      logits: logits of the last round.
     """
 
     scoring: Scoring
@@ -55,10 +56,10 @@ class Request:
     logits: np.ndarray | None = None
 
     def __call__(self) -> float:
-        """Runs once: split, blocks, join, logits. Notes and returns the seconds it took on this process.
+        """Runs a request once: split, blocks, join, logits. Records and returns the seconds on this process.
 
-        The others wait for it already, as servers do: none leaves the barrier more than half a round trip
-        after another.
+        The other processes already wait for the request, as servers do. Processes leave the barrier at most half a
+        round trip apart.
         """
         barrier("request")
         if jax.process_index() == 0:
@@ -75,7 +76,7 @@ class Request:
         return self.seconds[-1]
 
     def forget(self) -> None:
-        """Drops what was noted so far."""
+        """Drops the recorded times and counts."""
         self.seconds.clear()
         self.counted.clear()
 
@@ -86,44 +87,44 @@ class Request:
 
 
 Places = dict[int, tuple[PlacedRunner, Any]]
-"""By number of parts, where they run, and the weights, there already."""
+"""Runners by number of parts, with the weights already on their devices."""
 
 
 def places(scoring: Scoring, settings: Sequence[Setting]) -> Places:
-    """Where the settings run. Called on every process."""
-    runs = {num_parts: on_mesh(num_parts) for num_parts in dict.fromkeys(one.num_parts for one in settings)}
+    """Returns the runners of the settings. Called on every process."""
+    runs = {num_parts: on_mesh(num_parts) for num_parts in dict.fromkeys(setting.num_parts for setting in settings)}
     return {n: (run, run.replicate(scoring.base.params) if run.here else None) for n, run in runs.items()}
 
 
 def requests(scoring: Scoring, settings: Sequence[Setting], batch_size: int, places: Places) -> list[Request]:
-    """The first examples, through each setting. Called on every process."""
-    rows = np.arange(batch_size) % len(scoring.task.lengths)
-    batch, _ = scoring.task.arrays(rows, scoring.experiment.num_tokens, None)
-    return [Request(scoring, one, *places[one.num_parts], batch) for one in settings]
+    """Returns requests with the first examples, one for each setting. Called on every process."""
+    index = np.arange(batch_size) % len(scoring.task.lengths)
+    batch, _ = scoring.task.arrays(index, scoring.experiment.num_tokens, None)
+    return [Request(scoring, setting, *places[setting.num_parts], batch) for setting in settings]
 
 
-def rows(requests: Sequence[Request], rounds: int, seconds: float) -> list[dict]:
-    """Times all of them in turn, forwards and backwards, and returns a row for each; the same on every process.
+def time_in_turn(requests: Sequence[Request], rounds: int, seconds: float) -> list[dict]:
+    """Times all requests in turn, forwards and backwards. Returns a record for each, the same on every process.
 
     Args:
-      requests: the first is that of one device, the second Voltage's.
-      rounds: at most.
-      seconds: about how long it may take in all; there are three rounds at least.
+      requests: the first is one device, the second Voltage.
+      rounds: largest number of rounds.
+      seconds: approximate limit of the total time. There are at least three rounds.
     """
     for _ in range(WARM_UP):
-        took = [request() for request in requests]
-    rounds = from_terminal(lambda: max(LEAST_ROUNDS, min(rounds, int(seconds / sum(took)))))
+        last_seconds = [request() for request in requests]
+    rounds = from_terminal(lambda: max(LEAST_ROUNDS, min(rounds, int(seconds / sum(last_seconds)))))
     for request in requests:
         request.forget()
     for i in range(rounds):
         for request in requests if i % 2 == 0 else reversed(requests):
             request()
-    return from_terminal(lambda: [row(request, requests) for request in requests])
+    return from_terminal(lambda: [record_of(request, requests) for request in requests])
 
 
-def row(request: Request, requests: Sequence[Request]) -> dict:
-    """What one setting took beside the others, round by round,
-    and what it costs by formula and by the compiled program."""
+def record_of(request: Request, requests: Sequence[Request]) -> dict:
+    """Returns the record of a setting: its time compared with the others, round by round, and its cost by formula and
+    from the compiled program."""
     scoring, setting, batch_size = request.scoring, request.setting, len(next(iter(request.batch.values())))
     model, num_tokens, num_parts = scoring.model, scoring.experiment.num_tokens, setting.num_parts
     one_device, voltage = requests[0], requests[1]
@@ -131,7 +132,7 @@ def row(request: Request, requests: Sequence[Request]) -> dict:
     assert request.program is not None
     assert request.logits is not None
     assert one_device.logits is not None
-    read = cost.compiled(request.program, batch_size) if jax.default_backend() == "cpu" else None
+    compiled_cost = cost.compiled(request.program, batch_size) if jax.default_backend() == "cpu" else None
     sent, received = np.median(request.counted, axis=0).tolist() if request.counted else (None, None)
     lengths = scoring.task.lengths[np.arange(batch_size) % len(scoring.task.lengths)]
     return {
@@ -145,15 +146,15 @@ def row(request: Request, requests: Sequence[Request]) -> dict:
         "logits_difference": float(np.abs(request.logits - one_device.logits).max() / np.abs(one_device.logits).max()),
         "flops_per_device": formula.flops * batch_size,
         **traffic(scoring, setting, batch_size),
-        "bytes_sent_per_device_compiled": read.bytes_sent * batch_size if read else None,
+        "bytes_sent_per_device_compiled": compiled_cost.bytes_sent * batch_size if compiled_cost else None,
         "bytes_counted_sent": sent,
         "bytes_counted_received": received,
-        "collectives_compiled": read.collectives if read else None,
+        "collectives_compiled": compiled_cost.collectives if compiled_cost else None,
     }
 
 
 def spread(name: str, values: Any) -> dict[str, float]:
-    """Median, 10th and 90th percentile."""
+    """Returns median, 10th and 90th percentile."""
     p10, median, p90 = np.percentile(values, [10, 50, 90])
     return {name: float(median), f"{name}_p10": float(p10), f"{name}_p90": float(p90)}
 
@@ -167,7 +168,7 @@ TABLE = TextTable(
 
 
 def table(rows: Sequence[dict]) -> str:
-    """Rows of one link, N and batch size, for the terminal."""
+    """Returns the records of one link, N and batch size as a text table."""
     first = rows[0]
     title = f"N = {first['tokens']}, B = {first['batch_size']}, {first['link']}, {first['rounds']} rounds; medians"
     cells = []

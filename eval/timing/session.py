@@ -1,4 +1,4 @@
-"""Every table of `eval.latency`, measured by all processes together, and predictions of one link from the others."""
+"""Measures all tables of `eval.latency`, on all processes together, and predicts each link from the others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from eval.reporting import files, other_plots
 from eval.reporting.records import read_calibration
 from eval.scoring.load import Scoring
 from eval.scoring.variants import ONE_DEVICE
-from eval.sweeping.grid import grid_of_exchanges, why_impossible
+from eval.sweeping.grid import grid_of_exchanges, impossible_reason
 from eval.timing import latency_model, part_alone, requests
 from eval.timing.measurements import LinkFields, Measurements
 from prism_jax.errors import RunError
@@ -25,7 +25,7 @@ SOURCES = (
     *("eval.timing.requests", "eval.timing.part_alone", "eval.timing.part_program"),
     *("eval.links.shaped", "eval.links.relay", "eval.launch", "eval.launching.rank"),
 )
-"""The modules that make a latency: times that another version measured must not stand beside ours."""
+"""Modules that affect latency. Times measured by another version of them are not reused."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Session:
 
     Attributes:
       scoring: model and examples.
-      settings: take turns; the first is one device, the second Voltage.
-      links: between the processes.
-      lengths: N.
-      batch_sizes: B.
-      rounds: how often each setting is timed at most.
-      seconds: about how long a table may take.
+      settings: settings that take turns. The first is one device, the second Voltage.
+      links: links between the processes.
+      lengths: values of N.
+      batch_sizes: values of B.
+      rounds: largest number of times that each setting is timed.
+      seconds: approximate limit of the time of a table.
     """
 
     scoring: Scoring
@@ -51,44 +51,44 @@ class Session:
     seconds: float
 
     def run(self, measurements: Measurements) -> None:
-        """Measures the tables that are not there yet, and prints all. Called on every process."""
+        """Measures the missing tables, and prints all. Called on every process."""
         places = requests.places(self.scoring, self.settings)
         prepared: dict[tuple[int, int], list[requests.Request]] = {}
         shaped_link: LinkFields | None = None
         for link, num_tokens, batch_size in product(self.links, self.lengths, self.batch_sizes):
             if not measurements.has(link, num_tokens, batch_size, self.settings):
                 if link.rate_bits_per_second and link != shaped_link:
-                    measurements.put_ladder(link, *shape_and_prove(link))
+                    measurements.put_ladder(link, *shape_and_verify(link))
                     shaped_link = link
                 scoring = self.scoring.at(num_tokens)
                 time_parts_alone(scoring, batch_size, measurements)
                 if (num_tokens, batch_size) not in prepared:
-                    made = requests.requests(scoring, self.settings, batch_size, places)
-                    prepared[num_tokens, batch_size] = made
-                timed = requests.rows(prepared[num_tokens, batch_size], self.rounds, self.seconds)
+                    created = requests.requests(scoring, self.settings, batch_size, places)
+                    prepared[num_tokens, batch_size] = created
+                timed = requests.time_in_turn(prepared[num_tokens, batch_size], self.rounds, self.seconds)
                 measurements.put(link, num_tokens, batch_size, timed)
                 measurements.save()
             print(requests.table(measurements.table(link, num_tokens, batch_size)), flush=True)
 
 
-def shape_and_prove(link: LinkFields) -> tuple[dict[str, float], list[dict]]:
-    """Gives the link its rate. Called on every process.
+def shape_and_verify(link: LinkFields) -> tuple[dict[str, float], list[dict]]:
+    """Shapes the link to its rate, and measures it. Called on every process.
 
     Returns:
-      What its ladder shows, and the ladder: see `shaped.measured` and `shaped.ladder`.
+      The results of its ladder, and the ladder, see `shaped.measured` and `shaped.ladder`.
 
     Raises:
       RunError: if the machine can't hold the rate.
     """
     assert link.rate_bits_per_second is not None
-    asked = link.rate_bits_per_second
-    shaped.shape(f"{asked:.0f}bit")
+    requested = link.rate_bits_per_second
+    shaped.shape(f"{requested:.0f}bit")
     rungs = shaped.ladder(jax.process_index())
 
-    def on_terminal() -> tuple[dict[str, float], list[dict]]:
+    def on_process_0() -> tuple[dict[str, float], list[dict]]:
         measured = shaped.measured(rungs)
         rate = measured["rate_bits_per_second"]
-        if not 0.75 < rate / asked < 1.1:
+        if not 0.75 < rate / requested < 1.1:
             raise RunError(
                 f"{link.link}: this machine can't hold that rate, the ladder shows {rate / 1e6:.1f} Mbit/s; "
                 "choose a lower one"
@@ -96,11 +96,11 @@ def shape_and_prove(link: LinkFields) -> tuple[dict[str, float], list[dict]]:
         print(f"{link.link}: measured {rate / 1e6:.1f} Mbit/s, {measured['rtt_ms']:.2f} ms")
         return measured, rungs
 
-    return from_terminal(on_terminal)
+    return from_terminal(on_process_0)
 
 
 def time_parts_alone(scoring: Scoring, batch_size: int, measurements: Measurements) -> None:
-    """Times one part of each setting on the core of process 0 while the others wait, if it is not there yet."""
+    """Times one part of each setting on the core of process 0 while the other processes wait. Skips stored times."""
     settings, num_tokens = settings_alone(scoring), scoring.experiment.num_tokens
     if not measurements.has_parts_alone(num_tokens, batch_size, settings):
         timed = from_terminal(lambda: part_alone.measure(scoring, settings, batch_size))
@@ -108,10 +108,10 @@ def time_parts_alone(scoring: Scoring, batch_size: int, measurements: Measuremen
 
 
 def settings_alone(scoring: Scoring) -> list[Setting]:
-    """Returns the settings of which a part is timed alone: one device,
-    and all exchanges on as many parts as there are devices.
+    """Returns the settings for timing a part alone: one device, and all exchanges on as many parts as there are
+    devices.
 
-    For `eval.plan`, also on the experiment's other numbers of parts, where they can run.
+    For `eval.plan`, the experiment's other numbers of parts are included where they can run.
     """
     experiment = scoring.experiment
     several_parts = dict.fromkeys(
@@ -121,12 +121,12 @@ def settings_alone(scoring: Scoring) -> list[Setting]:
         Setting(exchange, num_parts)
         for num_parts in several_parts
         for exchange in dict.fromkeys((AllGather(), *grid_of_exchanges(experiment.grid)))
-        if not why_impossible(Setting(exchange, num_parts), (experiment.num_tokens,))
+        if not impossible_reason(Setting(exchange, num_parts), (experiment.num_tokens,))
     ]
 
 
 def summarise(out: Path, command: str) -> None:
-    """Predicts the requests of each shaped link from the other links, draws the figure, and writes all to `out`."""
+    """Predicts the requests of each shaped link from the other links, draws the figure, and writes results to `out`."""
     content = read_calibration(out) | {"command": command}
     rows = [row for row in content["rows"] if row["rate_bits_per_second"]]
     if rows:

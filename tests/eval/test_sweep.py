@@ -17,7 +17,7 @@ from helpers.paths import ROOT
 from PIL import Image
 
 from eval.reporting import sweep_plots
-from eval.reporting.markdown import over_runs
+from eval.reporting.markdown import mean_over_runs
 from eval.reporting.style import plt
 from eval.scoring import variants
 from eval.scoring.load import load_scoring
@@ -270,7 +270,7 @@ def test_the_whole_grid_on_a_mesh_and_on_one_device(toy_config, trained, tmp_pat
     assert (tmp_path / "mesh" / "report.md").exists()
     taken = ["--checkpoints", "base", "--out", tmp_path / "mesh"]
     assert command("eval.sweep", toy_config, *taken) == 2
-    assert "--checkpoints has 'base', which is a name of its own here" in capsys.readouterr().err
+    assert "--checkpoints has 'base', which has a special meaning here" in capsys.readouterr().err
 
 
 def test_what_can_run_nowhere_is_refused_at_once(toy_config):
@@ -454,7 +454,7 @@ def test_tuned_weights_of_the_config_are_left_out_beside_another_base(toy_config
         assert ("so it is left out; add --tuned RUN" in capsys.readouterr().out) == (not more)
 
 
-def test_over_runs_stand_mean_spread_and_the_recovery_of_the_means():
+def test_mean_over_runs_stand_mean_spread_and_the_recovery_of_the_means():
     def rows_of(tokens, as_is, tuned, control, recovery):
         every = {"tokens": tokens, "wire": "float32", "metric": "accuracy_percent"}
         setting = every | {"num_parts": 2, "exchange": "segment_means", "num_segments": 1}
@@ -470,13 +470,17 @@ def test_over_runs_stand_mean_spread_and_the_recovery_of_the_means():
         return {"model": "BERT", "dataset": "glue/sst2", "rows": rows}
 
     seeds = {"a": run_of(80.0, 83.0, 85.0, 60.0), "b": run_of(82.0, 86.0, 87.0, 80.0)}
-    report = over_runs(seeds)
+    report = mean_over_runs(seeds)
     assert "| 32 | 2 | segment_means | 1 | float32 | base | 81.00 (1.41) | - |" in report
     assert "| 32 | 2 | segment_means | 1 | float32 | tuned | 84.50 (2.12) | 70 |" in report
     assert "| 64 | 2 | segment_means | 1 | float32 | tuned | 82.00 (0.00) | 20 |" in report
     seeds["b"]["rows"][2]["recovery_percent"] = None
-    assert "84.50 (2.12) | - |" in over_runs(seeds)
-    assert over_runs({"a": seeds["a"]}) == over_runs({"a": seeds["a"], "b": seeds["b"] | {"dataset": "cifar10"}}) == ""
+    assert "84.50 (2.12) | - |" in mean_over_runs(seeds)
+    assert (
+        mean_over_runs({"a": seeds["a"]})
+        == mean_over_runs({"a": seeds["a"], "b": seeds["b"] | {"dataset": "cifar10"}})
+        == ""
+    )
 
 
 @dataclass(frozen=True)
@@ -501,7 +505,7 @@ def test_a_legend_stays_inside_its_panel(label):
         axes.plot([1, 2], [1, 2])
         for i in range(10):
             axes.plot([], [], label=f"{label} {i}")
-        sweep_plots.below(axes)
+        sweep_plots.legend_below(axes)
     figure.canvas.draw()
     left, right = (axes.get_legend().get_window_extent() for axes in panels)
     assert left.x0 >= 0
