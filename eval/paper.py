@@ -105,7 +105,7 @@ class Figure:
     @property
     def agrees(self) -> bool:
         allowed = RELATIVE * self.published if self.name == GFLOPS else POINTS
-        return all(abs(ours - self.published) <= allowed for ours in (self.formula, self.compiled))
+        return all(abs(value - self.published) <= allowed for value in (self.formula, self.compiled))
 
 
 @dataclass(frozen=True)

@@ -128,14 +128,14 @@ def candidates_of(sweep: dict, calibration: dict, command: Plan, constants: Cons
     Raises:
       InputError: if one device is not among them.
     """
-    alone = {
+    parts_alone = {
         (row["setting"], row["num_parts"]): row
         for row in calibration["parts_alone"]
         if (row["tokens"], row["batch_size"]) == (command.experiment.num_tokens, command.examples)
     }
     candidates = []
     for (setting, num_parts, weights), (score, drop) in _drops(sweep, command).items():
-        if part := alone.get((setting, num_parts)):
+        if part := parts_alone.get((setting, num_parts)):
             traffic = latency_model.traffic_of(part)
             seconds = constants.seconds(part["seconds"], traffic, command.link)
             candidates.append(Candidate(setting, num_parts, weights, score, drop, seconds, traffic.sent))
@@ -210,11 +210,11 @@ def verdict(candidates: Sequence[Candidate], measured: Collection[int]) -> str:
         return (
             f"Use one device: {1e3 * best.seconds:.1f} ms, and nothing else that may be used is predicted to be faster."
         )
-    beyond = "" if best.num_parts in measured else f"; requests on {best.num_parts} devices were not measured"
+    caveat = "" if best.num_parts in measured else f"; requests on {best.num_parts} devices were not measured"
     return (
         f"Use {best.setting} on {best.num_parts} devices with {best.weights} weights: "
         f"{1e3 * best.seconds:.1f} ms predicted, {one_device.seconds / best.seconds:.2f} times as fast as one device, "
-        f"for a loss of {best.drop:.1f} and {best.sent / 1e3:.1f} kB sent by each{beyond}."
+        f"for a loss of {best.drop:.1f} and {best.sent / 1e3:.1f} kB sent by each{caveat}."
     )
 
 

@@ -69,9 +69,9 @@ def main(argv: list[str]) -> None:
             tuned = config_tuned
     experiment = replace(experiment, evaluation=replace(command.evaluation, tuned=tuned))
     named = {TUNED: tuned, CONTROL: command.control}
-    if taken := {BASE, *named}.intersection(command.checkpoints):
+    if reserved := {BASE, *named}.intersection(command.checkpoints):
         raise InputError(
-            f"--checkpoints has {min(taken)!r}, which has a special meaning here; give it as ./{min(taken)}"
+            f"--checkpoints has {min(reserved)!r}, which has a special meaning here; give it as ./{min(reserved)}"
         )
     sources = {kind: source for kind, source in named.items() if source} | {run: run for run in command.checkpoints}
     rows = plan(experiment, (BASE, *sources))

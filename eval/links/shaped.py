@@ -63,9 +63,9 @@ class Keeper:
         Raises:
           RunError: if it fails.
         """
-        done = subprocess.run(self.inside(words), capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RunError(f"{' '.join(words)} failed: {one_line(done.stderr)}; {OFFER}")
+        completed = subprocess.run(self.inside(words), capture_output=True, text=True, check=False)
+        if completed.returncode:
+            raise RunError(f"{' '.join(words)} failed: {one_line(completed.stderr)}; {OFFER}")
 
 
 def rate_of(text: str) -> float:
@@ -133,8 +133,8 @@ def joined(rtt_ms: float) -> Iterator[tuple[Keeper, Keeper]]:
         else:
             pair = ["type", "veth", "peer", "name", DEVICE, "netns", second]
             keepers[0].run("ip", "link", "add", DEVICE, "netns", first, *pair)
-        for keeper, own in zip(keepers, ADDRESSES, strict=True):
-            keeper.run("ip", "address", "add", f"{own}/24", "dev", DEVICE)
+        for keeper, address in zip(keepers, ADDRESSES, strict=True):
+            keeper.run("ip", "address", "add", f"{address}/24", "dev", DEVICE)
             keeper.run("ip", "link", "set", DEVICE, "mtu", str(MTU), "up")
         yield keepers[0], keepers[1]
     finally:
@@ -147,9 +147,9 @@ def shape(rate: str) -> None:
     """Limits the sending rate of this end. Called at both ends."""
     bucket = ["tbf", "rate", rate, "burst", str(BURST_BYTES), "latency", QUEUE]
     words = ["tc", "qdisc", "replace", "dev", DEVICE, "root", *bucket]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RunError(f"{' '.join(words)} failed: {one_line(done.stderr)}; {OFFER}")
+    completed = subprocess.run(words, capture_output=True, text=True, check=False)
+    if completed.returncode:
+        raise RunError(f"{' '.join(words)} failed: {one_line(completed.stderr)}; {OFFER}")
 
 
 def counters() -> tuple[int, int] | None:

@@ -247,11 +247,11 @@ def point(axes: Axes, x: float, row: dict, styles: Styles) -> None:
         axes.annotate(f"L={row['num_segments']}", (x, row["score"]), (3, 3), textcoords="offset points", fontsize=6)
 
 
-def describe(axes: Axes, name: str, content: dict, several: bool, label: str | None = None) -> None:
+def describe(axes: Axes, name: str, content: dict, has_several_panels: bool, label: str | None = None) -> None:
     """Sets title and vertical axis: model, data, n."""
     first = content["rows"][0]
     title = f"{content['model']}\n{content['dataset']}, n = {first['examples']}, N = {first['tokens']}"
-    axes.set_title(f"{name}\n{title}" if several else title, fontsize=7)
+    axes.set_title(f"{name}\n{title}" if has_several_panels else title, fontsize=7)
     axes.set_ylabel(label or f"{UNITS[first['metric']]} (bars: 95 % interval)")
     axes.grid(alpha=0.25)
 

@@ -34,11 +34,11 @@ WIDTHS = {
 
 def columns(rows: Sequence[Mapping], metric: str) -> tuple[str, ...]:
     """Returns the columns of a table of these records. N, wire and weights have a column only if they vary."""
-    several = {name: {row[name] for row in rows} for name in ("weights", "wire", "tokens")}
+    values = {name: {row[name] for row in rows} for name in ("weights", "wire", "tokens")}
     chosen = [
-        column for column, name in (("N", "tokens"), ("wire", "wire"), ("weights", "weights")) if len(several[name]) > 1
+        column for column, name in (("N", "tokens"), ("wire", "wire"), ("weights", "weights")) if len(values[name]) > 1
     ]
-    recovered = ("recovery % [95 %]",) if {TUNED, CONTROL} <= several["weights"] else ()
+    recovered = ("recovery % [95 %]",) if {TUNED, CONTROL} <= values["weights"] else ()
     score = f"{UNITS[metric]} [95 %]"
     last_part = ("last part, to one device [95 %]",) if metric == "perplexity" else ()
     costs = ("GFLOPs", "kB sent", "real tokens", "in every part", "s")

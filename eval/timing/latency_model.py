@@ -128,5 +128,5 @@ def errors(rows: Sequence[dict]) -> np.ndarray:
 
 def _terms(traffic: Traffic, link: Link) -> tuple[float, ...]:
     """Returns the factors of the constants."""
-    n, rtt, several = traffic.collectives, link.rtt_ms / 1e3, traffic.sent > 0
-    return n + 2 * several, n * rtt, several * rtt, traffic.doublings * rtt, 8 * traffic.sent / link.rate, traffic.sent
+    n, rtt, sends = traffic.collectives, link.rtt_ms / 1e3, traffic.sent > 0
+    return n + 2 * sends, n * rtt, sends * rtt, traffic.doublings * rtt, 8 * traffic.sent / link.rate, traffic.sent

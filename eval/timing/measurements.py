@@ -80,11 +80,11 @@ class Measurements:
           batch_size: B. Times of parts alone must be stored for this N and B.
           timed: records from `requests.time_in_turn`.
         """
-        alone = {_name_of(row): row["seconds"] for row in self._parts_alone[num_tokens, batch_size]}
+        seconds_alone = {_name_of(row): row["seconds"] for row in self._parts_alone[num_tokens, batch_size]}
         head = asdict(link) | {"rate_measured": self._rate_measured(link)}
         self._tables.pop((link, num_tokens, batch_size), None)
         self._tables[link, num_tokens, batch_size] = [
-            head | row | {"seconds_alone": alone[_name_of(row)]} for row in timed
+            head | row | {"seconds_alone": seconds_alone[_name_of(row)]} for row in timed
         ]
 
     def has_parts_alone(self, num_tokens: int, batch_size: int, settings: Iterable[Setting]) -> bool:

@@ -29,9 +29,9 @@ class StandIn(Wrapped):
         T, others = layout.part_len, (layout.num_parts - 1) * self.of.rows_sent(layout.part_len)
         if not others:
             return own_rows(x_BTD, layout)
-        own, taken = own_rows(x_BTD, layout), jnp.arange(others) % T
-        received = Context(x_BTD[:, taken], own.weight_BK[:, taken], own.last_K[taken])
-        return jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=0 if x.ndim == 1 else 1), own, received)
+        own_context, index = own_rows(x_BTD, layout), jnp.arange(others) % T
+        received = Context(x_BTD[:, index], own_context.weight_BK[:, index], own_context.last_K[index])
+        return jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=0 if x.ndim == 1 else 1), own_context, received)
 
 
 def compile_part(

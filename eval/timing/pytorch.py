@@ -117,21 +117,21 @@ def pytorch_arm(model: Any, step: str, batch: dict[str, np.ndarray]) -> Arm:
     """Returns the arm of Hugging Face's model, in its usual form."""
     tensors = {name: torch.from_numpy(value) for name, value in batch.items()}
     labels = tensors.pop("labels")
-    kept = {"use_cache": False} if model.config.model_type == "gpt2" else {}
+    options = {"use_cache": False} if model.config.model_type == "gpt2" else {}
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE) if step == "training" else None
 
     def work():
         if optimizer is None:
             with torch.inference_mode():
-                model(**tensors, **kept)
+                model(**tensors, **options)
         else:
             optimizer.zero_grad()
-            model(**tensors, **kept, labels=labels).loss.backward()
+            model(**tensors, **options, labels=labels).loss.backward()
             optimizer.step()
 
     def logits():
         with torch.inference_mode():
-            return model(**tensors, **kept).logits.numpy()
+            return model(**tensors, **options).logits.numpy()
 
     return Arm(work, logits)
 

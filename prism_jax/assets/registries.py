@@ -213,11 +213,11 @@ def _pip(
         raise AssetError(
             f"{package} is fetched by pip, and {sys.executable} has none; run: {sys.executable} -m ensurepip"
         )
-    wanted = folder / "requirements.txt"
-    wanted.write_text(f"{package} --hash=sha256:{sha256}\n")
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{package} --hash=sha256:{sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--retries=2"]
     command += ["--ignore-requires-python", "--disable-pip-version-check", *options]
-    command += ["--dest", str(folder), "--require-hashes", "--requirement", str(wanted)]
+    command += ["--dest", str(folder), "--require-hashes", "--requirement", str(requirements)]
     _call(package, sha256, command, install="", mirror="a package mirror (PIP_INDEX_URL)", environment=environment)
 
 
@@ -233,7 +233,7 @@ def _call(
 ) -> None:
     """Runs a registry's client. All access to registries goes through this function."""
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             command,
             cwd=folder,
             env={**os.environ, **(environment or {})},
@@ -244,14 +244,14 @@ def _call(
         )
     except FileNotFoundError as error:
         raise AssetError(f"{package} is fetched by {command[0]}, which is not here; {install}") from error
-    if done.returncode == 0:
+    if completed.returncode == 0:
         return
-    if re.search(r"No space left|Errno 28|ENOSPC", done.stderr):
+    if re.search(r"No space left|Errno 28|ENOSPC", completed.stderr):
         raise OSError(errno.ENOSPC, "No space left on device")
-    if digest := re.search(r"^ +Got +([0-9a-f]{64})$", done.stderr, re.MULTILINE):  # by pip
+    if digest := re.search(r"^ +Got +([0-9a-f]{64})$", completed.stderr, re.MULTILINE):  # by pip
         raise AssetError(_altered_message(str(package), digest[1], sha256))
     raise AssetError(
-        f"{package} could not be fetched: {_error_line(done.stderr)} "
+        f"{package} could not be fetched: {_error_line(completed.stderr)} "
         f"-- is there a network, or {mirror}? Once fetched, no network is needed"
     )
 

@@ -241,16 +241,16 @@ def _traffic(instruction: _Instruction, operands: list[_Instruction]) -> tuple[f
     opcode = instruction.opcode.removesuffix("-start")
     if opcode not in COLLECTIVES:
         return 0, 0
-    given = sum(operand.bytes for operand in operands)
-    result = instruction.bytes - (given if instruction.opcode.endswith("-start") else 0)
+    operand_bytes = sum(operand.bytes for operand in operands)
+    result_bytes = instruction.bytes - (operand_bytes if instruction.opcode.endswith("-start") else 0)
     group = _group_size(instruction.attributes)
     others = (group - 1) / group
     return {
-        "all-gather": (given * (group - 1), result - given),
-        "reduce-scatter": (given * others, result * (group - 1)),
-        "all-reduce": (2 * given * others, 2 * result * others),
-        "all-to-all": (given * others, result * others),
-        "collective-permute": (given, result),
+        "all-gather": (operand_bytes * (group - 1), result_bytes - operand_bytes),
+        "reduce-scatter": (operand_bytes * others, result_bytes * (group - 1)),
+        "all-reduce": (2 * operand_bytes * others, 2 * result_bytes * others),
+        "all-to-all": (operand_bytes * others, result_bytes * others),
+        "collective-permute": (operand_bytes, result_bytes),
     }[opcode]
 
 

@@ -92,7 +92,7 @@ class FileBytes(Sequence[bytes]):
 
 
 @dataclass(frozen=True)
-class Elsewhere(Sequence):
+class RemoteItems(Sequence):
     """Items that only process 0 has. This process knows their number."""
 
     number: int
@@ -101,7 +101,7 @@ class Elsewhere(Sequence):
         return self.number
 
     def __getitem__(self, i: Any) -> Any:
-        raise LookupError("these examples lie with the terminal, process 0")
+        raise LookupError("these examples are on process 0")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Labelled:
         return len(next(iter(self.inputs.values())))
 
     def take(self, index: np.ndarray) -> "Labelled":
-        """The examples at `index`."""
+        """Returns the examples at `index`."""
         inputs = {name: Selected(items, index) for name, items in self.inputs.items()}
         return replace(self, inputs=inputs, labels=None if self.labels is None else self.labels[index])
 
@@ -148,7 +148,7 @@ class Corpus:
         return len(self.documents)
 
     def take(self, index: np.ndarray) -> "Corpus":
-        """The documents at `index`."""
+        """Returns the documents at `index`."""
         return replace(self, documents=Selected(self.documents, index))
 
 
@@ -172,7 +172,7 @@ class Cloze:
         return len(self.contexts)
 
     def take(self, index: np.ndarray) -> "Cloze":
-        """The examples at `index`."""
+        """Returns the examples at `index`."""
         contexts, endings = Selected(self.contexts, index), Selected(self.endings, index)
         return replace(self, contexts=contexts, endings=endings, answers=self.answers[index])
 
@@ -182,7 +182,7 @@ Dataset = Labelled | Corpus | Cloze
 
 def outline(dataset: Dataset) -> Dataset:
     """Returns a data set without its texts or images, for the processes other than 0."""
-    count = Elsewhere(len(dataset))
+    count = RemoteItems(len(dataset))
     if isinstance(dataset, Labelled):
         return replace(dataset, inputs=dict.fromkeys(dataset.inputs, count))
     if isinstance(dataset, Corpus):

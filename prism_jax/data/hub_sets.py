@@ -62,16 +62,16 @@ GLUE = {
 
 def cifar10(split: str, source: str | None = None) -> Labelled:
     """Loads CIFAR-10: "train" (50,000 images of 32 x 32) or "test" (10,000)."""
-    own = own_split("CIFAR-10", split, {"train": "train", "test": "test"})
-    table = read("uoft-cs/cifar10", "plain_text", own, source)
-    return labelled_images(f"CIFAR-10, {own}", table, "img", "label", class_names.CIFAR10)
+    hub_split = own_split("CIFAR-10", split, {"train": "train", "test": "test"})
+    table = read("uoft-cs/cifar10", "plain_text", hub_split, source)
+    return labelled_images(f"CIFAR-10, {hub_split}", table, "img", "label", class_names.CIFAR10)
 
 
 def cifar100(split: str, source: str | None = None) -> Labelled:
     """Loads CIFAR-100 with its 100 fine classes: "train" (50,000 images of 32 x 32) or "test" (10,000)."""
-    own = own_split("CIFAR-100", split, {"train": "train", "test": "test"})
-    table = read("uoft-cs/cifar100", "cifar100", own, source)
-    return labelled_images(f"CIFAR-100, {own}", table, "img", "fine_label", CIFAR100)
+    hub_split = own_split("CIFAR-100", split, {"train": "train", "test": "test"})
+    table = read("uoft-cs/cifar100", "cifar100", hub_split, source)
+    return labelled_images(f"CIFAR-100, {hub_split}", table, "img", "fine_label", CIFAR100)
 
 
 def imagenet(split: str, source: str | None = None) -> Labelled:
@@ -81,13 +81,13 @@ def imagenet(split: str, source: str | None = None) -> Labelled:
     images, `train/WNID/*.JPEG` and `val/WNID/*.JPEG` (or `validation`). The classes are then the folders in alphabetic
     order. With all 1,000 folders this is the hub's order. With fewer, labels still count from 0.
     """
-    own = own_split("ImageNet", split, IMAGENET_SPLITS)
-    name = f"ImageNet-1k, {'hidden_test' if own == 'test' else own}"
-    if source is not None and (folder := Path(source)).is_dir() and not local_files([folder], own):
-        files = images_by_class(folder, own)
+    hub_split = own_split("ImageNet", split, IMAGENET_SPLITS)
+    name = f"ImageNet-1k, {'hidden_test' if hub_split == 'test' else hub_split}"
+    if source is not None and (folder := Path(source)).is_dir() and not local_files([folder], hub_split):
+        files = images_by_class(folder, hub_split)
         images = LazyItems(FileBytes(files.paths), decode, name)
         return Labelled(name, {"image": images}, np.array(files.labels), files.label_names)
-    table = read("ILSVRC/imagenet-1k", None, own, source, "data/{split}-*")
+    table = read("ILSVRC/imagenet-1k", None, hub_split, source, "data/{split}-*")
     return labelled_images(name, table, "image", "label", IMAGENET)
 
 
@@ -105,9 +105,9 @@ def glue(task: str, split: str, source: str | None = None) -> Labelled:
     splits = {"train": "train", "test": f"validation{glue_task.sets[0]}", "hidden_test": f"test{glue_task.sets[0]}"}
     for suffix in glue_task.sets:
         splits |= {f"validation{suffix}": f"validation{suffix}", f"hidden_test{suffix}": f"test{suffix}"}
-    own = own_split(f"GLUE {glue_task.title}", split, splits)
-    name = f"GLUE {glue_task.title}, {own.replace('test', 'hidden_test')}"
-    table = read("nyu-mll/glue", task, own, source)
+    hub_split = own_split(f"GLUE {glue_task.title}", split, splits)
+    name = f"GLUE {glue_task.title}, {hub_split.replace('test', 'hidden_test')}"
+    table = read("nyu-mll/glue", task, hub_split, source)
     check_columns(name, table, [*glue_task.columns, "label"])
     inputs = dict(zip(("text", "pair"), (strings(name, table, column) for column in glue_task.columns), strict=False))
     if glue_task.label_names:
@@ -134,14 +134,14 @@ def cbt(kind: str, split: str, source: str | None = None) -> Cloze:
       source: replaces `cam-cst/cbt`.
     """
     splits = {"train": "train", "validation": "validation", "test": "test"}
-    own = own_split(f"CBT-{kind}", split, splits)
-    name, table = f"CBT-{kind}, {own}", read("cam-cst/cbt", kind, own, source)
+    hub_split = own_split(f"CBT-{kind}", split, splits)
+    name, table = f"CBT-{kind}, {hub_split}", read("cam-cst/cbt", kind, hub_split, source)
     check_columns(name, table, ["sentences", "question", "answer", "options"])
     strings(name, table, "question")
     answers, options = table["answer"][:], table["options"][:]
     for i, (answer, words) in enumerate(zip(answers, options, strict=True)):
-        several = isinstance(words, list) and all(isinstance(word, str) for word in words) and len(set(words)) > 1
-        if not several or answer not in words:
+        has_choice = isinstance(words, list) and all(isinstance(word, str) for word in words) and len(set(words)) > 1
+        if not has_choice or answer not in words:
             raise InputError(f"question {i} of {name} has the answer {answer!r}, but the options {words}; get it again")
     most = max(map(len, options))
 

@@ -89,10 +89,10 @@ def process(processor: Any, images: Sequence["Image"], config: ViTConfig) -> dic
     if grey := config.num_channels == 1:
         images = [image.convert("L") for image in images]
     try:
-        done = processor(list(images), do_convert_rgb=not grey, return_tensors="np")
+        processed = processor(list(images), do_convert_rgb=not grey, return_tensors="np")
     except ValueError as error:
         raise InputError(f"the image processor refuses images of {config.num_channels} channels: {error}") from error
-    return {"patches": patchify(done["pixel_values"], config)}
+    return {"patches": patchify(processed["pixel_values"], config)}
 
 
 def patchify(pixels: np.ndarray, config: ViTConfig) -> np.ndarray:

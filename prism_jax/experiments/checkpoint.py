@@ -53,11 +53,13 @@ def open_manager(run: Path) -> ocp.CheckpointManager | NoCheckpoints:
     policies = ocp.checkpoint_managers.preservation_policy
     best = policies.BestN(get_metric_fn=lambda metrics: metrics[SCORE], n=1)
     keep = policies.AnyPreservationPolicy([policies.LatestN(2), best])
-    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="terminal")
+    on_process_0 = ocp.options.MultiprocessingOptions(
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix="terminal"
+    )
     options = ocp.CheckpointManagerOptions(
         preservation_policy=keep,
         best_fn=lambda metrics: metrics[SCORE],
-        multiprocessing_options=alone if several() else ocp.options.MultiprocessingOptions(),
+        multiprocessing_options=on_process_0 if several() else ocp.options.MultiprocessingOptions(),
         create=not several(),  # Orbax refuses to create a folder that some processes don't use
     )
     if unreadable := _unreadable(run):
@@ -117,8 +119,8 @@ def restore_last(
         return _restore_last(manager, like, data, recipe)
 
     def on_process_0() -> tuple[Any, int | None, list[str], Any]:
-        here = jax.device_put(jax.device_get(like), jax.local_devices()[0])
-        state, step, damaged = _restore_last(manager, here, data, recipe)
+        local_state = jax.device_put(jax.device_get(like), jax.local_devices()[0])
+        state, step, damaged = _restore_last(manager, local_state, data, recipe)
         return jax.device_get(state), step, damaged, data.get_state()
 
     state, step, damaged, position = from_terminal(on_process_0)

@@ -48,8 +48,8 @@ def f1_value(predictions, labels):
 
 def f1_resampled(predictions, labels, counts):
     """Returns twice the number of examples that both call 1, over the number of ones in predictions and labels."""
-    both, either = (predictions == 1) & (labels == 1), predictions.astype(float) + labels
-    return 100 * ratio(2 * counts @ both, counts @ either, 0)
+    in_both, ones = (predictions == 1) & (labels == 1), predictions.astype(float) + labels
+    return 100 * ratio(2 * counts @ in_both, counts @ ones, 0)
 
 
 def matthews_value(predictions, labels):

@@ -93,8 +93,9 @@ class Bond:
             task.cancel()
         for connection in (*self._open, *self._peers.values()):
             connection.close()
-        if rest := asyncio.all_tasks() - {asyncio.current_task()}:  # the remaining tasks end with their connections
-            await asyncio.wait(rest, timeout=GRACE_SECONDS)
+        # The remaining tasks end with their connections.
+        if remaining := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(remaining, timeout=GRACE_SECONDS)
 
     def _begin(self, work: Coroutine) -> None:
         task = self._loop.create_task(work)

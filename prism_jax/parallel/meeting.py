@@ -89,8 +89,8 @@ class _First(Bond):
         except (OSError, ValueError):  # a TimeoutError is an OSError
             line = ""
         if member := re.fullmatch(r"member (\d{1,9}) (\d{1,9})\n", line):
-            process, of = map(int, member.groups())
-            if refusal := self._refusal(process, of):
+            process, total = map(int, member.groups())
+            if refusal := self._refusal(process, total):
                 writer.write(f"refused {refusal}\n".encode())
             else:
                 self._peers[process] = writer
@@ -102,13 +102,13 @@ class _First(Bond):
         self._open.remove(writer)
         writer.close()
 
-    def _refusal(self, process: int, of: int) -> str | None:
+    def _refusal(self, process: int, total: int) -> str | None:
         """Returns the reason why a process may not take part, or None. If it was started for another number of
         processes, no process may."""
-        if of != self._num_processes and not self._decided.is_set():
+        if total != self._num_processes and not self._decided.is_set():
             self._other_number = (
-                f"process {process} was started with --num-processes {of}, but process 0 with {self._num_processes}; "
-                "give all of them the same"
+                f"process {process} was started with --num-processes {total}, but process 0 with "
+                f"{self._num_processes}; give all of them the same"
             )
             self._decided.set()
             return self._other_number

@@ -127,10 +127,10 @@ class OnMesh:
 
     def last_copy(self, tree: Any) -> Any:
         last = self._last
-        alone = jax.sharding.SingleDeviceSharding(last)
+        sharding = jax.sharding.SingleDeviceSharding(last)
 
         def local(x: jax.Array) -> jax.Array:
-            return jax.device_put(next(shard.data for shard in x.addressable_shards if shard.device == last), alone)
+            return jax.device_put(next(shard.data for shard in x.addressable_shards if shard.device == last), sharding)
 
         return jax.tree.map(local, tree)
 
@@ -145,22 +145,22 @@ def on_mesh(num_parts: int, *, data: int = 1) -> OnMesh:
     Raises:
       InputError: if there are fewer devices than needed.
     """
-    needed, here = num_parts * data, jax.devices()
+    needed, devices = num_parts * data, jax.devices()
     if num_parts < 1 or data < 1:
         raise InputError(f"a mesh of {data} x {num_parts} devices asked for; choose 1 or more of each")
-    if needed > len(here):
+    if needed > len(devices):
         if processes.several():
             raise InputError(
                 f"{needed} devices are needed ({num_parts} parts x {data}), but {jax.process_count()} processes have "
-                f"{len(here)}; ask for fewer parts, or start more processes"
+                f"{len(devices)}; ask for fewer parts, or start more processes"
             )
         raise InputError(
-            f"{needed} devices are needed ({num_parts} parts x {data}), but there are {len(here)} of kind "
-            f"{here[0].platform!r}; ask for fewer parts, use on_one_device, or emulate devices on the CPU: "
+            f"{needed} devices are needed ({num_parts} parts x {data}), but there are {len(devices)} of kind "
+            f"{devices[0].platform!r}; ask for fewer parts, use on_one_device, or emulate devices on the CPU: "
             f"JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES={needed}, set before Python starts"
         )
     shape, names = ((num_parts,), (PARTS,)) if data == 1 else ((data, num_parts), (DATA, PARTS))
-    return OnMesh(jax.make_mesh(shape, names, devices=here[:needed]))
+    return OnMesh(jax.make_mesh(shape, names, devices=devices[:needed]))
 
 
 def emulate_devices(count: int) -> None:

@@ -73,7 +73,7 @@ def join(argv: list[str], lost_after: float = LOST_AFTER_SECONDS) -> list[str]:
     parser.add_argument("--process-id", type=int)
     parser.add_argument("--join-seconds", type=float)
     try:
-        flags, rest = parser.parse_known_args(argv)
+        flags, other_arguments = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise InputError(f"{error}; {USAGE}") from error
     if flags.coordinator is None:
@@ -113,7 +113,7 @@ def join(argv: list[str], lost_after: float = LOST_AFTER_SECONDS) -> list[str]:
     if not is_terminal():
         os.environ["TQDM_DISABLE"] = "1"
         sys.stdout = io.StringIO()
-    return rest
+    return other_arguments
 
 
 def several() -> bool:
@@ -141,9 +141,9 @@ def from_terminal(make: Callable[[], T], outline: Callable[[T], Any] = lambda va
     if not several():
         return make()
     if is_terminal():
-        made = make()
-        _broadcast(outline(made))
-        return made
+        value = make()
+        _broadcast(outline(value))
+        return value
     return _broadcast(None)
 
 

@@ -53,7 +53,7 @@ class Placement(Protocol):
 
     @property
     def here(self) -> bool:
-        """Whether this process has a device of the parts. Where False, only other processes call the methods below."""
+        """True if this process has a device of the parts. If False, only the other processes call the methods below."""
 
     def shapes(self, params: Any, parts: Parts) -> tuple[Any, Parts]:
         """Returns shapes and shardings of `(params, parts)`, to lower a program without weights."""
@@ -73,7 +73,7 @@ class LastPart(Protocol):
 
     @property
     def last_here(self) -> bool:
-        """Whether this process has that device. Where False, it can't call `last_part` and `last_copy`."""
+        """True if this process has that device. If False, it can't call `last_part` and `last_copy`."""
 
     def last_part(self, tree: Any) -> Any:
         """Returns the last part's pieces of a result of `Runner.each`, on its device."""

@@ -45,11 +45,11 @@ class _Piece:
         return self.start + math.prod(self.shape) * self.dtype.itemsize
 
     def read(self, bytes_N: jax.Array) -> jax.Array:
-        mine = bytes_N[self.start : self.stop]
+        own_bytes = bytes_N[self.start : self.stop]
         if self.dtype == bool:
-            return mine.reshape(self.shape).astype(bool)
+            return own_bytes.reshape(self.shape).astype(bool)
         width = () if self.dtype.itemsize == 1 else (self.dtype.itemsize,)
-        return jax.lax.bitcast_convert_type(mine.reshape(*self.shape, *width), self.dtype)
+        return jax.lax.bitcast_convert_type(own_bytes.reshape(*self.shape, *width), self.dtype)
 
 
 @cache

@@ -149,7 +149,9 @@ def cloze_examples(
     sentences = [sentence for paragraph in paragraphs for sentence in paragraph]
     spelled = [spell(sentence) for sentence in sentences]
     usable = [[_is_usable(word, WORD_CLASSES[word_class]) for word in sentence] for sentence in sentences]
-    words = [[word[0] for word in compress(*both)] for both in zip(sentences, usable, strict=True)]
+    words = [
+        [word[0] for word in compress(*tagged_and_usable)] for tagged_and_usable in zip(sentences, usable, strict=True)
+    ]
     examples = []
     for start in range(0, len(sentences) - NUM_CONTEXT, STRIDE):
         end = start + NUM_CONTEXT
