@@ -129,8 +129,8 @@ class Generator:
           stop_tokens: token ids that end a text.
 
         Raises:
-          InputError: for an empty prompt, an unknown token, more tokens than the model has positions, or an exchange
-            that can't run on a prompt.
+          InputError: if a prompt is empty or has an unknown token, there are more tokens than the model has positions,
+            or the exchange can't run on a prompt.
           RunError: if the logits of a token are not finite.
         """
         for num_tokens, numbers in self._groups(prompts, max_new_tokens):

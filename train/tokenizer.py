@@ -66,9 +66,8 @@ def save(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix=".partial_", dir=out) as partial:
             tokenizer.save_pretrained(partial)
-            for path in sorted(
-                Path(partial).iterdir(), reverse=True
-            ):  # tokenizer.json, which marks a complete tokenizer, comes last
+            # In reverse order, tokenizer.json, which marks a complete tokenizer, comes last.
+            for path in sorted(Path(partial).iterdir(), reverse=True):
                 path.replace(out / path.name)
     except Exception as error:  # the tokenizers library may raise anything for a full disk
         raise RunError(f"the tokenizer can't be written to {out}: {one_line(error)}; nothing is left of it") from error

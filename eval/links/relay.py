@@ -50,9 +50,8 @@ def relay(descriptors: tuple[int, int], seconds: float, stop: int) -> None:
                     waiting.append((now + seconds, other[descriptor], os.read(descriptor, 1 << 16)))
         while waiting and waiting[0][0] <= time.perf_counter():
             _, descriptor, packet = waiting.popleft()
-            with contextlib.suppress(
-                OSError
-            ):  # the device is down, or its queue full: the packet is lost, as on a wire
+            # If the device is down, or its queue is full, the packet is lost, as on a wire.
+            with contextlib.suppress(OSError):
                 os.write(descriptor, packet)
 
 

@@ -1,4 +1,4 @@
-"""Records as tables, for the terminal and for report.md."""
+"""Records as tables, for standard output and for report.md."""
 
 from collections.abc import Collection, Mapping, Sequence
 

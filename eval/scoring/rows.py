@@ -118,8 +118,8 @@ class Score(Fields):
         """
         Args:
           task: the examples.
-          outcomes: of each row of the task, from `Predictor`.
-          reference: the same on one device; None where that is this setting.
+          outcomes: outcomes of all sequences, from `Predictor`.
+          reference: the same outcomes on one device; None if the setting is one device.
         """
         predictions = task.predictions(outcomes)
         metric, *others = (scores.METRICS[name] for name in task.metrics)

@@ -65,7 +65,7 @@ class Asset:
       files: names or patterns of the files to take, for example `cifar10_*.png`.
       size: bytes of the archive, the unpacked files and the converted files together. The free disk space is checked
         against it.
-      licence: of the files, and where they come from.
+      licence: licence of the files, and their origin.
       convert: turns a folder with the files into a format that we read, for example the hub's layout. Run once, after
         unpacking; None if the files can be read as they are.
       module: module that `convert` imports. The optional dependency that installs it has the name of the asset.

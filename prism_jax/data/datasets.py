@@ -109,7 +109,7 @@ class Labelled:
     """Texts, pairs of texts, or images, with a label for each.
 
     Attributes:
-      name: of the data set and its split.
+      name: name of the data set and its split.
       inputs: "text" (and "pair", for pairs) with strings, or "image" with Pillow images. All sequences have the same
         length.
       labels: int [examples], the class; float if the label is a number to predict; None if the split has no labels.
@@ -137,7 +137,7 @@ class Corpus:
     """Plain text for language modelling.
 
     Attributes:
-      name: of the data set and its split.
+      name: name of the data set and its split.
       documents: one string for each document. No example spans two documents.
     """
 
@@ -157,7 +157,7 @@ class Cloze:
     """Contexts with several endings each, one of them right.
 
     Attributes:
-      name: of the data set and its split.
+      name: name of the data set and its split.
       contexts: the text before the endings.
       endings: the same number for every context. Each continues the text of its context.
       answers: int [examples], index of the right ending.

@@ -78,7 +78,7 @@ def difference(
       metric: a value of `METRICS`.
       predictions: as for `score`.
       reference: the other model's predictions.
-      labels: as `score` has them.
+      labels: as for `score`.
     """
     labels, predictions, reference = checked(metric, labels, predictions, reference)
     if metric.name == "accuracy_percent":
@@ -102,7 +102,7 @@ def recovery(
       tuned: predictions of the model fine-tuned with the exchange, run with the exchange.
       as_is: predictions of the model that was not fine-tuned for the exchange, run with the exchange.
       control: predictions of the model fine-tuned for as many steps without the exchange, run on one device.
-      labels: as `score` has them.
+      labels: as for `score`.
 
     Returns:
       The value and its paired 95 % bootstrap interval. None if the paired interval of (control - as_is) includes zero:

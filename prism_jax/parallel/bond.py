@@ -60,7 +60,7 @@ class Bond:
         return Path(self._folder)
 
     def leave(self) -> None:
-        """Says goodbye to the other processes, which are done as well, and closes all connections."""
+        """Sends a last message to the other processes, which are done as well, and closes all connections."""
         if not self._over:
             self._over = True
             self.wait(self._send_last("bye", 2 * GRACE_SECONDS))

@@ -8,7 +8,7 @@ arguments and the same collectives in both.
 |--------------------|------------------------------------------------------------------------|
 | `Runner`           | a model's path: split, encode, read                                    |
 | `Placement`        | callers that bring weights to the devices and results back             |
-| `LastPart`         | generation, which goes on with the last part                           |
+| `LastPart`         | generation, which continues with the last part                         |
 | `PlacedRunner`     | prediction, training, measurement: `Runner` and `Placement`            |
 | `GenerationRunner` | `Generator`: `PlacedRunner` and `LastPart`                             |
 

@@ -57,7 +57,7 @@ class Checked:
 
     Attributes:
       pretrained: the model without parameters, with the class names of the source.
-      tensors: by our paths: entries of the family's table, with their tensors, see `fit`.
+      tensors: table entries with their tensors, by our paths, see `fit`.
       adapter_params: parameters from the adapter, by our paths.
     """
 
