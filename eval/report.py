@@ -29,8 +29,8 @@ class Report:
         "score_rate",
         "compute_parts",
     )
-    """Plots to draw: the score against bytes and against the compression rate,
-    and FLOPs against the number of parts."""
+    """Plots to draw: the score against bytes and against the compression rate, and FLOPs against the number of
+    parts."""
     out: UserPath | None = None
     """Folder for the report. The default is the folder of the results, if there is only one."""
 

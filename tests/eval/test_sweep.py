@@ -454,7 +454,7 @@ def test_tuned_weights_of_the_config_are_left_out_beside_another_base(toy_config
         assert ("so it is left out; add --tuned RUN" in capsys.readouterr().out) == (not more)
 
 
-def test_mean_over_runs_stand_mean_spread_and_the_recovery_of_the_means():
+def test_over_runs_stand_mean_spread_and_the_recovery_of_the_means():
     def rows_of(tokens, as_is, tuned, control, recovery):
         every = {"tokens": tokens, "wire": "float32", "metric": "accuracy_percent"}
         setting = every | {"num_parts": 2, "exchange": "segment_means", "num_segments": 1}
