@@ -26,13 +26,8 @@ WEIGHTS = "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth")
 HUB_ID = r"[\w.-]+(/[\w.-]+)?"
 COMPANIONS = (
-    "generation_config.json",
-    "preprocessor_config.json",
-    "tokenizer*",
-    "vocab.*",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
+    *("generation_config.json", "preprocessor_config.json", "tokenizer*", "vocab.*", "merges.txt"),
+    *("added_tokens.json", "special_tokens_map.json"),
 )
 """Patterns of the files that accompany config and weights."""
 

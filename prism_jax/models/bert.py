@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchanges
+from prism_jax.layers.activations import ACTIVATIONS
 from prism_jax.layers.transformer import (
-    ACTIVATIONS,
     Stack,
     TransformerConfig,
     check_length,

@@ -1,7 +1,8 @@
 """Hugging Face's config and tensor names for ViT."""
 
 from prism_jax.errors import InputError
-from prism_jax.layers.transformer import ACTIVATIONS, TransformerConfig
+from prism_jax.layers.activations import ACTIVATIONS
+from prism_jax.layers.transformer import TransformerConfig
 from prism_jax.models.hf_names import (
     ANY,
     Entry,

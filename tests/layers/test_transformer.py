@@ -14,7 +14,8 @@ from helpers.tiny import stack_config, tiny_batch, tiny_bert
 import prism_jax as pj
 from prism_jax import cost
 from prism_jax.forward import lower
-from prism_jax.layers.transformer import ACTIVATIONS, TransformerConfig, dropout, embedding, keep_factors
+from prism_jax.layers.activations import ACTIVATIONS
+from prism_jax.layers.transformer import TransformerConfig, dropout, embedding, keep_factors
 from prism_jax.models.bert import BERT_BASE, BertForMaskedLM, BertForSequenceClassification, BertModel
 from prism_jax.models.gpt2 import GPT2, GPT2LMHeadModel
 from prism_jax.models.vit import VIT_BASE, ViTForImageClassification
