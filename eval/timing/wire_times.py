@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -39,12 +40,12 @@ def measure(wires: Sequence[str], num_parts: int, num_tokens: int, rounds: int) 
     part_len, features = part_length(num_tokens, num_parts), BERT_BASE.stack.features
     own_BLD = jax.random.normal(jax.random.key(0), (1, part_len, features))
     blocks, arguments = compile_part(LAYERS, AllGather(), num_parts, num_tokens)
-    calls: list[Callable[[], Any]] = [lambda: blocks(*arguments)]
+    calls: list[Callable[[], Any]] = [partial(blocks, *arguments)]
     for wire in (WIRES[name] for name in wires):
         encode = jax.jit(wire.encode).lower(own_BLD).compile()
         sent = np.concatenate([np.asarray(encode(own_BLD))] * (num_parts - 1), axis=1)
-        decode = jax.jit(lambda sent, wire=wire: wire.decode(sent, features)).lower(sent).compile()
-        calls += [lambda encode=encode: encode(own_BLD), lambda decode=decode, sent=sent: decode(sent)]
+        decode = jax.jit(partial(wire.decode, features=features)).lower(sent).compile()
+        calls += [partial(encode, own_BLD), partial(decode, sent)]
     seconds_RC = np.array([[_seconds(call) for call in calls] for _ in range(rounds + 1)])[1:]  # the first warms up
     block_R = seconds_RC[:, 0] / LAYERS
     records = []

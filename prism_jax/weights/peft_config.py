@@ -70,7 +70,8 @@ class PeftConfig:
         config_json = hub.read_json(folder / CONFIG, _Json)
         off = {name: {None, False, ()} for name in config_json}
         refuse_unsupported(config_json, off | SUPPORTED | dict.fromkeys(HARMLESS, ANY), kind="LoRA")
-        return cls(**{name: value for name, value in config_json.items() if name in _Json.__annotations__})
+        fields: dict[str, Any] = {name: value for name, value in config_json.items() if name in _Json.__annotations__}
+        return cls(**fields)
 
     def has_adapter(self, table: Table, module: str) -> bool:
         """Returns whether the config gives a module an adapter, by PEFT's rules."""
