@@ -93,6 +93,7 @@ def toy_config(toy_folder, tmp_path_factory):
     path.write_text(f"""
 import numpy as np
 
+import prism_jax as pj
 from prism_jax import data
 from prism_jax.data.datasets import Labelled
 from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Training
@@ -116,7 +117,7 @@ config = Experiment(
     num_tokens=18,
     batch_size=16,
     evaluation=Evaluation(limit=40),
-    grid=Grid(parts=(2, 3), segments=(1, 3)),
+    grid=Grid(parts=(2, 3), segments=(1, 3), exchanges=(pj.IsolatedParts(), pj.AllGather())),
     training=Training(epochs=4, batch_size=16, learning_rate=0.05, frozen=("encoder/.*",)),
 )
 """)

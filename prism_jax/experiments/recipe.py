@@ -19,7 +19,7 @@ from prism_jax.exchange import baselines, segments
 from prism_jax.exchange.base import Exchange
 from prism_jax.exchange.flag_types import ExchangesFlag
 from prism_jax.exchange.setting import Setting
-from prism_jax.exchange.wire import WIRES, Wire
+from prism_jax.exchange.wire import INT2, INT4, WIRES, Wire
 from prism_jax.models.base import Model
 from prism_jax.records import BatchSize, Count, Natural, NotNegative, NumParts, NumTokens, Positive, Share, Side
 from prism_jax.seeds import Seed
@@ -63,7 +63,12 @@ class Grid:
     """Numbers of parts, P."""
     segments: tuple[int, ...] = (1, 4, 16)
     """Segments of a part, L, for segment means."""
-    exchanges: ExchangesFlag = (baselines.IsolatedParts(), baselines.AllGather())
+    exchanges: ExchangesFlag = (
+        baselines.IsolatedParts(),
+        baselines.AllGather(),
+        baselines.AllGather(wire=INT4),
+        baselines.AllGather(wire=INT2),
+    )
     """Exchanges beside segment means. Exchanges of your own can stand here."""
     wires: tuple[str, ...] = ()
     """Wire formats, such as float32 int8, for every exchange that sends rows; empty for that of each exchange."""

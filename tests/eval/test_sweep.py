@@ -24,7 +24,7 @@ from eval.scoring.load import load_scoring
 from eval.scoring.measure import Measured
 from eval.scoring.rows import SettingFields
 from eval.sweeping import store
-from eval.sweeping.grid import plan
+from eval.sweeping.grid import grid_of_exchanges, plan
 from eval.timing import session
 from prism_jax.assets import hub
 from prism_jax.data.images import load_processor
@@ -283,6 +283,11 @@ def test_what_can_run_nowhere_is_refused_at_once(toy_config):
         plan(replace(experiment, grid=recipe.Grid(parts=(2, 19), segments=(1, 3))), ("base",))
     with pytest.raises(ValueError, match="unknown wire format 'int5'; known are"):
         replace(experiment, grid=recipe.Grid(wires=("int5",))).check()
+
+
+def test_all_rows_in_few_bits_stand_beside_the_means_by_default():
+    names = [str(exchange) for exchange in grid_of_exchanges(recipe.Grid(segments=(2,)))]
+    assert names == ["isolated_parts", "all_gather", "all_gather:int4", "all_gather:int2", "segment_means:2"]
 
 
 def test_tuned_weights_are_scored_where_something_is_lost(toy_config):
