@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.errors import InputError
+from prism_jax.exchange import arrays
 from prism_jax.exchange.base import Exchanges, check
 from prism_jax.exchange.baselines import WholeSequence
 from prism_jax.layers.transformer import Block
@@ -56,9 +57,15 @@ def encode(model: Model, params: Any, parts: Parts, exchange: Exchanges, run: Ru
     check(exchange, parts.num_tokens, run.num_parts)
 
     def encode_part(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> Any:
-        return model.apply({"params": params}, tokens, layout, exchange, method="part")
+        with_arrays = bound(model, exchange, params)
+        return model.apply({"params": params}, tokens, layout, with_arrays, method="part")
 
     return run(encode_part, params, parts)
+
+
+def bound(model: Model, exchange: Exchanges, params: Any) -> Exchanges:
+    """Returns the exchange with its arrays from `params`, one for each block if it has any, see `exchange.arrays`."""
+    return arrays.bind(exchange, params, model.config.stack.num_layers, model.config.stack.features)
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ def block_outputs(model: Model, params: Any, parts: Parts, exchange: Exchanges, 
 
     def every_block(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> list[jax.Array]:
         how: dict[str, Any] = {"method": "part", "capture_intermediates": is_block, "mutable": ["intermediates"]}
-        _, kept = model.apply({"params": params}, tokens, layout, exchange, **how)
+        _, kept = model.apply({"params": params}, tokens, layout, bound(model, exchange, params), **how)
         outputs = flax.traverse_util.flatten_dict(kept["intermediates"])
         rows = {path[-2]: value[0][0] for path, value in outputs.items()}
         return [rows[f"block_{i}"] for i in range(len(rows))]
@@ -132,4 +139,6 @@ def lower(model: Model, exchange: Exchanges, run: PlacedRunner, batch_size: int,
         return forward(model, params, parts, exchange, run)
 
     parts = parts_shapes(model, run.num_parts, batch_size, num_tokens)
-    return jax.jit(program).lower(*run.shapes(params_shapes(model), parts))
+    stack = model.config.stack
+    params = {**params_shapes(model), **arrays.shapes(exchange, stack.num_layers, stack.features)}
+    return jax.jit(program).lower(*run.shapes(params, parts))

@@ -18,6 +18,7 @@ import numpy as np
 from prism_jax.data.text import check_ids
 from prism_jax.errors import InputError, RunError
 from prism_jax.exchange.base import Exchanges, check
+from prism_jax.forward import bound
 from prism_jax.layers.attention import KVCache
 from prism_jax.models.base import Model
 from prism_jax.parallel.partition import Layout, Parts, part_length
@@ -75,7 +76,7 @@ class Generator:
 
         def prefill(params: Any, parts: Parts) -> Any:
             def one_part(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> Any:
-                return model.apply({"params": params}, tokens, layout, exchange, method="prefill")
+                return model.apply({"params": params}, tokens, layout, bound(model, exchange, params), method="prefill")
 
             return run.each(one_part, params, parts)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from prism_jax import cost
 from prism_jax.errors import InputError
+from prism_jax.exchange import arrays
 from prism_jax.exchange.base import Exchange, with_wire
 from prism_jax.exchange.wire import FLOAT32
 from prism_jax.forward import forward, init_params
@@ -43,7 +44,8 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
         masked = norm_first and causal
         stack = TransformerConfig(2, 32, 4, 64, norm_first=norm_first, causal=masked, init_scale=0.3)
         model = BertModel(BertConfig(stack, vocab_size=100, num_positions=NUM_TOKENS))
-        hidden = partial(_hidden, model, init_params(model, jax.random.key(0)), exact)
+        params = {**init_params(model, jax.random.key(0)), **_random_arrays(exact, stack)}
+        hidden = partial(_hidden, model, params, exact)
         run, rng = on_one_device(NUM_PARTS), np.random.default_rng(0)
         ids, others = rng.integers(0, 100, (2, 2, NUM_TOKENS)).astype(np.int32)
         real = np.arange(NUM_TOKENS) < np.array([[NUM_TOKENS], [8]])
@@ -61,6 +63,11 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
             same(hidden(ids, real, mesh), real, "the answer on a device for each part differs from that on one device")
             if jax.default_backend() == "cpu":
                 _check_bytes(model, exchange, mesh)
+
+
+def _random_arrays(exchange: Exchange, stack: TransformerConfig) -> dict[str, Any]:
+    shapes, rng = arrays.shapes(exchange, stack.num_layers, stack.features), np.random.default_rng(1)
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

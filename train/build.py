@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from prism_jax import cost
 from prism_jax.experiments.build import load_model, with_adapters, with_trained
+from prism_jax.experiments.exchange_arrays import with_arrays
 from prism_jax.parallel.processes import check_same
 from prism_jax.tasks import prepare
 from prism_jax.tasks.batches import steps_per_epoch, training_batches
@@ -73,7 +74,7 @@ def _load_model(plan: Plan) -> Pretrained:
     if plan.start:
         pretrained = with_trained(pretrained, plan.start)
     params = with_adapters(pretrained.params, training.lora_rank, training.lora_alpha, training.seed)
-    return replace(pretrained, params=params)
+    return with_arrays(replace(pretrained, params=params), plan.experiment.exchange_arrays)
 
 
 def _check_memory(plan: Plan, pretrained: Pretrained) -> None:

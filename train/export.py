@@ -17,8 +17,10 @@ from prism_jax.assets import hub
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError
-from prism_jax.experiments import checkpoint
+from prism_jax.exchange.arrays import EXCHANGE
+from prism_jax.experiments import checkpoint, exchange_arrays
 from prism_jax.experiments.build import load_run
+from prism_jax.experiments.exchange_arrays import with_arrays
 from prism_jax.folders import check_empty, new_folder
 from prism_jax.layers import lora
 from prism_jax.models.registry import class_named
@@ -50,7 +52,9 @@ def main(argv: list[str]) -> None:
         )
     out = output_folder(command.dir)
     check_empty(out)
-    loaded = load_run(trained, class_named(trained.config["model"]))
+    arrays = trained.config.get("exchange_arrays")
+    loaded = with_arrays(load_run(trained, class_named(trained.config["model"])), arrays)
+    exchange = loaded.params.pop(EXCHANGE, None)
     if command.adapter:
         whole = {name for recipe in recipes for name in recipe["fresh"]}
         base = hub.public_name(trained.config["weights"])
@@ -65,11 +69,15 @@ def main(argv: list[str]) -> None:
                 dtype=command.dtype,
                 label_names=names,
             )
-        print(f"wrote {out}/{peft_config.CONFIG}, {peft_files.WEIGHTS}: step {trained.step} of {command.run}")
-        return
-    plain = replace(loaded, params=lora.merge(loaded.params))
-    weights.export(plain, out, trained.config["label_names"])
-    print(f"wrote {out}/config.json, model.safetensors: step {trained.step} of {command.run}")
+        written = [peft_config.CONFIG, peft_files.WEIGHTS]
+    else:
+        plain = replace(loaded, params=lora.merge(loaded.params))
+        weights.export(plain, out, trained.config["label_names"])
+        written = ["config.json", "model.safetensors"]
+    if exchange:
+        exchange_arrays.save(out / exchange_arrays.FILE, exchange)
+        written.append(exchange_arrays.FILE)
+    print(f"wrote {out}/{', '.join(written)}: step {trained.step} of {command.run}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from prism_jax.errors import InputError
+from prism_jax.exchange.arrays import EXCHANGE
 from prism_jax.experiments.recipe import Training
 from prism_jax.layers import lora
 from prism_jax.trees import flatten, unflatten
@@ -27,7 +28,7 @@ def divide(params: Any, training: Training) -> tuple[Any, Any]:
             )
 
     def is_trained(path: str) -> bool:
-        if path.endswith("lora_scale"):
+        if path.endswith("lora_scale") or path.split("/")[0] == EXCHANGE:
             return False
         if training.lora_rank and not lora.is_trained(path.split("/")) and path.split("/")[0] not in training.fresh:
             return False

@@ -25,6 +25,7 @@ from prism_jax.experiments.build import (
     load_model,
     load_run,
 )
+from prism_jax.experiments.exchange_arrays import with_arrays
 from prism_jax.experiments.recipe import Experiment
 from prism_jax.layers import lora
 from prism_jax.models.base import Model
@@ -165,6 +166,13 @@ def load_variant(
     Raises:
       InputError: if the source is neither a run nor an adapter, or belongs to another model.
     """
+    pretrained = _without_arrays(experiment, dataset, source, fresh, reader)
+    return with_arrays(pretrained, experiment.exchange_arrays)
+
+
+def _without_arrays(
+    experiment: Experiment, dataset: Dataset | None, source: str | None, fresh: tuple[str, ...], reader: hub.Reader
+) -> Pretrained:
     if source is None:
         return load_model(experiment, dataset, fresh=fresh, reader=reader)
     if _is_adapter(source):

@@ -115,7 +115,6 @@ def resolve(source: str, revision: str | None = None, files: Sequence[str] = FIL
 
     A source may also be a pickle in a local folder, given by its name: `DIR/pytorch_model.bin`. If the hub can't be
     reached, the cached files are used, even if some are missing.
-    Where the hub can't be reached, the cache will do, even if it lacks some of the files.
 
     Args:
       source: the source.

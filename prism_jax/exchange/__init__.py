@@ -2,12 +2,14 @@
 
 from prism_jax.exchange.base import Context, Exchange, Exchanges, Sending, Wrapped
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
+from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.segments import MeansAfterNorm, SegmentMeans, Segments, UnscaledMeans, WeightedMeans
 from prism_jax.exchange.wire import WIRES, Wire
 
 __all__ = [
     "WIRES",
     "AllGather",
+    "Codebooks",
     "Context",
     "Exchange",
     "Exchanges",

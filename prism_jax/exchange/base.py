@@ -7,6 +7,7 @@ Both are known on every part, so only features cross the mesh. The collectives o
 
 import abc
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import get_type_hints
 
@@ -66,6 +67,19 @@ class Exchange(abc.ABC):
 
     def check(self, num_tokens: int, num_parts: int) -> None:
         """Raises InputError, with the way out, if this exchange can't run on N tokens in P parts."""
+
+    @property
+    def arrays_name(self) -> str:
+        """Name of the exchange's arrays in a tree of parameters, see `exchange.arrays`."""
+        return name_of(type(self))
+
+    def arrays(self, features: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes of the arrays that the exchange needs in a block, by name. Most need none."""
+        return {}
+
+    def with_arrays(self, arrays: Mapping[str, jax.Array]) -> "Exchange":
+        """Returns the exchange with the arrays of a block. An exchange with `arrays` has a field for them."""
+        return self
 
     @classmethod
     def parameters(cls) -> dict[str, type]:
@@ -157,6 +171,21 @@ class Wrapped(Exchange):
     def after_norm(self) -> bool:
         return self.of.after_norm
 
+    @property
+    def own_wire(self) -> Wire | None:
+        """Wire format in place of that of the other exchange, if any."""
+        return None
+
+    @property
+    def arrays_name(self) -> str:
+        return self.of.arrays_name
+
+    def arrays(self, features: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return self.of.arrays(features)
+
+    def with_arrays(self, arrays: Mapping[str, jax.Array]) -> Exchange:
+        return replace(self, of=self.of.with_arrays(arrays))
+
     def rows_sent(self, part_len: int) -> int:
         return self.of.rows_sent(part_len)
 
@@ -246,8 +275,11 @@ def sender(exchange: Exchange) -> Sending | None:
 
 def wire_of(exchange: Exchange) -> Wire:
     """Wire format of an exchange, or of the one that it wraps; float32 if nothing is sent."""
-    sending = sender(exchange)
-    return sending.wire if sending else FLOAT32
+    while isinstance(exchange, Wrapped):
+        if exchange.own_wire is not None:
+            return exchange.own_wire
+        exchange = exchange.of
+    return exchange.wire if isinstance(exchange, Sending) else FLOAT32
 
 
 def with_wire(exchange: Exchange, wire: Wire) -> Exchange:

@@ -133,7 +133,7 @@ class _FewBits(Wire):
         steps_BLGE = (z_BLGE - offset_BLG.astype(jnp.float32)[..., None]) * per_step_BLG[..., None]
         q_BLGE = jnp.clip(jnp.round(steps_BLGE), 0, top).astype(jnp.uint8)
         scales_BLG4 = jax.lax.bitcast_convert_type(jnp.stack([offset_BLG, step_BLG], -1), jnp.uint8)
-        return jnp.concatenate([*_pack(q_BLGE.reshape(*rows, -1), self.bits), scales_BLG4.reshape(*rows, -1)], -1)
+        return jnp.concatenate([*pack(q_BLGE.reshape(*rows, -1), self.bits), scales_BLG4.reshape(*rows, -1)], -1)
 
     def decode(self, sent: jax.Array, features: int) -> jax.Array:
         *rows, _ = sent.shape
@@ -142,7 +142,7 @@ class _FewBits(Wire):
         offset, step = jnp.moveaxis(
             jax.lax.bitcast_convert_type(scales.reshape(*rows, groups, 2, 2), jnp.bfloat16).astype(jnp.float32), -1, 0
         )
-        steps = _unpack(packed, self.bits).reshape(*rows, groups, size).astype(jnp.float32)
+        steps = unpack(packed, self.bits).reshape(*rows, groups, size).astype(jnp.float32)
         z = offset[..., None] + steps * step[..., None]
         return z.reshape(*rows, -1)[..., :features]
 
@@ -162,7 +162,7 @@ WIDTHS = {4: (4,), 3: (2, 1), 2: (2,)}
 """Bits of a number, divided into shares. Bytes are filled with shares of one width."""
 
 
-def _pack(q: jax.Array, bits: int) -> list[jax.Array]:
+def pack(q: jax.Array, bits: int) -> list[jax.Array]:
     """Returns numbers [..., M] below 2**bits as bytes, [..., M * bits / 8] in all."""
     packed, below = [], 0
     for width in WIDTHS[bits]:
@@ -173,8 +173,8 @@ def _pack(q: jax.Array, bits: int) -> list[jax.Array]:
     return packed
 
 
-def _unpack(packed: jax.Array, bits: int) -> jax.Array:
-    """Returns the numbers of bytes from `_pack`."""
+def unpack(packed: jax.Array, bits: int) -> jax.Array:
+    """Returns the numbers of bytes from `pack`."""
     below, start, shares = 0, 0, []
     for width in WIDTHS[bits]:
         end = start + packed.shape[-1] * width // bits

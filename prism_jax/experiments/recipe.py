@@ -182,6 +182,8 @@ class Experiment:
     """Height and width of images in pixels; None for those of the model."""
     buckets: tuple[NumTokens, ...] = ()
     """Lengths below N, to which shorter texts are padded. The bucket of a text fixes the boundaries of its parts."""
+    exchange_arrays: UserPath | None = None
+    """File with the arrays of exchanges, such as codebooks, from train.calibrate."""
     revision: str | None = None
     """Branch, tag or commit of a hub id; None for its default branch."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -200,6 +202,8 @@ class Experiment:
     def check(self) -> None:
         """Raises InputError for values that are wrong, as far as that shows without loading anything."""
         records.check_fields(self)
+        if self.exchange_arrays is not None and not Path(self.exchange_arrays).is_file():
+            raise InputError(f"no file {self.exchange_arrays!r}; give one of train.calibrate with --exchange-arrays")
         self.evaluation.check()
         self.grid.check()
         for num_tokens in self.grid.lengths or (self.num_tokens,):

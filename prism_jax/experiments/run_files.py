@@ -55,6 +55,7 @@ class RunConfig(TypedDict):
     num_labels: Count | None
     started_from: StartedFrom | None
     data: NotRequired[Data]
+    exchange_arrays: NotRequired[str | None]
 
 
 class Line(TypedDict):

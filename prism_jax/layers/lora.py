@@ -6,7 +6,7 @@ lie in PEFT's layout, see `prism_jax.weights.peft_files`.
 
     adapted = lora.add(pretrained.params, lora.LoRA(rank=8, alpha=16), jax.random.key(0))
     ...                                                                      # train the leaves where is_trained(path)
-    adapter_files.save(folder, pretrained.model, adapted, base="org/name")   # peft.PeftModel.from_pretrained opens it
+    peft_files.save(folder, pretrained.model, adapted, base="org/name")   # peft.PeftModel.from_pretrained opens it
     plain = lora.merge(adapted)                                              # no cost at inference
     weights.load(BertForSequenceClassification, "org/name", adapter=folder)
 """

@@ -81,6 +81,7 @@ def refused(folder: Path):
         ("eval.scale", ["--lengths", "256"]),
         ("eval.speed", []),
         ("eval.wires", []),
+        ("train.calibrate", ["CONFIG", "--exchanges", "codebooks:8:4:all_gather"]),
         ("eval.paper", []),
         ("train.tokenizer", ["--dataset", "tales", "--vocab-size", "300"]),
     ],

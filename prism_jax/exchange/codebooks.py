@@ -1,0 +1,117 @@
+"""Product quantisation: rows are sent as codes of codebooks that every part holds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+from msgspec import Meta
+
+from prism_jax.errors import InputError
+from prism_jax.exchange.base import Context, Wrapped, sender, wire_of, with_wire
+from prism_jax.exchange.wire import FLOAT32, Wire, pack, unpack
+from prism_jax.parallel.partition import Layout
+from prism_jax.records import Count, check_value
+
+Bits = Annotated[int, Meta(ge=2, le=8, description="2, 4 or 8")]
+
+
+@dataclass(frozen=True, eq=False)
+class Codes(Wire):
+    """A row is cut into equal groups of features. Each is sent as the index of the nearest centroid of its codebook.
+
+    A group with a number that is not finite arrives as some centroid.
+
+    Attributes:
+      groups: G, pieces of a row.
+      bits: of an index.
+      centroids_GKE: K = 2**bits centroids of E = D / G features for each group; None to count bytes only.
+    """
+
+    groups: int
+    bits: int
+    centroids_GKE: jax.Array | None = None
+
+    name = "codes"
+
+    def encode(self, z_BLD: jax.Array) -> jax.Array:
+        """Returns the codes, 8 / bits of them in a byte."""
+        centroids_GKE = self._centroids()
+        z_BLGE = z_BLD.reshape(*z_BLD.shape[:-1], self.groups, -1)
+        half_norm_GK = (centroids_GKE**2).sum(-1) / 2
+        closeness_BLGK = jnp.einsum("BLGE,GKE->BLGK", z_BLGE, centroids_GKE) - half_norm_GK[None, None]
+        codes_BLG = jnp.argmax(closeness_BLGK, axis=-1).astype(jnp.uint8)
+        return codes_BLG if self.bits == 8 else jnp.concatenate(pack(codes_BLG, self.bits), axis=-1)
+
+    def decode(self, sent: jax.Array, features: int) -> jax.Array:
+        codes = sent if self.bits == 8 else unpack(sent, self.bits)
+        groups_G = jnp.broadcast_to(jnp.arange(self.groups), codes.shape)
+        z = self._centroids()[groups_G, codes.astype(jnp.int32)]
+        return z.reshape(*z.shape[:-2], features)
+
+    def row_bytes(self, features: int) -> int:
+        check_groups(self.groups, self.bits, features)
+        return self.groups * self.bits // 8
+
+    def _centroids(self) -> jax.Array:
+        assert self.centroids_GKE is not None  # `bind` gives them
+        return jnp.asarray(self.centroids_GKE)
+
+
+def check_groups(groups: int, bits: int, features: int) -> None:
+    """Raises InputError if rows of D features don't divide into the groups, or their codes into bytes."""
+    if features % groups or groups * bits % 8:
+        raise InputError(
+            f"{groups} groups of {bits} bits for rows of {features} features; choose groups that divide {features}, "
+            "and whose bits fill bytes"
+        )
+
+
+@dataclass(frozen=True)
+class Codebooks(Wrapped):
+    """Sends the rows of another exchange as codes (ASTRA, arXiv 2505.19342; product quantisation, Jegou et al. 2011).
+
+    Each block has its codebooks, one for each group of features. `train.calibrate` makes them. A row takes
+    groups * bits / 8 bytes. The gradient is straight-through, and the codebooks have none.
+
+    Attributes:
+      groups: G, pieces of a row; divides D.
+      bits: of a code, 2, 4 or 8.
+      centroids_GKE: of one block, see `Codes`; None before the exchange is bound.
+    """
+
+    groups: Count
+    bits: Bits
+    centroids_GKE: jax.Array | None = field(default=None, kw_only=True, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_value("groups", self.groups, Count)
+        check_value("bits", self.bits, Bits)
+        if self.bits not in (2, 4, 8):
+            raise InputError(f"bits is {self.bits}; choose 2, 4 or 8")
+        if sender(self.of) is None or wire_of(self.of) != FLOAT32:
+            raise InputError(f"codebooks can't send the rows of {self.of}; choose an exchange that sends float32 rows")
+
+    def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
+        return with_wire(self.of, Codes(self.groups, self.bits, self.centroids_GKE))(x_BTD, layout)
+
+    @property
+    def own_wire(self) -> Wire:
+        return Codes(self.groups, self.bits)
+
+    @property
+    def arrays_name(self) -> str:
+        return f"codebooks_{self.groups}_{self.bits}"
+
+    def arrays(self, features: int) -> dict[str, jax.ShapeDtypeStruct]:
+        check_groups(self.groups, self.bits, features)
+        shape = (self.groups, 2**self.bits, features // self.groups)
+        return {"centroids": jax.ShapeDtypeStruct(shape, jnp.float32)}
+
+    def with_arrays(self, arrays: Mapping[str, jax.Array]) -> "Codebooks":
+        return replace(self, centroids_GKE=jax.lax.stop_gradient(arrays["centroids"]))
+
+    @classmethod
+    def parameters(cls) -> dict[str, type]:
+        return {name: kind for name, kind in super().parameters().items() if name != "centroids_GKE"}

@@ -1,0 +1,78 @@
+"""Codebooks from training rows, in files, scoring, training and export."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.command import command
+from safetensors.numpy import load_file
+
+from prism_jax.exchange import AllGather, Codebooks
+from train.codebook_fit import fit
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+BOOKS = "codebooks:16:8:all_gather"
+
+
+@pytest.fixture(scope="module")
+def calibrated(toy_config, trained, tmp_path_factory):
+    out = tmp_path_factory.mktemp("calibrated") / "books"
+    flags = ["--exchanges", BOOKS, "--base", trained, "--examples", 20, "--out", out]
+    assert command("train.calibrate", toy_config, *flags) == 0
+    return out / "exchange.safetensors"
+
+
+def test_centroids_are_the_rows_if_these_are_few_and_else_their_clusters():
+    rng = np.random.default_rng(0)
+    few = rng.normal(size=(9, 32)).astype(np.float32)
+    arrays = fit(Codebooks(AllGather(), 8, 4), [np.concatenate([few, few])], seed=0)
+    for group, centroids_KE in enumerate(arrays["block_0"]["centroids"]):
+        piece = few[:, 4 * group : 4 * group + 4]
+        assert {tuple(x) for x in centroids_KE} == {tuple(x) for x in piece}
+    middles = 10 * rng.normal(size=(16, 4))
+    rows = (middles[rng.integers(0, 16, 2000)] + 0.01 * rng.normal(size=(2000, 4))).astype(np.float32)
+    centroids_KE = fit(Codebooks(AllGather(), 1, 8), [rows], seed=0)["block_0"]["centroids"][0]
+    nearest = np.linalg.norm(rows[:, None] - centroids_KE[None], axis=-1).min(1)
+    assert nearest.max() < 0.1 < 1 < np.linalg.norm(rows - rows.mean(0), axis=-1).min()
+
+
+def test_a_sweep_scores_through_calibrated_codebooks(calibrated, toy_config, trained, tmp_path, capsys):
+    assert {name: x.shape for name, x in load_file(calibrated).items()} == {
+        f"exchange/codebooks_16_8/block_{i}/centroids": (16, 256, 2) for i in range(2)
+    }
+    flags = ["--base", trained, "--parts", 3, "--segments", "--exchanges", "all_gather", BOOKS]
+    assert command("eval.sweep", toy_config, *flags, "--exchange-arrays", calibrated, "--out", tmp_path / "sweep") == 0
+    whole, exact, coded = json.loads((tmp_path / "sweep" / "results.json").read_text())["rows"]
+    assert (coded["exchange"], coded["wire"]) == (BOOKS, "codes")
+    assert coded["bytes_sent_per_device"] == coded["bytes_sent_per_device_compiled"]
+    assert coded["bytes_sent_per_device"] * 8 == exact["bytes_sent_per_device"]  # 16 bytes in place of 128
+    assert exact["score"] == whole["score"]
+    assert coded["score"] > 50  # chance is 33
+    capsys.readouterr()
+    assert command("eval.evaluate", toy_config, "--checkpoint", trained, "--exchange", BOOKS, "--num-parts", 3) != 0
+    assert "the weights lack the arrays of codebooks:16:8:all_gather; make them with train.calibrate" in (
+        capsys.readouterr().err
+    )
+
+
+def test_training_leaves_codebooks_as_they_are_and_export_writes_them(calibrated, toy_config, trained, tmp_path):
+    flags = ["--start", trained, "--training.epochs", 1, "--training.exchanges", BOOKS, "--training.parts", 3]
+    flags += ["--exchange-arrays", calibrated, "--exchange", BOOKS, "--num-parts", 3]
+    assert command("train.finetune", toy_config, *flags, "--out", tmp_path / "run") == 0
+    assert command("train.export", tmp_path / "run", tmp_path / "exported") == 0
+    before, after = load_file(calibrated), load_file(tmp_path / "exported" / "exchange.safetensors")
+    assert before.keys() == after.keys()
+    assert all((before[name] == after[name]).all() for name in before)
+    assert (tmp_path / "exported" / "model.safetensors").exists()
+
+
+def test_wrong_input_is_refused_in_one_line(toy_config, trained, tmp_path, capsys):
+    for flags, message in (
+        (["--exchanges", "all_gather"], "--exchanges names no codebooks, or others too"),
+        ([], "--exchanges names no codebooks, or others too"),
+        (["--exchanges", BOOKS, "--exchange-arrays", tmp_path / "no"], "no file"),
+        (["--exchanges", "codebooks:7:8:all_gather", "--base", trained], "7 groups of 8 bits for rows of 32 features"),
+    ):
+        assert command("train.calibrate", toy_config, *flags, "--out", tmp_path / "out") == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,118 @@
+"""Codebooks by k-means, of the rows that the blocks of a model read."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.cluster import KMeans
+from tqdm import tqdm
+
+from prism_jax.data.datasets import Dataset, subset
+from prism_jax.data.text import bucket_lengths
+from prism_jax.exchange.base import Context, Exchange, own_rows
+from prism_jax.exchange.codebooks import Codebooks
+from prism_jax.experiments import checkpoint
+from prism_jax.experiments.build import check_same_classes, load_model, load_run
+from prism_jax.experiments.recipe import Experiment
+from prism_jax.layers import lora
+from prism_jax.parallel.partition import Layout
+from prism_jax.tasks import prepare
+from prism_jax.tasks.batches import scoring_batches
+from prism_jax.weights import Pretrained
+
+ITERATIONS = 25
+"""Most iterations of k-means."""
+
+
+@dataclass(frozen=True)
+class _Recording(Exchange):
+    """One device, which keeps the rows that each block reads."""
+
+    rows: list[jax.Array] = field(compare=False)
+
+    def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
+        self.rows.append(x_BTD)
+        return own_rows(x_BTD, layout)
+
+
+def load(experiment: Experiment, dataset: Dataset, base: str | None) -> Pretrained:
+    """Returns the model whose rows are read, adapters folded in.
+
+    Args:
+      experiment: the experiment.
+      dataset: training examples.
+      base: `RUN` or `RUN@STEP`; None for the config's weights and adapter.
+    """
+    if base is None:
+        return load_model(experiment, dataset)
+    trained = checkpoint.named(base)
+    checkpoint.check_same_model(trained.run, trained.config, experiment)
+    check_same_classes(trained, dataset)
+    pretrained = load_run(trained, experiment.model, experiment.compute_dtype, experiment.training.fresh)
+    return replace(pretrained, params=lora.merge(pretrained.params))
+
+
+def rows_of_blocks(
+    experiment: Experiment, pretrained: Pretrained, dataset: Dataset, examples: int, most: int
+) -> list[np.ndarray]:
+    """Returns rows of real tokens that each block reads on one device, [rows, D] for each block.
+
+    Args:
+      experiment: the experiment.
+      pretrained: the model.
+      dataset: training examples.
+      examples: number of examples to read, at even distances.
+      most: largest number of rows of a block. They are drawn at random, the same places in every block.
+    """
+    model, stack = pretrained.model, pretrained.model.config.stack
+
+    @jax.jit
+    def read(params: Any, tokens: dict[str, jax.Array], real_BN: jax.Array) -> list[jax.Array]:
+        rows: list[jax.Array] = []
+        layout = Layout(jnp.int32(0), real_BN, None, 1, real_BN.shape[1])
+        model.apply({"params": params}, tokens, layout, (_Recording(rows),) * stack.num_layers, method="part")
+        return rows
+
+    task = prepare(subset(dataset, examples), pretrained, experiment.num_tokens)
+    lengths = bucket_lengths(experiment.buckets, experiment.num_tokens)
+    kept: list[list[np.ndarray]] = [[] for _ in range(stack.num_layers)]
+    params = jax.device_put(pretrained.params)
+    for batch in tqdm(scoring_batches(task, lengths, experiment.batch_size), "rows", unit="batch", disable=None):
+        tokens = dict(batch.tokens)
+        real_BN = np.asarray(tokens.pop("mask", np.ones((len(batch.weight_B), batch.num_tokens))), bool)
+        chosen = real_BN & (batch.weight_B > 0)[:, None]
+        for block, x_BND in zip(kept, read(params, tokens, real_BN), strict=True):
+            block.append(np.asarray(x_BND)[chosen])
+    rows = [np.concatenate(block) for block in kept]
+    places = np.random.default_rng(experiment.training.seed).permutation(len(rows[0]))[:most]
+    return [block[np.sort(places)] for block in rows]
+
+
+def fit(books: Codebooks, rows: list[np.ndarray], seed: int) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the centroids of each block, by k-means in each group of features.
+
+    Args:
+      books: gives the groups and the number of centroids.
+      rows: of each block, [rows, D].
+      seed: of the first centroids.
+    """
+    arrays = {}
+    with tqdm(total=len(rows) * books.groups, desc=str(books), unit="codebook", disable=None) as progress:
+        for i, rows_MD in enumerate(rows):
+            centroids = []
+            for piece_ME in np.split(rows_MD, books.groups, axis=1):
+                centroids.append(_centroids(piece_ME, 2**books.bits, seed))
+                progress.update()
+            arrays[f"block_{i}"] = {"centroids": np.stack(centroids)}
+    return arrays
+
+
+def _centroids(piece_ME: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """Returns [number, E]: the distinct rows themselves if there are no more of them, repeated to fill the number."""
+    distinct = np.unique(piece_ME, axis=0)
+    if len(distinct) <= number:
+        return np.resize(distinct, (number, piece_ME.shape[1])).astype(np.float32)
+    means = KMeans(number, init="random", n_init=1, max_iter=ITERATIONS, random_state=seed).fit(piece_ME)
+    return means.cluster_centers_.astype(np.float32)
