@@ -7,6 +7,7 @@ python -m train.calibrate configs/X.py --exchanges codebooks:48:8:all_gather [co
 
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
@@ -35,6 +36,8 @@ class Calibrate:
     """Number of training examples, at even distances."""
     rows: Count = 16384
     """Most rows of a block that codebooks are fitted to."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Type of the centroids in the file."""
     out: UserPath = "runs/calibrate"
     """Folder for the file."""
 
@@ -54,7 +57,8 @@ def main(argv: list[str]) -> None:
     for exchange in books:
         check_groups(exchange.groups, exchange.bits, pretrained.model.config.stack.features)
     rows = codebook_fit.rows_of_blocks(command.experiment, pretrained, dataset, command.examples, command.rows)
-    save(out / FILE, {x.arrays_name: codebook_fit.fit(x, rows, command.experiment.training.seed) for x in books})
+    seed = command.experiment.training.seed
+    save(out / FILE, {x.arrays_name: codebook_fit.fit(x, rows, seed) for x in books}, command.dtype)
     print(f"wrote {out}/{FILE}: {', '.join(map(str, books))}, from {len(rows[0])} rows of each block")
 
 

@@ -16,9 +16,16 @@ from prism_jax.weights import Pretrained
 FILE = "exchange.safetensors"
 
 
-def save(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Writes the arrays of exchanges, by the name of the exchange and by block."""
-    hub.write_file(path, {name: np.asarray(x) for name, x in flatten({EXCHANGE: dict(arrays)}).items()})
+def save(path: Path, arrays: Mapping[str, Any], dtype: str = "float32") -> None:
+    """Writes the arrays of exchanges, by the name of the exchange and by block.
+
+    Raises:
+      InputError: if a number is beyond the range of the type.
+    """
+    tensors = {name: np.asarray(x, np.float32) for name, x in flatten({EXCHANGE: dict(arrays)}).items()}
+    if beyond := [name for name, x in tensors.items() if np.abs(x).max(initial=0) > np.finfo(dtype).max]:
+        raise InputError(f"{beyond[0]} has numbers beyond the range of {dtype}; choose float32")
+    hub.write_file(path, {name: x.astype(dtype) for name, x in tensors.items()})
 
 
 def with_arrays(pretrained: Pretrained, path: str | None) -> Pretrained:

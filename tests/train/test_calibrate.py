@@ -7,7 +7,9 @@ import pytest
 from helpers.command import command
 from safetensors.numpy import load_file
 
+from prism_jax.errors import InputError
 from prism_jax.exchange import AllGather, Codebooks
+from prism_jax.experiments.exchange_arrays import save
 from train.codebook_fit import fit
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -65,6 +67,17 @@ def test_training_leaves_codebooks_as_they_are_and_export_writes_them(calibrated
     assert before.keys() == after.keys()
     assert all((before[name] == after[name]).all() for name in before)
     assert (tmp_path / "exported" / "model.safetensors").exists()
+
+
+def test_a_file_in_float16_holds_the_rounded_centroids(tmp_path):
+    arrays = {"books": {"block_0": {"centroids": np.array([[0.1, 1e-3]])}}}
+    save(tmp_path / "half.safetensors", arrays, "float16")
+    (half,) = load_file(tmp_path / "half.safetensors").values()
+    assert half.dtype == np.float16
+    assert (half == np.array([[0.1, 1e-3]], np.float16)).all()
+    arrays["books"]["block_0"]["centroids"][0, 0] = 1e6
+    with pytest.raises(InputError, match="numbers beyond the range of float16; choose float32"):
+        save(tmp_path / "half.safetensors", arrays, "float16")
 
 
 def test_wrong_input_is_refused_in_one_line(toy_config, trained, tmp_path, capsys):
