@@ -46,8 +46,8 @@ class Codes(Wire):
 
     def decode(self, sent: jax.Array, features: int) -> jax.Array:
         codes = sent if self.bits == 8 else unpack(sent, self.bits)
-        groups_G = jnp.broadcast_to(jnp.arange(self.groups), codes.shape)
-        z = self._centroids()[groups_G, codes.astype(jnp.int32)]
+        group = jnp.broadcast_to(jnp.arange(self.groups), codes.shape)
+        z = self._centroids()[group, codes.astype(jnp.int32)]
         return z.reshape(*z.shape[:-2], features)
 
     def row_bytes(self, features: int) -> int:
