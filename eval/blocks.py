@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tqdm import tqdm
 
-from eval.reporting import files, other_plots
+from eval.reporting import files
 from eval.reporting.tables import UNITS, with_interval
 from eval.reporting.text_table import Column, TextTable
 from eval.scoring.block_errors import errors_of_blocks, in_one_block, runner_for
@@ -91,6 +91,8 @@ def main(argv: list[str]) -> None:
     content = files.results(scoring, rows, f"python -m eval.blocks {shlex.join(argv)}")
     content |= {"setting": str(setting), "one_device": Score.of(scoring.task, exact, None).to_json()}
     files.write_json(out, content)
+    from eval.reporting import other_plots  # process 0 alone draws
+
     other_plots.blocks(out / "blocks.png", content)
     print(f"wrote {out}/results.json, blocks.png")
 

@@ -7,6 +7,7 @@ A model has three methods that run here, see `models.base.Model`:
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import flax
@@ -123,6 +124,12 @@ def init_params(model: Model, key: jax.Array) -> Any:
 
 def params_shapes(model: Model) -> Any:
     """Returns the shapes of the parameters of `model`, without making them."""
+    return jax.tree.map(lambda x: x, _params_shapes(model))  # a new tree
+
+
+@lru_cache(maxsize=64)
+def _params_shapes(model: Model) -> Any:
+    """Returns the same, traced once for a model."""
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
 
 

@@ -15,7 +15,6 @@ from dataclasses import astuple, dataclass
 from math import log2
 
 import numpy as np
-from scipy.optimize import nnls
 
 FIRST_WINDOW = 14_600
 """Bytes that TCP sends before it waits for an acknowledgement."""
@@ -96,6 +95,8 @@ def link_of(row: dict) -> Link:
 def fit(rows: Sequence[dict]) -> Constants:
     """Fits the constants to measured records of several parts. Each needs the time of its part alone in
     `seconds_alone`."""
+    from scipy.optimize import nnls
+
     rows = [row for row in rows if row["num_parts"] > 1]
     scale = np.array([row["seconds"] for row in rows])
     terms = np.array([_terms(traffic_of(row), link_of(row)) for row in rows]) / scale[:, None]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from eval.links import shaped
-from eval.reporting import files, other_plots
+from eval.reporting import files
 from eval.reporting.records import read_calibration
 from eval.scoring.load import Scoring
 from eval.scoring.variants import ONE_DEVICE
@@ -138,6 +138,8 @@ def summarise(out: Path, command: str) -> None:
                 f"predicted from the other links: off by {median:.1%} in the median, {p90:.1%} at p90, "
                 f"of {len(errors)} requests"
             )
+        from eval.reporting import other_plots
+
         other_plots.latency(out / "latency.png", content | {"rows": rows})
     files.write_json(out, content)
     print(f"wrote {out}/results.json" + (", latency.png" if rows else ""))

@@ -9,7 +9,6 @@ drawn, float [resamples, examples].
 import math
 
 import numpy as np
-from scipy import stats
 
 
 def summary(log_likelihood: float, num_tokens: int, num_bytes: int) -> dict[str, float]:
@@ -90,10 +89,12 @@ def constant(*arrays: np.ndarray) -> bool:
 
 def pearson_value(predictions, labels):
     """Returns the linear correlation."""
+    from scipy.stats import pearsonr  # a second to import
+
     if constant(predictions, labels):
         return math.nan
     predictions, labels = predictions.astype(float), labels.astype(float)  # SciPy sums in the type of its arguments
-    return 100 * float(stats.pearsonr(predictions, labels).statistic)
+    return 100 * float(pearsonr(predictions, labels).statistic)
 
 
 def pearson_resampled(predictions, labels, counts):
@@ -103,7 +104,9 @@ def pearson_resampled(predictions, labels, counts):
 
 def spearman_value(predictions, labels):
     """Returns the correlation of the ranks."""
-    return math.nan if constant(predictions, labels) else 100 * float(stats.spearmanr(predictions, labels).statistic)
+    from scipy.stats import spearmanr
+
+    return math.nan if constant(predictions, labels) else 100 * float(spearmanr(predictions, labels).statistic)
 
 
 def spearman_resampled(predictions, labels, counts):
