@@ -8,7 +8,7 @@ import jax
 import pytest
 from helpers import letters
 
-if os.environ.get("PRISM_JAX_TEST_LETTERS"):
+if os.environ.get("PRISM_JAX_TEST_LETTERS") != "0":
     letters.install("prism_jax")  # before anything imports it
 
 from helpers.command import command
