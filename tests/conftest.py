@@ -13,6 +13,7 @@ if os.environ.get("PRISM_JAX_TEST_LETTERS") != "0":
 
 from helpers.command import command
 from helpers.paths import GOLDEN
+from helpers.quick import use_older_emitters
 from helpers.tiny import save_toy_tokenizer
 
 import prism_jax as pj
@@ -60,13 +61,14 @@ def compiled_once(request):
 
 @pytest.fixture(scope="module")
 def quick_to_compile():
-    """Programs without most of XLA's optimisations, for tests that compile many tiny ones.
+    """Programs without most of XLA's optimisations, by its older code generator, for tests that compile many tiny ones.
     Parity and cost are tested with them. JAX keeps a compiled program whatever this setting becomes, so the programs
     of other modules are forgotten first: else they would round otherwise than those of a process that starts anew.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for other processes
         jax.config.update("jax_disable_most_optimizations", True)
+        use_older_emitters(patch)
         jax.clear_caches()
         yield
         jax.config.update("jax_disable_most_optimizations", False)

@@ -1,0 +1,29 @@
+"""Programs that compile in half the time."""
+
+import os
+
+import jax
+import pytest
+
+EMITTERS = "xla_cpu_use_fusion_emitters"
+
+
+def use_older_emitters(patch: pytest.MonkeyPatch) -> None:
+    """Has XLA's older code generator write the kernels, here and in other processes, if this XLA has it still.
+
+    XLA reads its flags once in a process; an option that may change goes along with each program.
+    """
+    try:
+        jax.jit(lambda x: x + 1, compiler_options={EMITTERS: False}).lower(0.0).compile()
+    except (jax.errors.JaxRuntimeError, ValueError):  # no such option
+        return
+    from jax._src import compiler  # nothing public sets an option of all programs
+
+    options_of = compiler.get_compile_options
+
+    def with_older_emitters(*args, env_options_overrides=None, **kwargs):
+        options = {EMITTERS: False, **(env_options_overrides or {})}
+        return options_of(*args, env_options_overrides=options, **kwargs)
+
+    patch.setattr(compiler, "get_compile_options", with_older_emitters)
+    patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --{EMITTERS}=false".strip())
