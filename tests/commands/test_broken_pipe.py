@@ -45,6 +45,7 @@ def without_reader(*argv: str, both: bool = False) -> tuple[int, str]:
     return done.returncode, done.stderr or ""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("argv", "both", "expected"),
     [
@@ -59,6 +60,7 @@ def test_a_command_ends_in_silence_when_its_reader_is_gone(argv, both, expected)
     assert without_reader(*argv, both=both) == expected
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("closed", "said"), [(1, "error: a wrong value\n"), (2, "")])
 def test_a_command_needs_no_stdout_and_no_stderr(closed, said):
     """As after `>&-`."""

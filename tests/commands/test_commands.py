@@ -292,6 +292,7 @@ def test_generate_stops_at_a_token_and_samples_by_seed(gpt2_config, tmp_path):
     assert sampled[0] == sampled[1] != sampled[2]
 
 
+@pytest.mark.slow
 def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config, tmp_path):
     """Its evaluation is that of training, to the last bit; its text is that of the weights that it exports."""
     lines = "w1 w2 w3 w4 w5 w6 w7 w8 w9 " * 8
@@ -368,6 +369,7 @@ def test_generate_needs_a_language_model_and_scoring_a_dataset(toy_config, gpt2_
     assert "this config has no dataset" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_speed_compares_with_pytorch(tmp_path, monkeypatch, capsys):
     from dataclasses import replace

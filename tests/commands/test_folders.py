@@ -44,6 +44,7 @@ def main(argv):
 """
 
 
+@pytest.mark.process
 def test_a_folder_is_one_command_s_until_its_process_is_gone(toy_config, tmp_path, capsys):
     out = tmp_path / "new" / "run"
     with started(HOLDS, out) as holder:
@@ -204,6 +205,7 @@ NO_FOLDER = """makedirs = os.makedirs
 """After it, threads of Orbax wait for a folder that never comes."""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("fails", "reason"),
     [

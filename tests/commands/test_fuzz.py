@@ -37,6 +37,8 @@ from prism_jax.models.vit import ViTModel
 from prism_jax.weights import peft_config, peft_files
 from train.log import Log
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 MODELS = {"bert_tiny": BertModel, "gpt2_tiny": GPT2Model, "vit_tiny": ViTModel}
 
 VALUES: tuple[Any, ...] = (

@@ -77,6 +77,7 @@ def test_texts_are_those_of_32_bits():
         assert texts() == expected
 
 
+@pytest.mark.slow
 def test_a_run_and_a_sweep_are_those_of_32_bits(toy_config, trained, tmp_path):
     out, flags = tmp_path / "run", ["--parts", 2, "--segments", 1, "--limit", 20]
 

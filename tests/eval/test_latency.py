@@ -53,6 +53,8 @@ def latency(config, out, *flags) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_latency_over_loopback_measures_once(toy_config, trained, tmp_path):
     flags = ["--base", str(trained), "--wires", "float32", "int8", "--exchanges"]
     done = latency(toy_config, tmp_path, *flags)
@@ -77,6 +79,8 @@ def test_latency_over_loopback_measures_once(toy_config, trained, tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["rows"] == rows
 
 
+@pytest.mark.slow
+@pytest.mark.process
 @shaping
 def test_a_shaped_link_carries_what_the_formula_says(toy_config, trained, tmp_path):
     done = latency(toy_config, tmp_path, "--base", str(trained), "--rates", "10mbit", "--rtts", "0", "10")
@@ -148,6 +152,8 @@ config = Experiment(model=BertForSequenceClassification, weights="asset:toy", da
     assert command("eval.latency", tmp_path / "recipe.py", *flags) == 7
 
 
+@pytest.mark.slow
+@pytest.mark.process
 @shaping
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_stays_behind_whatever_ends_the_run(number, toy_config, trained, tmp_path):

@@ -138,6 +138,7 @@ def stopped(self, *args, **kwargs):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_results_have_the_rows_of_the_store_first(toy_config, trained, tmp_path, monkeypatch, calls):
     """A sweep that is stopped, with the first row of the store damaged:
     no row that is there is missing from the results."""
@@ -190,6 +191,7 @@ def test_a_row_that_fails_says_why_and_the_others_go_on(toy_config, trained, tmp
     assert "fickle on 2, N = 18, base: RuntimeError: out of luck" in report
 
 
+@pytest.mark.slow
 def test_new_weights_need_no_new_program(toy_config, trained, tmp_path, monkeypatch, calls):
     other = tmp_path / "other"
     assert command("train.finetune", toy_config, "--training.seed", 1, "--out", other) == 0
@@ -202,6 +204,7 @@ def test_new_weights_need_no_new_program(toy_config, trained, tmp_path, monkeypa
     assert [row["weights"] for row in rows_of(Path("runs/toy/sweep"))] == ["base", str(other)] * 2
 
 
+@pytest.mark.slow
 def test_the_whole_grid_on_a_mesh_and_on_one_device(toy_config, trained, tmp_path, capsys):
     flags = ["--base", trained, "--parts", 2, "--segments", 2, "--wires", "float32", "int8", "--lengths", 12, 18]
     flags += ["--exchanges", "isolated_parts", "segment_means:1,all_gather"]
@@ -521,6 +524,7 @@ def test_a_legend_stays_inside_its_panel(label):
     plt.close(figure)
 
 
+@pytest.mark.process
 def test_the_digest_of_the_library_is_of_all_modules_that_are_imported():
     names = ("eval.scoring.measure", *session.SOURCES)
     program = (

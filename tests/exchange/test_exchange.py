@@ -1,6 +1,7 @@
 """The exchanges, one by one."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,9 @@ def contexts(exchange, x_BND, real_BN, num_parts):
         last = jnp.broadcast_to(context.last_K[None, :, None], (*context.weight_BK.shape, 1)).astype(jnp.float32)
         return jnp.concatenate([context.x_BKD, context.weight_BK[..., None], last], axis=-1)
 
-    out = np.asarray(run(packed, {}, parts)).reshape(len(x_BND), num_parts, -1, x_BND.shape[-1] + 2)
+    out = np.asarray(jax.jit(lambda parts: run(packed, {}, parts))(parts)).reshape(
+        len(x_BND), num_parts, -1, x_BND.shape[-1] + 2
+    )
     return out[..., :-2], out[..., -2], out[0, ..., -1].astype(int)
 
 
@@ -100,7 +103,7 @@ def test_a_part_attends_to_its_own_rows_and_those_sent_by_the_others(exchange, n
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=str)
-@pytest.mark.parametrize(("num_parts", "norm_first"), [(2, True), (3, True), (3, False), (8, False)])
+@pytest.mark.parametrize(("num_parts", "norm_first"), [(3, True), (8, False)])
 def test_no_token_sees_the_future(exchange, num_parts, norm_first):
     """The gradient from any token to the embedding of any later one is exactly zero,
     and not zero to all earlier ones."""
@@ -126,8 +129,11 @@ def test_no_token_sees_the_future(exchange, num_parts, norm_first):
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=str)
-@pytest.mark.parametrize("run", [pj.on_one_device(5), pj.on_mesh(2)], ids=["5_on_one_device", "2_on_mesh"])
-@pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
+@pytest.mark.parametrize(
+    ("run", "causal"),
+    [(pj.on_one_device(5), True), (pj.on_mesh(2), False)],
+    ids=["5_causal_on_one_device", "2_on_mesh"],
+)
 def test_padded_places_and_batch_mates_never_change_an_answer(run, exchange, causal):
     model, params = tiny_bert(causal=causal)
     batch = tiny_batch(13, padded=True)
@@ -338,13 +344,11 @@ def test_a_pre_norm_block_by_hand():
         (pj.exchange.UnscaledMeans(2), norm(mean(x[0, 4:])), 1),
         (pj.exchange.WeightedMeans(2, 1.5), norm(mean(x[0, 4:])), 2**1.5),
     ):
-        ours = run(
-            lambda params, tokens, layout, exchange=exchange: block.apply(
-                {"params": params}, tokens["x"], exchange, layout
-            )[0],
-            params,
-            run.split({"x": x}),
-        )
+
+        def part(params, tokens, layout, exchange=exchange):
+            return block.apply({"params": params}, tokens["x"], exchange, layout)[0]
+
+        ours = jax.jit(partial(run, part))(params, run.split({"x": x}))
         assert_close(ours[0, :4], by_hand(sent, np.array([1, 1, 1, 1, counts_as, counts_as])))
 
 

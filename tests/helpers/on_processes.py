@@ -22,20 +22,32 @@ EXCHANGES = [
     *((pj.AllGather(wire=wire), pj.SegmentMeans(2, wire=wire)) for wire in pj.WIRES.values()),
 ]
 """One for each of two blocks."""
+FLOATS = EXCHANGES[:3]
+"""Those that send rows as they are."""
+
+
+def exchanges_of(family: str, num_parts: int) -> list[tuple]:
+    """BERT on two parts has every wire format, the others on two the rows as they are, and three parts one of each:
+    bytes take the same way whatever they stand for."""
+    if num_parts > 2:
+        return FLOATS[-1:]
+    return EXCHANGES if family == "bert" else FLOATS
+
+
 NUM_TOKENS, NEW_TOKENS = 22, 6
 
 
 def outcomes(num_parts: int) -> dict[str, np.ndarray]:
-    """Logits of every family through every exchange and wire format, and tokens that GPT-2 goes on with."""
+    """Logits of every family through its exchanges, and tokens that GPT-2 goes on with."""
     found, run = {}, pj.on_mesh(num_parts)
     for family, model_class in FAMILIES.items():
         loaded = weights.load(model_class, str(GOLDEN / f"{family}_tiny"))
         params = run.replicate(loaded.params)
-        parts = run.split(batch(loaded.model))
+        parts, exchanges = run.split(batch(loaded.model)), exchanges_of(family, num_parts)
 
         @jax.jit
-        def logits(params, parts, model=loaded.model):
-            return {text_of(one): pj.forward(model, params, parts, one, run) for one in EXCHANGES}
+        def logits(params, parts, model=loaded.model, exchanges=exchanges):
+            return {text_of(one): pj.forward(model, params, parts, one, run) for one in exchanges}
 
         found |= {f"{family} {name}": value for name, value in run.fetch(logits(params, parts)).items()}
         if family == "bert" and num_parts == 2:

@@ -17,6 +17,8 @@ from prism_jax.models.bert import BertConfig, BertForSequenceClassification, Ber
 from prism_jax.models.class_tokens import BesideClassRow
 from prism_jax.models.vit import ViTConfig, ViTForImageClassification, ViTWithClassTokens
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 CLS = 101
 
 

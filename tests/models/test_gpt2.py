@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from helpers.cases import one_is_quick
 from helpers.closeness import assert_close
 from helpers.hf_bert import WHOLE, run_ours, save_hf_model
 from helpers.hf_gpt2 import NUM_TOKENS, SHAPES, hf_config, run_hf, token_batch
@@ -19,7 +20,7 @@ from prism_jax.models import gpt2, gpt2_hf
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", one_is_quick("plain", SHAPES))
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_logits_equal_hugging_face(shape, padding, tmp_path):
     batch = token_batch(padding)
@@ -30,7 +31,7 @@ def test_logits_equal_hugging_face(shape, padding, tmp_path):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", one_is_quick("plain", SHAPES))
 def test_every_layer_equals_hugging_face(shape, tmp_path):
     batch = token_batch("left")
     theirs = run_hf(save_hf_model("GPT2Model", hf_config(shape), tmp_path), batch, output_hidden_states=True)
@@ -53,7 +54,7 @@ def test_every_layer_equals_hugging_face(shape, tmp_path):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("num_parts", [1, 3])
+@pytest.mark.parametrize("num_parts", one_is_quick(3, [1, 3]))
 def test_gradients_equal_hugging_face(num_parts, runner, tmp_path):
     """Of every parameter, by Hugging Face's names; compiled."""
     import optax
@@ -88,6 +89,7 @@ def test_golden_outputs_without_torch():
         assert_close(np.asarray(logits)[batch["mask"]], np.array(case["logits"], np.float32))
 
 
+@pytest.mark.slow
 def test_the_causal_mask_is_aware_of_parts(runner):
     """By gradient: a position sees no later one, under any exchange;
     and sees every earlier one where means are sent."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from helpers.cases import one_is_quick
 from helpers.closeness import assert_close
 from helpers.hf_bert import save_hf_model
 from helpers.hf_vit import ONE_DEVICE, SHAPES, WHOLE, answer, hf_config, program, random_pixels, run_hf, run_ours
@@ -31,7 +32,7 @@ def test_hidden_states_and_pooler_equal_hugging_face(shape, tmp_path):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", one_is_quick("plain", SHAPES))
 def test_every_layer_equals_hugging_face(shape, tmp_path):
     pixels = random_pixels(config := hf_config(shape))
     theirs = run_hf(save_hf_model("ViTModel", config, tmp_path), pixels, output_hidden_states=True).hidden_states
@@ -116,7 +117,7 @@ def at_224_pixels(tmp_path_factory):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("num_parts", [2, 3, 4])
+@pytest.mark.parametrize("num_parts", one_is_quick(3, [2, 3, 4]))
 def test_197_tokens_over_several_devices(num_parts, runner, at_224_pixels):
     model, params, pixels, theirs, one_device = at_224_pixels
     run = runner(num_parts)
@@ -129,7 +130,7 @@ def test_197_tokens_over_several_devices(num_parts, runner, at_224_pixels):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("image_size", [(20, 20), (8, 8), (12, 28), (13, 17)], ids=str)
+@pytest.mark.parametrize("image_size", one_is_quick((13, 17), [(20, 20), (8, 8), (12, 28), (13, 17)]), ids=str)
 def test_another_resolution_equals_hugging_face(image_size, tmp_path):
     theirs = save_hf_model("ViTModel", hf_config(), tmp_path)
     pixels = np.random.default_rng(1).normal(size=(2, 3, *image_size)).astype(np.float32)

@@ -42,6 +42,7 @@ def test_a_learned_weight_on_log_count():
     assert (gradient["log_count"] != 0).all()
 
 
+@pytest.mark.slow
 def test_a_class_that_extends_a_model_starts_from_its_runs(toy_config, trained, tmp_path, capsys):
     own = tmp_path / "own.py"
     own.write_text(f"""

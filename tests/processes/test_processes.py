@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from helpers.closeness import assert_close
 from helpers.command import command
 from helpers.paths import ROOT
 from helpers.process import GONE_SECONDS, alive, children, finish, launch, started, wait_for
+from helpers.runs import lines
 from safetensors.numpy import load_file, save_file
 
 from eval.launch import free_port
@@ -39,29 +41,75 @@ BEAT = "import os, time\nwhile True: os.write({beats}, b'.'); time.sleep(0.1)"
 WITH_TESTS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 
 
+ELSEWHERE = {
+    **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "all_proxy", "grpc_proxy"), "http://127.0.0.1:9"),
+    "JAX_NUM_CPU_DEVICES": "8",
+}
+"""A proxy and emulated devices, neither of which is for the processes of a run."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What two processes wrote, which were started once for all commands, and what one process with emulated devices
+    did. Each command has a folder of its name."""
+
+    several: Path
+    one: Path
+    printed: str
+
+    def both(self, *names: str) -> tuple[Path, Path]:
+        return self.several.joinpath(*names), self.one.joinpath(*names)
+
+
+@pytest.fixture(scope="module")
+def found(quick_to_compile, toy_config, trained, tmp_path_factory) -> Found:
+    exchanges = ["isolated_parts", "all_gather:bfloat16", "segment_means:2", "segment_means:2:int8", "unscaled_means:2"]
+    sweep = ["--parts", "2", "--segments", "--exchanges", *exchanges, "--base", trained]
+    blocks = ["--exchange", "segment_means:2", "--num-parts", "2", "--checkpoint", trained]
+    train = ["--training.frozen", "--training.learning-rate", RATE, "--training.epochs", "2"]
+    train += ["--training.exchanges", "segment_means:2", "--training.parts", "2", "--num-parts", "2"]
+    train += ["--training.data", "1", "--training.log-every", "1", "--exchange", "segment_means:2"]
+    commands = {"eval.sweep": sweep, "eval.blocks": blocks, "train.finetune": train}
+    folder = tmp_path_factory.mktemp("processes")
+    of_several = [
+        [module, toy_config, *flags, "--out", folder / "several" / module] for module, flags in commands.items()
+    ]
+    for module, flags in commands.items():
+        assert command(module, toy_config, *flags, "--out", folder / "one" / module) == 0
+    of_several.append(["train.finetune", toy_config, *train, "--resume", "--out", folder / "one" / "train.finetune"])
+    of_several.append(["helpers.on_processes", folder / "found.npz"])
+    file = folder / "commands.json"
+    file.write_text(json.dumps(of_several, default=str))
+    emulated = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    done = launch("-n", "2", "--", "helpers.commands_together", file, **WITH_TESTS, **ELSEWHERE, XLA_FLAGS=emulated)
+    assert done.returncode == 0, done.stderr
+    return Found(folder / "several", folder / "one", done.stdout)
+
+
 def rows(out: Path) -> list[dict]:
     found = json.loads((out / "results.json").read_text())["rows"]
     return [{name: x for name, x in row.items() if name != "seconds"} for row in found]
 
 
-def test_a_sweep_on_two_processes_has_the_rows_of_one_on_emulated_devices(toy_config, trained, tmp_path):
-    exchanges = ["isolated_parts", "all_gather:bfloat16", "segment_means:2", "segment_means:2:int8", "unscaled_means:2"]
-    flags = [toy_config, "--parts", "2", "--segments", "--exchanges", *exchanges, "--base", str(trained)]
-    done = launch("-n", "2", "--", "eval.sweep", *flags, "--out", tmp_path / "several")
-    assert done.returncode == 0, done.stderr
-    assert "[0] wrote" in done.stdout
-    assert "[1] wrote" not in done.stdout
-    assert command("eval.sweep", *flags, "--out", tmp_path / "one") == 0
-    assert rows(tmp_path / "several") == rows(tmp_path / "one")
-    assert len(rows(tmp_path / "one")) == 6
+@pytest.mark.slow
+@pytest.mark.process
+def test_the_terminal_alone_prints(found):
+    assert "[0] wrote" in found.printed
+    assert "[1] wrote" not in found.printed
 
 
-def test_blocks_on_two_processes_are_those_of_one(toy_config, trained, tmp_path):
-    flags = [toy_config, "--exchange", "segment_means:2", "--num-parts", "2", "--checkpoint", trained]
-    done = launch("-n", "2", "--", "eval.blocks", *flags, "--out", tmp_path / "several")
-    assert done.returncode == 0, done.stderr
-    assert command("eval.blocks", *flags, "--out", tmp_path / "one") == 0
-    several, one = (json.loads((tmp_path / name / "results.json").read_text())["rows"] for name in ("several", "one"))
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_sweep_on_two_processes_has_the_rows_of_one_on_emulated_devices(found):
+    several, one = map(rows, found.both("eval.sweep"))
+    assert several == one
+    assert len(one) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_blocks_on_two_processes_are_those_of_one(found):
+    several, one = map(rows, found.both("eval.blocks"))
     for a, b in zip(several, one, strict=True):
         assert a["score"] == b["score"]
         if a["block"] is not None:  # the last row is of all blocks together
@@ -69,47 +117,47 @@ def test_blocks_on_two_processes_are_those_of_one(toy_config, trained, tmp_path)
             assert a["relative_error"] == pytest.approx(b["relative_error"], rel=1e-4)
 
 
-@pytest.mark.parametrize("num_processes", [2, 3])
-def test_logits_and_generated_tokens_are_those_of_emulated_devices(num_processes, tmp_path):
-    elsewhere = {  # neither a proxy nor emulated devices are for these processes
-        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "all_proxy", "grpc_proxy"), "http://127.0.0.1:9"),
-        "JAX_NUM_CPU_DEVICES": "8",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }
-    more = WITH_TESTS | (elsewhere if num_processes == 2 else {})
-    done = launch("-n", num_processes, "--", "helpers.on_processes", tmp_path / "found.npz", **more)
-    assert done.returncode == 0, done.stderr
-    found, expected = np.load(tmp_path / "found.npz"), on_processes.outcomes(num_processes)
-    assert set(found) == set(expected)
-    assert len(expected) == 3 * len(on_processes.EXCHANGES) + 2 + (num_processes == 2)
-    for name, values in expected.items():
-        assert_close(found[name], values)
-
-
-def test_fine_tuning_on_two_processes_takes_the_steps_of_one_and_one_restores_it(toy_config, tmp_path):
-    flags = [toy_config, "--training.frozen", "--training.learning-rate", str(RATE), "--training.epochs", "2"]
-    flags += ["--training.exchanges", "segment_means:2", "--training.parts", "2", "--num-parts", "2"]
-    flags += ["--training.data", "1", "--training.log-every", "1", "--exchange", "segment_means:2"]
-    done = launch("-n", "2", "--", "train.finetune", *flags, "--out", tmp_path / "several")
-    assert done.returncode == 0, done.stderr
-    assert command("train.finetune", *flags, "--out", tmp_path / "one") == 0
-    several, one = (
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("several", "one")
-    )
-    losses = [[line["loss"] for line in lines if "loss" in line] for lines in (several, one)]
+@pytest.mark.slow
+@pytest.mark.process
+def test_fine_tuning_on_two_processes_takes_the_steps_of_one(found):
+    """Two processes went on with the run of one afterwards, which was done."""
+    several, one = found.both("train.finetune")
+    losses = [[line["loss"] for line in lines(out) if "loss" in line] for out in (several, one)]
     assert len(losses[0]) == 8
     assert_close(*losses)
-    a, b = (checkpoint.load(tmp_path / name, 8) for name in ("several", "one"))
+    a, b = (checkpoint.load(out, 8) for out in (several, one))
     assert a.step == b.step == 8
     for path, value in flatten(b.params).items():
         # A key's bias adds the same to all scores of a query. Its gradient is rounding alone, in each of the steps.
         steps = a.step if path.endswith("attention/key/bias") else 1
         assert_close(flatten(a.params)[path], value, steps * AN_ADAM_STEP)
-    done = launch("-n", "2", "--", "train.finetune", *flags, "--resume", "--out", tmp_path / "one")
+
+
+def assert_outcomes(path: Path, num_processes: int) -> None:
+    """Those of so many processes are those of emulated devices."""
+    several, one = np.load(path), on_processes.outcomes(num_processes)
+    assert set(several) == set(one)
+    for name, values in one.items():
+        assert_close(several[name], values)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_logits_and_generated_tokens_of_two_processes_are_those_of_emulated_devices(found):
+    assert_outcomes(found.several.parent / "found.npz", 2)
+    assert len(np.load(found.several.parent / "found.npz")) == 9 + 3 + 3 + 2 + 1
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_logits_and_generated_tokens_of_three_processes_are_those_of_emulated_devices(tmp_path):
+    done = launch("-n", 3, "--", "helpers.on_processes", tmp_path / "found.npz", **WITH_TESTS)
     assert done.returncode == 0, done.stderr
+    assert_outcomes(tmp_path / "found.npz", 3)
+    assert len(np.load(tmp_path / "found.npz")) == 3 + 2
 
 
+@pytest.mark.process
 def test_what_the_terminal_refuses_ends_all_in_one_line(tmp_path, toy_config, trained):
     done = launch("-n", "2", "--", "eval.sweep", toy_config, "--parts", "2", "3", "--base", trained, "--out", tmp_path)
     assert done.returncode == 1
@@ -133,6 +181,8 @@ def ends_by_hand(*commands: list, **how) -> list[tuple[int, str]]:
         return [(one.returncode, one.stderr) for one in map(finish, ranks)]
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_other_flags_or_weights_on_one_process_are_found_before_the_first_step(toy_config, toy_folder, tmp_path):
     mesh = ["--num-parts", "2", "--training.parts", "2", "--training.data", "1", "--out", tmp_path / "run"]
     train = ["train.finetune", toy_config, *mesh, "--exchange"]
@@ -163,6 +213,7 @@ def test_other_flags_or_weights_on_one_process_are_found_before_the_first_step(t
     assert "other weights on process 1 than on process 0" in ends[0][1]
 
 
+@pytest.mark.process
 def test_a_taken_port_is_refused(toy_config, tmp_path):
     with socket.socket() as taken:
         taken.bind(("", 0))
@@ -192,6 +243,7 @@ def supervising(ranks: str, how: str) -> str:
     return f"import sys; from eval.launch import *; sys.exit(supervise({ranks}, {how}))"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("rank", "number", "said"),
     [
@@ -217,6 +269,8 @@ def test_a_process_that_is_killed_or_stopped_ends_all(rank, number, said, tmp_pa
         assert not any(map(alive, ranks))
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_ctrl_c_saves_and_one_process_goes_on(toy_config, tmp_path):
     words = endless(toy_config, tmp_path / "run")
     with started("-m", "eval.launch", "-n", "2", "--", *words) as launcher:
@@ -230,6 +284,7 @@ def test_ctrl_c_saves_and_one_process_goes_on(toy_config, tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["step"] > saved
 
 
+@pytest.mark.process
 def test_a_process_that_never_comes_ends_all(tmp_path):
     pids = tmp_path / "pids"
     mark = f"import os; open({str(pids)!r}, 'a').write(f'{{os.getpid()}} ')\n"
@@ -241,6 +296,7 @@ def test_a_process_that_never_comes_ends_all(tmp_path):
     assert not any(alive(int(pid)) for pid in pids.read_text().split())
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("num_processes", "lost", "number", "why"),
     [
@@ -263,6 +319,8 @@ def test_without_the_launcher_the_others_say_in_one_line_which_process_is_lost(
                 assert done.returncode == 1
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_a_process_that_fails_says_why_and_the_others_that_it_did(tmp_path):
     first, second = ends_by_hand(*[["helpers.numbers_exchanged", tmp_path / "here", 20, "raise"]] * 2, **WITH_TESTS)
     assert first == (1, "error: process 1 has ended with status 1; this process ends with it\n")

@@ -56,6 +56,8 @@ def test_stopped_by_ctrl_c_it_saves_and_goes_on_as_if_never_stopped(whole, toy_c
     assert without_times(out) == without_times(whole)
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_killed_at_any_time_it_goes_on_as_if_never_stopped(whole, toy_config, tmp_path):
     out = tmp_path / "run"
     words = ["-m", "train.finetune", toy_config, *WHOLE, "--out", out]
@@ -81,6 +83,7 @@ def wait_for_step(out: Path, step: int, process: subprocess.Popen, seconds: floa
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(whole, toy_config, tmp_path, capsys):
     out = Path(shutil.copytree(whole, tmp_path / "run"))
     for path in (out / "checkpoints" / "16" / "state").rglob("*"):
@@ -142,6 +145,7 @@ def test_a_flipped_bit_is_noticed(whole, toy_config, tmp_path, capsys):
     assert_same_parameters(out, whole)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_recipe_is_passed_over(whole, toy_config, tmp_path, capsys):
     """Same model, same shapes: only what the run says of itself tells them apart."""
     flags = [*FULL, *PRISM, "--training.epochs", "1", "--training.evaluate-every", "2", "--out", tmp_path / "run"]

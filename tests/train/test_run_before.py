@@ -49,6 +49,7 @@ def test_it_is_scored(name):
         assert row[field] == EXPECTED[name][field]
 
 
+@pytest.mark.slow
 def test_it_is_resumed():
     assert command("train.finetune", "toy.py", "--out", "head", "--resume") == 0
     result = json.loads(Path("head/result.json").read_text())

@@ -60,6 +60,7 @@ def test_adapters_go_on_from_those_of_another_run_beside_the_same_kernels(exact,
     assert (a[query + "lora_b"] != b[query + "lora_b"]).any()
 
 
+@pytest.mark.slow
 def test_an_exported_adapter_predicts_as_its_run(prism, toy_config, tmp_path):
     adapter, scored = tmp_path / "adapter", tmp_path / "scored"
     assert command("train.export", prism, adapter, "--adapter") == 0
@@ -72,6 +73,7 @@ def test_an_exported_adapter_predicts_as_its_run(prism, toy_config, tmp_path):
     assert len(predictions[0].splitlines()) == 41
 
 
+@pytest.mark.slow
 def test_every_parameter_is_trained_from_the_adapters_folded_in(exact, prism, toy_config, tmp_path, capsys):
     out = tmp_path / "run"
     flags = [*FULL, "--training.epochs", "1", "--out", out]
@@ -100,6 +102,7 @@ def test_a_run_is_not_scored_on_classes_in_another_order(toy_config, trained, tm
     assert "was trained with the classes zero, one, two" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_data_that_changed_are_noticed(toy_config, tmp_path, monkeypatch, capsys):
     def write(folder: Path, number: int, changed: str = "") -> Path:
         texts = [changed or f"w{i % 9} w{i % 2}" if i == 3 else f"w{i % 9} w{i % 2}" for i in range(number)]

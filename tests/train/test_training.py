@@ -45,6 +45,8 @@ def test_an_evaluation_of_the_checkpoint_is_that_of_training(whole, toy_config, 
     assert row["examples"] == 6
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_a_mesh_of_data_and_parts_trains_alike_and_goes_on_elsewhere(toy_config, tmp_path):
     """The same losses, dropout included, on 2 x 3 devices and on one; then at another P, with other exchanges."""
     common = [*FULL, *PRISM, "--training.log-every", "1", "--training.epochs", "1", "--training.evaluate-every", "2"]
@@ -74,6 +76,7 @@ def test_a_mesh_of_data_and_parts_trains_alike_and_goes_on_elsewhere(toy_config,
     subprocess.run([sys.executable, "-c", read], env=environment(JAX_NUM_CPU_DEVICES="1"), check=True, timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluate_every", [2, 3], ids=["read at once", "read one step late"])
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before(
     evaluate_every, toy_config, tmp_path, monkeypatch, capsys
@@ -102,6 +105,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_before(
     assert [line["step"] for line in lines(out) if "loss" in line] == list(range(1, 17))
 
 
+@pytest.mark.slow
 def test_training_ends_when_its_patience_is_spent(toy_config, tmp_path):
     """At a rate of almost nothing no evaluation is better than the first one."""
     out = tmp_path / "run"
