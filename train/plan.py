@@ -186,7 +186,9 @@ def _check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
         return
     if not resume:
         raise InputError(f"{folder} holds a run already; add --resume to go on with it, or choose another --out")
-    if differing := checkpoint.differences(read_config(folder), experiment, (*STAYS, "exchange_arrays")):
+    config_json = read_config(folder)
+    arrays = ("exchange_arrays",) if "exchange_arrays" in config_json else ()  # missing in earlier versions
+    if differing := checkpoint.differences(config_json, experiment, (*STAYS, *arrays)):
         raise InputError(
             f"{folder} was started with another {', '.join(differing)}; choose another --out, or the same values"
         )
