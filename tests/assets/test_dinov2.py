@@ -73,6 +73,7 @@ def at_224_pixels(loaded):
     return model, params, images.load_processor(loaded.folder, (224, 224))
 
 
+@pytest.mark.slow
 @pytest.mark.parity("onnx", "onnxruntime")
 def test_hidden_states_equal_those_of_the_onnx_graph(at_224_pixels, tmp_path):
     """The graph as its authors exported it, run by onnxruntime up to the last norm of the encoder."""

@@ -52,6 +52,7 @@ def test_no_float_has_64_bits(model, batch, exchange):
     assert not re.search(r"f64\[\d", str(program))
 
 
+@pytest.mark.slow
 def test_parameters_and_gradients_are_those_of_32_bits():
     model, on = BertForSequenceClassification(BERT), pj.on_one_device(2)
 
@@ -66,6 +67,7 @@ def test_parameters_and_gradients_are_those_of_32_bits():
         jax.tree.map(assert_close, outcome(jax.random.key(0), TEXTS), expected)
 
 
+@pytest.mark.slow
 def test_texts_are_those_of_32_bits():
     def texts():
         model, params = tiny_gpt2()

@@ -16,6 +16,7 @@ from prism_jax.models.bert import BertConfig, BertModel
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
+@pytest.mark.slow
 def test_every_figure_agrees(tmp_path, capsys):
     assert command("eval.paper", "--out", tmp_path) == 0
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]

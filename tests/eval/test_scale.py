@@ -40,6 +40,7 @@ def test_the_fitted_powers():
     assert found["b"]["memory_activations_bytes_compiled"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_where_it_was(tmp_path, capsys):
     flags = ["--lengths", 16, "--num-parts", 4, "--segments", "--layers", 1, "--out", tmp_path]
     for printed in (2, 0):

@@ -79,9 +79,9 @@ class MeansOfFirst(pj.Sending):
     ("exchange", "same_with_room", "run"),
     [
         (pj.SegmentMeans(3), lambda T: MeansOfFirst(T, 3), pj.on_one_device(2)),
-        (pj.SegmentMeans(3), lambda T: MeansOfFirst(T, 3), pj.on_mesh(4)),
+        pytest.param(pj.SegmentMeans(3), lambda T: MeansOfFirst(T, 3), pj.on_mesh(4), marks=pytest.mark.slow),
         (pj.AllGather(), lambda T: MeansOfFirst(T, T), pj.on_one_device(2)),
-        (pj.IsolatedParts(), lambda T: pj.IsolatedParts(), pj.on_mesh(4)),
+        pytest.param(pj.IsolatedParts(), lambda T: pj.IsolatedParts(), pj.on_mesh(4), marks=pytest.mark.slow),
         ((pj.SegmentMeans(2), pj.AllGather()), lambda T: (MeansOfFirst(T, 2), MeansOfFirst(T, T)), pj.on_mesh(4)),
     ],
     ids=["segment_means-one_device", "segment_means-mesh", "all_gather-one_device", "isolated-mesh", "per_block-mesh"],

@@ -139,14 +139,14 @@ OTHER_TASKS = ["glue/stsb"]
 TRAINED = [name for name in RECIPES if recipe.load(str(ROOT / "configs" / f"{name}.py")).dataset]
 
 
-ONE_A_FAMILY = {"bert_newsgroups", "vit_cifar10", "gpt2_tales"}
+QUICK = {"bert_newsgroups", "gpt2_tales"}
 """The others are slow together, and one by one like these."""
 
 
 @pytest.mark.parametrize(
     ("name", "dataset"),
     [
-        *(pytest.param(name, None, marks=[pytest.mark.slow] * (name not in ONE_A_FAMILY)) for name in TRAINED),
+        *(pytest.param(name, None, marks=[pytest.mark.slow] * (name not in QUICK)) for name in TRAINED),
         *(pytest.param("bert_glue", task, marks=pytest.mark.slow) for task in OTHER_TASKS),
     ],
 )

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("quick_to_compile")
 IDEAS = ROOT / "configs" / "ideas"
 
 
+@pytest.mark.slow
 def test_a_learned_weight_on_log_count():
     """At 1, which it is at first, it changes nothing; at 0 log(count) is left out."""
     idea = runpy.run_path(IDEAS / "sst2_learned_weight.py")

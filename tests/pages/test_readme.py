@@ -93,6 +93,7 @@ def test_the_quoted_lines_are_those_of_the_source():
     assert BLOCKS["encode_part"].replace("\n\n", "\n").replace("\n\n", "\n").strip() in source.replace("\n\n", "\n")
 
 
+@pytest.mark.slow
 def test_sending_all_last_tokens_is_an_all_gather():
     """The example exchange is right: with every token sent it is exact."""
     names = {}
@@ -136,6 +137,7 @@ def test_every_field_that_is_written_is_explained(trained, toy_config, tmp_path)
     assert [name for name in written if f"`{name.removesuffix('_compiled')}`" not in explained] == []
 
 
+@pytest.mark.slow
 def test_a_data_set_of_ones_own(toy_config, tmp_path, monkeypatch):
     rows = [f"w{3 + i % 2} w5,{'no' if i % 2 else 'yes'}" for i in range(40)]
     for split in ("train", "test"):

@@ -21,7 +21,11 @@ def assert_same(steps: list[dict[str, float]], expected: list[dict[str, float]])
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    ("exchange", "num_parts"), [(pj.WholeSequence(), 1), (pj.AllGather(), 3)], ids=["whole", "all"]
+    ("exchange", "num_parts"),
+    [
+        pytest.param(pj.WholeSequence(), 1, id="whole"),
+        pytest.param(pj.AllGather(), 3, id="all", marks=pytest.mark.slow),
+    ],
 )
 def test_golden_steps_without_torch(family, exchange, num_parts):
     assert_same(our_steps(FAMILIES[family], exchange, num_parts), STORED[family])

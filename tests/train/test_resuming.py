@@ -38,6 +38,7 @@ def test_a_run_that_is_done_stays_as_it_is(whole, toy_config, tmp_path, capsys):
     assert result["seconds"] > lines(whole)[-1]["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_stopped_by_ctrl_c_it_saves_and_goes_on_as_if_never_stopped(whole, toy_config, tmp_path, monkeypatch, capsys):
     real, out = Log.write, tmp_path / "run"
 
