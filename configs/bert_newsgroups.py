@@ -8,7 +8,8 @@
         --num-parts 4
     python -m train.finetune configs/bert_newsgroups.py --out runs/control --start runs/exact --training.epochs 0.5
     python -m train.export runs/exact configs/adapters/minilm_newsgroups --adapter --dtype float16
-    python -m train.calibrate configs/bert_newsgroups.py --exchanges codebooks:192:4:all_gather --dtype float16
+    python -m train.calibrate configs/bert_newsgroups.py --exchanges codebooks:192:4:all_gather --dtype float16 \\
+        --out configs/adapters/minilm_newsgroups
 
 Weights: asset:minilm, from the package index. configs/adapters has an adapter trained without an exchange, codebooks
 for its rows, and an adapter trained from there through segment means. Expected (ours, JAX 0.10.2, CPU), accuracy in

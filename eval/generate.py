@@ -24,7 +24,7 @@ from prism_jax.data import text
 from prism_jax.errors import InputError
 from prism_jax.exchange.baselines import WholeSequence
 from prism_jax.exchange.setting import Setting
-from prism_jax.experiments import recipe
+from prism_jax.experiments import exchange_arrays, recipe
 from prism_jax.experiments.recipe import Evaluation, Experiment, Preparation
 from prism_jax.generation import Generator
 from prism_jax.parallel.mesh import emulate_devices, on_mesh
@@ -64,13 +64,14 @@ def load(command: Generate) -> weights.Pretrained:
     experiment = command.experiment
     if command.checkpoint is not None:
         return load_variant(experiment, None, command.checkpoint)
-    return weights.load(
+    loaded = weights.load(
         experiment.model,
         experiment.weights,
         revision=experiment.revision,
         adapter=experiment.evaluation.adapter,
         compute_dtype=experiment.compute_dtype,
     )
+    return exchange_arrays.with_arrays(loaded, experiment.exchange_arrays)
 
 
 def speed_table(rows: list[dict]) -> str:

@@ -47,8 +47,11 @@ def main(argv: list[str]) -> None:
     refuse_several("train.calibrate runs")
     named = dict.fromkeys(in_block for exchange in command.exchanges for in_block in as_tuple(exchange))
     books = [exchange for exchange in named if isinstance(exchange, Codebooks)]
-    if not books or len(books) < len(named):
-        raise InputError("--exchanges names no codebooks, or others too; give some such as codebooks:48:8:all_gather")
+    if not books:
+        raise InputError("--exchanges names no codebooks; give some, such as codebooks:48:8:all_gather")
+    if others := [str(exchange) for exchange in named if not isinstance(exchange, Codebooks)]:
+        raise InputError(f"{others[0]} has no codebooks to make; name only exchanges such as codebooks:48:8:all_gather")
+    books = list({exchange.arrays_name: exchange for exchange in books}.values())  # whatever they wrap
     if command.base:
         check_run(command.experiment, command.base)
     out = output_folder(command.out)
@@ -58,7 +61,9 @@ def main(argv: list[str]) -> None:
         check_groups(exchange.groups, exchange.bits, pretrained.model.config.stack.features)
     rows = codebook_fit.rows_of_blocks(command.experiment, pretrained, dataset, command.examples, command.rows)
     seed = command.experiment.training.seed
-    save(out / FILE, {x.arrays_name: codebook_fit.fit(x, rows, seed) for x in books}, command.dtype)
+    arrays = {exchange.arrays_name: codebook_fit.fit(exchange, rows, seed) for exchange in books}
+    source = command.base or command.experiment.evaluation.adapter or command.experiment.weights
+    save(out / FILE, arrays, source, command.dtype)
     print(f"wrote {out}/{FILE}: {', '.join(map(str, books))}, from {len(rows[0])} rows of each block")
 
 

@@ -79,15 +79,18 @@ def rows_of_blocks(
     lengths = bucket_lengths(experiment.buckets, experiment.num_tokens)
     kept: list[list[np.ndarray]] = [[] for _ in range(stack.num_layers)]
     params = jax.device_put(pretrained.params)
+    places = np.random.default_rng(experiment.training.seed).permutation(int(np.sum(task.lengths)))[:most]
+    wanted, read_before = np.zeros(int(np.sum(task.lengths)), bool), 0
+    wanted[places] = True
     for batch in tqdm(scoring_batches(task, lengths, experiment.batch_size), "rows", unit="batch", disable=None):
         tokens = dict(batch.tokens)
         real_BN = np.asarray(tokens.pop("mask", np.ones((len(batch.weight_B), batch.num_tokens))), bool)
-        chosen = real_BN & (batch.weight_B > 0)[:, None]
+        tokens_read = np.argwhere(real_BN & (batch.weight_B > 0)[:, None])
+        chosen = tokens_read[wanted[read_before : read_before + len(tokens_read)]]
+        read_before += len(tokens_read)
         for block, x_BND in zip(kept, read(params, tokens, real_BN), strict=True):
-            block.append(np.asarray(x_BND)[chosen])
-    rows = [np.concatenate(block) for block in kept]
-    places = np.random.default_rng(experiment.training.seed).permutation(len(rows[0]))[:most]
-    return [block[np.sort(places)] for block in rows]
+            block.append(np.asarray(x_BND)[*chosen.T])
+    return [np.concatenate(block) for block in kept]
 
 
 def fit(books: Codebooks, rows: list[np.ndarray], seed: int) -> dict[str, dict[str, np.ndarray]]:

@@ -6,6 +6,7 @@ python -m train.export RUN DIR [--adapter] [--dtype float16]
          with --adapter, only the LoRA adapter is written, in PEFT's layout
 """
 
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,10 +18,8 @@ from prism_jax.assets import hub
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError
-from prism_jax.exchange.arrays import EXCHANGE
 from prism_jax.experiments import checkpoint, exchange_arrays
 from prism_jax.experiments.build import load_run
-from prism_jax.experiments.exchange_arrays import with_arrays
 from prism_jax.folders import check_empty, new_folder
 from prism_jax.layers import lora
 from prism_jax.models.registry import class_named
@@ -41,6 +40,12 @@ class Export:
     """Type of an adapter's tensors."""
 
 
+def trained_through_codebooks(trained: checkpoint.Trained) -> bool:
+    """Returns whether a run used codebooks, in training or to choose its checkpoint."""
+    names = (*trained.config["training"]["exchanges"], trained.config.get("exchange"))
+    return any("codebooks:" in str(name) for name in names)
+
+
 def main(argv: list[str]) -> None:
     command = flags.parse_flags(Export, __doc__, argv)
     trained = checkpoint.named(command.run)
@@ -50,11 +55,12 @@ def main(argv: list[str]) -> None:
             f"the run in {command.run}, or one that it started from, trained more than adapters; "
             "leave --adapter out to write the whole model"
         )
+    if trained_through_codebooks(trained):
+        exchange_arrays.check(trained.config.get("exchange_arrays"))
     out = output_folder(command.dir)
     check_empty(out)
-    arrays = trained.config.get("exchange_arrays")
-    loaded = with_arrays(load_run(trained, class_named(trained.config["model"])), arrays)
-    exchange = loaded.params.pop(EXCHANGE, None)
+    loaded = load_run(trained, class_named(trained.config["model"]))
+    arrays = trained.config.get("exchange_arrays") if trained_through_codebooks(trained) else None
     if command.adapter:
         whole = {name for recipe in recipes for name in recipe["fresh"]}
         base = hub.public_name(trained.config["weights"])
@@ -74,8 +80,8 @@ def main(argv: list[str]) -> None:
         plain = replace(loaded, params=lora.merge(loaded.params))
         weights.export(plain, out, trained.config["label_names"])
         written = ["config.json", "model.safetensors"]
-    if exchange:
-        exchange_arrays.save(out / exchange_arrays.FILE, exchange)
+    if arrays:
+        shutil.copyfile(arrays, out / exchange_arrays.FILE)
         written.append(exchange_arrays.FILE)
     print(f"wrote {out}/{', '.join(written)}: step {trained.step} of {command.run}")
 

@@ -15,7 +15,7 @@ from prism_jax.errors import InputError
 from prism_jax.exchange.baselines import WholeSequence
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
-from prism_jax.experiments import checkpoint, recipe
+from prism_jax.experiments import checkpoint, exchange_arrays, recipe
 from prism_jax.experiments.build import (
     check_run,
     check_same_classes,
@@ -128,6 +128,7 @@ def plan_run(experiment: Experiment, out: str, *, resume: bool = False, start: s
     from_terminal(lambda: _check_folder(folder, experiment, resume))
     trained = from_terminal(lambda: _checkpoint_to_start_from(folder, start, experiment))
     check_sources(experiment, fresh=training.fresh)
+    exchange_arrays.check(experiment.exchange_arrays)
 
     dataset, held_out = load_training_data(experiment)
     data = from_terminal(lambda: _unchanged_contents(folder, {"training": dataset, "held_out": held_out}))

@@ -13,8 +13,9 @@ from prism_jax import cost
 from prism_jax.assets import hub
 from prism_jax.data.datasets import Corpus, Dataset, even_indices, subset
 from prism_jax.data.text import bucket_lengths, bucket_of
+from prism_jax.exchange.base import as_tuple
 from prism_jax.exchange.setting import Setting
-from prism_jax.experiments import checkpoint, recipe
+from prism_jax.experiments import checkpoint, exchange_arrays, recipe
 from prism_jax.experiments.build import (
     HELD_OUT,
     check_run,
@@ -25,11 +26,10 @@ from prism_jax.experiments.build import (
     load_model,
     load_run,
 )
-from prism_jax.experiments.exchange_arrays import with_arrays
 from prism_jax.experiments.recipe import Experiment
 from prism_jax.layers import lora
 from prism_jax.models.base import Model
-from prism_jax.parallel.processes import check_same, from_terminal
+from prism_jax.parallel.processes import check_same, from_terminal, is_terminal
 from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks import prepare
 from prism_jax.tasks.base import Task
@@ -125,6 +125,7 @@ def load_scoring(
       InputError: if a source, the data or a setting does not fit the model, or a process's weights differ from those of
         process 0.
     """
+    exchange_arrays.check(experiment.exchange_arrays)
     for source in sources.values():
         check_variant(experiment, source, fresh)
     evaluation = experiment.evaluation
@@ -144,7 +145,16 @@ def load_scoring(
         for kind, pretrained in loaded.items()
     }
     check_same("weights", {kind: variant.params for kind, variant in variants.items()})
+    features = base.model.config.stack.features
+    if any(one.arrays(features) for setting in settings for one in as_tuple(setting.exchange)):
+        _note_other_source(experiment.exchange_arrays, variants[BASE].source)
     return Scoring(experiment, base, variants, dataset, index, task)
+
+
+def _note_other_source(path: str | None, base: str) -> None:
+    """Prints a note if the arrays of exchanges were made for other weights than the base weights."""
+    if path is not None and is_terminal() and (source := exchange_arrays.source_of(path)) != base:
+        print(f"note: the arrays in {path} were made for {source}, but the base weights are {base}")
 
 
 def load_variant(
@@ -167,7 +177,7 @@ def load_variant(
       InputError: if the source is neither a run nor an adapter, or belongs to another model.
     """
     pretrained = _without_arrays(experiment, dataset, source, fresh, reader)
-    return with_arrays(pretrained, experiment.exchange_arrays)
+    return exchange_arrays.with_arrays(pretrained, experiment.exchange_arrays)
 
 
 def _without_arrays(

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from eval.scoring.variants import CONTROL, ONE_DEVICE, TUNED, Planned
 from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Exchange, Exchanges, as_tuple, sender, with_wire
+from prism_jax.exchange.base import Exchange, Exchanges, as_tuple, has_own_wire, sender, with_wire
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
 from prism_jax.exchange.segments import SegmentMeans
 from prism_jax.exchange.setting import Setting
@@ -51,10 +51,11 @@ def grid_of_exchanges(grid: Grid) -> list[Exchanges]:
 
 
 def with_format(exchange: Exchanges, wire: Wire) -> Exchanges:
-    """Returns an exchange, or one for each block, in a wire format. Exchanges that send nothing stay unchanged."""
+    """Returns an exchange, or one for each block, in a wire format. Exchanges that send nothing, or in a format of
+    their own, stay unchanged."""
 
     def convert(exchange: Exchange) -> Exchange:
-        return with_wire(exchange, wire) if sender(exchange) else exchange
+        return with_wire(exchange, wire) if sender(exchange) and not has_own_wire(exchange) else exchange
 
     return convert(exchange) if isinstance(exchange, Exchange) else tuple(map(convert, exchange))
 

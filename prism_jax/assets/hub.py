@@ -4,7 +4,6 @@ A source is a folder in the hub's layout (`config.json`, `model.safetensors`), a
 see `prism_jax.assets`). All are read in the same way.
 """
 
-import json
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -286,10 +285,9 @@ def read_label_names(path: Path) -> tuple[str, ...]:
         ) from error
 
 
-def write_file(path: Path, tensors: Mapping[str, np.ndarray], label_names: Sequence[str] = ()) -> None:
-    """Writes a safetensors file, completely or not at all. Notes the class names, if given, in its metadata."""
+def write_file(path: Path, tensors: Mapping[str, np.ndarray], notes: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file with notes in its metadata, completely or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    noted = {"label_names": json.dumps([*label_names])} if label_names else {}
-    save_file(dict(tensors), partial, metadata={"format": "pt", **noted})
+    save_file(dict(tensors), partial, metadata={"format": "pt", **(notes or {})})
     partial.chmod(0o644)
     partial.replace(path)

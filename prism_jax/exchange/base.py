@@ -54,11 +54,8 @@ class Exchange(abc.ABC):
 
     @property
     def after_norm(self) -> bool:
-        """Whether x_BTD is the output of the norm before attention, in models that have one there (pre-norm).
-
-        Otherwise it is the residual stream, and the receiver normalises the rows. Subclasses may write
-        `after_norm = True`.
-        """
+        """Whether x_BTD is the output of the norm before attention, in pre-norm models. Otherwise it is the residual
+        stream, and the receiver normalises the rows. Subclasses may write `after_norm = True`."""
         return False
 
     def rows_sent(self, part_len: int) -> int:
@@ -271,6 +268,11 @@ def sender(exchange: Exchange) -> Sending | None:
     while isinstance(exchange, Wrapped):
         exchange = exchange.of
     return exchange if isinstance(exchange, Sending) else None
+
+
+def has_own_wire(exchange: Exchange) -> bool:
+    """Returns whether an exchange, or one that it wraps, sends rows in a format of its own, such as codes."""
+    return isinstance(exchange, Wrapped) and (exchange.own_wire is not None or has_own_wire(exchange.of))
 
 
 def wire_of(exchange: Exchange) -> Wire:

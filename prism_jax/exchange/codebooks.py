@@ -92,6 +92,8 @@ class Codebooks(Wrapped):
             raise InputError(f"bits is {self.bits}; choose 2, 4 or 8")
         if sender(self.of) is None or wire_of(self.of) != FLOAT32:
             raise InputError(f"codebooks can't send the rows of {self.of}; choose an exchange that sends float32 rows")
+        if self.of.after_norm:
+            raise InputError(f"codebooks are made of rows before the norm, but {self.of} sends rows behind it")
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
         return with_wire(self.of, Codes(self.groups, self.bits, self.centroids_GKE))(x_BTD, layout)

@@ -39,10 +39,12 @@ def _parse_one(text: str) -> Exchange:
         given = {}
     if len(given) != len(parameters) or not (rest if wrapped else rest in ("", *WIRES)):
         form = ":".join([name, *parameters, *(["EXCHANGE"] if wrapped else [])])
-        raise InputError(
-            f"exchange {text!r} does not fit the form {form!r}, with numbers for the names; "
-            f"behind it may stand a wire format, one of {', '.join(WIRES)}"
+        more = (
+            "and an exchange such as all_gather at the end"
+            if wrapped
+            else f"behind it may stand a wire format, one of {', '.join(WIRES)}"
         )
+        raise InputError(f"exchange {text!r} does not fit the form {form!r}, with numbers for the names; {more}")
     if issubclass(kind, Wrapped):
         return kind(of=_parse_one(rest), **given)
     return with_wire(kind(**given), WIRES[rest] if rest else FLOAT32)

@@ -1,31 +1,55 @@
 """Files with the arrays of exchanges, see `prism_jax.exchange.arrays`."""
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
 from prism_jax.assets import hub
 from prism_jax.errors import InputError
 from prism_jax.exchange.arrays import EXCHANGE
+from prism_jax.parallel.processes import from_terminal
 from prism_jax.trees import flatten, unflatten
 from prism_jax.weights import Pretrained
 
 FILE = "exchange.safetensors"
+NAME = re.compile(rf"{EXCHANGE}/[^/]+/block_\d+/[^/]+")
 
 
-def save(path: Path, arrays: Mapping[str, Any], dtype: str = "float32") -> None:
-    """Writes the arrays of exchanges, by the name of the exchange and by block.
+def save(path: Path, arrays: Mapping[str, Any], source: str, dtype: str = "float32") -> None:
+    """Writes the arrays of exchanges.
+
+    Args:
+      path: of the file.
+      arrays: by the name of the exchange, by block, and by the name of the array.
+      source: weights that the arrays were made for. The file notes them.
+      dtype: "float32" or "float16".
 
     Raises:
-      InputError: if a number is beyond the range of the type.
+      InputError: if a number is not finite, or beyond the range of the type.
     """
     tensors = {name: np.asarray(x, np.float32) for name, x in flatten({EXCHANGE: dict(arrays)}).items()}
-    if beyond := [name for name, x in tensors.items() if np.abs(x).max(initial=0) > np.finfo(dtype).max]:
-        raise InputError(f"{beyond[0]} has numbers beyond the range of {dtype}; choose float32")
-    hub.write_file(path, {name: x.astype(dtype) for name, x in tensors.items()})
+    for name, x in tensors.items():
+        if not (np.abs(x) <= np.finfo(dtype).max).all():
+            raise InputError(f"{name} has numbers beyond the range of {dtype}; choose float32, or other weights")
+    hub.write_file(path, {name: x.astype(dtype) for name, x in tensors.items()}, notes={"source": json.dumps(source)})
+
+
+def check(path: str | None) -> None:
+    """Raises InputError if there is no such file. Reads nothing."""
+    if path is not None and not Path(path).is_file():
+        raise InputError(f"no file {path!r}; make it with train.calibrate, and give it with --exchange-arrays")
+
+
+def source_of(path: str) -> str:
+    """Returns the weights that the arrays in a file were made for, as the file notes them."""
+    with safe_open(path, "numpy") as file:
+        return json.loads((file.metadata() or {}).get("source", '"unknown weights"'))
 
 
 def with_arrays(pretrained: Pretrained, path: str | None) -> Pretrained:
@@ -36,11 +60,18 @@ def with_arrays(pretrained: Pretrained, path: str | None) -> Pretrained:
     """
     if path is None:
         return pretrained
+    return replace(pretrained, params={**pretrained.params, **from_terminal(lambda: _read(path))})
+
+
+def _read(path: str) -> dict[str, Any]:
+    check(path)
     tensors = hub.read_file(Path(path))
-    wrong = [name for name, x in tensors.items() if not name.startswith(f"{EXCHANGE}/") or hub.no_floats(x)]
+    wrong = [name for name, x in tensors.items() if not NAME.fullmatch(name) or hub.no_floats(x)]
     if wrong or not tensors:
         raise InputError(
             f"{path} holds {', '.join(wrong[:3]) or 'nothing'}, no arrays of exchanges; give a file of train.calibrate"
         )
-    arrays = unflatten({name: np.asarray(x, np.float32) for name, x in tensors.items()})
-    return replace(pretrained, params={**pretrained.params, **arrays})
+    arrays = {name: np.asarray(x, np.float32) for name, x in tensors.items()}
+    if damaged := [name for name, x in arrays.items() if not np.isfinite(x).all()]:
+        raise InputError(f"{path} holds numbers that are not finite, in {damaged[0]}; make it again")
+    return unflatten(arrays)

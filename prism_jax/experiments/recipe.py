@@ -71,7 +71,7 @@ class Grid:
     )
     """Exchanges beside segment means. Exchanges of your own can stand here."""
     wires: tuple[str, ...] = ()
-    """Wire formats, such as float32 int8, for every exchange that sends rows; empty for that of each exchange."""
+    """Wire formats, such as float32 int8, for all exchanges that send rows, codebooks aside; empty for that of each."""
     lengths: tuple[NumTokens, ...] = ()
     """Numbers of tokens, N; empty for num_tokens alone."""
 
@@ -202,8 +202,6 @@ class Experiment:
     def check(self) -> None:
         """Raises InputError for values that are wrong, as far as that shows without loading anything."""
         records.check_fields(self)
-        if self.exchange_arrays is not None and not Path(self.exchange_arrays).is_file():
-            raise InputError(f"no file {self.exchange_arrays!r}; give one of train.calibrate with --exchange-arrays")
         self.evaluation.check()
         self.grid.check()
         for num_tokens in self.grid.lengths or (self.num_tokens,):

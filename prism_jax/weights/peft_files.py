@@ -119,7 +119,8 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config_json, indent=2) + "\n")
     named = {BASE + name: np.ascontiguousarray(x, dtype) for name, x in tensors.items()}
-    hub.write_file(folder / WEIGHTS, named, label_names)
+    notes = {"label_names": json.dumps([*label_names])} if label_names else {}
+    hub.write_file(folder / WEIGHTS, named, notes)
 
 
 def load(folder: Path | str, model: Model, params: Any) -> Any:

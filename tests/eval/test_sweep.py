@@ -29,6 +29,7 @@ from eval.timing import session
 from prism_jax.assets import hub
 from prism_jax.data.images import load_processor
 from prism_jax.exchange.baselines import IsolatedParts
+from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.segments import SegmentMeans
 from prism_jax.exchange.setting import Setting
 from prism_jax.experiments import recipe
@@ -289,6 +290,10 @@ def test_what_can_run_nowhere_is_refused_at_once(toy_config):
 
 
 def test_all_rows_in_few_bits_stand_beside_the_means_by_default():
+    coded = Codebooks(SegmentMeans(2), 8, 4)
+    grid = recipe.Grid(segments=(), exchanges=(coded, SegmentMeans(2)), wires=("int8", "int4"))
+    own_format = ["codebooks:8:4:segment_means:2", "segment_means:2:int8", "segment_means:2:int4"]
+    assert [str(exchange) for exchange in grid_of_exchanges(grid)] == own_format
     names = [str(exchange) for exchange in grid_of_exchanges(recipe.Grid(segments=(2,)))]
     assert names == ["isolated_parts", "all_gather", "all_gather:int4", "all_gather:int2", "segment_means:2"]
 

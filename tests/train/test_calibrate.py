@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 from helpers.command import command
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from prism_jax.errors import InputError
 from prism_jax.exchange import AllGather, Codebooks
-from prism_jax.experiments.exchange_arrays import save
+from prism_jax.experiments.exchange_arrays import save, source_of, with_arrays
+from prism_jax.weights import Pretrained
 from train.codebook_fit import fit
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -51,7 +52,10 @@ def test_a_sweep_scores_through_calibrated_codebooks(calibrated, toy_config, tra
     assert coded["bytes_sent_per_device"] * 8 == exact["bytes_sent_per_device"]  # 16 bytes in place of 128
     assert exact["score"] == whole["score"]
     assert coded["score"] > 50  # chance is 33
-    capsys.readouterr()
+    assert "were made for" not in capsys.readouterr().out
+    words = ["--exchange", BOOKS, "--num-parts", 2, "--exchange-arrays", calibrated, "--out", tmp_path / "other"]
+    assert command("eval.evaluate", toy_config, "--checkpoint", f"{trained}@16", *words) == 0
+    assert f"were made for {trained}, but the base weights are {trained}@16" in capsys.readouterr().out
     assert command("eval.evaluate", toy_config, "--checkpoint", trained, "--exchange", BOOKS, "--num-parts", 3) != 0
     assert "the weights lack the arrays of codebooks:16:8:all_gather; make them with train.calibrate" in (
         capsys.readouterr().err
@@ -71,20 +75,42 @@ def test_training_leaves_codebooks_as_they_are_and_export_writes_them(calibrated
 
 def test_a_file_in_float16_holds_the_rounded_centroids(tmp_path):
     arrays = {"books": {"block_0": {"centroids": np.array([[0.1, 1e-3]])}}}
-    save(tmp_path / "half.safetensors", arrays, "float16")
+    save(tmp_path / "half.safetensors", arrays, "somewhere", "float16")
+    assert source_of(str(tmp_path / "half.safetensors")) == "somewhere"
     (half,) = load_file(tmp_path / "half.safetensors").values()
     assert half.dtype == np.float16
     assert (half == np.array([[0.1, 1e-3]], np.float16)).all()
-    arrays["books"]["block_0"]["centroids"][0, 0] = 1e6
-    with pytest.raises(InputError, match="numbers beyond the range of float16; choose float32"):
-        save(tmp_path / "half.safetensors", arrays, "float16")
+    for number in (1e6, np.nan):
+        arrays["books"]["block_0"]["centroids"][0, 0] = number
+        with pytest.raises(InputError, match="numbers beyond the range of float16; choose float32"):
+            save(tmp_path / "half.safetensors", arrays, "somewhere", "float16")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"exchange/books": [1.0]}, "holds exchange/books, no arrays of exchanges"),
+        ({"encoder/kernel": [1.0]}, "holds encoder/kernel, no arrays of exchanges"),
+        ({"exchange/a/block_0/centroids": [np.nan]}, "holds numbers that are not finite"),
+        ({"exchange/a/block_0/centroids": [1]}, "no arrays of exchanges"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tensors, message, tmp_path):
+    arrays = {name: np.array(x, np.int64 if isinstance(x[0], int) else np.float32) for name, x in tensors.items()}
+    save_file(arrays, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=message):
+        with_arrays(Pretrained(None, {}), str(tmp_path / "other.safetensors"))
+    with pytest.raises(InputError, match="no file"):
+        with_arrays(Pretrained(None, {}), str(tmp_path / "none.safetensors"))
 
 
 def test_wrong_input_is_refused_in_one_line(toy_config, trained, tmp_path, capsys):
     for flags, message in (
-        (["--exchanges", "all_gather"], "--exchanges names no codebooks, or others too"),
-        ([], "--exchanges names no codebooks, or others too"),
-        (["--exchanges", BOOKS, "--exchange-arrays", tmp_path / "no"], "no file"),
+        (["--exchanges", "all_gather"], "--exchanges names no codebooks"),
+        ([], "--exchanges names no codebooks"),
+        (["--exchanges", BOOKS, "all_gather"], "all_gather has no codebooks to make"),
+        (["--exchanges", "codebooks:8:4:means_after_norm:2"], "codebooks are made of rows before the norm"),
+        (["--exchanges", "codebooks:8:4"], "and an exchange such as all_gather at the end"),
         (["--exchanges", "codebooks:7:8:all_gather", "--base", trained], "7 groups of 8 bits for rows of 32 features"),
     ):
         assert command("train.calibrate", toy_config, *flags, "--out", tmp_path / "out") == 2
