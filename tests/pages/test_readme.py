@@ -162,6 +162,22 @@ def test_the_plan_says_what_the_page_says(tmp_path, capsys):
     assert f"Use isolated_parts on 2 devices with base weights: {said[1]} predicted, {said[2]} times" in printed
 
 
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_anchor_is_a_heading():
+    anchors = [
+        (page, (page.parent / target).resolve() if target else page, anchor)
+        for page in PAGES
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)", page.read_text())
+    ]
+    assert len(anchors) > 10
+    assert [(page.name, anchor) for page, target, anchor in anchors if anchor not in anchors_of(target)] == []
+
+
 def test_every_link_leads_to_a_file_and_every_stored_picture_has_one():
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
     links = [
