@@ -15,7 +15,7 @@ matplotlib.use("Agg")  # no window
 plt.rcParams["text.parse_math"] = False  # a $ in a path starts no formula
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito
-MARKERS = ("o", "v", "s", "D", "^", "P", "X", "*", "<", ">", "p", "h", "d", "8", "$a$", "$b$", "$c$", "$d$")
+MARKERS = ("o", "v", "s", "D", "^", "P", "X", "*", "<", ">", "p", "h", "d", "8")
 FILLS = ("full", "none", "left", "top", "right", "bottom")
 
 
