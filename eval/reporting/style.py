@@ -20,14 +20,14 @@ FILLS = ("full", "none", "left", "top", "right", "bottom")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as a PNG file of 64 colours, a third of the full size, and closes it."""
+    """Writes a figure as a PNG file of 32 colours, a third of the full size, and closes it."""
     for axes in figure.axes:
         axes.tick_params(labelsize=7)
         axes.xaxis.label.set_fontsize(8)
         axes.yaxis.label.set_fontsize(8)
     drawn, picture = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=200)
-    few_colours = Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    few_colours = Image.open(drawn).convert("RGB").quantize(32, dither=Image.Dither.NONE)
     few_colours.save(picture, format="png", optimize=True)
     write(path, picture.getvalue())
     plt.close(figure)
