@@ -9,6 +9,8 @@ Arrays carry their dimensions as a suffix (`x_BTD`). The letters, for the whole 
     L  rows that a part sends        C  classes
     K  rows that a part attends to   R  rows of a part that the head reads
     D  features of a token           S  tokens of the longest segment
+    G  groups of features            E  features of a group
+    J  centroids of a group
 
 `N` in the shape of a split array is `P*T`: the sequence with its padding.
 """

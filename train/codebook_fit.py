@@ -103,19 +103,19 @@ def fit(books: Codebooks, rows: list[np.ndarray], seed: int) -> dict[str, dict[s
     """
     arrays = {}
     with tqdm(total=len(rows) * books.groups, desc=str(books), unit="codebook", disable=None) as progress:
-        for i, rows_MD in enumerate(rows):
+        for i, of_block in enumerate(rows):
             centroids = []
-            for piece_ME in np.split(rows_MD, books.groups, axis=1):
-                centroids.append(_centroids(piece_ME, 2**books.bits, seed))
+            for piece in np.split(of_block, books.groups, axis=1):
+                centroids.append(_centroids(piece, 2**books.bits, seed))
                 progress.update()
             arrays[f"block_{i}"] = {"centroids": np.stack(centroids)}
     return arrays
 
 
-def _centroids(piece_ME: np.ndarray, number: int, seed: int) -> np.ndarray:
+def _centroids(piece: np.ndarray, number: int, seed: int) -> np.ndarray:
     """Returns [number, E]: the distinct rows themselves if there are no more of them, repeated to fill the number."""
-    distinct = np.unique(piece_ME, axis=0)
+    distinct = np.unique(piece, axis=0)
     if len(distinct) <= number:
-        return np.resize(distinct, (number, piece_ME.shape[1])).astype(np.float32)
-    means = KMeans(number, init="random", n_init=1, max_iter=ITERATIONS, random_state=seed).fit(piece_ME)
+        return np.resize(distinct, (number, piece.shape[1])).astype(np.float32)
+    means = KMeans(number, init="random", n_init=1, max_iter=ITERATIONS, random_state=seed).fit(piece)
     return means.cluster_centers_.astype(np.float32)

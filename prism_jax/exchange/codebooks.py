@@ -26,22 +26,22 @@ class Codes(Wire):
     Attributes:
       groups: G, pieces of a row.
       bits: of an index.
-      centroids_GKE: K = 2**bits centroids of E = D / G features for each group; None to count bytes only.
+      centroids_GJE: J = 2**bits centroids of E = D / G features for each group; None to count bytes only.
     """
 
     groups: int
     bits: int
-    centroids_GKE: jax.Array | None = None
+    centroids_GJE: jax.Array | None = None
 
     name = "codes"
 
     def encode(self, z_BLD: jax.Array) -> jax.Array:
         """Returns the codes, 8 / bits of them in a byte."""
-        centroids_GKE = self._centroids()
+        centroids_GJE = self._centroids()
         z_BLGE = z_BLD.reshape(*z_BLD.shape[:-1], self.groups, -1)
-        half_norm_GK = (centroids_GKE**2).sum(-1) / 2
-        closeness_BLGK = jnp.einsum("BLGE,GKE->BLGK", z_BLGE, centroids_GKE) - half_norm_GK[None, None]
-        codes_BLG = jnp.argmax(closeness_BLGK, axis=-1).astype(jnp.uint8)
+        half_norm_GJ = (centroids_GJE**2).sum(-1) / 2
+        closeness_BLGJ = jnp.einsum("BLGE,GJE->BLGJ", z_BLGE, centroids_GJE) - half_norm_GJ[None, None]
+        codes_BLG = jnp.argmax(closeness_BLGJ, axis=-1).astype(jnp.uint8)
         return codes_BLG if self.bits == 8 else jnp.concatenate(pack(codes_BLG, self.bits), axis=-1)
 
     def decode(self, sent: jax.Array, features: int) -> jax.Array:
@@ -55,8 +55,8 @@ class Codes(Wire):
         return self.groups * self.bits // 8
 
     def _centroids(self) -> jax.Array:
-        assert self.centroids_GKE is not None  # `bind` gives them
-        return jnp.asarray(self.centroids_GKE)
+        assert self.centroids_GJE is not None  # `bind` gives them
+        return jnp.asarray(self.centroids_GJE)
 
 
 def check_groups(groups: int, bits: int, features: int) -> None:
@@ -78,12 +78,12 @@ class Codebooks(Wrapped):
     Attributes:
       groups: G, pieces of a row; divides D.
       bits: of a code, 2, 4 or 8.
-      centroids_GKE: of one block, see `Codes`; None before the exchange is bound.
+      centroids_GJE: of one block, see `Codes`; None before the exchange is bound.
     """
 
     groups: Count
     bits: Bits
-    centroids_GKE: jax.Array | None = field(default=None, kw_only=True, compare=False, repr=False)
+    centroids_GJE: jax.Array | None = field(default=None, kw_only=True, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_value("groups", self.groups, Count)
@@ -96,7 +96,7 @@ class Codebooks(Wrapped):
             raise InputError(f"codebooks are made of rows before the norm, but {self.of} sends rows behind it")
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
-        return with_wire(self.of, Codes(self.groups, self.bits, self.centroids_GKE))(x_BTD, layout)
+        return with_wire(self.of, Codes(self.groups, self.bits, self.centroids_GJE))(x_BTD, layout)
 
     @property
     def own_wire(self) -> Wire:
@@ -112,8 +112,8 @@ class Codebooks(Wrapped):
         return {"centroids": jax.ShapeDtypeStruct(shape, jnp.float32)}
 
     def with_arrays(self, arrays: Mapping[str, jax.Array]) -> "Codebooks":
-        return replace(self, centroids_GKE=jax.lax.stop_gradient(arrays["centroids"]))
+        return replace(self, centroids_GJE=jax.lax.stop_gradient(arrays["centroids"]))
 
     @classmethod
     def parameters(cls) -> dict[str, type]:
-        return {name: kind for name, kind in super().parameters().items() if name != "centroids_GKE"}
+        return {name: kind for name, kind in super().parameters().items() if name != "centroids_GJE"}

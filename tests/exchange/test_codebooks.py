@@ -46,11 +46,11 @@ def hidden(params, exchange, run):
 @pytest.mark.parametrize("bits", BITS)
 def test_a_row_arrives_as_the_nearest_centroids(bits):
     rng = np.random.default_rng(0)
-    centroids_GKE = rng.normal(size=(8, 2**bits, 4)).astype(np.float32)
-    z_BLD, wire = rng.normal(size=(2, 5, 32)).astype(np.float32), Codes(8, bits, centroids_GKE)
-    distance_BLGK = ((z_BLD.reshape(2, 5, 8, 1, 4) - centroids_GKE) ** 2).sum(-1)
-    nearest_BLG = distance_BLGK.argmin(-1)
-    expected = centroids_GKE[np.arange(8), nearest_BLG].reshape(2, 5, 32)
+    centroids_GJE = rng.normal(size=(8, 2**bits, 4)).astype(np.float32)
+    z_BLD, wire = rng.normal(size=(2, 5, 32)).astype(np.float32), Codes(8, bits, centroids_GJE)
+    distance_BLGJ = ((z_BLD.reshape(2, 5, 8, 1, 4) - centroids_GJE) ** 2).sum(-1)
+    nearest_BLG = distance_BLGJ.argmin(-1)
+    expected = centroids_GJE[np.arange(8), nearest_BLG].reshape(2, 5, 32)
     sent = wire.encode(z_BLD)
     assert sent.dtype == np.uint8
     assert sent.nbytes == 2 * 5 * wire.row_bytes(32) == 2 * 5 * 8 * bits // 8
@@ -92,15 +92,15 @@ def test_the_gradient_is_that_of_rows_in_float32():
     """Straight-through; the centroids have none."""
     rng = np.random.default_rng(0)
     z_PBLD, weight = rng.normal(size=(3, 2, 5, 32)).astype(np.float32), rng.normal(size=(3, 2, 3, 5, 32))
-    centroids_GKE = rng.normal(size=(8, 16, 4)).astype(np.float32)
+    centroids_GJE = rng.normal(size=(8, 16, 4)).astype(np.float32)
 
-    def weighed(z_PBLD, centroids_GKE, coded):
-        wire = Codes(8, 4, centroids_GKE) if coded else FLOAT32
+    def weighed(z_PBLD, centroids_GJE, coded):
+        wire = Codes(8, 4, centroids_GJE) if coded else FLOAT32
         arrived = jax.vmap(lambda z_BLD: all_gather(z_BLD, wire), axis_name=PARTS)(z_PBLD)
         return (arrived * weight.astype(np.float32)).sum()
 
-    ours, of_centroids = jax.grad(weighed, (0, 1))(z_PBLD, centroids_GKE, True)
-    assert_close(ours, jax.grad(weighed)(z_PBLD, centroids_GKE, False))
+    ours, of_centroids = jax.grad(weighed, (0, 1))(z_PBLD, centroids_GJE, True)
+    assert_close(ours, jax.grad(weighed)(z_PBLD, centroids_GJE, False))
     assert (np.asarray(of_centroids) == 0).all()
 
 

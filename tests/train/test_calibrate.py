@@ -30,13 +30,13 @@ def test_centroids_are_the_rows_if_these_are_few_and_else_their_clusters():
     rng = np.random.default_rng(0)
     few = rng.normal(size=(9, 32)).astype(np.float32)
     arrays = fit(Codebooks(AllGather(), 8, 4), [np.concatenate([few, few])], seed=0)
-    for group, centroids_KE in enumerate(arrays["block_0"]["centroids"]):
+    for group, centroids_JE in enumerate(arrays["block_0"]["centroids"]):
         piece = few[:, 4 * group : 4 * group + 4]
-        assert {tuple(x) for x in centroids_KE} == {tuple(x) for x in piece}
+        assert {tuple(x) for x in centroids_JE} == {tuple(x) for x in piece}
     middles = 10 * rng.normal(size=(16, 4))
     rows = (middles[rng.integers(0, 16, 2000)] + 0.01 * rng.normal(size=(2000, 4))).astype(np.float32)
-    centroids_KE = fit(Codebooks(AllGather(), 1, 8), [rows], seed=0)["block_0"]["centroids"][0]
-    nearest = np.linalg.norm(rows[:, None] - centroids_KE[None], axis=-1).min(1)
+    centroids_JE = fit(Codebooks(AllGather(), 1, 8), [rows], seed=0)["block_0"]["centroids"][0]
+    nearest = np.linalg.norm(rows[:, None] - centroids_JE[None], axis=-1).min(1)
     assert nearest.max() < 0.1 < 1 < np.linalg.norm(rows - rows.mean(0), axis=-1).min()
 
 
