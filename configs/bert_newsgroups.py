@@ -1,7 +1,6 @@
 """MiniLM on 20 Newsgroups, N = 128: what each exchange costs, and what fine-tuning through it wins back.
 
-    python -m eval.sweep configs/bert_newsgroups.py                 256 test documents
-    python -m eval.sweep configs/bert_newsgroups.py --limit 0       the full official test split
+    python -m eval.sweep configs/bert_newsgroups.py                 256 test documents; --limit 0 for all
     python -m train.finetune configs/bert_newsgroups.py --out runs/exact
     python -m train.finetune configs/bert_newsgroups.py --out runs/prism --start runs/exact --training.epochs 0.5 \\
         --training.exchanges segment_means:1 segment_means:4 --training.parts 2 4 8 --exchange segment_means:4
@@ -11,10 +10,9 @@
     python -m train.calibrate configs/bert_newsgroups.py --exchanges codebooks:192:4:all_gather --dtype float16 \\
         --out configs/adapters/minilm_newsgroups
 
-Weights: asset:minilm, from the package index. configs/adapters has an adapter trained without an exchange, codebooks
-for its rows, and an adapter trained from there through segment means. Expected (ours, JAX 0.10.2, CPU), accuracy in
-percent on 256 documents: one device and Voltage 85.2; P = 4, L = 4: 79.3 untuned, 81.6 tuned. All documents, three
-seeds: one device 82.6; P = 4, L = 4: 74.6 untuned, 79.7 tuned; control 82.1.
+Weights: asset:minilm, from the package index, with adapters and codebooks in configs/adapters. Expected: ours (JAX
+0.10.2, CPU), accuracy in percent on 256 documents: one device and Voltage 85.2; P = 4, L = 4: 79.3 untuned, 81.6 tuned.
+All documents, three seeds: one device 82.6; P = 4, L = 4: 74.6 untuned, 79.7 tuned; control 82.1.
 """
 
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
@@ -32,11 +30,7 @@ config = Experiment(
     ),
     setting=Setting(WholeSequence(), num_parts=1),
     exchange_arrays="configs/adapters/minilm_newsgroups/exchange.safetensors",
-    grid=Grid(
-        parts=(2, 4, 8),
-        segments=(1, 4),
-        exchanges=(IsolatedParts(), AllGather(), Codebooks(AllGather(), groups=192, bits=4)),
-    ),
+    grid=Grid((2, 4, 8), segments=(1, 4), exchanges=(IsolatedParts(), AllGather(), Codebooks(AllGather(), 192, 4))),
     training=Training(
         fresh=("pooler", "classifier"),
         lora_rank=4,

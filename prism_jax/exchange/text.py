@@ -70,6 +70,6 @@ def _kinds() -> dict[str, type[Exchange]]:
 def _descendants(kind: type) -> Iterator[type]:
     subclass: type
     for subclass in kind.__subclasses__():
-        if not inspect.isabstract(subclass):
+        if not inspect.isabstract(subclass) and not subclass.__name__.startswith("_"):
             yield subclass
         yield from _descendants(subclass)

@@ -84,6 +84,7 @@ def test_formula_and_compiled_program_agree(exchange, num_parts, norm_first):
     assert everything * batch_size == pytest.approx(theirs["flops"] + theirs["transcendentals"], rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [5, 3])
 def test_attention_block_by_block_in_the_whole_model(at_once, monkeypatch):
     """On a mesh, with some of 10 queries at once: the same answer, the same FLOPs, the same collectives,

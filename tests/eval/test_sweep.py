@@ -90,6 +90,7 @@ config = replace(configs.load(CONFIG), grid=configs.Grid(exchanges=(Fickle(),), 
 """
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped_and_runs_nothing_twice(
     toy_config, trained, tmp_path, monkeypatch, calls, capsys
 ):

@@ -5,6 +5,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from helpers.cases import one_is_quick
 from helpers.closeness import assert_close
 from helpers.tiny import stack_config, tiny_batch
 
@@ -64,8 +65,8 @@ def test_rows_that_are_centroids_arrive_exactly():
     np.testing.assert_array_equal(wire.decode(wire.encode(z_BLD), 32), z_BLD)
 
 
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("of", [pj.AllGather(), pj.SegmentMeans(2)], ids=str)
+@pytest.mark.parametrize("bits", one_is_quick(4, BITS))
+@pytest.mark.parametrize("of", one_is_quick(pj.AllGather(), [pj.AllGather(), pj.SegmentMeans(2)]), ids=str)
 def test_the_compiled_program_sends_codes_in_one_collective_a_block(of, bits):
     exchange, stack = Codebooks(of, 8, bits), model().config.stack
     program = lower(model(), exchange, pj.on_mesh(3), 2, 12).compile()
@@ -77,6 +78,7 @@ def test_the_compiled_program_sends_codes_in_one_collective_a_block(of, bits):
     assert cost.compiled(program, 2).flops == formula.flops
 
 
+@pytest.mark.slow
 def test_it_is_an_exchange_like_all_others():
     """Causality, padding and bytes; three devices as one; own rows are never rounded."""
     exchange = Codebooks(pj.AllGather(), 8, 4)

@@ -181,7 +181,7 @@ def test_equal_exchanges_have_one_text():
     [
         (
             lambda: parse("segment_mean:3"),
-            "unknown exchange 'segment_mean'; known are all_gather, .*isolated_parts, .*segment_means",
+            "unknown exchange 'segment_mean'; known are all_gather, .*codebooks, .*isolated_parts, .*segment_means",
         ),
         (lambda: parse("segment_means"), "does not fit the form 'segment_means:num_segments'"),
         (lambda: parse("segment_means:x"), "does not fit the form 'segment_means:num_segments'"),

@@ -5,6 +5,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from helpers.cases import one_is_quick
 from helpers.closeness import assert_close
 from helpers.paths import GOLDEN
 from helpers.tiny import save_toy_tokenizer, stack_config
@@ -53,7 +54,7 @@ def texts(left):
     return {"ids": ids.astype(np.int32), "mask": mask}
 
 
-@pytest.mark.parametrize("compiled", [jax.jit, lambda function: function], ids=["jit", "no_jit"])
+@pytest.mark.parametrize("compiled", one_is_quick(jax.jit, [jax.jit, lambda function: function]), ids=["jit", "no_jit"])
 def test_all_rows_sent_to_the_class_tokens_of_a_vit_are_one_device(compiled, runner):
     """And with means they are not. NumPy arrays come through where there is no jit."""
     plain, model, config = ViTForImageClassification(vit_config()), ViTWithClassTokens(vit_config()), vit_config()

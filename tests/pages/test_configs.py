@@ -139,7 +139,7 @@ OTHER_TASKS = ["glue/stsb"]
 TRAINED = [name for name in RECIPES if recipe.load(str(ROOT / "configs" / f"{name}.py")).dataset]
 
 
-QUICK = {"bert_newsgroups", "gpt2_tales"}
+QUICK = {"bert_newsgroups"}
 """The others are slow together, and one by one like these."""
 
 

@@ -65,6 +65,7 @@ def test_gpt2_goes_out_as_it_came_in(name, tmp_path):
     np.testing.assert_array_equal(hf_gpt2.run_hf(again, batch)[0], hf_gpt2.run_hf(first, batch)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_a_model_made_here_goes_out(tmp_path):
     stack = replace(

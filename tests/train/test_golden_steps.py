@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from helpers.cases import one_is_quick
 from helpers.closeness import assert_close
 from helpers.paths import GOLDEN
 from helpers.training_steps import families, our_steps, torch_steps
@@ -19,7 +20,7 @@ def assert_same(steps: list[dict[str, float]], expected: list[dict[str, float]])
         assert_close([step[name] for step in steps], [step[name] for step in expected])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", one_is_quick("gpt2", FAMILIES))
 @pytest.mark.parametrize(
     ("exchange", "num_parts"),
     [
