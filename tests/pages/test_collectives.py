@@ -85,4 +85,5 @@ def test_a_compiled_model_sends_in_exchange_and_join_alone(model, program, excha
     assert all("blocks" in scope for scope in in_blocks)
     joins = [scope for scope in scopes if "exchange" not in scope]
     assert joins
-    assert all("join" in scope for scope in joins)
+    # JAX 0.12 gives the join the scope of the map whose rows it joins.
+    assert [scope for scope in joins if "join" not in scope and scope[-1] != "shard_map"] == []
