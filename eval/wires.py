@@ -21,7 +21,7 @@ from eval.timing import wire_times
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError
-from prism_jax.exchange.wire import FLOAT32, WIRES
+from prism_jax.exchange.wire import FLOAT32, WIRES, check_names
 from prism_jax.parallel.partition import check_parts
 from prism_jax.records import NumTokens
 from prism_jax.user_paths import UserPath
@@ -55,9 +55,7 @@ class Wires:
 
     def check(self) -> None:
         """Raises InputError for an unknown format, or for more parts than tokens."""
-        for wire in self.wires:
-            if wire not in WIRES:
-                raise InputError(f"unknown wire format {wire!r}; known are {', '.join(WIRES)}")
+        check_names(self.wires)
         for num_parts in self.num_parts:
             check_parts(num_parts, self.num_tokens)
 

@@ -272,11 +272,16 @@ def read_pickle(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} holds no plain PyTorch weights: {one_line(error)}; give safetensors") from error
 
 
+def read_notes(path: Path) -> dict[str, str]:
+    """Returns the notes in the metadata of a safetensors file, see `write_file`."""
+    with safe_open(path, "numpy") as file:
+        return file.metadata() or {}
+
+
 def read_label_names(path: Path) -> tuple[str, ...]:
     """Returns the class names that a safetensors file notes in its metadata, see `write_file`. Empty if it notes
     none."""
-    with safe_open(path, "numpy") as file:
-        noted = (file.metadata() or {}).get("label_names", "[]")
+    noted = read_notes(path).get("label_names", "[]")
     try:
         return tuple(records.parse(noted, list[str]))
     except ValueError as error:

@@ -2,19 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-from msgspec import Meta
 
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Context, Wrapped, sender, wire_of, with_wire
 from prism_jax.exchange.wire import FLOAT32, Wire, pack, unpack
 from prism_jax.parallel.partition import Layout
 from prism_jax.records import Count, check_value
-
-Bits = Annotated[int, Meta(ge=2, le=8, description="2, 4 or 8")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +78,12 @@ class Codebooks(Wrapped):
     """
 
     groups: Count
-    bits: Bits
+    bits: Count
     centroids_GJE: jax.Array | None = field(default=None, kw_only=True, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_value("groups", self.groups, Count)
-        check_value("bits", self.bits, Bits)
+        check_value("bits", self.bits, Count)
         if self.bits not in (2, 4, 8):
             raise InputError(f"bits is {self.bits}; choose 2, 4 or 8")
         if sender(self.of) is None or wire_of(self.of) != FLOAT32:

@@ -7,11 +7,14 @@ would send a bfloat16 array as float32.
 
 import abc
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+
+from prism_jax.errors import InputError
 
 
 class Wire(abc.ABC):
@@ -209,3 +212,10 @@ FLOAT32, FLOAT16, BFLOAT16, INT8 = Float32(), Float16(), Bfloat16(), Int8()
 INT4, INT3, INT2 = Int4(), Int3(), Int2()
 WIRES: dict[str, Wire] = {wire.name: wire for wire in (FLOAT32, FLOAT16, BFLOAT16, INT8, INT4, INT3, INT2)}
 """Formats by name. The command line knows all of them."""
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises InputError for a name of no wire format."""
+    for name in names:
+        if name not in WIRES:
+            raise InputError(f"unknown wire format {name!r}; known are {', '.join(WIRES)}")

@@ -1,6 +1,5 @@
 """Files with the arrays of exchanges, see `prism_jax.exchange.arrays`."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
 from prism_jax.assets import hub
 from prism_jax.errors import InputError
@@ -37,19 +35,22 @@ def save(path: Path, arrays: Mapping[str, Any], source: str, dtype: str = "float
     for name, x in tensors.items():
         if not (np.abs(x) <= np.finfo(dtype).max).all():
             raise InputError(f"{name} has numbers beyond the range of {dtype}; choose float32, or other weights")
-    hub.write_file(path, {name: x.astype(dtype) for name, x in tensors.items()}, notes={"source": json.dumps(source)})
+    hub.write_file(path, {name: x.astype(dtype) for name, x in tensors.items()}, notes={"source": source})
 
 
 def check(path: str | None) -> None:
-    """Raises InputError if there is no such file. Reads nothing."""
-    if path is not None and not Path(path).is_file():
-        raise InputError(f"no file {path!r}; make it with train.calibrate, and give it with --exchange-arrays")
+    """Raises InputError if process 0 has no such file. Reads nothing. All processes call it."""
+
+    def check_here() -> None:
+        if path is not None and not Path(path).is_file():
+            raise InputError(f"no file {path!r}; make it with train.calibrate, and give it with --exchange-arrays")
+
+    from_terminal(check_here)
 
 
 def source_of(path: str) -> str:
     """Returns the weights that the arrays in a file were made for, as the file notes them."""
-    with safe_open(path, "numpy") as file:
-        return json.loads((file.metadata() or {}).get("source", '"unknown weights"'))
+    return hub.read_notes(Path(path)).get("source", "unknown weights")
 
 
 def with_arrays(pretrained: Pretrained, path: str | None) -> Pretrained:
@@ -64,7 +65,6 @@ def with_arrays(pretrained: Pretrained, path: str | None) -> Pretrained:
 
 
 def _read(path: str) -> dict[str, Any]:
-    check(path)
     tensors = hub.read_file(Path(path))
     wrong = [name for name, x in tensors.items() if not NAME.fullmatch(name) or hub.no_floats(x)]
     if wrong or not tensors:

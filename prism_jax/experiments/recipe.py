@@ -15,11 +15,11 @@ from msgspec import Meta
 from prism_jax import records
 from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
-from prism_jax.exchange import baselines, segments
+from prism_jax.exchange import baselines, segments, wire
 from prism_jax.exchange.base import Exchange
 from prism_jax.exchange.flag_types import ExchangesFlag
 from prism_jax.exchange.setting import Setting
-from prism_jax.exchange.wire import INT2, INT4, WIRES, Wire
+from prism_jax.exchange.wire import INT2, INT4, Wire
 from prism_jax.models.base import Model
 from prism_jax.records import BatchSize, Count, Natural, NotNegative, NumParts, NumTokens, Positive, Share, Side
 from prism_jax.seeds import Seed
@@ -77,9 +77,7 @@ class Grid:
 
     def check(self) -> None:
         """Raises InputError for an unknown wire format."""
-        for wire in self.wires:
-            if wire not in WIRES:
-                raise InputError(f"unknown wire format {wire!r}; known are {', '.join(WIRES)}")
+        wire.check_names(self.wires)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,12 @@
 """The base class of all models: the methods that `forward` calls."""
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 
 from prism_jax.exchange.base import Exchanges
-from prism_jax.layers.transformer import TransformerConfig
 from prism_jax.parallel.partition import Layout
-
-
-class ModelConfig(Protocol):
-    """A model's config: a frozen dataclass."""
-
-    @property
-    def stack(self) -> TransformerConfig:
-        """The blocks."""
 
 
 class Model(nn.Module):
@@ -23,7 +14,7 @@ class Model(nn.Module):
     `self.encoder` and the layers of its head, and has `head`, `check` and `batch_shapes`.
 
     Attributes:
-      config: sizes of the model.
+      config: sizes of the model, a frozen dataclass with a `stack: TransformerConfig`.
       extra_rows: rows that a part computes beside those of its tokens.
     """
 

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from prism_jax.errors import InputError
 from prism_jax.exchange import AllGather, Codebooks
 from prism_jax.experiments.exchange_arrays import save, source_of, with_arrays
+from prism_jax.trees import flatten
 from prism_jax.weights import Pretrained
 from train.codebook_fit import fit
 
@@ -43,6 +44,10 @@ def test_centroids_are_the_rows_if_these_are_few_and_else_their_clusters():
 def test_a_sweep_scores_through_calibrated_codebooks(calibrated, toy_config, trained, tmp_path, capsys):
     assert {name: x.shape for name, x in load_file(calibrated).items()} == {
         f"exchange/codebooks_16_8/block_{i}/centroids": (16, 256, 2) for i in range(2)
+    }
+    read = flatten(with_arrays(Pretrained(None, {}), str(calibrated)).params)
+    assert {name: x.tolist() for name, x in read.items()} == {
+        name: x.tolist() for name, x in load_file(calibrated).items()
     }
     flags = ["--base", trained, "--parts", 3, "--segments", "--exchanges", "all_gather", BOOKS]
     assert command("eval.sweep", toy_config, *flags, "--exchange-arrays", calibrated, "--out", tmp_path / "sweep") == 0
