@@ -19,10 +19,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from prism_jax.errors import InputError, RunError
-from prism_jax.exchange.base import Context, Exchange, Sending, Wrapped
+from prism_jax.exchange.base import Context, Exchange, Sending
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
 from prism_jax.exchange.segments import SegmentMeans, Segments
 from prism_jax.exchange.wire import WIRES, Wire
+from prism_jax.exchange.wrapped import Wrapped
 from prism_jax.forward import forward, init_params
 from prism_jax.generation import Generator
 from prism_jax.parallel.mesh import emulate_devices, on_mesh

@@ -9,8 +9,9 @@ import numpy as np
 from prism_jax import cost
 from prism_jax.errors import InputError
 from prism_jax.exchange import arrays
-from prism_jax.exchange.base import Exchange, with_wire
+from prism_jax.exchange.base import Exchange
 from prism_jax.exchange.wire import FLOAT32
+from prism_jax.exchange.wrapped import with_wire
 from prism_jax.forward import forward, init_params
 from prism_jax.layers.transformer import TransformerConfig
 from prism_jax.models.bert import BertConfig, BertModel

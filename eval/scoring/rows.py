@@ -8,10 +8,11 @@ import numpy as np
 
 from eval.scoring.variants import Planned
 from prism_jax.errors import InputError, RunError, one_line
-from prism_jax.exchange.base import Exchange, as_tuple, name_of, wire_of, with_wire
+from prism_jax.exchange.base import Exchange, as_tuple, name_of
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
 from prism_jax.exchange.wire import FLOAT32
+from prism_jax.exchange.wrapped import wire_of, with_wire
 from prism_jax.metrics import scores
 from prism_jax.parallel.partition import part_length
 from prism_jax.tasks.base import Task

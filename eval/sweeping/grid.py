@@ -5,11 +5,12 @@ from collections.abc import Collection
 from eval.scoring.variants import CONTROL, ONE_DEVICE, TUNED, Planned
 from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Exchange, Exchanges, as_tuple, has_own_wire, sender, with_wire
+from prism_jax.exchange.base import Exchange, Exchanges, as_tuple
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
 from prism_jax.exchange.segments import SegmentMeans
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.wire import FLOAT32, WIRES, Wire
+from prism_jax.exchange.wrapped import has_own_wire, sender, with_wire
 from prism_jax.experiments.recipe import Experiment, Grid
 
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from prism_jax import cost
-from prism_jax.exchange.base import Context, Exchange, Wrapped, own_rows
+from prism_jax.exchange.base import Context, Exchange, own_rows
+from prism_jax.exchange.wrapped import Wrapped
 from prism_jax.forward import init_params
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertModel
 from prism_jax.parallel.partition import Layout, part_length

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from prism_jax.cost.hlo import Operation, read_program
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Exchanges, per_block, wire_of
+from prism_jax.exchange.base import Exchanges, per_block
 from prism_jax.exchange.baselines import IsolatedParts
+from prism_jax.exchange.wrapped import wire_of
 from prism_jax.forward import encode, lower, params_shapes, parts_shapes
 from prism_jax.layers.attention import SCORES_BYTES
 from prism_jax.layers.transformer import TransformerConfig

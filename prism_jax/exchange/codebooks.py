@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Context, Wrapped, sender, wire_of, with_wire
+from prism_jax.exchange.base import Context
 from prism_jax.exchange.wire import FLOAT32, Wire, pack, unpack
+from prism_jax.exchange.wrapped import Wrapped, sender, wire_of, with_wire
 from prism_jax.parallel.partition import Layout
 from prism_jax.records import Count, check_value
 

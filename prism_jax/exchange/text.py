@@ -4,8 +4,9 @@ import inspect
 from collections.abc import Iterator
 
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Exchange, Exchanges, Wrapped, name_of, with_wire
+from prism_jax.exchange.base import Exchange, Exchanges, name_of
 from prism_jax.exchange.wire import FLOAT32, WIRES
+from prism_jax.exchange.wrapped import Wrapped, with_wire
 
 
 def text_of(exchange: Exchanges) -> str:

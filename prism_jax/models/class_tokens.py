@@ -11,7 +11,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from prism_jax.exchange.base import Context, Exchanges, Wrapped, per_block
+from prism_jax.exchange.base import Context, Exchanges, per_block
+from prism_jax.exchange.wrapped import Wrapped
 from prism_jax.layers.transformer import Stack
 from prism_jax.models.base import ClassRowModel
 from prism_jax.parallel.partition import Layout

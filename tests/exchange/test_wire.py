@@ -15,10 +15,10 @@ from helpers.tiny import tiny_bert
 import prism_jax as pj
 from eval.scoring.rows import SettingFields
 from prism_jax import cost
-from prism_jax.exchange.base import sender, with_wire
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import parse, text_of
 from prism_jax.exchange.wire import BFLOAT16, FLOAT16, FLOAT32, INT2, INT3, INT4, INT8
+from prism_jax.exchange.wrapped import sender, with_wire
 from prism_jax.forward import lower
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
