@@ -19,10 +19,11 @@ from prism_jax.errors import InputError
 from prism_jax.exchange import arrays
 from prism_jax.exchange.base import Exchanges, check
 from prism_jax.exchange.baselines import WholeSequence
-from prism_jax.layers.transformer import Block
+from prism_jax.layers.transformer import Attention, Block
 from prism_jax.models.base import Model
 from prism_jax.parallel.partition import Layout, Parts, split
 from prism_jax.parallel.runner import PlacedRunner, Runner
+from prism_jax.trees import unflatten
 
 
 def forward(model: Model, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> Any:
@@ -50,18 +51,23 @@ def forward(model: Model, params: Any, parts: Parts, exchange: Exchanges, run: R
 
 def encode(model: Model, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> jax.Array:
     """Returns the joined rows that the head reads, [B, P*R, D]. Arguments and errors as for `forward`."""
-    if parts.num_parts != run.num_parts:
-        raise InputError(
-            f"the batch was split for {parts.num_parts} parts, but the runner has {run.num_parts}; use run.split(batch)"
-        )
-    model.check(parts.num_tokens)
-    check(exchange, parts.num_tokens, run.num_parts)
+    check_runs(model, parts, exchange, run)
 
     def encode_part(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> Any:
         with_arrays = bound(model, exchange, params)
         return model.apply({"params": params}, tokens, layout, with_arrays, method="part")
 
     return run(encode_part, params, parts)
+
+
+def check_runs(model: Model, parts: Parts, exchange: Exchanges, run: Runner) -> None:
+    """Raises InputError if a runner, a model or an exchange can't run on a split batch."""
+    if parts.num_parts != run.num_parts:
+        raise InputError(
+            f"the batch was split for {parts.num_parts} parts, but the runner has {run.num_parts}; use run.split(batch)"
+        )
+    model.check(parts.num_tokens)
+    check(exchange, parts.num_tokens, run.num_parts)
 
 
 def bound(model: Model, exchange: Exchanges, params: Any) -> Exchanges:
@@ -92,19 +98,46 @@ class Head:
         return self.model.apply({"params": self.params}, rows_BRD, real_BN, keys_B, method="head")
 
 
-def block_outputs(model: Model, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> list[jax.Array]:
+@flax.struct.dataclass
+class Insides:
+    """What the blocks of a part compute, [B, T, D] for each block. Rows beside those of tokens stand in front.
+
+    Attributes:
+      blocks: rows after each block.
+      attention: output of the attention of each block, before it is added to the rows.
+    """
+
+    blocks: tuple[jax.Array, ...]
+    attention: tuple[jax.Array, ...]
+
+
+def part_with_insides(
+    model: Model, params: Any, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges
+) -> tuple[jax.Array, Insides]:
+    """Returns the rows of one part that the head reads, and what its blocks compute. Called as `Model.part`."""
+
+    def is_kept(module: nn.Module, method: str) -> bool:
+        return isinstance(module, Block | Attention) and method == "__call__"
+
+    how: dict[str, Any] = {"method": "part", "capture_intermediates": is_kept, "mutable": ["intermediates"]}
+    rows_BRD, kept = model.apply({"params": params}, tokens, layout, bound(model, exchange, params), **how)
+    by_block: dict[str, jax.Array] = {}
+    by_attention: dict[str, jax.Array] = {}
+    for (*_, module, name, _), (value,) in flax.traverse_util.flatten_dict(kept["intermediates"]).items():
+        if name == "attention":
+            by_attention[module] = value
+        else:
+            by_block[name] = value[0]
+    names = [f"block_{i}" for i in range(len(by_block))]
+    return rows_BRD, Insides(tuple(by_block[name] for name in names), tuple(by_attention[name] for name in names))
+
+
+def block_outputs(model: Model, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> tuple[jax.Array, ...]:
     """Returns the rows [B, P*T, D] that each block gives, each part's with that part,
     to compare exchanges block by block."""
 
-    def is_block(module: nn.Module, method: str) -> bool:
-        return isinstance(module, Block) and method == "__call__"
-
-    def every_block(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> list[jax.Array]:
-        how: dict[str, Any] = {"method": "part", "capture_intermediates": is_block, "mutable": ["intermediates"]}
-        _, kept = model.apply({"params": params}, tokens, layout, bound(model, exchange, params), **how)
-        outputs = flax.traverse_util.flatten_dict(kept["intermediates"])
-        rows = {path[-2]: value[0][0] for path, value in outputs.items()}
-        return [rows[f"block_{i}"] for i in range(len(rows))]
+    def every_block(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> tuple[jax.Array, ...]:
+        return part_with_insides(model, params, tokens, layout, exchange)[1].blocks
 
     return run.each(every_block, params, parts)
 
@@ -147,5 +180,9 @@ def lower(model: Model, exchange: Exchanges, run: PlacedRunner, batch_size: int,
 
     parts = parts_shapes(model, run.num_parts, batch_size, num_tokens)
     stack = model.config.stack
-    params = {**params_shapes(model), **arrays.shapes(exchange, stack.num_layers, stack.features)}
+    of_exchange = {
+        path: jax.ShapeDtypeStruct(spec.shape, jnp.float32)
+        for path, spec in arrays.stated(exchange, stack.num_layers, stack.features).items()
+    }
+    params = {**params_shapes(model), **unflatten(of_exchange)}
     return jax.jit(program).lower(*run.shapes(params, parts))

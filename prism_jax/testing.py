@@ -19,6 +19,7 @@ from prism_jax.parallel.mesh import on_mesh
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.runner import PlacedRunner
+from prism_jax.trees import unflatten
 
 NUM_PARTS, NUM_TOKENS = 3, 17
 """Three parts: two of 6 tokens and a last one of 5."""
@@ -67,8 +68,8 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
 
 
 def _random_arrays(exchange: Exchange, stack: TransformerConfig) -> dict[str, Any]:
-    shapes, rng = arrays.shapes(exchange, stack.num_layers, stack.features), np.random.default_rng(1)
-    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
+    specs, rng = arrays.stated(exchange, stack.num_layers, stack.features), np.random.default_rng(1)
+    return unflatten({path: rng.normal(size=spec.shape).astype(np.float32) for path, spec in specs.items()})
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

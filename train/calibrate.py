@@ -1,4 +1,4 @@
-"""Makes the codebooks of exchanges, from rows of a few hundred training examples on one device.
+"""Makes the codebooks and bases of exchanges, from rows of a few hundred training examples on one device.
 
 python -m train.calibrate configs/X.py --exchanges codebooks:48:8:all_gather [codebooks:24:8:all_gather ...]
         [--base RUN] [--examples 256] [--out DIR] [flags]
@@ -6,65 +6,94 @@ python -m train.calibrate configs/X.py --exchanges codebooks:48:8:all_gather [co
 """
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import as_tuple
-from prism_jax.exchange.codebooks import Codebooks, check_groups
+from prism_jax.exchange.arrays import owners
+from prism_jax.exchange.base import Exchange, as_tuple
+from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.flag_types import ExchangesFlag
+from prism_jax.exchange.principal import Principal
 from prism_jax.experiments.build import check_run, load_training_data
 from prism_jax.experiments.exchange_arrays import FILE, save
 from prism_jax.experiments.recipe import Experiment
 from prism_jax.parallel.processes import refuse_several
 from prism_jax.records import Count
 from prism_jax.user_paths import UserPath
-from train import codebook_fit
+from train import exchange_fit
 
 
 @dataclass(frozen=True)
 class Calibrate:
     experiment: Flat[Experiment]
     exchanges: ExchangesFlag = ()
-    """Exchanges with codebooks, such as codebooks:48:8:all_gather."""
+    """Exchanges with codebooks or a basis, such as codebooks:48:8:all_gather."""
     base: UserPath | None = None
     """A run of train.finetune (RUN or RUN@STEP) whose rows are read, in place of the config's weights."""
     examples: Count = 256
     """Number of training examples, at even distances."""
     rows: Count = 16384
-    """Most rows of a block that codebooks are fitted to."""
+    """Most rows of a block that are fitted to."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Type of the centroids in the file."""
+    """Type of the arrays in the file."""
     out: UserPath = "runs/calibrate"
     """Folder for the file."""
+
+
+def to_make(exchanges: Iterable[Exchange]) -> dict[str, tuple[Codebooks | Principal, str | None]]:
+    """Returns the exchanges whose arrays are to be made, by the name of these, bases first.
+
+    With codebooks stands the name of the basis behind them, if any.
+
+    Raises:
+      InputError: if there are none, or an exchange has none.
+    """
+    made: dict[str, tuple[Codebooks | Principal, str | None]] = {}  # whatever they wrap
+    for exchange in exchanges:
+        own = {name: owner for name, owner in owners(exchange) if isinstance(owner, Codebooks | Principal)}
+        if not own:
+            raise InputError(f"{exchange} has no arrays to make; name only exchanges such as codebooks:48:8:all_gather")
+        basis = next((name for name, owner in own.items() if isinstance(owner, Principal)), None)
+        made |= {name: (owner, basis if isinstance(owner, Codebooks) else None) for name, owner in own.items()}
+    if not made:
+        raise InputError("--exchanges is empty; name some, such as codebooks:48:8:all_gather")
+    return dict(sorted(made.items(), key=lambda item: isinstance(item[1][0], Codebooks)))
 
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Calibrate, __doc__, argv)
     refuse_several("train.calibrate runs")
     named = dict.fromkeys(in_block for exchange in command.exchanges for in_block in as_tuple(exchange))
-    books = [exchange for exchange in named if isinstance(exchange, Codebooks)]
-    if not books:
-        raise InputError("--exchanges names no codebooks; give some, such as codebooks:48:8:all_gather")
-    if others := [str(exchange) for exchange in named if not isinstance(exchange, Codebooks)]:
-        raise InputError(f"{others[0]} has no codebooks to make; name only exchanges such as codebooks:48:8:all_gather")
-    books = list({exchange.arrays_name: exchange for exchange in books}.values())  # whatever they wrap
+    made = to_make(named)
     if command.base:
         check_run(command.experiment, command.base)
     out = output_folder(command.out)
     dataset, _ = load_training_data(command.experiment)
-    pretrained = codebook_fit.load(command.experiment, dataset, command.base)
-    for exchange in books:
-        check_groups(exchange.groups, exchange.bits, pretrained.model.config.stack.features)
-    rows = codebook_fit.rows_of_blocks(command.experiment, pretrained, dataset, command.examples, command.rows)
-    seed = command.experiment.training.seed
-    arrays = {exchange.arrays_name: codebook_fit.fit(exchange, rows, seed) for exchange in books}
+    pretrained = exchange_fit.load(command.experiment, dataset, command.base)
+    for owner, _ in made.values():
+        owner.arrays(owner.width(pretrained.model.config.stack.features))  # refuses what does not fit
+    rows = {
+        keys_values: exchange_fit.rows_of_blocks(
+            command.experiment, pretrained, dataset, command.examples, command.rows, keys_values=keys_values
+        )
+        for keys_values in sorted({owner.keys_values for owner, _ in made.values()})
+    }
+    arrays: dict[str, Any] = {}
+    for name, (owner, basis) in made.items():
+        own = rows[owner.keys_values]
+        if isinstance(owner, Principal):
+            arrays[name] = exchange_fit.fit_basis(owner, own)
+        else:
+            coded = exchange_fit.coordinates(own, arrays[basis]) if basis else own
+            arrays[name] = exchange_fit.fit(owner, coded, command.experiment.training.seed)
     source = command.base or command.experiment.evaluation.adapter or command.experiment.weights
     save(out / FILE, arrays, source, command.dtype)
-    print(f"wrote {out}/{FILE}: {', '.join(map(str, books))}, from {len(rows[0])} rows of each block")
+    print(f"wrote {out}/{FILE}: {', '.join(map(str, named))}, from {len(own[0])} rows of each block")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from prism_jax.assets import hub
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError
+from prism_jax.exchange.arrays import EXCHANGE
 from prism_jax.experiments import checkpoint, exchange_arrays
 from prism_jax.experiments.build import load_run
 from prism_jax.folders import check_empty, new_folder
@@ -60,7 +61,10 @@ def main(argv: list[str]) -> None:
     out = output_folder(command.dir)
     check_empty(out)
     loaded = load_run(trained, class_named(trained.config["model"]))
-    arrays = trained.config.get("exchange_arrays") if trained_through_codebooks(trained) else None
+    path = trained.config.get("exchange_arrays") if trained_through_codebooks(trained) else None
+    own_arrays = loaded.params.get(EXCHANGE)
+    all_arrays = exchange_arrays.with_arrays(loaded, path).params.get(EXCHANGE)
+    loaded = replace(loaded, params={name: tree for name, tree in loaded.params.items() if name != EXCHANGE})
     if command.adapter:
         whole = {name for recipe in recipes for name in recipe["fresh"]}
         base = hub.public_name(trained.config["weights"])
@@ -80,8 +84,11 @@ def main(argv: list[str]) -> None:
         plain = replace(loaded, params=lora.merge(loaded.params))
         weights.export(plain, out, trained.config["label_names"])
         written = ["config.json", "model.safetensors"]
-    if arrays:
-        shutil.copyfile(arrays, out / exchange_arrays.FILE)
+    if own_arrays:
+        exchange_arrays.save(out / exchange_arrays.FILE, all_arrays, command.run)
+    elif path:
+        shutil.copyfile(path, out / exchange_arrays.FILE)
+    if all_arrays:
         written.append(exchange_arrays.FILE)
     print(f"wrote {out}/{', '.join(written)}: step {trained.step} of {command.run}")
 

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import optax
 
+from prism_jax.exchange.arrays import EXCHANGE
 from prism_jax.experiments.recipe import Training
 
 EMBEDDINGS = ("embedding", "class_token")
@@ -42,9 +43,9 @@ def schedule(training: Training, num_updates: int) -> optax.Schedule:
 
 def decayed(params: Any) -> Any:
     """Returns a tree of bools: whether weight decay applies to each parameter. It applies to all matrices except
-    embeddings."""
+    embeddings and arrays of exchanges."""
 
     def is_decayed(path: tuple[Any, ...], x: jax.Array) -> bool:
-        return x.ndim > 1 and path[-1].key not in EMBEDDINGS
+        return x.ndim > 1 and path[-1].key not in EMBEDDINGS and path[0].key != EXCHANGE
 
     return jax.tree.map_with_path(is_decayed, params)

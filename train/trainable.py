@@ -1,6 +1,7 @@
 """Division of parameters into trained and frozen ones."""
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -12,10 +13,15 @@ from prism_jax.layers import lora
 from prism_jax.trees import flatten, unflatten
 
 
-def divide(params: Any, training: Training) -> tuple[Any, Any]:
+def divide(params: Any, training: Training, of_exchanges: Collection[str] = ()) -> tuple[Any, Any]:
     """Returns the trained parameters and the frozen parameters.
 
     Both trees have the structure of `params`. Each has None for the parameters of the other; `combine` joins them.
+
+    Args:
+      params: all parameters.
+      training: says which are trained.
+      of_exchanges: paths of the arrays of exchanges that are trained.
 
     Raises:
       InputError: if nothing is left to train, or a pattern matches no parameter.
@@ -28,9 +34,15 @@ def divide(params: Any, training: Training) -> tuple[Any, Any]:
             )
 
     def is_trained(path: str) -> bool:
-        if path.endswith("lora_scale") or path.split("/")[0] == EXCHANGE:
+        of_exchange = path.split("/")[0] == EXCHANGE
+        if path.endswith("lora_scale") or (of_exchange and path not in of_exchanges):
             return False
-        if training.lora_rank and not lora.is_trained(path.split("/")) and path.split("/")[0] not in training.fresh:
+        if (
+            training.lora_rank
+            and not of_exchange
+            and not lora.is_trained(path.split("/"))
+            and path.split("/")[0] not in training.fresh
+        ):
             return False
         return not any(re.fullmatch(pattern, path) for pattern in training.frozen)
 

@@ -49,12 +49,12 @@ def errors_of_blocks(scoring: Scoring, params: Any, setting: Setting) -> list[di
     run, one_device, model = runner_for(setting.num_parts), on_one_device(1), scoring.model
 
     @partial(jax.jit, static_argnums=(0, 1))
-    def outputs(exchange: Exchanges, run: PlacedRunner, params: Any, parts: Parts) -> list[jax.Array]:
+    def outputs(exchange: Exchanges, run: PlacedRunner, params: Any, parts: Parts) -> tuple[jax.Array, ...]:
         return block_outputs(model, params, parts, exchange, run)
 
     @jax.jit
     def compare(
-        approximate: list[jax.Array], exact: list[jax.Array], real_BN: jax.Array
+        approximate: tuple[jax.Array, ...], exact: tuple[jax.Array, ...], real_BN: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         sums = []
         for x, y in zip(approximate, exact, strict=True):

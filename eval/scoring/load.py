@@ -13,7 +13,7 @@ from prism_jax import cost
 from prism_jax.assets import hub
 from prism_jax.data.datasets import Corpus, Dataset, even_indices, subset
 from prism_jax.data.text import bucket_lengths, bucket_of
-from prism_jax.exchange.base import as_tuple
+from prism_jax.exchange import arrays
 from prism_jax.exchange.setting import Setting
 from prism_jax.experiments import checkpoint, exchange_arrays, recipe
 from prism_jax.experiments.build import (
@@ -146,7 +146,7 @@ def load_scoring(
     }
     check_same("weights", {kind: variant.params for kind, variant in variants.items()})
     features = base.model.config.stack.features
-    if any(one.arrays(features) for setting in settings for one in as_tuple(setting.exchange)):
+    if any(arrays.has_arrays(setting.exchange, features) for setting in settings):
         _note_other_source(experiment.exchange_arrays, variants[BASE].source)
     return Scoring(experiment, base, variants, dataset, index, task)
 

@@ -28,7 +28,7 @@ class Cost:
     """Computation and communication of one device for one example.
 
     Attributes:
-      flops: FLOPs of the matrix products of the blocks.
+      flops: FLOPs of the matrix products of the blocks, those of the exchanges included.
       bytes_sent: bytes sent by the exchanges of the blocks, to all other parts together.
       bytes_received: bytes received by the exchanges of the blocks, from all other parts together.
       collectives: number of collectives of the exchanges of the blocks, for a whole batch.
@@ -52,7 +52,9 @@ def formula(
         2 T D^2 (queries) + 4 K D^2 (keys, values) + 4 T K D (scores, sum of values) + 2 T D^2 (output) + 4 T D M (MLP)
 
     FLOPs. For M = 4 D this is 20 T D^2 + 4 K D^2 + 4 T K D, which matches the GFLOPs published in the PRISM paper. A
-    block sends (P-1) L rows of D numbers, of 4 bytes each or as the wire format defines.
+    block sends (P-1) L rows of D numbers, of 4 bytes each or as the wire format defines. An exchange of keys and values
+    computes those of T rows in place of K, and its rows have 2 D numbers. The products of an exchange itself, such as
+    the search for codes, are added, see `Exchange.flops`.
 
     Args:
       stack: sizes of the blocks.
@@ -63,12 +65,16 @@ def formula(
     """
     D, M = stack.features, stack.mlp_features
     T = _rows_of_a_part(num_parts, num_tokens, extra_rows)
-    flops = moved = collectives = 0
+    flops: float = 0
+    moved = collectives = 0
     for block_exchange in per_block(exchange, stack.num_layers):
-        others = (num_parts - 1) * block_exchange.rows_sent(part_length(num_tokens, num_parts))
+        own, width = part_length(num_tokens, num_parts), block_exchange.width(D)
+        others = (num_parts - 1) * block_exchange.rows_sent(own)
         K = T + others
-        flops += 4 * T * D * D + 4 * K * D * D + 4 * T * K * D + 4 * T * D * M
-        moved += others * wire_of(block_exchange).row_bytes(D)
+        projected = T if block_exchange.keys_values else K
+        flops += 4 * T * D * D + 4 * projected * D * D + 4 * T * K * D + 4 * T * D * M
+        flops += block_exchange.flops(own, num_parts, width)
+        moved += others * wire_of(block_exchange).row_bytes(block_exchange.coded_width(width))
         collectives += others > 0
     return Cost(flops, moved, moved, collectives)
 
@@ -122,14 +128,16 @@ def activations(
     Attention holds the rows of the part (T D), the rows attended to (K D, twice in pre-norm, where they are also
     normalised), queries, keys and values ((T + 2 K) D), and scores before and after the exponential (2 H T K, or those
     of one block of queries where they exceed `SCORES_BYTES`). The MLP holds the rows, and T M before and after the
-    activation. All in float32. A compiler that reuses memory better needs less; one that copies needs more.
+    activation. All in float32. A compiler that reuses memory better needs less; one that copies needs more. Keys and
+    values that are shared stand in place of the rows attended to (2 K D).
     """
     D, M, H = stack.features, stack.mlp_features, stack.num_heads
     T = _rows_of_a_part(num_parts, num_tokens, extra_rows)
     most: float = 0
     for block_exchange in per_block(exchange, stack.num_layers):
         K = T + (num_parts - 1) * block_exchange.rows_sent(part_length(num_tokens, num_parts))
-        rows = T * D + K * D * (2 if stack.norm_first else 1)
+        normed = 2 if stack.norm_first else 1
+        rows = T * D * normed + 2 * K * D if block_exchange.keys_values else T * D + K * D * normed
         scores = min(H * T * K, max(SCORES_BYTES / 4 / batch_size, H * K))
         most = max(most, rows + (T + 2 * K) * D + 2 * scores, 2 * T * D + 2 * T * M)
     return 4 * batch_size * most
@@ -206,10 +214,10 @@ _PLACES = {
 def _place(operation: Operation) -> str:
     """Returns the place in the model that an operation belongs to."""
     scope = operation.scope
-    if "exchange" in scope:
-        return "exchange"
     if operation.opcode == "dot" and "blocks" in scope:
         return PRODUCTS
+    if "exchange" in scope:
+        return "exchange"
     if any(name.endswith(".head") for name in scope):
         return "head"
     return next((place for name, place in _PLACES.items() if name in scope), "elsewhere")

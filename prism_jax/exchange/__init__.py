@@ -1,8 +1,11 @@
 """Exchanges: rows that the parts send each other before a block."""
 
-from prism_jax.exchange.base import Context, Exchange, Exchanges, Sending
+from prism_jax.exchange.base import BlockArray, Context, Exchange, Exchanges, Sending, array_field
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
 from prism_jax.exchange.codebooks import Codebooks
+from prism_jax.exchange.gated_means import GatedMeans
+from prism_jax.exchange.keys_values import KeysValues
+from prism_jax.exchange.principal import Principal
 from prism_jax.exchange.segments import MeansAfterNorm, SegmentMeans, Segments, UnscaledMeans, WeightedMeans
 from prism_jax.exchange.wire import WIRES, Wire
 from prism_jax.exchange.wrapped import Wrapped
@@ -10,12 +13,16 @@ from prism_jax.exchange.wrapped import Wrapped
 __all__ = [
     "WIRES",
     "AllGather",
+    "BlockArray",
     "Codebooks",
     "Context",
     "Exchange",
     "Exchanges",
+    "GatedMeans",
     "IsolatedParts",
+    "KeysValues",
     "MeansAfterNorm",
+    "Principal",
     "SegmentMeans",
     "Segments",
     "Sending",
@@ -24,4 +31,5 @@ __all__ = [
     "WholeSequence",
     "Wire",
     "Wrapped",
+    "array_field",
 ]

@@ -1,36 +1,69 @@
 """Arrays of exchanges in the tree of parameters: `exchange/NAME/block_I/ARRAY`.
 
-An exchange that needs arrays, such as codebooks, states their shapes and is given those of its block before it runs.
+An exchange that needs arrays, such as codebooks, states them and is given those of its block before it runs. Those of
+an exchange of keys and values have another NAME than those of an exchange of rows.
 """
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Exchange, Exchanges, as_tuple, per_block
+from prism_jax.exchange.base import BlockArray, Exchange, Exchanges, as_tuple, per_block
+from prism_jax.exchange.wrapped import Wrapped
 
 EXCHANGE = "exchange"
 """First name of the arrays in a tree of parameters."""
 
 
-def shapes(exchange: Exchanges, num_layers: int, features: int) -> dict[str, Any]:
-    """Returns the shapes of the arrays of exchanges as a tree of parameters. It is empty if they have none.
+def owners(exchange: Exchange) -> Iterator[tuple[str, Exchange]]:
+    """Yields an exchange and the ones that it wraps, each with NAME, from the outside in."""
+    suffix = "_keys_values" if exchange.keys_values else ""
+    while True:
+        yield exchange.arrays_name + suffix, exchange
+        if not isinstance(exchange, Wrapped):
+            return
+        exchange = exchange.of
+
+
+def stated(exchange: Exchanges, num_layers: int, features: int) -> dict[str, BlockArray]:
+    """Returns the arrays that exchanges need, by their paths `exchange/NAME/block_I/ARRAY`.
 
     Args:
       exchange: of all blocks, or one for each.
       num_layers: number of blocks.
       features: D.
     """
-    tree: dict[str, Any] = {}
-    for i, of_block in enumerate(per_block(exchange, num_layers)):
-        if arrays := of_block.arrays(features):
-            tree.setdefault(of_block.arrays_name, {})[f"block_{i}"] = arrays
-    return {EXCHANGE: tree} if tree else {}
+    return {
+        f"{EXCHANGE}/{name}/block_{i}/{array}": spec
+        for i, of_block in enumerate(per_block(exchange, num_layers))
+        for name, owner in owners(of_block)
+        for array, spec in owner.arrays(of_block.width(features)).items()
+    }
+
+
+def has_arrays(exchange: Exchanges, features: int) -> bool:
+    """Returns whether an exchange, or one of several, needs arrays."""
+    return any(owner.arrays(one.width(features)) for one in as_tuple(exchange) for _, owner in owners(one))
+
+
+def starts(exchanges: Iterable[Exchanges], num_layers: int, features: int) -> dict[str, jax.Array]:
+    """Returns the arrays that training changes, as they are before it, by their paths."""
+    specs = {path: spec for one in exchanges for path, spec in stated(one, num_layers, features).items()}
+    return {path: _start(spec.shape, spec.start) for path, spec in specs.items() if spec.start is not None}
+
+
+def _start(shape: tuple[int, ...], value: float) -> jax.Array:
+    return jnp.full(shape, value, jnp.float32)
 
 
 def bind(exchange: Exchanges, params: Any, num_layers: int, features: int) -> Exchanges:
     """Returns the exchange of each block with its arrays, or `exchange` itself if it has none.
+
+    An array that training would change is as before training where the parameters lack it.
 
     Args:
       exchange: of all blocks, or one for each.
@@ -41,24 +74,39 @@ def bind(exchange: Exchanges, params: Any, num_layers: int, features: int) -> Ex
     Raises:
       InputError: if the parameters lack an array, or have it in another shape.
     """
-    if not any(one.arrays(features) for one in as_tuple(exchange)):
+    if not has_arrays(exchange, features):
         return exchange
-    return tuple(
-        _bind(of_block, params.get(EXCHANGE, {}).get(of_block.arrays_name, {}).get(f"block_{i}", {}), features)
-        for i, of_block in enumerate(per_block(exchange, num_layers))
-    )
+
+    def with_those_of_block(of_block: Exchange, i: int) -> Exchange:
+        width = of_block.width(features)
+        *outer, innermost = (
+            _with_arrays(owner, params.get(EXCHANGE, {}).get(name, {}).get(f"block_{i}", {}), width)
+            for name, owner in owners(of_block)
+        )
+        for wrapped in reversed(outer):
+            assert isinstance(wrapped, Wrapped)
+            innermost = replace(wrapped, of=innermost)
+        return innermost
+
+    return tuple(with_those_of_block(of_block, i) for i, of_block in enumerate(per_block(exchange, num_layers)))
 
 
-def _bind(exchange: Exchange, arrays: dict[str, jax.Array], features: int) -> Exchange:
-    for name, wanted in exchange.arrays(features).items():
-        if name not in arrays:
+def _with_arrays(exchange: Exchange, arrays: dict[str, jax.Array], features: int) -> Exchange:
+    """Returns an exchange with its own arrays."""
+    own = {}
+    for name, spec in exchange.arrays(features).items():
+        if name in arrays:
+            own[name] = arrays[name]
+        elif spec.start is not None:
+            own[name] = _start(spec.shape, spec.start)
+        else:
             raise InputError(
                 f"the weights lack the arrays of {exchange}; make them with train.calibrate, and give its file with "
                 "--exchange-arrays"
             )
-        if arrays[name].shape != wanted.shape:
+        if own[name].shape != spec.shape:
             raise InputError(
-                f"{exchange} needs {name} of shape {wanted.shape}, but the weights have {arrays[name].shape}; "
+                f"{exchange} needs {name} of shape {spec.shape}, but the weights have {own[name].shape}; "
                 "make them again with train.calibrate"
             )
-    return exchange.with_arrays(arrays)
+    return exchange.with_arrays(own) if own else exchange

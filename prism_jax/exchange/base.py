@@ -7,9 +7,9 @@ Both are known on every part, so only features cross the mesh. The collectives o
 
 import abc
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import get_type_hints
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, get_type_hints
 
 import flax
 import jax
@@ -37,6 +37,26 @@ class Context:
 
 
 @dataclass(frozen=True)
+class BlockArray:
+    """An array that an exchange owns in every block, float32.
+
+    Attributes:
+      shape: of the array.
+      start: every number of the array before training, which then changes it. None for an array that `train.calibrate`
+        makes; training leaves it as it is.
+    """
+
+    shape: tuple[int, ...]
+    start: float | None = None
+
+
+def array_field() -> Any:
+    """Returns the field of an exchange that holds one of its arrays, None before the exchange is bound. It stands in no
+    text, and two exchanges are equal whatever it holds."""
+    return field(default=None, kw_only=True, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
 class Exchange(abc.ABC):
     """Decides the rows that a part attends to in a block. One that sends rows extends `Sending`.
 
@@ -58,6 +78,29 @@ class Exchange(abc.ABC):
         stream, and the receiver normalises the rows. Subclasses may write `after_norm = True`."""
         return False
 
+    @property
+    def keys_values(self) -> bool:
+        """Whether x_BTD is keys and values side by side, [B, T, 2 D], see `KeysValues`. So is the context then."""
+        return False
+
+    def width(self, features: int) -> int:
+        """Numbers in a row that the exchange is called on, in a model of D features."""
+        return 2 * features if self.keys_values else features
+
+    def coded_width(self, features: int) -> int:
+        """Numbers in a row as the wire format gets it, for rows of `features` numbers in the exchange."""
+        return features
+
+    def flops(self, part_len: int, num_parts: int, features: int) -> float:
+        """FLOPs of the matrix products that a part computes in the exchange itself, for one example.
+
+        Args:
+          part_len: T.
+          num_parts: P.
+          features: numbers in a row that the exchange is called on, see `width`.
+        """
+        return 0
+
     def rows_sent(self, part_len: int) -> int:
         """Number of rows, L, that a part of T tokens sends to each other part. A part attends to T + (P-1) L rows."""
         return 0
@@ -67,22 +110,26 @@ class Exchange(abc.ABC):
 
     @property
     def arrays_name(self) -> str:
-        """Name of the exchange's arrays in a tree of parameters, see `exchange.arrays`."""
+        """Name of the exchange's own arrays in a tree of parameters, see `exchange.arrays`."""
         return name_of(type(self))
 
-    def arrays(self, features: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns the shapes of the arrays that the exchange needs in a block, by name. Most need none."""
+    def arrays(self, features: int) -> dict[str, BlockArray]:
+        """Returns the arrays that the exchange needs in a block, by the name of their `array_field`. Most need none.
+
+        Args:
+          features: numbers in a row that the exchange is called on, see `width`.
+        """
         return {}
 
     def with_arrays(self, arrays: Mapping[str, jax.Array]) -> "Exchange":
-        """Returns the exchange with the arrays of a block. An exchange with `arrays` has a field for them."""
-        return self
+        """Returns the exchange with the arrays of a block."""
+        return replace(self, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def parameters(cls) -> dict[str, type]:
         """Fields that stand in the text of an exchange, in their order, with their types."""
         types = get_type_hints(cls)
-        return {field.name: types[field.name] for field in fields(cls)}
+        return {field.name: types[field.name] for field in fields(cls) if field.compare}
 
     def __str__(self) -> str:
         values = (getattr(self, name) for name in self.parameters())
@@ -135,15 +182,15 @@ class Sending(Exchange):
         part_after_part = (layout.part + 1 + jnp.arange(others, dtype=jnp.int32)) % P
 
         def from_others(y: jax.Array, axis: int) -> jax.Array:
-            """Keeps the other parts of an axis of parts, and joins it with the axis of rows behind it."""
-            y = jnp.take(y, part_after_part, axis, mode="clip")
-            return y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :])
+            """Keeps the other parts of an axis of parts."""
+            return jnp.take(y, part_after_part, axis, mode="clip")
 
-        z_BPLD = all_gather(z_BLD, self.wire)
+        z_BQLD = all_gather(z_BLD, self.wire, lambda sent: from_others(sent, 1))
+        weight_BQL, last_QL = from_others(weight_BPL, 1).astype(jnp.float32), from_others(last_PL, 0)
         return Context(
-            jnp.concatenate([x_BTD, from_others(z_BPLD, 1)], axis=1),
-            jnp.concatenate([own.weight_BK, from_others(weight_BPL, 1).astype(jnp.float32)], axis=1),
-            jnp.concatenate([own.last_K, from_others(last_PL, 0)]),
+            jnp.concatenate([x_BTD, z_BQLD.reshape(B, -1, x_BTD.shape[2])], axis=1),
+            jnp.concatenate([own.weight_BK, weight_BQL.reshape(B, -1)], axis=1),
+            jnp.concatenate([own.last_K, last_QL.reshape(-1)]),
         )
 
     @classmethod
@@ -159,14 +206,19 @@ def own_rows(x_BTD: jax.Array, layout: Layout) -> Context:
     return Context(x_BTD, layout.real_BT.astype(jnp.float32), layout.positions_T)
 
 
-def all_gather(z_BLD: jax.Array, wire: Wire) -> jax.Array:
+def all_gather(z_BLD: jax.Array, wire: Wire, keep: Callable[[jax.Array], jax.Array] = lambda sent: sent) -> jax.Array:
     """Returns the rows of every part as they arrive, [B, P, L, D]. One collective.
 
     Rounding has no gradient, so the gradient is that of sending float32 (straight-through, arXiv 1308.3432).
+
+    Args:
+      z_BLD: rows to send.
+      wire: their format.
+      keep: picks parts, from an array [B, P, L, ...] of what all of them sent. Only those are decoded.
     """
 
     def gather(sent: jax.Array) -> jax.Array:
-        return jax.lax.all_gather(sent, PARTS, axis=1)
+        return keep(jax.lax.all_gather(sent, PARTS, axis=1))
 
     if wire == FLOAT32:
         return gather(z_BLD)

@@ -1,15 +1,16 @@
 """Product quantisation: rows are sent as codes of codebooks that every part holds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Context
+from prism_jax.exchange.base import BlockArray, Context, Exchange, array_field
+from prism_jax.exchange.principal import Principal
 from prism_jax.exchange.wire import FLOAT32, Wire, pack, unpack
-from prism_jax.exchange.wrapped import Wrapped, sender, wire_of, with_wire
+from prism_jax.exchange.wrapped import Wrapped, inner, sender, wire_of, with_wire
 from prism_jax.parallel.partition import Layout
 from prism_jax.records import Count, check_value
 
@@ -73,14 +74,14 @@ class Codebooks(Wrapped):
     groups * bits / 8 bytes. The gradient is straight-through, and the codebooks have none.
 
     Attributes:
-      groups: G, pieces of a row; divides D.
+      groups: G, pieces of a row; divides the numbers of a row: D, or 2 D for keys and values, or R behind `Principal`.
       bits: of a code, 2, 4 or 8.
-      centroids_GJE: of one block, see `Codes`; None before the exchange is bound.
+      centroids: of one block, [G, J, E], see `Codes`.
     """
 
     groups: Count
     bits: Count
-    centroids_GJE: jax.Array | None = field(default=None, kw_only=True, compare=False, repr=False)
+    centroids: jax.Array | None = array_field()
 
     def __post_init__(self) -> None:
         check_value("groups", self.groups, Count)
@@ -93,7 +94,7 @@ class Codebooks(Wrapped):
             raise InputError(f"codebooks are made of rows before the norm, but {self.of} sends rows behind it")
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
-        return with_wire(self.of, Codes(self.groups, self.bits, self.centroids_GJE))(x_BTD, layout)
+        return with_wire(self.of, Codes(self.groups, self.bits, self.centroids))(x_BTD, layout)
 
     @property
     def own_wire(self) -> Wire:
@@ -101,16 +102,18 @@ class Codebooks(Wrapped):
 
     @property
     def arrays_name(self) -> str:
-        return f"codebooks_{self.groups}_{self.bits}"
+        basis = inner(self.of, Principal)
+        return f"codebooks_{self.groups}_{self.bits}" + (f"_{basis.arrays_name}" if basis else "")
 
-    def arrays(self, features: int) -> dict[str, jax.ShapeDtypeStruct]:
-        check_groups(self.groups, self.bits, features)
-        shape = (self.groups, 2**self.bits, features // self.groups)
-        return {"centroids": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    def arrays(self, features: int) -> dict[str, BlockArray]:
+        width = self.coded_width(features)
+        check_groups(self.groups, self.bits, width)
+        return {"centroids": BlockArray((self.groups, 2**self.bits, width // self.groups))}
 
-    def with_arrays(self, arrays: Mapping[str, jax.Array]) -> "Codebooks":
-        return replace(self, centroids_GJE=jax.lax.stop_gradient(arrays["centroids"]))
+    def flops(self, part_len: int, num_parts: int, features: int) -> float:
+        rows = self.of.rows_sent(part_len) if num_parts > 1 else 0
+        search = 2 * rows * 2**self.bits * self.coded_width(features)
+        return search + self.of.flops(part_len, num_parts, features)
 
-    @classmethod
-    def parameters(cls) -> dict[str, type]:
-        return {name: kind for name, kind in super().parameters().items() if name != "centroids_GJE"}
+    def with_arrays(self, arrays: Mapping[str, jax.Array]) -> Exchange:
+        return super().with_arrays({"centroids": jax.lax.stop_gradient(arrays["centroids"])})

@@ -1,9 +1,7 @@
 """Exchanges that wrap another one, and the wire format of an exchange, wrapped or not."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-
-import jax
+from typing import TypeVar
 
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchange, Sending
@@ -25,22 +23,22 @@ class Wrapped(Exchange):
         return self.of.after_norm
 
     @property
+    def keys_values(self) -> bool:
+        return self.of.keys_values
+
+    @property
     def own_wire(self) -> Wire | None:
         """Wire format in place of that of the other exchange, if any."""
         return None
 
-    @property
-    def arrays_name(self) -> str:
-        return self.of.arrays_name
-
-    def arrays(self, features: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return self.of.arrays(features)
-
-    def with_arrays(self, arrays: Mapping[str, jax.Array]) -> Exchange:
-        return replace(self, of=self.of.with_arrays(arrays))
-
     def rows_sent(self, part_len: int) -> int:
         return self.of.rows_sent(part_len)
+
+    def coded_width(self, features: int) -> int:
+        return self.of.coded_width(features)
+
+    def flops(self, part_len: int, num_parts: int, features: int) -> float:
+        return self.of.flops(part_len, num_parts, features)
 
     def check(self, num_tokens: int, num_parts: int) -> None:
         self.of.check(num_tokens, num_parts)
@@ -53,11 +51,22 @@ class Wrapped(Exchange):
         return f"{super().__str__()}:{self.of}"
 
 
+Kind = TypeVar("Kind", bound=Exchange)
+
+
+def inner(exchange: Exchange, kind: type[Kind]) -> Kind | None:
+    """Returns the exchange of a class: itself, or one that it wraps. None if there is none."""
+    while True:
+        if isinstance(exchange, kind):
+            return exchange
+        if not isinstance(exchange, Wrapped):
+            return None
+        exchange = exchange.of
+
+
 def sender(exchange: Exchange) -> Sending | None:
     """Returns the exchange that sends: itself, or the one that it wraps. None if nothing is sent."""
-    while isinstance(exchange, Wrapped):
-        exchange = exchange.of
-    return exchange if isinstance(exchange, Sending) else None
+    return inner(exchange, Sending)  # type: ignore[type-abstract]
 
 
 def has_own_wire(exchange: Exchange) -> bool:

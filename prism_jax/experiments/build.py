@@ -13,6 +13,7 @@ from prism_jax.assets import hub
 from prism_jax.data.datasets import Corpus, Dataset, Labelled, changes, contents, outline, pieces, subset
 from prism_jax.data.labels import shown
 from prism_jax.errors import InputError
+from prism_jax.exchange.arrays import EXCHANGE
 from prism_jax.experiments import checkpoint, recipe
 from prism_jax.experiments.checkpoint import Trained, load
 from prism_jax.experiments.recipe import Experiment
@@ -165,11 +166,12 @@ def with_trained(pretrained: Pretrained, trained: Trained) -> Pretrained:
       InputError: if it is of another model, or it needs the run that it started from and that is gone.
     """
     new = flatten(trained.params)
-    if (before := trained.config["started_from"]) and set(new) != set(flatten(pretrained.params)):
+    if (before := trained.config["started_from"]) and not set(flatten(pretrained.params)) <= set(new):
         pretrained = with_trained(pretrained, from_terminal(lambda: load(Path(before["run"]), before["step"])))
     recipe = trained.config["training"]
     own = flatten(with_adapters(pretrained.params, recipe["lora_rank"], recipe["lora_alpha"], recipe["seed"]))
-    if any(path not in own or own[path].shape != value.shape for path, value in new.items()):
+    of_model = {path: value for path, value in new.items() if path.split("/")[0] != EXCHANGE}
+    if any(path not in own or own[path].shape != value.shape for path, value in of_model.items()):
         raise InputError(
             f"the checkpoint in {trained.run} is of another model; give one that was trained with this config"
         )

@@ -54,17 +54,20 @@ def source_of(path: str) -> str:
 
 
 def with_arrays(pretrained: Pretrained, path: str | None) -> Pretrained:
-    """Returns the model with the arrays in a file among its parameters, or unchanged without a file.
+    """Returns the model with the arrays in a file among its parameters, or unchanged without a file. Arrays that the
+    model has already, from a run that trained them, stay.
 
     Raises:
       InputError: if the file is missing or damaged, or holds something else.
     """
     if path is None:
         return pretrained
-    return replace(pretrained, params={**pretrained.params, **from_terminal(lambda: _read(path))})
+    read = from_terminal(lambda: _read(path))
+    return replace(pretrained, params=unflatten(read | flatten(pretrained.params)))
 
 
-def _read(path: str) -> dict[str, Any]:
+def _read(path: str) -> dict[str, np.ndarray]:
+    """Returns the arrays in a file by their paths in a tree of parameters."""
     tensors = hub.read_file(Path(path))
     wrong = [name for name, x in tensors.items() if not NAME.fullmatch(name) or hub.no_floats(x)]
     if wrong or not tensors:
@@ -74,4 +77,4 @@ def _read(path: str) -> dict[str, Any]:
     arrays = {name: np.asarray(x, np.float32) for name, x in tensors.items()}
     if damaged := [name for name, x in arrays.items() if not np.isfinite(x).all()]:
         raise InputError(f"{path} holds numbers that are not finite, in {damaged[0]}; make it again")
-    return unflatten(arrays)
+    return arrays

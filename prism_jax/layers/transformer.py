@@ -144,6 +144,15 @@ class Attention(nn.Module):
         """Returns keys and values of the rows to attend to."""
         return KVCache(self._heads(self.key(x_BKD)), self._heads(self.value(x_BKD)), weight_BK)
 
+    def keys_values(self, x_BTD: jax.Array) -> jax.Array:
+        """Returns keys and values of rows side by side, [B, T, 2 D], before they are cut into heads."""
+        return jnp.concatenate([self.key(x_BTD), self.value(x_BTD)], axis=-1)
+
+    def cache_of(self, x_BKE: jax.Array, weight_BK: jax.Array) -> KVCache:
+        """Returns keys and values to attend to, given side by side, [B, K, 2 D]."""
+        k_BKD, v_BKD = jnp.split(x_BKE, 2, axis=-1)
+        return KVCache(self._heads(k_BKD), self._heads(v_BKD), weight_BK)
+
     def __call__(
         self,
         x_BTD: jax.Array,
@@ -195,7 +204,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Exchange, attention, MLP. Rows of the residual stream are sent; in pre-norm the receiver normalises them.
 
-    An exchange may send normalised rows instead, see `Exchange.after_norm`.
+    An exchange may send normalised rows instead, or keys and values, see `Exchange`.
     """
 
     config: TransformerConfig
@@ -206,10 +215,9 @@ class Block(nn.Module):
 
     def __call__(self, x_BTD: jax.Array, exchange: Exchange, layout: Layout) -> tuple[jax.Array, KVCache]:
         """Returns the rows after this block [B, T, D], and the keys and values that they attended to."""
-        normed = exchange.after_norm and self.config.norm_first
-        rows_BTD = self.norm_1(x_BTD) if normed else x_BTD
+        own, cache_of = self._shared(x_BTD, exchange)
         with jax.named_scope("exchange"):
-            context = exchange(rows_BTD, layout)
+            context = exchange(own, layout)
         expected = x_BTD.shape[1] + (layout.num_parts - 1) * exchange.rows_sent(layout.part_len)
         rows = context.x_BKD.shape[1]
         if rows != expected:
@@ -222,7 +230,7 @@ class Block(nn.Module):
                 f"{exchange} gave {rows} rows, {context.weight_BK.shape[1]} weights and {context.last_K.shape[0]} "
                 "last positions; give one of each for every row"
             )
-        cache = (self.attention.cache if normed else self._cache)(context.x_BKD, context.weight_BK)
+        cache = cache_of(context.x_BKD, context.weight_BK)
         bias_of = partial(attention_bias, context.weight_BK, context.last_K, causal=self.config.causal)
         return self._update(x_BTD, cache, bias_of, layout.positions_T, layout.block_keys_B), cache
 
@@ -235,8 +243,18 @@ class Block(nn.Module):
         cache = cache.write(self._cache(x_B1D, weight_B1), cache.weight_BK.shape[1] - room)
         return self._update(x_B1D, cache, lambda _: weight_bias(cache.weight_BK), jnp.zeros(1, jnp.int32), None), cache
 
+    def _shared(self, x_BTD, exchange):
+        """Returns what a part shares of its rows, and how keys and values come from a context of it."""
+        if not exchange.keys_values:
+            normed = exchange.after_norm and self.config.norm_first
+            return (self.norm_1(x_BTD), self.attention.cache) if normed else (x_BTD, self._cache)
+        return self.attention.keys_values(self._normed(x_BTD)), self.attention.cache_of
+
+    def _normed(self, x_BKD):
+        return self.norm_1(x_BKD) if self.config.norm_first else x_BKD
+
     def _cache(self, x_BKD, weight_BK):
-        return self.attention.cache(self.norm_1(x_BKD) if self.config.norm_first else x_BKD, weight_BK)
+        return self.attention.cache(self._normed(x_BKD), weight_BK)
 
     def _update(self, x_BTD, cache, bias_of, positions_T, keys_B):
         if self.config.norm_first:

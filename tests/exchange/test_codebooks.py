@@ -12,7 +12,7 @@ from helpers.tiny import stack_config, tiny_batch
 import prism_jax as pj
 from prism_jax import cost
 from prism_jax.errors import InputError
-from prism_jax.exchange import Codebooks, arrays
+from prism_jax.exchange import Codebooks, GatedMeans, KeysValues, arrays
 from prism_jax.exchange.base import all_gather
 from prism_jax.exchange.codebooks import Codes
 from prism_jax.exchange.text import parse
@@ -21,6 +21,7 @@ from prism_jax.forward import lower
 from prism_jax.models.bert import BertConfig, BertModel
 from prism_jax.parallel.partition import PARTS
 from prism_jax.testing import check_exchange
+from prism_jax.trees import unflatten
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -34,8 +35,8 @@ def model():
 def params_with(exchange, seed=1):
     """Random parameters, with random centroids."""
     stack, keys = model().config.stack, iter(jax.random.split(jax.random.key(seed), 99))
-    shapes = arrays.shapes(exchange, stack.num_layers, stack.features)
-    drawn = jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape, x.dtype), shapes)
+    stated = arrays.stated(exchange, stack.num_layers, stack.features)
+    drawn = unflatten({path: jax.random.normal(next(keys), spec.shape) for path, spec in stated.items()})
     return {**pj.init_params(model(), jax.random.key(0)), **drawn}
 
 
@@ -83,6 +84,7 @@ def test_it_is_an_exchange_like_all_others():
     """Causality, padding and bytes; three devices as one; own rows are never rounded."""
     exchange = Codebooks(pj.AllGather(), 8, 4)
     check_exchange(exchange)
+    check_exchange(Codebooks(KeysValues(GatedMeans(2)), 8, 4))
     params = params_with(exchange)
     assert_close(hidden(params, exchange, pj.on_mesh(3)), hidden(params, exchange, pj.on_one_device(3)))
     alone = hidden(params, exchange, pj.on_one_device(1))

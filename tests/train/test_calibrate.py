@@ -12,7 +12,7 @@ from prism_jax.exchange import AllGather, Codebooks
 from prism_jax.experiments.exchange_arrays import save, source_of, with_arrays
 from prism_jax.trees import flatten
 from prism_jax.weights import Pretrained
-from train.codebook_fit import fit
+from train.exchange_fit import fit
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -78,6 +78,27 @@ def test_training_leaves_codebooks_as_they_are_and_export_writes_them(calibrated
     assert (tmp_path / "exported" / "model.safetensors").exists()
 
 
+def test_codes_of_keys_and_values_in_a_basis_are_scored(toy_config, trained, tmp_path):
+    """More bytes lose less, down to nothing; the basis of 64 components is exact."""
+    names = [f"codebooks:{groups}:8:principal:64:keys_values:all_gather" for groups in (32, 1)]
+    flags = ["--exchanges", *names, "--base", trained, "--examples", 40, "--out", tmp_path]
+    assert command("train.calibrate", toy_config, *flags) == 0
+    arrays = {name: x for name, x in load_file(tmp_path / "exchange.safetensors").items() if "basis" in name}
+    for basis in arrays.values():
+        np.testing.assert_allclose(basis.T @ basis, np.eye(64), atol=1e-5)
+    sweep = ["--base", trained, "--parts", 3, "--segments", "--limit", 0, "--out", tmp_path / "sweep"]
+    sweep += ["--exchanges", *names, "principal:64:keys_values:all_gather"]
+    sweep += ["--exchange-arrays", tmp_path / "exchange.safetensors"]
+    assert command("eval.sweep", toy_config, *sweep) == 0
+    whole, fine, coarse, all_components = json.loads((tmp_path / "sweep" / "results.json").read_text())["rows"]
+    assert all_components["score"] == whole["score"]
+    assert abs(fine["difference_to_one_device"]) <= abs(coarse["difference_to_one_device"])
+    assert (
+        fine["bytes_sent_per_device"] == fine["bytes_sent_per_device_compiled"] == 32 * coarse["bytes_sent_per_device"]
+    )
+    assert fine["flops_per_device"] == fine["flops_per_device_compiled"]
+
+
 def test_a_file_in_float16_holds_the_rounded_centroids(tmp_path):
     arrays = {"books": {"block_0": {"centroids": np.array([[0.1, 1e-3]])}}}
     save(tmp_path / "half.safetensors", arrays, "somewhere", "float16")
@@ -89,6 +110,13 @@ def test_a_file_in_float16_holds_the_rounded_centroids(tmp_path):
         arrays["books"]["block_0"]["centroids"][0, 0] = number
         with pytest.raises(InputError, match="numbers beyond the range of float16; choose float32"):
             save(tmp_path / "half.safetensors", arrays, "somewhere", "float16")
+
+
+def test_a_transposed_array_is_written_as_it_reads(tmp_path):
+    transposed = np.arange(6.0).reshape(2, 3).T
+    save(tmp_path / "arrays.safetensors", {"books": {"block_0": {"basis": transposed}}}, "somewhere")
+    (read,) = load_file(tmp_path / "arrays.safetensors").values()
+    assert read.tolist() == transposed.tolist()
 
 
 @pytest.mark.parametrize(
@@ -111,9 +139,9 @@ def test_a_file_of_something_else_is_refused(tensors, message, tmp_path):
 
 def test_wrong_input_is_refused_in_one_line(toy_config, trained, tmp_path, capsys):
     for flags, message in (
-        (["--exchanges", "all_gather"], "--exchanges names no codebooks"),
-        ([], "--exchanges names no codebooks"),
-        (["--exchanges", BOOKS, "all_gather"], "all_gather has no codebooks to make"),
+        (["--exchanges", "all_gather"], "all_gather has no arrays to make"),
+        ([], "--exchanges is empty"),
+        (["--exchanges", BOOKS, "all_gather"], "all_gather has no arrays to make"),
         (["--exchanges", "codebooks:8:4:means_after_norm:2"], "codebooks are made of rows before the norm"),
         (["--exchanges", "codebooks:8:4"], "and an exchange such as all_gather at the end"),
         (["--exchanges", "codebooks:7:8:all_gather", "--base", trained], "7 groups of 8 bits for rows of 32 features"),

@@ -1,4 +1,4 @@
-"""Codebooks by k-means, of the rows that the blocks of a model read."""
+"""Bases and codebooks of exchanges, from the rows that the blocks of a model read."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +13,7 @@ from prism_jax.data.datasets import Dataset, subset
 from prism_jax.data.text import bucket_lengths
 from prism_jax.exchange.base import Context, Exchange, own_rows
 from prism_jax.exchange.codebooks import Codebooks
+from prism_jax.exchange.principal import Principal
 from prism_jax.experiments import checkpoint
 from prism_jax.experiments.build import check_same_classes, load_model, load_run
 from prism_jax.experiments.recipe import Experiment
@@ -28,9 +29,14 @@ ITERATIONS = 25
 
 @dataclass(frozen=True)
 class _Recording(Exchange):
-    """One device, which keeps the rows that each block reads."""
+    """One device, which keeps the rows that the exchange of each block is called on."""
 
     rows: list[jax.Array] = field(compare=False)
+    of_keys_values: bool
+
+    @property
+    def keys_values(self) -> bool:
+        return self.of_keys_values
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
         self.rows.append(x_BTD)
@@ -55,7 +61,13 @@ def load(experiment: Experiment, dataset: Dataset, base: str | None) -> Pretrain
 
 
 def rows_of_blocks(
-    experiment: Experiment, pretrained: Pretrained, dataset: Dataset, examples: int, most: int
+    experiment: Experiment,
+    pretrained: Pretrained,
+    dataset: Dataset,
+    examples: int,
+    most: int,
+    *,
+    keys_values: bool = False,
 ) -> list[np.ndarray]:
     """Returns rows of real tokens that each block reads on one device, [rows, D] for each block.
 
@@ -65,6 +77,7 @@ def rows_of_blocks(
       dataset: training examples.
       examples: number of examples to read, at even distances.
       most: largest number of rows of a block. They are drawn at random, the same places in every block.
+      keys_values: whether to return keys and values side by side in place of rows, [rows, 2 D].
     """
     model, stack = pretrained.model, pretrained.model.config.stack
 
@@ -72,7 +85,9 @@ def rows_of_blocks(
     def read(params: Any, tokens: dict[str, jax.Array], real_BN: jax.Array) -> list[jax.Array]:
         rows: list[jax.Array] = []
         layout = Layout(jnp.int32(0), real_BN, None, 1, real_BN.shape[1])
-        model.apply({"params": params}, tokens, layout, (_Recording(rows),) * stack.num_layers, method="part")
+        model.apply(
+            {"params": params}, tokens, layout, (_Recording(rows, keys_values),) * stack.num_layers, method="part"
+        )
         return rows
 
     task = prepare(subset(dataset, examples), pretrained, experiment.num_tokens)
@@ -91,6 +106,40 @@ def rows_of_blocks(
         for block, x_BND in zip(kept, read(params, tokens, real_BN), strict=True):
             block.append(np.asarray(x_BND)[*chosen.T])
     return [np.concatenate(block) for block in kept]
+
+
+def fit_basis(principal: Principal, rows: list[np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the basis of each block: the first principal components of its rows.
+
+    Args:
+      principal: gives their number.
+      rows: of each block, [rows, D].
+    """
+    arrays = {}
+    for i, of_block in enumerate(rows):
+        mean = of_block.mean(0, dtype=np.float64)
+        variance, components = np.linalg.eigh(np.cov((of_block - mean).T))
+        first = slice(None, -principal.rank - 1, -1)
+        order = sharing(variance[first])
+        arrays[f"block_{i}"] = {
+            "mean": mean.astype(np.float32),
+            "basis": components[:, first][:, order].astype(np.float32),
+        }
+    return arrays
+
+
+def coordinates(rows: list[np.ndarray], bases: dict[str, dict[str, np.ndarray]]) -> list[np.ndarray]:
+    """Returns the coordinates of the rows of each block in bases of `fit_basis`, [rows, R]."""
+    of_blocks = (bases[f"block_{i}"] for i in range(len(rows)))
+    return [(x - own["mean"]) @ own["basis"] for x, own in zip(rows, of_blocks, strict=True)]
+
+
+def sharing(variance: np.ndarray) -> np.ndarray:
+    """Returns an order of components, given by falling variance, in which groups of neighbours have like products of
+    variances: pairs of a large and a small one (eigenvalue allocation, Ge et al. 2013)."""
+    half = len(variance) // 2
+    pairs = np.stack([np.arange(half), len(variance) - 1 - np.arange(half)], 1)
+    return np.concatenate([pairs.reshape(-1), np.arange(half, len(variance) - half)])
 
 
 def fit(books: Codebooks, rows: list[np.ndarray], seed: int) -> dict[str, dict[str, np.ndarray]]:

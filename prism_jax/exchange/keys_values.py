@@ -1,0 +1,38 @@
+"""Keys and values in place of rows."""
+
+from dataclasses import dataclass
+
+import jax
+
+from prism_jax.errors import InputError
+from prism_jax.exchange.base import Context
+from prism_jax.exchange.wrapped import Wrapped, has_own_wire, sender
+from prism_jax.parallel.partition import Layout
+
+
+@dataclass(frozen=True)
+class KeysValues(Wrapped):
+    """Shares keys and values by way of another exchange, which is called on them in place of rows.
+
+    A part computes keys and values of its own rows only. Voltage and PRISM compute those of received rows once more. In
+    exchange a row has 2 D numbers, the key in front of the value. Serving engines call the all-gather of keys and
+    values KV-gather.
+    """
+
+    keys_values = True
+
+    def __post_init__(self) -> None:
+        if sender(self.of) is None:
+            raise InputError(f"{self.of} sends nothing, so it shares no keys and values; choose one that sends rows")
+        if self.of.keys_values:
+            raise InputError(f"{self.of} shares keys and values already; leave one keys_values out")
+        if self.of.after_norm:
+            raise InputError(f"keys and values come behind the norm, so {self.of} can't normalise them; choose another")
+        if has_own_wire(self.of):
+            raise InputError(
+                f"codes of keys and values stand in front, as in codebooks:48:8:keys_values:all_gather, but "
+                f"this is keys_values:{self.of}"
+            )
+
+    def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
+        return self.of(x_BTD, layout)

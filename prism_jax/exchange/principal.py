@@ -1,0 +1,92 @@
+"""Rows in a basis of principal components (transform coding)."""
+
+from dataclasses import dataclass
+
+import jax
+
+from prism_jax.errors import InputError
+from prism_jax.exchange.base import BlockArray, Context, array_field
+from prism_jax.exchange.wire import Wire
+from prism_jax.exchange.wrapped import Wrapped, inner, sender, wire_of, with_wire
+from prism_jax.parallel.partition import Layout
+from prism_jax.records import Count, check_value
+
+
+@dataclass(frozen=True, eq=False)
+class Projected(Wire):
+    """Another format, for the coordinates of rows in a basis.
+
+    Attributes:
+      of: the other format.
+      mean_D: the origin.
+      basis_DR: R orthonormal columns.
+    """
+
+    of: Wire
+    mean_D: jax.Array
+    basis_DR: jax.Array
+
+    name = "projected"
+
+    def encode(self, z_BLD: jax.Array) -> jax.Array:
+        return self.of.encode((z_BLD - self._origin(z_BLD)) @ self.basis_DR)
+
+    def decode(self, sent: jax.Array, features: int) -> jax.Array:
+        z = self.of.decode(sent, self.basis_DR.shape[1]) @ self.basis_DR.T
+        return z + self._origin(z)
+
+    def row_bytes(self, features: int) -> int:
+        return self.of.row_bytes(self.basis_DR.shape[1])
+
+    def _origin(self, z: jax.Array) -> jax.Array:
+        return self.mean_D.reshape((1,) * (z.ndim - 1) + self.mean_D.shape)
+
+
+@dataclass(frozen=True)
+class Principal(Wrapped):
+    """Sends the coordinates of another exchange's rows in their first principal components, in its wire format.
+
+    Each block has its basis, of the rows that the block reads on one device; `train.calibrate` makes it. What a basis
+    is for are codebooks in front, `codebooks:48:8:principal:192:all_gather` (the parametric form of optimized product
+    quantization, Ge et al. 2013), so its columns stand in an order in which neighbours share the variance. KVTC
+    (arXiv 2511.01815) codes keys and values in such a basis.
+
+    Attributes:
+      rank: R, components that are kept.
+      mean, basis: of one block, [D] and [D, R], see `Projected`.
+    """
+
+    rank: Count
+    mean: jax.Array | None = array_field()
+    basis: jax.Array | None = array_field()
+
+    def __post_init__(self) -> None:
+        check_value("rank", self.rank, Count)
+        if sender(self.of) is None:
+            raise InputError(f"{self.of} sends nothing, so there is nothing to project; choose one that sends rows")
+        if self.of.after_norm:
+            raise InputError(f"a basis is made of rows before the norm, but {self.of} sends rows behind it")
+        if inner(self.of, Principal):
+            raise InputError(f"{self.of} projects its rows already; leave one principal out")
+
+    def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
+        assert self.mean is not None  # `bind` gives them
+        assert self.basis is not None
+        projected = Projected(wire_of(self.of), jax.lax.stop_gradient(self.mean), jax.lax.stop_gradient(self.basis))
+        return with_wire(self.of, projected)(x_BTD, layout)
+
+    @property
+    def arrays_name(self) -> str:
+        return f"principal_{self.rank}"
+
+    def arrays(self, features: int) -> dict[str, BlockArray]:
+        if self.rank > features:
+            raise InputError(f"{self.rank} components of {features} features; choose a rank of at most {features}")
+        return {"mean": BlockArray((features,)), "basis": BlockArray((features, self.rank))}
+
+    def coded_width(self, features: int) -> int:
+        return self.rank
+
+    def flops(self, part_len: int, num_parts: int, features: int) -> float:
+        rows = num_parts * self.of.rows_sent(part_len) if num_parts > 1 else 0
+        return 2 * rows * features * self.rank + self.of.flops(part_len, num_parts, features)
