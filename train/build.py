@@ -2,15 +2,21 @@
 
 from dataclasses import replace
 
+import jax
+
 from prism_jax import cost
+from prism_jax.exchange import arrays
 from prism_jax.experiments.build import load_model, with_adapters, with_trained
 from prism_jax.experiments.exchange_arrays import with_arrays
+from prism_jax.layers import lora
+from prism_jax.models.base import Model
 from prism_jax.parallel.processes import check_same
 from prism_jax.tasks import prepare
 from prism_jax.tasks.batches import steps_per_epoch, training_batches
 from prism_jax.tasks.predict import Predictor
-from prism_jax.trees import count
+from prism_jax.trees import count, flatten, unflatten
 from prism_jax.weights import Pretrained
+from train import distill
 from train.loop import Run
 from train.optimizer import optimizer
 from train.plan import Plan
@@ -30,7 +36,9 @@ def build(plan: Plan) -> Run:
     model = pretrained.model
     _check_memory(plan, pretrained)
     check_same("weights", pretrained.params)
-    trained, frozen = divide(pretrained.params, training)
+    own_arrays = _arrays_to_train(plan, model)
+    params = unflatten(own_arrays | flatten(pretrained.params))
+    trained, frozen = divide(params, training, own_arrays)
     task = prepare(
         plan.dataset, pretrained, experiment.num_tokens, augment=training.augment, smoothing=training.label_smoothing
     )
@@ -40,13 +48,16 @@ def build(plan: Plan) -> Run:
     rule = optimizer(training, num_updates)
 
     def step_through(setting):
-        return make_step(task_losses(task, model, setting.exchange, runners[setting.num_parts]), rule)
+        through = task, model, setting.exchange, runners[setting.num_parts]
+        teaches = training.distill.teaches
+        return make_step(distill.losses(*through, training.distill) if teaches else task_losses(*through), rule)
 
     replicate = runners[plan.settings[0].num_parts].replicate
     return Run(
         plan=plan,
         steps={setting: step_through(setting) for setting in plan.settings},
         frozen=replicate(frozen),
+        teacher=replicate(lora.merge(pretrained.params)) if training.distill.teaches else None,
         state=replicate(init_state(trained, rule, training.seed)),
         batches=iter(training_batches(task, plan.lengths, training.batch_size, training.seed)),
         predictor=Predictor(
@@ -65,6 +76,12 @@ def build(plan: Plan) -> Run:
             f"trained through {', '.join(map(str, plan.settings))}; checkpoints chosen by {plan.scored}"
         ),
     )
+
+
+def _arrays_to_train(plan: Plan, model: Model) -> dict[str, jax.Array]:
+    """Returns the arrays of the exchanges that training changes, as they are before it, by their paths."""
+    stack = model.config.stack
+    return arrays.starts((setting.exchange for setting in plan.settings), stack.num_layers, stack.features)
 
 
 def _load_model(plan: Plan) -> Pretrained:

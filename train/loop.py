@@ -24,6 +24,7 @@ from prism_jax.metrics import scores
 from prism_jax.parallel.processes import from_terminal, on_any
 from prism_jax.tasks.predict import Predictor
 from train.clock import Clock, Progress
+from train.distill import Taught
 from train.late_metrics import LateMetrics, Step
 from train.log import Log
 from train.plan import Plan
@@ -44,6 +45,7 @@ class Run:
       plan: the plan of the run.
       steps: a compiled step for each setting of the training.
       frozen: frozen parameters, with None for trained ones.
+      teacher: parameters of the teacher, see `train.distill`; None without one.
       state: state after the last step. A step donates it.
       batches: iterator over the batches of all further steps.
       predictor: predicts the held-out examples.
@@ -55,6 +57,7 @@ class Run:
     plan: Plan
     steps: Mapping[Setting, StepFunction]
     frozen: Any
+    teacher: Any
     state: TrainState
     batches: grain.DatasetIterator
     predictor: Predictor
@@ -143,7 +146,8 @@ class Run:
         key = step_key(self.state, step) if self.plan.training.dropout else None
         runner = self.plan.runners[setting.num_parts]
         on_devices = (runner.split(batch.tokens, key), runner.broadcast(batch.targets))
-        self.state, metrics = self.steps[setting](self.state, self.frozen, on_devices, batch.weight_B)
+        given = self.frozen if self.teacher is None else Taught(self.frozen, self.teacher)
+        self.state, metrics = self.steps[setting](self.state, given, on_devices, batch.weight_B)
         self.clock.started(metrics["loss"])
         return Step(step + 1, position, metrics), batch.num_tokens
 

@@ -188,8 +188,9 @@ def _check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
     if not resume:
         raise InputError(f"{folder} holds a run already; add --resume to go on with it, or choose another --out")
     config_json = read_config(folder)
-    arrays = ("exchange_arrays",) if "exchange_arrays" in config_json else ()  # missing in earlier versions
-    if differing := checkpoint.differences(config_json, experiment, (*STAYS, *arrays)):
+    later = {"exchange_arrays": config_json, "training.distill": config_json["training"]}  # missing in earlier versions
+    known = [name for name, noted in later.items() if name.removeprefix("training.") in noted]
+    if differing := checkpoint.differences(config_json, experiment, (*STAYS, *known)):
         raise InputError(
             f"{folder} was started with another {', '.join(differing)}; choose another --out, or the same values"
         )

@@ -19,7 +19,8 @@ from prism_jax.tasks.base import Task
 from train.trainable import combine
 
 LossFunction = Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]
-"""`(trained, frozen, batch) -> losses of the sequences [B], weights of the sequences [B]`."""
+"""`(trained, frozen, batch) -> losses of the sequences [B], weights of the sequences [B]`. With a teacher, the
+second is a `distill.Taught`."""
 
 StepFunction = Callable[["TrainState", Any, Any, Any], tuple["TrainState", dict[str, jax.Array]]]
 """`(state, frozen, batch, weight_B) -> state, metrics`, compiled. The metrics are `loss`,

@@ -96,6 +96,24 @@ class Preparation:
 
 
 @dataclass(frozen=True)
+class Distillation:
+    """Weights of losses by which the exact model teaches: the weights that training starts from, without an exchange.
+    All of them 0 means no teacher."""
+
+    logits: NotNegative = 0.0
+    """Weight of the divergence of the answers: Kullback-Leibler for classes and tokens, squared difference for a
+    number."""
+    blocks: NotNegative = 0.0
+    """Weight of the squared relative error of a token after a block, as the mean over tokens and blocks."""
+    attention: NotNegative = 0.0
+    """The same for the output of the attention of a block."""
+
+    @property
+    def teaches(self) -> bool:
+        return any((self.logits, self.blocks, self.attention))
+
+
+@dataclass(frozen=True)
 class Training(Preparation):
     """Fields of `train.finetune`."""
 
@@ -124,6 +142,8 @@ class Training(Preparation):
     """Largest norm of the gradient; None for no limit. A longer gradient is scaled down to it."""
     label_smoothing: Share = 0.0
     """Share of the target probability that is spread evenly over all classes."""
+    distill: Distillation = Distillation()
+    """Losses by which the exact model teaches."""
     dropout: bool = True
     """Whether to use dropout, at the rates of the model's config."""
     augment: bool = False

@@ -65,6 +65,23 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
+    def divergence(
+        self, head: Head, rows_BRD: jax.Array, teacher: Head, teacher_BRD: jax.Array, parts: Parts
+    ) -> jax.Array:
+        """Computes how far the answers to each sequence are from those of a teacher.
+
+        Args:
+          head: computes the answers from rows.
+          rows_BRD: returned by `forward.encode`.
+          teacher: the head of the teacher. Without dropout.
+          teacher_BRD: its rows.
+          parts: the batch.
+
+        Returns:
+          Divergences [B], each summed over the predictions of its sequence, as in `losses`.
+        """
+
+    @abc.abstractmethod
     def outcomes(self, head: Head, rows_BRD: jax.Array, parts: Parts, targets: jax.Array) -> jax.Array:
         """Computes the values that scoring needs for each sequence: [B], or [B, N - 1]. Arguments as for `losses`."""
 

@@ -1,6 +1,6 @@
 """Tasks that predict a class or a number for each text or image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,13 @@ class Classification(Task):
         loss_B = optax.softmax_cross_entropy(logits_BC, one_hot_BC)
         return loss_B, jnp.ones_like(loss_B)
 
+    def divergence(
+        self, head: Head, rows_BRD: jax.Array, teacher: Head, teacher_BRD: jax.Array, parts: Parts
+    ) -> jax.Array:
+        """Kullback-Leibler, in nats."""
+        teacher_BC = jax.nn.log_softmax(_exact(teacher, teacher_BRD, parts))
+        return optax.losses.kl_divergence_with_log_targets(jax.nn.log_softmax(head(rows_BRD, parts)), teacher_BC)
+
     def outcomes(self, head: Head, rows_BRD: jax.Array, parts: Parts, targets: jax.Array) -> jax.Array:
         logits_BC = head(rows_BRD, parts)
         return jnp.where(jnp.isfinite(logits_BC).all(-1), logits_BC.argmax(-1), NO_CLASS)
@@ -60,8 +67,19 @@ class Regression(Task):
         loss_B = (head(rows_BRD, parts)[:, 0] - targets) ** 2
         return loss_B, jnp.ones_like(loss_B)
 
+    def divergence(
+        self, head: Head, rows_BRD: jax.Array, teacher: Head, teacher_BRD: jax.Array, parts: Parts
+    ) -> jax.Array:
+        """Squared difference."""
+        return (head(rows_BRD, parts)[:, 0] - _exact(teacher, teacher_BRD, parts)[:, 0]) ** 2
+
     def outcomes(self, head: Head, rows_BRD: jax.Array, parts: Parts, targets: jax.Array) -> jax.Array:
         return head(rows_BRD, parts)[:, 0]
+
+
+def _exact(teacher: Head, rows_BRD: jax.Array, parts: Parts) -> jax.Array:
+    """Returns the answers of a teacher, without dropout and without a gradient."""
+    return jax.lax.stop_gradient(teacher(rows_BRD, replace(parts, keys_B=None)))
 
 
 def _targets(task: Task, index: np.ndarray, dtype: type[np.number]) -> np.ndarray:

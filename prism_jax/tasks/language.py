@@ -20,6 +20,12 @@ class _NextTokens(Task):
         log_p_BN = likelihood.log_likelihoods(head, rows_BRD, parts)
         return -log_p_BN.sum(1), (parts.real_BN.sum(1) - 1).astype(jnp.float32)
 
+    def divergence(
+        self, head: Head, rows_BRD: jax.Array, teacher: Head, teacher_BRD: jax.Array, parts: Parts
+    ) -> jax.Array:
+        """Kullback-Leibler of the next token, in nats."""
+        return likelihood.divergences(head, rows_BRD, teacher, teacher_BRD, parts).sum(1)
+
 
 @dataclass(frozen=True)
 class LanguageModelling(_NextTokens):

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from prism_jax.data.text import Tokens, string
 from prism_jax.errors import InputError
@@ -26,20 +27,46 @@ def log_likelihoods(head: Head, rows_BRD: jax.Array, parts: Parts) -> jax.Array:
     Returns:
       [B, N - 1]. Index i holds the value of token i + 1; 0 if token i or i + 1 is padding.
     """
-    num_tokens = parts.num_tokens
-    ids_BN = head.run(_ids_of_part, (), parts)[:, :num_tokens]
+    ids_BN = head.run(_ids_of_part, (), parts)[:, : parts.num_tokens]
 
     def log_p_of_example(params: Any, example: tuple[jax.Array, jax.Array]) -> jax.Array:
         rows_RD, ids_N = example
-        real_1N = jnp.ones((1, num_tokens), bool)
-        logits_1NV: Any = head.model.apply({"params": params}, rows_RD[None], real_1N, method="head")
-        log_p = jax.nn.log_softmax(logits_1NV[0, :-1].astype(jnp.float32))  # [N - 1, V]
+        log_p = _log_p(head, params, rows_RD, parts.num_tokens)
         return jnp.take_along_axis(log_p, ids_N[1:, None], axis=1)[:, 0]
 
     # The gradient computes the logits again.
     log_p = head.run.one_by_one(jax.checkpoint(log_p_of_example), head.params, (rows_BRD, ids_BN))
-    real_BN = parts.real_BN[:, :num_tokens]
-    return jnp.where(real_BN[:, 1:] & real_BN[:, :-1], log_p, 0)
+    return _where_predicted(log_p, parts)
+
+
+def divergences(head: Head, rows_BRD: jax.Array, teacher: Head, teacher_BRD: jax.Array, parts: Parts) -> jax.Array:
+    """Computes the Kullback-Leibler divergence of the next token's probabilities from those of a teacher, in nats.
+
+    Has no gradient of the teacher. Arguments and shape as for `log_likelihoods`.
+    """
+
+    def of_example(params: tuple[Any, Any], example: tuple[jax.Array, jax.Array]) -> jax.Array:
+        ours, exact = (
+            _log_p(one, own, rows_RD, parts.num_tokens)
+            for one, own, rows_RD in zip((head, teacher), params, example, strict=True)
+        )
+        return optax.losses.kl_divergence_with_log_targets(ours, jax.lax.stop_gradient(exact))
+
+    params = (head.params, teacher.params)
+    return _where_predicted(head.run.one_by_one(jax.checkpoint(of_example), params, (rows_BRD, teacher_BRD)), parts)
+
+
+def _log_p(head: Head, params: Any, rows_RD: jax.Array, num_tokens: int) -> jax.Array:
+    """Returns the log-probabilities of each next token, [N - 1, V], float32, from the rows of one example."""
+    real_1N = jnp.ones((1, num_tokens), bool)
+    logits_1NV: Any = head.model.apply({"params": params}, rows_RD[None], real_1N, method="head")
+    return jax.nn.log_softmax(logits_1NV[0, :-1].astype(jnp.float32))
+
+
+def _where_predicted(values: jax.Array, parts: Parts) -> jax.Array:
+    """Returns values of predicted tokens [B, N - 1], with 0 where the token or the one before it is padding."""
+    real_BN = parts.real_BN[:, : parts.num_tokens]
+    return jnp.where(real_BN[:, 1:] & real_BN[:, :-1], values, 0)
 
 
 def _ids_of_part(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> jax.Array:

@@ -253,7 +253,7 @@ def config_file(fields: dict[str, str]) -> str:
         name = group.__name__.lower()
         inside = {field.partition(".")[2]: value for field, value in fields.items() if field.startswith(f"{name}.")}
         own.setdefault(name, call(group.__name__, inside))
-    return f"""from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Setting, Training
+    return f"""from prism_jax.experiments.recipe import Distillation, Evaluation, Experiment, Grid, Setting, Training
 from prism_jax.exchange import AllGather, SegmentMeans, WholeSequence
 from prism_jax.models.bert import BertModel
 
