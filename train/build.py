@@ -36,9 +36,11 @@ def build(plan: Plan) -> Run:
     model = pretrained.model
     _check_memory(plan, pretrained)
     check_same("weights", pretrained.params)
-    own_arrays = _arrays_to_train(plan, model)
-    params = unflatten(own_arrays | flatten(pretrained.params))
-    trained, frozen = divide(params, training, own_arrays)
+    fresh_arrays = _arrays_before_training(plan, model)
+    params = unflatten(fresh_arrays | flatten(pretrained.params))
+    # Those of the run that training starts from are kept even if no step uses them.
+    of_exchanges = {*fresh_arrays, *(flatten(plan.start.params) if plan.start else ())}
+    trained, frozen = divide(params, training, of_exchanges)
     task = prepare(
         plan.dataset, pretrained, experiment.num_tokens, augment=training.augment, smoothing=training.label_smoothing
     )
@@ -78,7 +80,7 @@ def build(plan: Plan) -> Run:
     )
 
 
-def _arrays_to_train(plan: Plan, model: Model) -> dict[str, jax.Array]:
+def _arrays_before_training(plan: Plan, model: Model) -> dict[str, jax.Array]:
     """Returns the arrays of the exchanges that training changes, as they are before it, by their paths."""
     stack = model.config.stack
     return arrays.starts((setting.exchange for setting in plan.settings), stack.num_layers, stack.features)

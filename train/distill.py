@@ -30,7 +30,7 @@ EXACT = KeysValues(AllGather())
 
 @flax.struct.dataclass
 class Taught:
-    """What a distilling step reads beside its state.
+    """The parameters that a step with a teacher reads, beside its state.
 
     Attributes:
       frozen: frozen parameters of the student.
@@ -77,9 +77,10 @@ def losses(task: Task, model: Model, exchange: Exchanges, runner: Runner, weight
 
 def _error(ours: tuple[jax.Array, ...], exact: tuple[jax.Array, ...], layout: Layout) -> jax.Array:
     """Returns the squared relative error of the rows of real tokens, as their sum and their number, [B, 1, 2], over all
-    blocks. Rows beside those of tokens count as tokens."""
+    blocks. Rows beside those of tokens count where the part has a real token."""
     extra_rows = ours[0].shape[1] - layout.part_len
-    real_BR = jnp.pad(layout.real_BT, ((0, 0), (extra_rows, 0)), constant_values=True)
+    has_tokens_B1 = layout.real_BT.any(1, keepdims=True)
+    real_BR = jnp.concatenate([jnp.repeat(has_tokens_B1, extra_rows, axis=1), layout.real_BT], axis=1)
     sum_B = jnp.zeros(len(real_BR))
     for x_BRD, y_BRD in zip(ours, exact, strict=True):
         size_BR = jnp.maximum((y_BRD**2).sum(-1), jnp.finfo(jnp.float32).tiny)

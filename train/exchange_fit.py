@@ -135,8 +135,8 @@ def coordinates(rows: list[np.ndarray], bases: dict[str, dict[str, np.ndarray]])
 
 
 def sharing(variance: np.ndarray) -> np.ndarray:
-    """Returns an order of components, given by falling variance, in which groups of neighbours have like products of
-    variances: pairs of a large and a small one (eigenvalue allocation, Ge et al. 2013)."""
+    """Returns an order of components, given by falling variance: pairs of a large and a small one. Groups of an even
+    number of neighbours then have like products of variances (eigenvalue allocation, Ge et al. 2013)."""
     half = len(variance) // 2
     pairs = np.stack([np.arange(half), len(variance) - 1 - np.arange(half)], 1)
     return np.concatenate([pairs.reshape(-1), np.arange(half, len(variance) - half)])

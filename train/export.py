@@ -41,10 +41,10 @@ class Export:
     """Type of an adapter's tensors."""
 
 
-def trained_through_codebooks(trained: checkpoint.Trained) -> bool:
-    """Returns whether a run used codebooks, in training or to choose its checkpoint."""
+def used_calibrated_arrays(trained: checkpoint.Trained) -> bool:
+    """Returns whether a run used codebooks or bases, in training or to choose its checkpoint."""
     names = (*trained.config["training"]["exchanges"], trained.config.get("exchange"))
-    return any("codebooks:" in str(name) for name in names)
+    return any(kind in str(name) for name in names for kind in ("codebooks:", "principal:"))
 
 
 def main(argv: list[str]) -> None:
@@ -56,12 +56,12 @@ def main(argv: list[str]) -> None:
             f"the run in {command.run}, or one that it started from, trained more than adapters; "
             "leave --adapter out to write the whole model"
         )
-    if trained_through_codebooks(trained):
+    if used_calibrated_arrays(trained):
         exchange_arrays.check(trained.config.get("exchange_arrays"))
     out = output_folder(command.dir)
     check_empty(out)
     loaded = load_run(trained, class_named(trained.config["model"]))
-    path = trained.config.get("exchange_arrays") if trained_through_codebooks(trained) else None
+    path = trained.config.get("exchange_arrays") if used_calibrated_arrays(trained) else None
     own_arrays = loaded.params.get(EXCHANGE)
     all_arrays = exchange_arrays.with_arrays(loaded, path).params.get(EXCHANGE)
     loaded = replace(loaded, params={name: tree for name, tree in loaded.params.items() if name != EXCHANGE})

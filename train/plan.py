@@ -127,6 +127,7 @@ def plan_run(experiment: Experiment, out: str, *, resume: bool = False, start: s
     folder = output_folder(out)
     from_terminal(lambda: _check_folder(folder, experiment, resume))
     trained = from_terminal(lambda: _checkpoint_to_start_from(folder, start, experiment))
+    _check_teacher(training, trained)
     check_sources(experiment, fresh=training.fresh)
     exchange_arrays.check(experiment.exchange_arrays)
 
@@ -146,6 +147,16 @@ def _check_recipe(experiment: Experiment) -> None:
         raise InputError(
             f"{text_of(idle[0])} on training.parts 1 exchanges nothing; add --training.parts, such as 2 4, or leave "
             "training.exchanges out"
+        )
+
+
+def _check_teacher(training: Training, start: checkpoint.Trained | None) -> None:
+    """Raises InputError if a teacher would answer at random."""
+    weights, fresh = training.distill, training.fresh
+    if start is None and fresh and (weights.logits or (weights.teaches and "encoder" in fresh)):
+        raise InputError(
+            f"training.distill has no teacher yet: {', '.join(fresh)} would be drawn at random; train it without an "
+            "exchange first, and give that run with --start"
         )
 
 

@@ -34,6 +34,7 @@ from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks import prepare
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.predict import Predictor
+from prism_jax.trees import flatten, unflatten
 from prism_jax.weights import Pretrained, peft_config
 
 
@@ -141,7 +142,9 @@ def load_scoring(
     dataset = subset(dataset, limit)
     task = prepare(dataset, base, experiment.num_tokens)
     variants = {
-        kind: Variant(pretrained.params, sources[kind] or evaluation.adapter or experiment.weights)
+        kind: Variant(
+            _with_same_arrays(kind, pretrained, settings), sources[kind] or evaluation.adapter or experiment.weights
+        )
         for kind, pretrained in loaded.items()
     }
     check_same("weights", {kind: variant.params for kind, variant in variants.items()})
@@ -149,6 +152,19 @@ def load_scoring(
     if any(arrays.has_arrays(setting.exchange, features) for setting in settings):
         _note_other_source(experiment.exchange_arrays, variants[BASE].source)
     return Scoring(experiment, base, variants, dataset, index, task)
+
+
+def _with_same_arrays(kind: str, pretrained: Pretrained, settings: Sequence[Setting]) -> Any:
+    """Returns the parameters with the arrays of the exchanges of the settings, and with those of no others, since
+    all kinds of weights run through the same programs. A note names arrays that are as before training."""
+    stack, exchanges = pretrained.model.config.stack, [setting.exchange for setting in settings]
+    params = flatten(pretrained.params)
+    before = arrays.starts(exchanges, stack.num_layers, stack.features)
+    if is_terminal() and (names := sorted({path.split("/")[1] for path in before.keys() - params.keys()})):
+        print(f"note: the {kind} weights have no trained arrays of {', '.join(names)}, which are as before training")
+    stated = {path for one in exchanges for path in arrays.stated(one, stack.num_layers, stack.features)}
+    used = {path: x for path, x in params.items() if path.split("/")[0] != arrays.EXCHANGE or path in stated}
+    return unflatten({path: np.asarray(x) for path, x in before.items()} | used)
 
 
 def _note_other_source(path: str | None, base: str) -> None:

@@ -34,7 +34,17 @@ class Planned:
     impossible: str | None = None
 
 
-MAY_DIFFER = ("exchanges", "parts", "data", "log_every", "evaluate_every", "tensorboard", "validation_limit", "fresh")
+MAY_DIFFER = (
+    "distill",
+    "exchanges",
+    "parts",
+    "data",
+    "log_every",
+    "evaluate_every",
+    "tensorboard",
+    "validation_limit",
+    "fresh",
+)
 """Fields of `training` that may differ between tuned and control."""
 
 

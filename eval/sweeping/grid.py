@@ -7,6 +7,7 @@ from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchange, Exchanges, as_tuple
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
+from prism_jax.exchange.keys_values import KeysValues
 from prism_jax.exchange.segments import SegmentMeans
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.wire import FLOAT32, WIRES, Wire
@@ -62,10 +63,11 @@ def with_format(exchange: Exchanges, wire: Wire) -> Exchanges:
 
 
 def is_lossy(exchange: Exchanges) -> bool:
-    """Returns whether an exchange sends rows, but not all of them unchanged."""
+    """Returns whether an exchange sends rows, or keys and values, but not all of them unchanged."""
+    shared = (block.of if isinstance(block, KeysValues) else block for block in as_tuple(exchange))
     return not all(
         isinstance(block, WholeSequence | IsolatedParts) or (isinstance(block, AllGather) and block.wire == FLOAT32)
-        for block in as_tuple(exchange)
+        for block in shared
     )
 
 

@@ -293,7 +293,7 @@ def read_label_names(path: Path) -> tuple[str, ...]:
 def write_file(path: Path, tensors: Mapping[str, np.ndarray], notes: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file with notes in its metadata, completely or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    in_order = {name: np.ascontiguousarray(x) for name, x in tensors.items()}  # save_file writes memory as it lies
+    in_order = {name: np.asarray(x, order="C") for name, x in tensors.items()}  # save_file writes memory as it lies
     save_file(in_order, partial, metadata={"format": "pt", **(notes or {})})
     partial.chmod(0o644)
     partial.replace(path)

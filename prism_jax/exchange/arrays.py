@@ -105,8 +105,10 @@ def _with_arrays(exchange: Exchange, arrays: dict[str, jax.Array], features: int
                 "--exchange-arrays"
             )
         if own[name].shape != spec.shape:
+            way_out = (
+                "make them again with train.calibrate" if spec.start is None else "give those of the same exchange"
+            )
             raise InputError(
-                f"{exchange} needs {name} of shape {spec.shape}, but the weights have {own[name].shape}; "
-                "make them again with train.calibrate"
+                f"{exchange} needs {name} of shape {spec.shape}, but the weights have {own[name].shape}; {way_out}"
             )
     return exchange.with_arrays(own) if own else exchange

@@ -6,7 +6,8 @@ import jax
 
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Context
-from prism_jax.exchange.wrapped import Wrapped, has_own_wire, sender
+from prism_jax.exchange.principal import Principal
+from prism_jax.exchange.wrapped import Wrapped, has_own_wire, inner, sender
 from prism_jax.parallel.partition import Layout
 
 
@@ -28,10 +29,10 @@ class KeysValues(Wrapped):
             raise InputError(f"{self.of} shares keys and values already; leave one keys_values out")
         if self.of.after_norm:
             raise InputError(f"keys and values come behind the norm, so {self.of} can't normalise them; choose another")
-        if has_own_wire(self.of):
+        if has_own_wire(self.of) or inner(self.of, Principal):
             raise InputError(
-                f"codes of keys and values stand in front, as in codebooks:48:8:keys_values:all_gather, but "
-                f"this is keys_values:{self.of}"
+                "codebooks and bases stand in front, as in codebooks:48:8:principal:192:keys_values:all_gather, "
+                f"but this is keys_values:{self.of}"
             )
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:

@@ -7,7 +7,7 @@ import jax
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import BlockArray, Context, array_field
 from prism_jax.exchange.wire import Wire
-from prism_jax.exchange.wrapped import Wrapped, inner, sender, wire_of, with_wire
+from prism_jax.exchange.wrapped import Wrapped, has_own_wire, inner, sender, wire_of, with_wire
 from prism_jax.parallel.partition import Layout
 from prism_jax.records import Count, check_value
 
@@ -46,10 +46,10 @@ class Projected(Wire):
 class Principal(Wrapped):
     """Sends the coordinates of another exchange's rows in their first principal components, in its wire format.
 
-    Each block has its basis, of the rows that the block reads on one device; `train.calibrate` makes it. What a basis
-    is for are codebooks in front, `codebooks:48:8:principal:192:all_gather` (the parametric form of optimized product
-    quantization, Ge et al. 2013), so its columns stand in an order in which neighbours share the variance. KVTC
-    (arXiv 2511.01815) codes keys and values in such a basis.
+    Each block has its basis, of the rows that the block reads on one device; `train.calibrate` makes it. It is made for
+    codebooks in front, `codebooks:48:8:principal:192:all_gather`, after the parametric form of optimized product
+    quantization (Ge et al. 2013): a large component stands beside a small one. KVTC (arXiv 2511.01815) codes keys and
+    values in such a basis.
 
     Attributes:
       rank: R, components that are kept.
@@ -68,6 +68,11 @@ class Principal(Wrapped):
             raise InputError(f"a basis is made of rows before the norm, but {self.of} sends rows behind it")
         if inner(self.of, Principal):
             raise InputError(f"{self.of} projects its rows already; leave one principal out")
+        if has_own_wire(self.of):
+            raise InputError(
+                f"codebooks stand in front, as in codebooks:48:8:principal:192:all_gather, but this is "
+                f"principal:{self.rank}:{self.of}"
+            )
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
         assert self.mean is not None  # `bind` gives them

@@ -49,7 +49,7 @@ def test_the_gradient_is_finite_where_a_segment_is_padding():
     parts = run.split(tiny_batch(12, padded=True))
 
     def loss(gate_D):
-        exchange = GatedMeans(2, gate_D=gate_D)
+        exchange = GatedMeans(2)
         bound = {**params, "exchange": {"gated_means": {f"block_{i}": {"gate_D": gate_D} for i in range(2)}}}
         return (pj.forward(model, bound, parts, exchange, run)[1] ** 2).sum()
 
@@ -58,6 +58,7 @@ def test_the_gradient_is_finite_where_a_segment_is_padding():
     assert np.abs(gradient).max() > 0
 
 
+@pytest.mark.slow
 def test_training_changes_the_gates_and_the_run_is_resumed_scored_and_exported(toy_config, trained, tmp_path):
     run, through = tmp_path / "run", ["gated_means:1", "codebooks:16:8:all_gather"]
     flags = ["--start", trained, "--training.exchanges", through[0], "--training.parts", 3]
@@ -75,3 +76,14 @@ def test_training_changes_the_gates_and_the_run_is_resumed_scored_and_exported(t
     records = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("of_run", "of_export")]
     assert records[0]["rows"][0]["score"] == records[1]["rows"][0]["score"]
     assert config["training"]["exchanges"] == ["gated_means:1"]
+    sweep = ["--base", trained, "--tuned", run, "--parts", 3, "--segments", 1, "--exchanges", *through[:1]]
+    assert command("eval.sweep", toy_config, *sweep, "--out", tmp_path / "sweep") == 0
+    rows = json.loads((tmp_path / "sweep" / "results.json").read_text())["rows"]
+    scores = {(row["exchange"], row["weights"]): row["score"] for row in rows}
+    assert scores["gated_means", "base"] == scores["segment_means", "base"]
+    assert scores["gated_means", "tuned"] == records[0]["rows"][0]["score"]
+    later = ["--start", run, "--training.exchanges", "segment_means:1", "--training.parts", 3, "--training.epochs", 1]
+    assert command("train.finetune", toy_config, *later, *score, "--out", tmp_path / "later") == 0
+    assert command("train.export", tmp_path / "later", tmp_path / "later_exported") == 0
+    kept = load_file(tmp_path / "later_exported" / "exchange.safetensors")
+    assert all((kept[name] == gate).all() for name, gate in gates.items())

@@ -51,6 +51,7 @@ def test_it_is_an_exchange_like_all_others():
     check_exchange(KeysValues(pj.AllGather(wire=pj.WIRES["int3"])))
 
 
+@pytest.mark.slow
 def test_generation_goes_on_from_the_keys_and_values_that_were_sent():
     model, params = tiny_gpt2()
     prompts = prompts_of(12, 9)
@@ -61,6 +62,7 @@ def test_generation_goes_on_from_the_keys_and_values_that_were_sent():
     assert_close(shared.logits(prompts, np.array([[1, 2]] * 2)), means)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_one_device():
     model, params = tiny_bert()
     batch = tiny_batch(12, padded=False)
@@ -81,7 +83,8 @@ def test_the_gradient_is_that_of_one_device():
         ("keys_values:isolated_parts", "isolated_parts sends nothing, so it shares no keys and values"),
         ("keys_values:keys_values:all_gather", "keys_values:all_gather shares keys and values already"),
         ("keys_values:means_after_norm:2", "keys and values come behind the norm"),
-        ("keys_values:codebooks:8:4:all_gather", "stand in front, as in codebooks:48:8:keys_values:all_gather"),
+        ("keys_values:codebooks:8:4:all_gather", "codebooks and bases stand in front"),
+        ("keys_values:principal:8:all_gather", "but this is keys_values:principal:8:all_gather"),
         ("keys_values", "and an exchange such as all_gather at the end"),
     ],
 )

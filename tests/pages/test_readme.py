@@ -13,6 +13,7 @@ from helpers.closeness import assert_close
 from helpers.command import command
 from helpers.paths import GOLDEN, ROOT
 from helpers.tiny import hidden_states, save_toy_tokenizer, tiny_batch, tiny_bert
+from safetensors.numpy import load_file
 
 import prism_jax as pj
 from prism_jax import weights
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_to_compile")
 PAGES = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 EVERYTHING = "\n".join(PAGES.values())
 NAMES = (
-    "check_exchange|LastTokens|cost[.]lowered|BertForSentenceEmbedding|encode_part|"
+    "check_exchange|LastTokens|LearnedPower|cost[.]lowered|BertForSentenceEmbedding|encode_part|"
     "ViTForImageFeatures|pj[.]Generator|DictReader"
 )
 BLOCKS = {
@@ -80,6 +81,20 @@ def test_the_exchange_of_ones_own(toy_config, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("last_tokens") == 4
     one = ["--exchange", "last_tokens:6", "--num-parts", "3", "--out", tmp_path / "one"]
     assert command("eval.evaluate", tmp_path / "last_tokens.py", *one) == 0
+
+
+@pytest.mark.slow
+def test_the_exchange_that_learns(toy_config, trained, tmp_path):
+    block = BLOCKS["LearnedPower"]
+    assert len(block.splitlines()) < 40
+    (tmp_path / "learned.py").write_text(block.replace("configs/bert_newsgroups.py", toy_config))
+    through = ["--training.exchanges", "learned_power:segment_means:1", "--training.parts", "3", "--start", trained]
+    through += ["--exchange", "learned_power:segment_means:1", "--num-parts", "3", "--out", tmp_path / "run"]
+    assert command("train.finetune", tmp_path / "learned.py", *through) == 0
+    assert command("train.export", tmp_path / "run", tmp_path / "exported") == 0
+    powers = load_file(tmp_path / "exported" / "exchange.safetensors")
+    assert sorted(powers) == [f"exchange/learned_power/block_{i}/power" for i in range(2)]
+    assert all(power.shape == () and abs(power - 1) > 1e-4 for power in powers.values())
 
 
 def with_fresh_head(load):

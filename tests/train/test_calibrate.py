@@ -78,6 +78,7 @@ def test_training_leaves_codebooks_as_they_are_and_export_writes_them(calibrated
     assert (tmp_path / "exported" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_codes_of_keys_and_values_in_a_basis_are_scored(toy_config, trained, tmp_path):
     """More bytes lose less, down to nothing; the basis of 64 components is exact."""
     names = [f"codebooks:{groups}:8:principal:64:keys_values:all_gather" for groups in (32, 1)]

@@ -101,6 +101,19 @@ def test_a_student_that_equals_its_teacher_has_nothing_to_learn(kind):
     assert (taught_B > plain_B + 1e-3)[:2].all()  # all tokens of the third lie in one part
 
 
+@pytest.mark.slow
+def test_a_data_axis_changes_nothing():
+    model, teacher, student = a_pair()
+    weights, batch = Distillation(logits=1.0, blocks=1.0, attention=1.0), tiny_batch(12, padded=True, batch_size=4)
+    losses = []
+    for run in (pj.on_one_device(2), pj.on_mesh(2, data=2)):
+        how = Classification(None, None, ()), model, pj.SegmentMeans(2), run, weights
+        losses.append(losses_of(*how, student, teacher, batch, np.array([0, 1, 1, 0])))
+    (gradients, (one_B, _)), (on_mesh, (mesh_B, _)) = losses
+    assert_close(mesh_B, one_B)
+    assert_close(*(jax.flatten_util.ravel_pytree(x[0])[0] for x in (on_mesh, gradients)))
+
+
 def test_only_the_student_drops_out():
     """The teacher is exact whatever the key; two keys give the student two losses."""
     model, teacher, _ = a_pair(dropout=0.5)
@@ -146,6 +159,7 @@ def test_next_tokens_diverge_by_their_probabilities(runner):
     assert np.asarray(amount_B).tolist() == [10, 6]
 
 
+@pytest.mark.slow
 def test_a_run_with_a_teacher_reaches_its_end_and_resumes_only_with_the_same_one(toy_config, trained, tmp_path, capsys):
     run = tmp_path / "run"
     flags = [toy_config, "--start", trained, "--training.exchanges", "segment_means:1", "--training.parts", 3]
@@ -161,6 +175,8 @@ def test_a_run_with_a_teacher_reaches_its_end_and_resumes_only_with_the_same_one
     assert command("train.finetune", *flags, *teach, "--resume") == 0
     assert command("train.finetune", *flags, "--training.distill.logits", -1) != 0
     assert "training.distill.logits is -1" in capsys.readouterr().err
+    assert command("train.finetune", toy_config, *teach, "--out", tmp_path / "new") != 0
+    assert "classifier would be drawn at random; train it without an exchange first" in capsys.readouterr().err
 
 
 @pytest.mark.slow
