@@ -47,6 +47,7 @@ def test_the_compiled_program_computes_and_sends_what_the_formula_says(exchange)
     assert formula.bytes_sent == 2 * 2 * shared.rows_sent(6) * row
 
 
+@pytest.mark.slow
 def test_it_is_an_exchange_like_all_others():
     check_exchange(KeysValues(pj.AllGather(wire=pj.WIRES["int3"])))
 

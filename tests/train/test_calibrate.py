@@ -67,6 +67,7 @@ def test_a_sweep_scores_through_calibrated_codebooks(calibrated, toy_config, tra
     )
 
 
+@pytest.mark.slow
 def test_training_leaves_codebooks_as_they_are_and_export_writes_them(calibrated, toy_config, trained, tmp_path):
     flags = ["--start", trained, "--training.epochs", 1, "--training.exchanges", BOOKS, "--training.parts", 3]
     flags += ["--exchange-arrays", calibrated, "--exchange", BOOKS, "--num-parts", 3]
