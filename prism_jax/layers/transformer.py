@@ -215,9 +215,9 @@ class Block(nn.Module):
 
     def __call__(self, x_BTD: jax.Array, exchange: Exchange, layout: Layout) -> tuple[jax.Array, KVCache]:
         """Returns the rows after this block [B, T, D], and the keys and values that they attended to."""
-        own, cache_of = self._shared(x_BTD, exchange)
+        shared = self._shared(x_BTD, exchange)
         with jax.named_scope("exchange"):
-            context = exchange(own, layout)
+            context = exchange(shared, layout)
         expected = x_BTD.shape[1] + (layout.num_parts - 1) * exchange.rows_sent(layout.part_len)
         rows = context.x_BKD.shape[1]
         if rows != expected:
@@ -230,7 +230,7 @@ class Block(nn.Module):
                 f"{exchange} gave {rows} rows, {context.weight_BK.shape[1]} weights and {context.last_K.shape[0]} "
                 "last positions; give one of each for every row"
             )
-        cache = cache_of(context.x_BKD, context.weight_BK)
+        cache = self._cache_of(context, exchange)
         bias_of = partial(attention_bias, context.weight_BK, context.last_K, causal=self.config.causal)
         return self._update(x_BTD, cache, bias_of, layout.positions_T, layout.block_keys_B), cache
 
@@ -244,11 +244,17 @@ class Block(nn.Module):
         return self._update(x_B1D, cache, lambda _: weight_bias(cache.weight_BK), jnp.zeros(1, jnp.int32), None), cache
 
     def _shared(self, x_BTD, exchange):
-        """Returns what a part shares of its rows, and how keys and values come from a context of it."""
-        if not exchange.keys_values:
-            normed = exchange.after_norm and self.config.norm_first
-            return (self.norm_1(x_BTD), self.attention.cache) if normed else (x_BTD, self._cache)
-        return self.attention.keys_values(self._normed(x_BTD)), self.attention.cache_of
+        """Returns what a part shares of its rows."""
+        if exchange.keys_values:
+            return self.attention.keys_values(self._normed(x_BTD))
+        return self._normed(x_BTD) if exchange.after_norm else x_BTD
+
+    def _cache_of(self, context, exchange):
+        """Returns keys and values of a context, which holds what was shared."""
+        if exchange.keys_values:
+            return self.attention.cache_of(context.x_BKD, context.weight_BK)
+        cache = self.attention.cache if exchange.after_norm else self._cache
+        return cache(context.x_BKD, context.weight_BK)
 
     def _normed(self, x_BKD):
         return self.norm_1(x_BKD) if self.config.norm_first else x_BKD
