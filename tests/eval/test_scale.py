@@ -15,6 +15,7 @@ from prism_jax.models.bert import BERT_BASE
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("exchange", "num_parts"), [(pj.SegmentMeans(2), 4), (pj.AllGather(), 4), (pj.WholeSequence(), 1)], ids=str
 )

@@ -458,6 +458,7 @@ def test_what_recovery_must_not_be_taken_for_is_said(trained, toy_config, tmp_pa
     assert json.loads((tmp_path / "out" / "results.json").read_text())["remarks"] == [remark]
 
 
+@pytest.mark.slow
 def test_tuned_weights_of_the_config_are_left_out_beside_another_base(toy_config, trained, tmp_path, capsys):
     own = tmp_path / "own.py"
     own.write_text(Path(toy_config).read_text().replace("limit=40", f"limit=40, tuned={str(trained)!r}"))

@@ -3,9 +3,11 @@
 import json
 
 import numpy as np
+import pytest
 from helpers.command import command
 
 
+@pytest.mark.slow
 def test_the_share_of_a_block_is_that_of_the_times(tmp_path, capsys):
     flags = ["--num-tokens", 8, "--num-parts", 2, "--wires", "int4", "float16", "--rounds", 3, "--out", tmp_path]
     assert command("eval.wires", *flags) == 0

@@ -270,6 +270,7 @@ def test_a_row_weighs_as_its_count_says_below_one_too():
     assert_close(split, one)
 
 
+@pytest.mark.slow
 def test_an_exchange_of_ones_own_by_name():
     @dataclass(frozen=True)
     class SegmentMaxima(pj.Segments):

@@ -44,6 +44,7 @@ def test_loss_equals_hugging_face(padding, runner, tmp_path):
     assert_close(-scores.sum() / scored.sum(), theirs)
 
 
+@pytest.mark.slow
 def test_scores_and_gradients_on_a_mesh_of_data_and_parts_are_those_of_one_device():
     model = gpt2.GPT2LMHeadModel(gpt2.GPT2Config(stack_config(causal=True, norm_first=True), 100, 64, 0.0))
     params, batch = pj.init_params(model, jax.random.key(0)), token_batch("right")

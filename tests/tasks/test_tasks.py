@@ -47,6 +47,7 @@ def test_classification_loss_is_pytorch_s(smoothing):
     assert outcomes.tolist() == logits.argmax(-1).tolist()
 
 
+@pytest.mark.slow
 def test_a_number_in_place_of_a_class():
     model = BertForSequenceClassification(BertConfig(stack_config(), vocab_size=100, num_positions=64, num_labels=1))
     params = pj.init_params(model, jax.random.key(0))

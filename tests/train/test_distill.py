@@ -5,7 +5,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers.cases import one_is_quick
 from helpers.closeness import assert_close
 from helpers.command import command
 from helpers.tiny import random_tokens, stack_config, tiny_batch, tiny_gpt2
@@ -88,9 +87,8 @@ def test_the_losses_are_those_of_their_formulas(runner):
     assert all((np.asarray(x) == 0).all() for x in jax.tree.leaves(to_teacher))
 
 
-@pytest.mark.parametrize(
-    "kind", one_is_quick(BertForSequenceClassification, [BertForSequenceClassification, BertWithClassTokens])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [BertForSequenceClassification, BertWithClassTokens])
 def test_a_student_that_equals_its_teacher_has_nothing_to_learn(kind):
     model, teacher, _ = a_pair(kind)
     weights, batch = Distillation(logits=1.0, blocks=1.0, attention=1.0), tiny_batch(19, padded=True)
