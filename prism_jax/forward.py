@@ -51,7 +51,7 @@ def forward(model: Model, params: Any, parts: Parts, exchange: Exchanges, run: R
 
 def encode(model: Model, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> jax.Array:
     """Returns the joined rows that the head reads, [B, P*R, D]. Arguments and errors as for `forward`."""
-    check_runs(model, parts, exchange, run)
+    check_batch(model, parts, exchange, run)
 
     def encode_part(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> Any:
         with_arrays = bound(model, exchange, params)
@@ -60,7 +60,7 @@ def encode(model: Model, params: Any, parts: Parts, exchange: Exchanges, run: Ru
     return run(encode_part, params, parts)
 
 
-def check_runs(model: Model, parts: Parts, exchange: Exchanges, run: Runner) -> None:
+def check_batch(model: Model, parts: Parts, exchange: Exchanges, run: Runner) -> None:
     """Raises InputError if a runner, a model or an exchange can't run on a split batch."""
     if parts.num_parts != run.num_parts:
         raise InputError(

@@ -16,7 +16,7 @@ from prism_jax.exchange.base import Exchanges
 from prism_jax.exchange.baselines import AllGather
 from prism_jax.exchange.keys_values import KeysValues
 from prism_jax.experiments.recipe import Distillation
-from prism_jax.forward import Head, check_runs, part_with_insides
+from prism_jax.forward import Head, check_batch, part_with_insides
 from prism_jax.models.base import Model
 from prism_jax.parallel.partition import Layout, Parts
 from prism_jax.parallel.runner import Runner
@@ -48,7 +48,7 @@ def losses(task: Task, model: Model, exchange: Exchanges, runner: Runner, weight
     def of_batch(trained: Any, given: Taught, batch: tuple[Parts, jax.Array]) -> tuple[jax.Array, jax.Array]:
         parts, targets = batch
         params = combine(trained, given.frozen)
-        check_runs(model, parts, exchange, runner)
+        check_batch(model, parts, exchange, runner)
 
         def both(params: tuple[Any, Any], tokens: dict[str, jax.Array], layout: Layout) -> Any:
             rows_BRD, ours = part_with_insides(model, params[0], tokens, layout, exchange)

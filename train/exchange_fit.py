@@ -118,12 +118,10 @@ def fit_basis(principal: Principal, rows: list[np.ndarray]) -> dict[str, dict[st
     arrays = {}
     for i, of_block in enumerate(rows):
         mean = of_block.mean(0, dtype=np.float64)
-        variance, components = np.linalg.eigh(np.cov((of_block - mean).T))
-        first = slice(None, -principal.rank - 1, -1)
-        order = sharing(variance[first])
+        components = np.linalg.eigh(np.cov((of_block - mean).T)).eigenvectors[:, ::-1]  # by falling variance
         arrays[f"block_{i}"] = {
             "mean": mean.astype(np.float32),
-            "basis": components[:, first][:, order].astype(np.float32),
+            "basis": components[:, large_beside_small(principal.rank)].astype(np.float32),
         }
     return arrays
 
@@ -134,12 +132,12 @@ def coordinates(rows: list[np.ndarray], bases: dict[str, dict[str, np.ndarray]])
     return [(x - own["mean"]) @ own["basis"] for x, own in zip(rows, of_blocks, strict=True)]
 
 
-def sharing(variance: np.ndarray) -> np.ndarray:
-    """Returns an order of components, given by falling variance: pairs of a large and a small one. Groups of an even
-    number of neighbours then have like products of variances (eigenvalue allocation, Ge et al. 2013)."""
-    half = len(variance) // 2
-    pairs = np.stack([np.arange(half), len(variance) - 1 - np.arange(half)], 1)
-    return np.concatenate([pairs.reshape(-1), np.arange(half, len(variance) - half)])
+def large_beside_small(rank: int) -> np.ndarray:
+    """Returns an order of components that are numbered by falling variance: pairs of a large and a small one. Groups
+    of an even number of neighbours then have like products of variances (eigenvalue allocation, Ge et al. 2013)."""
+    half = rank // 2
+    pairs = np.stack([np.arange(half), rank - 1 - np.arange(half)], 1)
+    return np.concatenate([pairs.reshape(-1), np.arange(half, rank - half)])
 
 
 def fit(books: Codebooks, rows: list[np.ndarray], seed: int) -> dict[str, dict[str, np.ndarray]]:

@@ -56,12 +56,11 @@ def main(argv: list[str]) -> None:
             f"the run in {command.run}, or one that it started from, trained more than adapters; "
             "leave --adapter out to write the whole model"
         )
-    if used_calibrated_arrays(trained):
-        exchange_arrays.check(trained.config.get("exchange_arrays"))
+    path = trained.config.get("exchange_arrays") if used_calibrated_arrays(trained) else None
+    exchange_arrays.check(path)
     out = output_folder(command.dir)
     check_empty(out)
     loaded = load_run(trained, class_named(trained.config["model"]))
-    path = trained.config.get("exchange_arrays") if used_calibrated_arrays(trained) else None
     own_arrays = loaded.params.get(EXCHANGE)
     all_arrays = exchange_arrays.with_arrays(loaded, path).params.get(EXCHANGE)
     loaded = replace(loaded, params={name: tree for name, tree in loaded.params.items() if name != EXCHANGE})

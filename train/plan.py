@@ -47,6 +47,9 @@ STAYS = (
 )
 """Fields of an experiment that must not change when a run resumes."""
 
+ADDED = ("exchange_arrays", "training.distill")
+"""More of them, which runs of earlier versions did not note."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -199,9 +202,8 @@ def _check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
     if not resume:
         raise InputError(f"{folder} holds a run already; add --resume to go on with it, or choose another --out")
     config_json = read_config(folder)
-    later = {"exchange_arrays": config_json, "training.distill": config_json["training"]}  # missing in earlier versions
-    known = [name for name, noted in later.items() if name.removeprefix("training.") in noted]
-    if differing := checkpoint.differences(config_json, experiment, (*STAYS, *known)):
+    noted = {*config_json, *(f"training.{name}" for name in config_json["training"])}
+    if differing := checkpoint.differences(config_json, experiment, (*STAYS, *(x for x in ADDED if x in noted))):
         raise InputError(
             f"{folder} was started with another {', '.join(differing)}; choose another --out, or the same values"
         )

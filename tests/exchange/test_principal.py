@@ -15,7 +15,7 @@ from prism_jax.exchange.text import parse
 from prism_jax.exchange.wire import FLOAT32
 from prism_jax.testing import check_exchange
 from prism_jax.trees import unflatten
-from train.exchange_fit import coordinates, fit_basis, sharing
+from train.exchange_fit import coordinates, fit_basis, large_beside_small
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -45,7 +45,7 @@ def test_neighbouring_components_share_the_variance():
     logs = np.log(coordinates_NR.var(0))
     of_groups = logs.reshape(4, 4).sum(1)
     assert np.ptp(of_groups) < 0.2 * np.ptp(np.sort(logs).reshape(4, 4).sum(1))
-    assert sorted(sharing(np.geomspace(1, 0.1, 7))) == list(range(7))
+    assert sorted(large_beside_small(7)) == list(range(7))
 
 
 def test_all_components_equal_one_device(runner):
