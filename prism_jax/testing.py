@@ -13,7 +13,7 @@ from prism_jax.exchange.base import Exchange
 from prism_jax.exchange.wire import FLOAT32
 from prism_jax.exchange.wrapped import with_wire
 from prism_jax.forward import forward, init_params
-from prism_jax.layers.transformer import TransformerConfig
+from prism_jax.layers.config import TransformerConfig
 from prism_jax.models.bert import BertConfig, BertModel
 from prism_jax.parallel.mesh import on_mesh
 from prism_jax.parallel.one_device import on_one_device

@@ -1,88 +1,21 @@
 """One Transformer block for all models and all exchanges."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from msgspec import Meta
 
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchange, Exchanges, per_block
 from prism_jax.layers.activations import ACTIVATIONS
 from prism_jax.layers.attention import KVCache, attend_in_blocks, attention_bias, weight_bias
+from prism_jax.layers.config import TransformerConfig
 from prism_jax.layers.dense import DOT_GENERALS, Dense
+from prism_jax.layers.dropout import dropout, keep_factors
 from prism_jax.parallel.partition import Layout
-from prism_jax.records import NotNegative, Share, Width
-
-COMPUTE_DTYPES = ("float32", "bfloat16")
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """Sizes and rates of a stack of blocks.
-
-    Attributes:
-      num_layers: number of blocks.
-      features: D.
-      num_heads: H; divides D.
-      mlp_features: M, the width inside the MLP.
-      activation: a key of ACTIVATIONS.
-      norm_eps: epsilon of every layer norm.
-      norm_first: True for pre-norm (ViT, GPT-2), False for post-norm (BERT).
-      causal: whether a token sees only itself and earlier ones.
-      qkv_bias: whether queries, keys and values have a bias.
-      compute_dtype: "float32" or "bfloat16", of the inputs of the matrix products. Weights, the residual stream, norms,
-        softmax, logits and exchanged rows stay float32.
-      dropout: rate on the outputs of attention and MLP, and on the embeddings. Active only where keys are given.
-      attention_dropout: rate on the attention weights.
-      init_scale: standard deviation of fresh weights.
-    """
-
-    num_layers: Annotated[int, Meta(ge=1, le=256, description="1 or more, up to 256")]
-    features: Width
-    num_heads: Width
-    mlp_features: Width
-    activation: str = "gelu"
-    norm_eps: NotNegative = 1e-12
-    norm_first: bool = True
-    causal: bool = False
-    qkv_bias: bool = True
-    compute_dtype: str = "float32"
-    dropout: Share = 0.0
-    attention_dropout: Share = 0.0
-    init_scale: NotNegative = 0.02
-
-    def __post_init__(self):
-        if self.num_heads < 1 or self.features % self.num_heads:
-            raise InputError(
-                f"{self.features} features don't divide into {self.num_heads} heads; choose num_heads that divides it"
-            )
-        if self.activation not in ACTIVATIONS:
-            raise InputError(f"unknown activation {self.activation!r}; known are {', '.join(ACTIVATIONS)}")
-        if self.compute_dtype not in COMPUTE_DTYPES:
-            raise InputError(f"compute_dtype is {self.compute_dtype!r}; choose one of {', '.join(COMPUTE_DTYPES)}")
-
-
-def keep_factors(shape: tuple[int, ...], rate: float, keys_B: jax.Array | None, site: int) -> jax.Array | None:
-    """Returns dropout as factors, 0 or 1 / (1 - rate); None without keys or with a rate of 0.
-
-    Each example has a key and each `site` of a block its own factors, so cutting the batch over a mesh changes nothing.
-    """
-    if keys_B is None or rate == 0.0:
-        return None
-    keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, site)
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(1 - rate), shape[1:]))(keys_B)
-    return kept.astype(jnp.float32) / (1 - rate)
-
-
-def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None, site: int) -> jax.Array:
-    """Returns `x` with dropout, see `keep_factors`."""
-    keep = keep_factors(x.shape, rate, keys_B, site)
-    return x if keep is None else x * keep.astype(x.dtype)
 
 
 def dense(features: int, config: TransformerConfig, *, use_bias: bool = True) -> Dense:
@@ -97,37 +30,9 @@ def head_dense(features: int, config: TransformerConfig) -> Dense:
     return Dense(features, kernel_init=nn.initializers.normal(config.init_scale), dot_general=jax.lax.dot_general)
 
 
-class Embed(nn.Embed):
-    """`flax.linen.Embed`, but every id without a row gives NaN: negative ones too, and in a table of one row."""
-
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        table = jnp.asarray(self.embedding)  # NumPy's, outside of jit
-        return table.at[inputs].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-
-
-def embedding(rows: int, config: TransformerConfig) -> Embed:
-    """Returns a table of embeddings, [rows, D]."""
-    return Embed(rows, config.features, embedding_init=nn.initializers.normal(config.init_scale))
-
-
-def vocabulary_logits(x_BND: jax.Array, token: nn.Embed, config: TransformerConfig) -> jax.Array:
-    """Returns float32 logits [B, N, V] by the token table: the tied head of language models."""
-    table_VD, dtype = token.embedding, config.compute_dtype
-    return jnp.einsum("BND,VD->BNV", x_BND.astype(dtype), table_VD.astype(dtype), preferred_element_type=jnp.float32)
-
-
 def layer_norm(config: TransformerConfig) -> nn.LayerNorm:
     """Returns a layer norm, over the last axis."""
     return nn.LayerNorm(epsilon=config.norm_eps, use_fast_variance=False)
-
-
-def check_length(num_positions: int, num_tokens: int) -> None:
-    """Raises InputError if a sequence is longer than the position table."""
-    if num_tokens > num_positions:
-        raise InputError(
-            f"a sequence of {num_tokens} tokens, but the position table has {num_positions} rows; "
-            f"choose num_tokens <= {num_positions}"
-        )
 
 
 class Attention(nn.Module):

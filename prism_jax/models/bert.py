@@ -15,16 +15,10 @@ import jax.numpy as jnp
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchanges
 from prism_jax.layers.activations import ACTIVATIONS
-from prism_jax.layers.transformer import (
-    Stack,
-    TransformerConfig,
-    check_length,
-    dropout,
-    embedding,
-    head_dense,
-    layer_norm,
-    vocabulary_logits,
-)
+from prism_jax.layers.config import TransformerConfig
+from prism_jax.layers.dropout import dropout
+from prism_jax.layers.embeddings import check_length, embedding, vocabulary_logits
+from prism_jax.layers.transformer import Stack, head_dense, layer_norm
 from prism_jax.models.base import ClassRowModel, Model
 from prism_jax.models.class_tokens import WithClassTokens, class_positions, with_class_row
 from prism_jax.parallel.partition import Layout

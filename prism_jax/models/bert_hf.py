@@ -1,7 +1,7 @@
 """Hugging Face's config and tensor names for BERT."""
 
 from prism_jax.layers.activations import ACTIVATIONS
-from prism_jax.layers.transformer import TransformerConfig
+from prism_jax.layers.config import TransformerConfig
 from prism_jax.models.bert import BertConfig
 from prism_jax.models.hf_names import (
     ANY,

@@ -12,15 +12,10 @@ import jax.numpy as jnp
 
 from prism_jax.exchange.base import Exchanges
 from prism_jax.layers.attention import KVCache
-from prism_jax.layers.transformer import (
-    Stack,
-    TransformerConfig,
-    check_length,
-    dropout,
-    embedding,
-    layer_norm,
-    vocabulary_logits,
-)
+from prism_jax.layers.config import TransformerConfig
+from prism_jax.layers.dropout import dropout
+from prism_jax.layers.embeddings import check_length, embedding, vocabulary_logits
+from prism_jax.layers.transformer import Stack, layer_norm
 from prism_jax.models.base import Model
 from prism_jax.parallel.partition import Layout
 from prism_jax.records import Count, Share

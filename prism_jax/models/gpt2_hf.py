@@ -1,7 +1,7 @@
 """Hugging Face's config and tensor names for GPT-2."""
 
 from prism_jax.layers.activations import ACTIVATIONS
-from prism_jax.layers.transformer import TransformerConfig
+from prism_jax.layers.config import TransformerConfig
 from prism_jax.models.gpt2 import GPT2Config
 from prism_jax.models.hf_names import (
     ANY,

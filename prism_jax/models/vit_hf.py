@@ -2,7 +2,7 @@
 
 from prism_jax.errors import InputError
 from prism_jax.layers.activations import ACTIVATIONS
-from prism_jax.layers.transformer import TransformerConfig
+from prism_jax.layers.config import TransformerConfig
 from prism_jax.models.hf_names import (
     ANY,
     Entry,

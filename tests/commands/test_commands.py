@@ -224,7 +224,7 @@ def test_help_without_a_config(module, flag, capsys):
 
 @pytest.mark.parametrize("name", ["adapter", "tuned"])
 def test_the_shipped_adapters_fit_their_config(name):
-    from prism_jax.layers.transformer import TransformerConfig
+    from prism_jax.layers.config import TransformerConfig
     from prism_jax.models.bert import BertConfig, BertForSequenceClassification
 
     folder = Path(getattr(recipe.load("configs/bert_newsgroups.py").evaluation, name))

@@ -12,7 +12,7 @@ from prism_jax import assets
 from prism_jax.data import images
 from prism_jax.data.packaged.images import IMAGE_SAMPLES
 from prism_jax.errors import AssetError
-from prism_jax.layers.transformer import TransformerConfig
+from prism_jax.layers.config import TransformerConfig
 from prism_jax.models.vit import ViTConfig
 
 STACK = TransformerConfig(1, 8, 2, 8)

@@ -33,7 +33,7 @@ from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.segments import SegmentMeans
 from prism_jax.exchange.setting import Setting
 from prism_jax.experiments import recipe
-from prism_jax.layers.transformer import TransformerConfig
+from prism_jax.layers.config import TransformerConfig
 from prism_jax.models.vit import ViTConfig
 from prism_jax.tasks.classification import Classification
 from prism_jax.tasks.inputs import Images

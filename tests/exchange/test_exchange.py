@@ -15,7 +15,8 @@ import prism_jax as pj
 from prism_jax.exchange.base import per_block
 from prism_jax.exchange.segments import segment_table
 from prism_jax.exchange.text import parse, text_of
-from prism_jax.layers.transformer import Block, TransformerConfig
+from prism_jax.layers.config import TransformerConfig
+from prism_jax.layers.transformer import Block
 from prism_jax.testing import check_exchange
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import prism_jax as pj
-from prism_jax.layers.transformer import TransformerConfig
+from prism_jax.layers.config import TransformerConfig
 from prism_jax.models import gpt2
 from prism_jax.models.bert import BertConfig, BertModel
 

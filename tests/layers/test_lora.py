@@ -24,8 +24,8 @@ from prism_jax import cost, weights
 from prism_jax.data import images
 from prism_jax.forward import init_params, params_shapes
 from prism_jax.layers import lora
+from prism_jax.layers.config import TransformerConfig
 from prism_jax.layers.lora import LoRA
-from prism_jax.layers.transformer import TransformerConfig
 from prism_jax.models.bert import BertConfig, BertForSequenceClassification, BertModel
 from prism_jax.models.gpt2 import GPT2LMHeadModel, GPT2Model
 from prism_jax.models.vit import ViTForImageClassification

@@ -15,7 +15,9 @@ import prism_jax as pj
 from prism_jax import cost
 from prism_jax.forward import lower
 from prism_jax.layers.activations import ACTIVATIONS
-from prism_jax.layers.transformer import TransformerConfig, dropout, embedding, keep_factors
+from prism_jax.layers.config import TransformerConfig
+from prism_jax.layers.dropout import dropout, keep_factors
+from prism_jax.layers.embeddings import embedding
 from prism_jax.models.bert import BERT_BASE, BertForMaskedLM, BertForSequenceClassification, BertModel
 from prism_jax.models.gpt2 import GPT2, GPT2LMHeadModel
 from prism_jax.models.vit import VIT_BASE, ViTForImageClassification

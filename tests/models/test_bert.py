@@ -13,7 +13,7 @@ from helpers.paths import GOLDEN
 import prism_jax as pj
 from prism_jax import weights
 from prism_jax.forward import params_shapes
-from prism_jax.layers import transformer
+from prism_jax.layers.config import TransformerConfig
 from prism_jax.models import bert, bert_hf
 
 
@@ -99,11 +99,11 @@ def test_golden_outputs_without_torch():
     [
         (bert.BERT_BASE, 109_482_240),
         (
-            bert.BertConfig(transformer.TransformerConfig(24, 1024, 16, 4096, norm_first=False)),
+            bert.BertConfig(TransformerConfig(24, 1024, 16, 4096, norm_first=False)),
             335_141_888,
         ),
         (
-            bert.BertConfig(transformer.TransformerConfig(6, 384, 12, 1536, norm_first=False)),
+            bert.BertConfig(TransformerConfig(6, 384, 12, 1536, norm_first=False)),
             22_713_216,
         ),
     ],

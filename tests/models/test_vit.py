@@ -17,7 +17,7 @@ import prism_jax as pj
 from prism_jax import weights
 from prism_jax.data import images
 from prism_jax.forward import params_shapes
-from prism_jax.layers.transformer import TransformerConfig
+from prism_jax.layers.config import TransformerConfig
 from prism_jax.models import vit, vit_hf
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from prism_jax.data.images import load_processor
 from prism_jax.data.text import Tokens
-from prism_jax.layers.transformer import TransformerConfig
+from prism_jax.layers.config import TransformerConfig
 from prism_jax.models.vit import ViTConfig
 from prism_jax.tasks.classification import Classification, Regression
 from prism_jax.tasks.inputs import Endings, Images, Texts

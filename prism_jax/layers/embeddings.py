@@ -1,0 +1,36 @@
+"""Tables of embeddings, and the logits that come from the token table."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from prism_jax.errors import InputError
+from prism_jax.layers.config import TransformerConfig
+
+
+class Embed(nn.Embed):
+    """`flax.linen.Embed`, but every id without a row gives NaN: negative ones too, and in a table of one row."""
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        table = jnp.asarray(self.embedding)  # NumPy's, outside of jit
+        return table.at[inputs].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def embedding(rows: int, config: TransformerConfig) -> Embed:
+    """Returns a table of embeddings, [rows, D]."""
+    return Embed(rows, config.features, embedding_init=nn.initializers.normal(config.init_scale))
+
+
+def vocabulary_logits(x_BND: jax.Array, token: nn.Embed, config: TransformerConfig) -> jax.Array:
+    """Returns float32 logits [B, N, V] by the token table: the tied head of language models."""
+    table_VD, dtype = token.embedding, config.compute_dtype
+    return jnp.einsum("BND,VD->BNV", x_BND.astype(dtype), table_VD.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def check_length(num_positions: int, num_tokens: int) -> None:
+    """Raises InputError if a sequence is longer than the position table."""
+    if num_tokens > num_positions:
+        raise InputError(
+            f"a sequence of {num_tokens} tokens, but the position table has {num_positions} rows; "
+            f"choose num_tokens <= {num_positions}"
+        )
