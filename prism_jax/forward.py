@@ -72,7 +72,7 @@ def check_batch(model: Model, parts: Parts, exchange: Exchanges, run: Runner) ->
 
 def bound(model: Model, exchange: Exchanges, params: Any) -> Exchanges:
     """Returns the exchange with its arrays from `params`, one for each block if it has any, see `exchange.arrays`."""
-    return arrays.bind(exchange, params, model.config.stack.num_layers, model.config.stack.features)
+    return arrays.bind(exchange, params, model.config.stack.num_layers, model.config.stack.width_of)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def lower(model: Model, exchange: Exchanges, run: PlacedRunner, batch_size: int,
     stack = model.config.stack
     of_exchange = {
         path: jax.ShapeDtypeStruct(spec.shape, jnp.float32)
-        for path, spec in arrays.stated(exchange, stack.num_layers, stack.features).items()
+        for path, spec in arrays.stated(exchange, stack.num_layers, stack.width_of).items()
     }
     params = {**params_shapes(model), **unflatten(of_exchange)}
     return jax.jit(program).lower(*run.shapes(params, parts))

@@ -68,7 +68,7 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
 
 
 def _random_arrays(exchange: Exchange, stack: TransformerConfig) -> dict[str, Any]:
-    specs, rng = arrays.stated(exchange, stack.num_layers, stack.features), np.random.default_rng(1)
+    specs, rng = arrays.stated(exchange, stack.num_layers, stack.width_of), np.random.default_rng(1)
     return unflatten({path: rng.normal(size=spec.shape).astype(np.float32) for path, spec in specs.items()})
 
 

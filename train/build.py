@@ -83,7 +83,7 @@ def build(plan: Plan) -> Run:
 def _arrays_before_training(plan: Plan, model: Model) -> dict[str, jax.Array]:
     """Returns the arrays of the exchanges that training changes, as they are before it, by their paths."""
     stack = model.config.stack
-    return arrays.starts((setting.exchange for setting in plan.settings), stack.num_layers, stack.features)
+    return arrays.starts((setting.exchange for setting in plan.settings), stack.num_layers, stack.width_of)
 
 
 def _load_model(plan: Plan) -> Pretrained:

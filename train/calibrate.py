@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
     dataset, _ = load_training_data(command.experiment)
     pretrained = exchange_fit.load(command.experiment, dataset, command.base)
     for owner, _ in made.values():
-        owner.arrays(owner.width(pretrained.model.config.stack.features))  # refuses what does not fit
+        owner.arrays(pretrained.model.config.stack.width_of(owner))  # refuses what does not fit
     rows = {
         keys_values: exchange_fit.rows_of_blocks(
             command.experiment, pretrained, dataset, command.examples, command.rows, keys_values=keys_values

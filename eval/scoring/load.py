@@ -148,8 +148,8 @@ def load_scoring(
         for kind, pretrained in loaded.items()
     }
     check_same("weights", {kind: variant.params for kind, variant in variants.items()})
-    features = base.model.config.stack.features
-    if any(arrays.has_arrays(setting.exchange, features) for setting in settings):
+    width_of = base.model.config.stack.width_of
+    if any(arrays.has_arrays(setting.exchange, width_of) for setting in settings):
         _note_other_source(experiment.exchange_arrays, variants[BASE].source)
     return Scoring(experiment, base, variants, dataset, index, task)
 
@@ -159,10 +159,10 @@ def _with_same_arrays(kind: str, pretrained: Pretrained, settings: Sequence[Sett
     all kinds of weights run through the same programs. A note names arrays that are as before training."""
     stack, exchanges = pretrained.model.config.stack, [setting.exchange for setting in settings]
     params = flatten(pretrained.params)
-    before = arrays.starts(exchanges, stack.num_layers, stack.features)
+    before = arrays.starts(exchanges, stack.num_layers, stack.width_of)
     if is_terminal() and (names := sorted({path.split("/")[1] for path in before.keys() - params.keys()})):
         print(f"note: the {kind} weights have no trained arrays of {', '.join(names)}, which are as before training")
-    stated = {path for one in exchanges for path in arrays.stated(one, stack.num_layers, stack.features)}
+    stated = {path for one in exchanges for path in arrays.stated(one, stack.num_layers, stack.width_of)}
     used = {path: x for path, x in params.items() if path.split("/")[0] != arrays.EXCHANGE or path in stated}
     return unflatten({path: np.asarray(x) for path, x in before.items()} | used)
 

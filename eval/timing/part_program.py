@@ -27,7 +27,7 @@ class StandIn(Wrapped):
     """Context of one part without the others: its own rows, repeated, replace theirs."""
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
-        T, others = layout.part_len, (layout.num_parts - 1) * self.of.rows_sent(layout.part_len)
+        T, others = layout.part_len, self.of.rows_received(layout.part_len, layout.num_parts)
         if not others:
             return own_rows(x_BTD, layout)
         own_context, index = own_rows(x_BTD, layout), jnp.arange(others) % T

@@ -51,10 +51,12 @@ def formula(
 
         2 T D^2 (queries) + 4 K D^2 (keys, values) + 4 T K D (scores, sum of values) + 2 T D^2 (output) + 4 T D M (MLP)
 
-    FLOPs. For M = 4 D this is 20 T D^2 + 4 K D^2 + 4 T K D, which matches the GFLOPs published in the PRISM paper. A
-    block sends (P-1) L rows of D numbers, of 4 bytes each or as the wire format defines. An exchange of keys and values
-    computes those of T rows in place of K, and its rows have 2 D numbers. The products of an exchange itself, such as
-    the search for codes, are added, see `Exchange.flops`.
+    FLOPs. For M = 4 D this is 20 T D^2 + 4 K D^2 + 4 T K D, which matches the GFLOPs published in the PRISM paper. With
+    H heads of F numbers for queries and G for keys and values, queries, scores and output have H F in place of one D,
+    and keys and values G F. A gated MLP has 6 T D M. A block sends (P-1) L rows of D numbers, of 4 bytes each or as the
+    wire format defines. An exchange of keys and values computes those of T rows in place of K, and its rows have 2 G F
+    numbers. The products of an exchange itself, such as the search for codes, are added, see `Exchange.flops`. First
+    tokens that every part gets whole are S rows more to attend to, and (P-1) S float32 rows to send.
 
     Args:
       stack: sizes of the blocks.
@@ -63,20 +65,26 @@ def formula(
       num_tokens: N.
       extra_rows: rows that a part computes in addition to its tokens, see `Model`. They count in T, but are not sent.
     """
-    D, M = stack.features, stack.mlp_features
+    D, Q, E, M = stack.features, stack.query_features, stack.kv_features, _layers_of_mlp(stack) * stack.mlp_features
     T = _rows_of_a_part(num_parts, num_tokens, extra_rows)
     flops: float = 0
     moved = collectives = 0
     for block_exchange in per_block(exchange, stack.num_layers):
-        own, width = part_length(num_tokens, num_parts), block_exchange.width(D)
+        own, width = part_length(num_tokens, num_parts), stack.width_of(block_exchange)
         others = (num_parts - 1) * block_exchange.rows_sent(own)
-        K = T + others
+        first = block_exchange.first_rows if num_parts > 1 else 0
+        K = T + others + first
         projected = T if block_exchange.keys_values else K
-        flops += 4 * T * D * D + 4 * projected * D * D + 4 * T * K * D + 4 * T * D * M
+        flops += 4 * T * D * Q + 4 * projected * D * E + 4 * T * K * Q + 2 * T * D * M
         flops += block_exchange.flops(own, num_parts, width)
         moved += others * wire_of(block_exchange).row_bytes(block_exchange.coded_width(width))
-        collectives += others > 0
+        moved += 4 * (num_parts - 1) * first * width
+        collectives += (others > 0) + (first > 0)
     return Cost(flops, moved, moved, collectives)
+
+
+def _layers_of_mlp(stack: TransformerConfig) -> int:
+    return 3 if stack.gated else 2
 
 
 def _rows_of_a_part(num_parts: int, num_tokens: int, extra_rows: int) -> int:
@@ -89,8 +97,11 @@ def reordered_flops(stack: TransformerConfig, num_parts: int, num_tokens: int) -
 
     That order is (x_p W_Q W_K^T) X^T and (A X) W_V, head by head, in place of x_p W_Q (X W_K)^T and A (X W_V). With N =
     P T a block takes 24 T D^2 + 4 H N T D for M = 4 D, without biases. For short parts this is cheaper than `formula`.
-    It is a figure for comparison only: no exchange here uses this order.
+    It is a figure for comparison only: no exchange here uses this order. The stack has as many heads of keys as of
+    queries, and no gated MLP.
     """
+    if stack.kv_features != stack.features or stack.gated:
+        raise InputError("the other order is known for stacks with keys of D numbers and an MLP of two layers only")
     T, D, M = part_length(num_tokens, num_parts), stack.features, stack.mlp_features
     return stack.num_layers * (8 * T * D * D + 4 * T * D * M + 4 * stack.num_heads * num_parts * T * T * D)
 
@@ -126,20 +137,23 @@ def activations(
     """Returns our estimate of the activations, in bytes: the larger of the needs of a block's attention and of its MLP.
 
     Attention holds the rows of the part (T D), the rows attended to (K D, twice in pre-norm, where they are also
-    normalised), queries, keys and values ((T + 2 K) D), and scores before and after the exponential (2 H T K, or those
-    of one block of queries where they exceed `SCORES_BYTES`). The MLP holds the rows, and T M before and after the
-    activation. All in float32. A compiler that reuses memory better needs less; one that copies needs more. Keys and
-    values that are shared stand in place of the rows attended to (2 K D).
+    normalised), queries, keys and values (T H F + 2 K G F, keys twice if they are rotated), and scores before and after
+    the exponential (2 H T K, or those of one block of queries where they exceed `SCORES_BYTES`). The MLP holds the
+    rows, and T M before and after the activation, and once more if it is gated. All in float32. A compiler that reuses
+    memory better needs less; one that copies needs more. Keys and values that are shared stand in place of the rows
+    attended to (2 K G F).
     """
-    D, M, H = stack.features, stack.mlp_features, stack.num_heads
+    D, H, Q, E = stack.features, stack.num_heads, stack.query_features, stack.kv_features
+    M = _layers_of_mlp(stack) * stack.mlp_features
+    kept = 3 if stack.rotary else 2
     T = _rows_of_a_part(num_parts, num_tokens, extra_rows)
     most: float = 0
     for block_exchange in per_block(exchange, stack.num_layers):
-        K = T + (num_parts - 1) * block_exchange.rows_sent(part_length(num_tokens, num_parts))
+        K = T + block_exchange.rows_received(part_length(num_tokens, num_parts), num_parts)
         normed = 2 if stack.norm_first else 1
-        rows = T * D * normed + 2 * K * D if block_exchange.keys_values else T * D + K * D * normed
+        rows = T * D * normed + 2 * K * E if block_exchange.keys_values else T * D + K * D * normed
         scores = min(H * T * K, max(SCORES_BYTES / 4 / batch_size, H * K))
-        most = max(most, rows + (T + 2 * K) * D + 2 * scores, 2 * T * D + 2 * T * M)
+        most = max(most, rows + T * Q + kept * K * E + 2 * scores, 2 * T * D + T * M)
     return 4 * batch_size * most
 
 
@@ -166,15 +180,15 @@ def cache_bytes(
 ) -> int:
     """Returns the bytes of keys and values that generation keeps for one example on the device of the last part.
 
-    These are a key and a value, D numbers wide, for each block and each of T + (P-1) L + new rows. On one device, N +
+    These are a key and a value, G F numbers wide, for each block and each of T + (P-1) L + new rows. On one device, N +
     new rows.
     """
     T, item = part_length(num_tokens, num_parts), jnp.dtype(stack.compute_dtype).itemsize
     rows = sum(
-        T + (num_parts - 1) * block_exchange.rows_sent(T) + max_new_tokens
+        T + block_exchange.rows_received(T, num_parts) + max_new_tokens
         for block_exchange in per_block(exchange, stack.num_layers)
     )
-    return 2 * rows * stack.features * item
+    return 2 * rows * stack.kv_features * item
 
 
 def compiled(program: jax.stages.Compiled, batch_size: int) -> Cost:

@@ -3,6 +3,7 @@
 from prism_jax.exchange.base import BlockArray, Context, Exchange, Exchanges, Sending, array_field
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
 from prism_jax.exchange.codebooks import Codebooks
+from prism_jax.exchange.first_tokens import FirstTokens
 from prism_jax.exchange.gated_means import GatedMeans
 from prism_jax.exchange.keys_values import KeysValues
 from prism_jax.exchange.principal import Principal
@@ -18,6 +19,7 @@ __all__ = [
     "Context",
     "Exchange",
     "Exchanges",
+    "FirstTokens",
     "GatedMeans",
     "IsolatedParts",
     "KeysValues",

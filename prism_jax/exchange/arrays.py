@@ -4,7 +4,7 @@ An exchange that needs arrays, such as codebooks, states them and is given those
 an exchange of keys and values have another NAME than those of an exchange of rows.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,9 @@ from prism_jax.exchange.wrapped import Wrapped
 EXCHANGE = "exchange"
 """First name of the arrays in a tree of parameters."""
 
+WidthOf = Callable[[Exchange], int]
+"""Returns the numbers in a row that an exchange is called on, in some model: its `TransformerConfig.width_of`."""
+
 
 def owners(exchange: Exchange) -> Iterator[tuple[str, Exchange]]:
     """Yields an exchange and the ones that it wraps, each with NAME, from the outside in."""
@@ -29,30 +32,30 @@ def owners(exchange: Exchange) -> Iterator[tuple[str, Exchange]]:
         exchange = exchange.of
 
 
-def stated(exchange: Exchanges, num_layers: int, features: int) -> dict[str, BlockArray]:
+def stated(exchange: Exchanges, num_layers: int, width_of: WidthOf) -> dict[str, BlockArray]:
     """Returns the arrays that exchanges need, by their paths `exchange/NAME/block_I/ARRAY`.
 
     Args:
       exchange: of all blocks, or one for each.
       num_layers: number of blocks.
-      features: D.
+      width_of: numbers in the rows of an exchange.
     """
     return {
         f"{EXCHANGE}/{name}/block_{i}/{array}": spec
         for i, of_block in enumerate(per_block(exchange, num_layers))
         for name, owner in owners(of_block)
-        for array, spec in owner.arrays(of_block.width(features)).items()
+        for array, spec in owner.arrays(width_of(of_block)).items()
     }
 
 
-def has_arrays(exchange: Exchanges, features: int) -> bool:
+def has_arrays(exchange: Exchanges, width_of: WidthOf) -> bool:
     """Returns whether an exchange, or one of several, needs arrays."""
-    return any(owner.arrays(one.width(features)) for one in as_tuple(exchange) for _, owner in owners(one))
+    return any(owner.arrays(width_of(one)) for one in as_tuple(exchange) for _, owner in owners(one))
 
 
-def starts(exchanges: Iterable[Exchanges], num_layers: int, features: int) -> dict[str, jax.Array]:
+def starts(exchanges: Iterable[Exchanges], num_layers: int, width_of: WidthOf) -> dict[str, jax.Array]:
     """Returns the arrays that training changes, as they are before it, by their paths."""
-    specs = {path: spec for one in exchanges for path, spec in stated(one, num_layers, features).items()}
+    specs = {path: spec for one in exchanges for path, spec in stated(one, num_layers, width_of).items()}
     return {path: _start(spec.shape, spec.start) for path, spec in specs.items() if spec.start is not None}
 
 
@@ -60,7 +63,7 @@ def _start(shape: tuple[int, ...], value: float) -> jax.Array:
     return jnp.full(shape, value, jnp.float32)
 
 
-def bind(exchange: Exchanges, params: Any, num_layers: int, features: int) -> Exchanges:
+def bind(exchange: Exchanges, params: Any, num_layers: int, width_of: WidthOf) -> Exchanges:
     """Returns the exchange of each block with its arrays, or `exchange` itself if it has none.
 
     An array that training would change is as before training where the parameters lack it.
@@ -69,16 +72,16 @@ def bind(exchange: Exchanges, params: Any, num_layers: int, features: int) -> Ex
       exchange: of all blocks, or one for each.
       params: of the model, the arrays among them.
       num_layers: number of blocks.
-      features: D.
+      width_of: numbers in the rows of an exchange.
 
     Raises:
       InputError: if the parameters lack an array, or have it in another shape.
     """
-    if not has_arrays(exchange, features):
+    if not has_arrays(exchange, width_of):
         return exchange
 
     def with_those_of_block(of_block: Exchange, i: int) -> Exchange:
-        width = of_block.width(features)
+        width = width_of(of_block)
         *outer, innermost = (
             _with_arrays(owner, params.get(EXCHANGE, {}).get(name, {}).get(f"block_{i}", {}), width)
             for name, owner in owners(of_block)

@@ -28,12 +28,17 @@ class Context:
       x_BKD: features.
       weight_BK: float32, weight of a row in the softmax. PRISM takes the number of real tokens that the row stands for;
         any other number above 0 may be chosen. 0 hides the row.
-      last_K: int32, position in the whole sequence of the last token that a row stands for.
+      last_K: int32, position in the whole sequence of the last token that a row stands for. [B, K] where it differs
+        between texts.
+      place_BK: float32, place of a row in its text. A token's is the number of real tokens before it; a row between two
+        tokens may stand between theirs. Models with rotary positions turn the row's key by it. None for the places of
+        `last_K`.
     """
 
     x_BKD: jax.Array
     weight_BK: jax.Array
     last_K: jax.Array
+    place_BK: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,8 @@ class Exchange(abc.ABC):
 
     @property
     def keys_values(self) -> bool:
-        """Whether x_BTD is keys and values side by side, [B, T, 2 D], see `KeysValues`. So is the context then."""
+        """Whether x_BTD is keys and values side by side, [B, T, 2 G F], see `KeysValues`. So is the context then."""
         return False
-
-    def width(self, features: int) -> int:
-        """Numbers in a row that the exchange is called on, in a model of D features."""
-        return 2 * features if self.keys_values else features
 
     def coded_width(self, features: int) -> int:
         """Numbers in a row as the wire format gets it, for rows of `features` numbers in the exchange."""
@@ -97,13 +98,22 @@ class Exchange(abc.ABC):
         Args:
           part_len: T.
           num_parts: P.
-          features: numbers in a row that the exchange is called on, see `width`.
+          features: numbers in a row that the exchange is called on, see `TransformerConfig.width_of`.
         """
         return 0
 
     def rows_sent(self, part_len: int) -> int:
-        """Number of rows, L, that a part of T tokens sends to each other part. A part attends to T + (P-1) L rows."""
+        """Number of rows, L, that a part of T tokens sends to each other part."""
         return 0
+
+    @property
+    def first_rows(self) -> int:
+        """First tokens of the sequence, S, that every part gets whole, in float32, beside the rows of `rows_sent`."""
+        return 0
+
+    def rows_received(self, part_len: int, num_parts: int) -> int:
+        """Number of rows that a part attends to beside its own T."""
+        return (num_parts - 1) * self.rows_sent(part_len) + (self.first_rows if num_parts > 1 else 0)
 
     def check(self, num_tokens: int, num_parts: int) -> None:
         """Raises InputError, with the way out, if this exchange can't run on N tokens in P parts."""
@@ -117,7 +127,7 @@ class Exchange(abc.ABC):
         """Returns the arrays that the exchange needs in a block, by the name of their `array_field`. Most need none.
 
         Args:
-          features: numbers in a row that the exchange is called on, see `width`.
+          features: numbers in a row that the exchange is called on, see `TransformerConfig.width_of`.
         """
         return {}
 
@@ -149,10 +159,16 @@ class Sending(Exchange):
 
     @abc.abstractmethod
     def rows_sent(self, part_len: int) -> int:
-        """Number of rows, L, that a part of T tokens sends to each other part. A part attends to T + (P-1) L rows."""
+        """Number of rows, L, that a part of T tokens sends to each other part."""
 
     def share(
-        self, x_BTD: jax.Array, z_BLD: jax.Array, weight_BPL: jax.Array, last_PL: jax.Array, layout: Layout
+        self,
+        x_BTD: jax.Array,
+        z_BLD: jax.Array,
+        weight_BPL: jax.Array,
+        last_PL: jax.Array,
+        layout: Layout,
+        place_BPL: jax.Array | None = None,
     ) -> Context:
         """Sends `z` to every other part, with one all-gather.
 
@@ -162,6 +178,7 @@ class Sending(Exchange):
           weight_BPL: weights of the rows that every part sends, see `Context`.
           last_PL: positions of the last token that each of these rows stands for.
           layout: where this part stands.
+          place_BPL: places of these rows, see `Context`. None for those of `last_PL`.
 
         Returns:
           Own rows first, then the rows of the other parts in cyclic order.
@@ -187,10 +204,15 @@ class Sending(Exchange):
 
         z_BQLD = all_gather(z_BLD, self.wire, lambda sent: from_others(sent, 1))
         weight_BQL, last_QL = from_others(weight_BPL, 1).astype(jnp.float32), from_others(last_PL, 0)
+        last_K, place_BK = jnp.concatenate([own.last_K, last_QL.reshape(-1)]), None
+        if place_BPL is not None:
+            place_BQL = from_others(place_BPL, 1).astype(jnp.float32)
+            place_BK = jnp.concatenate([layout.real_before_BT, place_BQL.reshape(B, -1)], axis=1)
         return Context(
             jnp.concatenate([x_BTD, z_BQLD.reshape(B, -1, x_BTD.shape[2])], axis=1),
             jnp.concatenate([own.weight_BK, weight_BQL.reshape(B, -1)], axis=1),
-            jnp.concatenate([own.last_K, last_QL.reshape(-1)]),
+            last_K,
+            place_BK,
         )
 
     @classmethod

@@ -53,7 +53,20 @@ class Segments(Sending):
         z_BLD = jnp.where(real_BLS.any(2, keepdims=True), self.pool(x_BTD[:, index_LS], real_BLS), 0)
         count_BPL = (layout.real_BPT[:, :, index_LS] & inside_LS[None, None]).sum(-1)
         last_PL = layout.positions_PT[:, index_LS[:, -1]]
-        return self.share(x_BTD, z_BLD, count_BPL, last_PL, layout)
+        before_BPLS = layout.real_before_BN.reshape(layout.real_BPT.shape)[:, :, index_LS]
+        place_BPL = self.places(before_BPLS, layout.real_BPT[:, :, index_LS] & inside_LS[None, None])
+        return self.share(x_BTD, z_BLD, count_BPL, last_PL, layout, place_BPL)
+
+    def places(self, before_BPLS: jax.Array, real_BPLS: jax.Array) -> jax.Array:
+        """Returns the places of the rows in their texts, [B, P, L], see `Context`: the mean of the tokens' places.
+
+        The paper has no model with rotary positions, so this is ours.
+
+        Args:
+          before_BPLS: places of the tokens of each segment of each part.
+          real_BPLS: as in `pool`.
+        """
+        return jnp.where(real_BPLS, before_BPLS, 0).sum(-1) / jnp.maximum(real_BPLS.sum(-1), 1)
 
     def rows_sent(self, part_len: int) -> int:
         return self.num_segments

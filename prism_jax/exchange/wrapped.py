@@ -34,6 +34,10 @@ class Wrapped(Exchange):
     def rows_sent(self, part_len: int) -> int:
         return self.of.rows_sent(part_len)
 
+    @property
+    def first_rows(self) -> int:
+        return self.of.first_rows
+
     def coded_width(self, features: int) -> int:
         return self.of.coded_width(features)
 

@@ -19,13 +19,13 @@ class KVCache:
     """Keys and values of the context of a block. Generation keeps them as its cache.
 
     Attributes:
-      k_BHKF: keys.
-      v_BHKF: values.
+      k_BGKF: keys, G heads.
+      v_BGKF: values.
       weight_BK: float32, weight of a row in the softmax, see `Context`; 0 hides the row.
     """
 
-    k_BHKF: jax.Array
-    v_BHKF: jax.Array
+    k_BGKF: jax.Array
+    v_BGKF: jax.Array
     weight_BK: jax.Array
 
     def grow(self, rows: int) -> "KVCache":
@@ -34,14 +34,14 @@ class KVCache:
         def padded(x, axis):
             return jnp.pad(x, [(0, rows * (i == axis)) for i in range(x.ndim)])
 
-        return KVCache(padded(self.k_BHKF, 2), padded(self.v_BHKF, 2), padded(self.weight_BK, 1))
+        return KVCache(padded(self.k_BGKF, 2), padded(self.v_BGKF, 2), padded(self.weight_BK, 1))
 
     def write(self, rows: "KVCache", slot: jax.Array) -> "KVCache":
         """Returns the cache with `rows` in place of its rows from `slot` on."""
         put = jax.lax.dynamic_update_slice_in_dim
         return KVCache(
-            put(self.k_BHKF, rows.k_BHKF, slot, axis=2),
-            put(self.v_BHKF, rows.v_BHKF, slot, axis=2),
+            put(self.k_BGKF, rows.k_BGKF, slot, axis=2),
+            put(self.v_BGKF, rows.v_BGKF, slot, axis=2),
             put(self.weight_BK, rows.weight_BK, slot, axis=1),
         )
 
@@ -51,7 +51,7 @@ def weight_bias(weight_BK: jax.Array) -> jax.Array:
     return jnp.where(weight_BK > 0, jnp.log(jnp.where(weight_BK > 0, weight_BK, 1)), HIDDEN)[:, None, None, :]
 
 
-def attention_bias(weight_BK: jax.Array, last_K: jax.Array, positions_T: jax.Array, *, causal: bool) -> jax.Array:
+def attention_bias(weight_BK: jax.Array, last: jax.Array, positions_T: jax.Array, *, causal: bool) -> jax.Array:
     """Returns the bias of the attention logits: `log(weight)`, or HIDDEN where a row must not be seen.
 
     A row that stands for `g` equal tokens gets the weight of `g` rows: `softmax(q k + log g)` (PRISM's scaling-aware
@@ -65,18 +65,24 @@ def attention_bias(weight_BK: jax.Array, last_K: jax.Array, positions_T: jax.Arr
                     1 1 0  0                               1 1 0  1
                     1 1 1  0                               1 1 1  1
 
+    Args:
+      weight_BK: weight of each row, see `Context`.
+      last: position of the last token that each row stands for, [K], or [B, K] where it differs between texts.
+      positions_T: of the queries.
+      causal: whether later rows are hidden.
+
     Returns:
       [B, 1, 1, K], or with `causal` [B, 1, T, K], float32.
     """
     bias_B11K = weight_bias(weight_BK)
     if not causal:
         return bias_B11K
-    seen_TK = last_K[None, :] <= positions_T[:, None]
-    return jnp.where(seen_TK[None, None], bias_B11K, HIDDEN)
+    seen_BTK = jnp.atleast_2d(last)[:, None] <= positions_T[None, :, None]
+    return jnp.where(seen_BTK[:, None], bias_B11K, HIDDEN)
 
 
 def attend(
-    q_BHTF: jax.Array, k_BHKF: jax.Array, v_BHKF: jax.Array, bias_BHTK: jax.Array, keep_BHTK: jax.Array | None = None
+    q_BHTF: jax.Array, k_BGKF: jax.Array, v_BGKF: jax.Array, bias_BHTK: jax.Array, keep_BHTK: jax.Array | None = None
 ) -> jax.Array:
     """Returns `softmax(q k^T / sqrt(F) + bias) v`, [B, H, T, F], float32.
 
@@ -85,30 +91,36 @@ def attend(
 
     Args:
       q_BHTF: queries.
-      k_BHKF: keys.
-      v_BHKF: values.
-      bias_BHTK: added to the scores; broadcast over axes of size 1.
+      k_BGKF: keys. G heads, where G divides H; each serves H / G heads of queries that stand next to each other.
+      v_BGKF: values.
+      bias_BHTK: added to the scores; broadcast over axes of size 1. One for all heads.
       keep_BHTK: dropout of the attention weights, as factors 0 or 1 / (1 - rate).
     """
-    F = q_BHTF.shape[-1]
-    scores_BHTK = (
-        jnp.einsum("BHTF,BHKF->BHTK", q_BHTF * F**-0.5, k_BHKF, preferred_element_type=jnp.float32) + bias_BHTK
-    )
-    top_BHT1 = jax.lax.stop_gradient(scores_BHTK.max(-1, keepdims=True))
-    weight_BHTK = jnp.exp(scores_BHTK - top_BHT1)
-    total_BHT1 = weight_BHTK.sum(-1, keepdims=True)
-    if keep_BHTK is not None:
-        weight_BHTK = weight_BHTK * keep_BHTK
-    out_BHTF = jnp.einsum(
-        "BHTK,BHKF->BHTF", weight_BHTK.astype(v_BHKF.dtype), v_BHKF, preferred_element_type=jnp.float32
-    )
-    return out_BHTF / total_BHT1
+    (B, H, T, F), G = q_BHTF.shape, k_BGKF.shape[1]
+    if H != G:
+        q_BGRTF, bias = q_BHTF.reshape(B, G, H // G, T, F), bias_BHTK[:, :, None]
+        keep = None if keep_BHTK is None else keep_BHTK.reshape(B, G, H // G, T, -1)
+        return _attend(q_BGRTF, k_BGKF, v_BGKF, bias, keep).reshape(B, H, T, F)
+    return _attend(q_BHTF, k_BGKF, v_BGKF, bias_BHTK, keep_BHTK)
+
+
+def _attend(q: jax.Array, k_BGKF: jax.Array, v_BGKF: jax.Array, bias: jax.Array, keep: jax.Array | None) -> jax.Array:
+    """Returns `attend` for queries of [B, G, T, F], or of [B, G, H / G, T, F] where heads share keys."""
+    F = q.shape[-1]
+    scores = jnp.einsum("BG...F,BGKF->BG...K", q * F**-0.5, k_BGKF, preferred_element_type=jnp.float32) + bias
+    top = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+    weight = jnp.exp(scores - top)
+    total = weight.sum(-1, keepdims=True)
+    if keep is not None:
+        weight = weight * keep
+    out = jnp.einsum("BG...K,BGKF->BG...F", weight.astype(v_BGKF.dtype), v_BGKF, preferred_element_type=jnp.float32)
+    return out / total
 
 
 def attend_in_blocks(
     q_BHTF: jax.Array,
-    k_BHKF: jax.Array,
-    v_BHKF: jax.Array,
+    k_BGKF: jax.Array,
+    v_BGKF: jax.Array,
     bias_of: Callable[[jax.Array], jax.Array],
     positions_T: jax.Array,
     keep_BHTK: jax.Array | None = None,
@@ -120,16 +132,16 @@ def attend_in_blocks(
 
     Args:
       q_BHTF: queries.
-      k_BHKF: keys.
-      v_BHKF: values.
+      k_BGKF: keys, see `attend`.
+      v_BGKF: values.
       bias_of: returns the bias [B, 1, 1 or T, K] of queries at given positions.
       positions_T: of the queries in the whole sequence.
       keep_BHTK: dropout of all queries, as in `attend`.
     """
-    (B, H, T, _), K = q_BHTF.shape, k_BHKF.shape[2]
+    (B, H, T, _), K = q_BHTF.shape, k_BGKF.shape[2]
     blocks = -(-T // max(1, SCORES_BYTES // (4 * B * H * K)))
     if blocks == 1:
-        return attend(q_BHTF, k_BHKF, v_BHKF, bias_of(positions_T), keep_BHTK)
+        return attend(q_BHTF, k_BGKF, v_BGKF, bias_of(positions_T), keep_BHTK)
     rows = -(-T // blocks)
     whole = T - T % rows  # queries in whole blocks; the others come last
 
@@ -141,7 +153,7 @@ def attend_in_blocks(
     @jax.checkpoint
     def one_block(block):
         q_BHRF, positions_R, keep_BHRK = block
-        return attend(q_BHRF, k_BHKF, v_BHKF, bias_of(positions_R), keep_BHRK)
+        return attend(q_BHRF, k_BGKF, v_BGKF, bias_of(positions_R), keep_BHRK)
 
     keep = None if keep_BHTK is None else cut(keep_BHTK, 2)
     out = jnp.moveaxis(jax.lax.map(one_block, (cut(q_BHTF, 2), cut(positions_T, 0), keep)), 0, 2)

@@ -15,6 +15,7 @@ from prism_jax.layers.attention import KVCache, attend_in_blocks, attention_bias
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.layers.dense import DOT_GENERALS, Dense
 from prism_jax.layers.dropout import dropout, keep_factors
+from prism_jax.layers.rotary import rotate
 from prism_jax.parallel.partition import Layout
 
 
@@ -35,28 +36,41 @@ def layer_norm(config: TransformerConfig) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=config.norm_eps, use_fast_variance=False)
 
 
+def rms_norm(config: TransformerConfig) -> nn.RMSNorm:
+    """Returns an RMS norm, over the last axis."""
+    return nn.RMSNorm(epsilon=config.norm_eps)
+
+
+def norm(config: TransformerConfig) -> nn.Module:
+    """Returns a norm of the kind that the blocks have."""
+    return rms_norm(config) if config.rms_norm else layer_norm(config)
+
+
 class Attention(nn.Module):
     """Queries from this part's rows, keys and values from the context."""
 
     config: TransformerConfig
 
     def setup(self):
-        D, bias = self.config.features, self.config.qkv_bias
-        self.query, self.key, self.value = (dense(D, self.config, use_bias=bias) for _ in range(3))
-        self.output = dense(D, self.config)
+        config = self.config
+        self.query = dense(config.query_features, config, use_bias=config.qkv_bias)
+        self.key, self.value = (dense(config.kv_features, config, use_bias=config.qkv_bias) for _ in range(2))
+        self.output = dense(config.features, config, use_bias=config.output_bias)
+        if config.query_key_norm:
+            self.query_norm, self.key_norm = rms_norm(config), rms_norm(config)
 
-    def cache(self, x_BKD: jax.Array, weight_BK: jax.Array) -> KVCache:
-        """Returns keys and values of the rows to attend to."""
-        return KVCache(self._heads(self.key(x_BKD)), self._heads(self.value(x_BKD)), weight_BK)
+    def cache(self, x_BKD: jax.Array, weight_BK: jax.Array, place_BK: jax.Array) -> KVCache:
+        """Returns keys and values of the rows to attend to, which stand at given places of their texts."""
+        return self._cache(self._keys(x_BKD), self.value(x_BKD), weight_BK, place_BK)
 
     def keys_values(self, x_BTD: jax.Array) -> jax.Array:
-        """Returns keys and values of rows side by side, [B, T, 2 D], before they are cut into heads."""
-        return jnp.concatenate([self.key(x_BTD), self.value(x_BTD)], axis=-1)
+        """Returns keys and values of rows side by side, [B, T, 2 G F], before they are rotated and cut into heads."""
+        return jnp.concatenate([self._keys(x_BTD), self.value(x_BTD)], axis=-1)
 
-    def cache_of(self, x_BKE: jax.Array, weight_BK: jax.Array) -> KVCache:
-        """Returns keys and values to attend to, given side by side, [B, K, 2 D]."""
-        k_BKD, v_BKD = jnp.split(x_BKE, 2, axis=-1)
-        return KVCache(self._heads(k_BKD), self._heads(v_BKD), weight_BK)
+    def cache_of(self, x_BKE: jax.Array, weight_BK: jax.Array, place_BK: jax.Array) -> KVCache:
+        """Returns keys and values to attend to, given side by side, [B, K, 2 G F]."""
+        k_BKG, v_BKG = jnp.split(x_BKE, 2, axis=-1)
+        return self._cache(k_BKG, v_BKG, weight_BK, place_BK)
 
     def __call__(
         self,
@@ -64,6 +78,7 @@ class Attention(nn.Module):
         cache: KVCache,
         bias_of: Callable[[jax.Array], jax.Array],
         positions_T: jax.Array,
+        place_BT: jax.Array,
         keys_B: jax.Array | None,
     ) -> jax.Array:
         """Returns the output for this part's rows, [B, T, D].
@@ -73,36 +88,59 @@ class Attention(nn.Module):
           cache: keys and values of the context.
           bias_of: returns the bias of queries at given positions, see `attend_in_blocks`.
           positions_T: of the rows in the whole sequence.
+          place_BT: of the rows in their texts, see `Context`.
           keys_B: for dropout; None where nothing is dropped.
         """
-        q_BHTF = self._heads(self.query(x_BTD))
+        q_BTE = self.query(x_BTD)
+        if self.config.query_key_norm:
+            q_BTE = self._of_each_head(self.query_norm, q_BTE)
+        q_BHTF = self._heads(q_BTE, place_BT)
         with jax.named_scope("softmax"):
-            shape = (*q_BHTF.shape[:3], cache.k_BHKF.shape[2])
+            shape = (*q_BHTF.shape[:3], cache.k_BGKF.shape[2])
             keep_BHTK = keep_factors(shape, self.config.attention_dropout, keys_B, site=0)
-            out_BHTF = attend_in_blocks(q_BHTF, cache.k_BHKF, cache.v_BHKF, bias_of, positions_T, keep_BHTK)
-        out_BTD = out_BHTF.swapaxes(1, 2).reshape(x_BTD.shape)
-        return dropout(self.output(out_BTD), self.config.dropout, keys_B, site=1)
+            out_BHTF = attend_in_blocks(q_BHTF, cache.k_BGKF, cache.v_BGKF, bias_of, positions_T, keep_BHTK)
+        out_BTE = out_BHTF.swapaxes(1, 2).reshape(*x_BTD.shape[:2], -1)
+        return dropout(self.output(out_BTE), self.config.dropout, keys_B, site=1)
 
-    def _heads(self, y_BTD: jax.Array) -> jax.Array:
-        y_BTD = y_BTD.astype(self.config.compute_dtype)
-        return y_BTD.reshape(*y_BTD.shape[:2], self.config.num_heads, -1).swapaxes(1, 2)
+    def _keys(self, x_BTD: jax.Array) -> jax.Array:
+        k_BTE = self.key(x_BTD)
+        return self._of_each_head(self.key_norm, k_BTE) if self.config.query_key_norm else k_BTE
+
+    def _cache(self, k_BKE: jax.Array, v_BKE: jax.Array, weight_BK: jax.Array, place_BK: jax.Array) -> KVCache:
+        return KVCache(self._heads(k_BKE, place_BK), self._heads(v_BKE), weight_BK)
+
+    def _heads(self, y_BTE: jax.Array, place_BT: jax.Array | None = None) -> jax.Array:
+        """Returns queries, keys or values cut into heads, [B, H or G, T, F]; rotated, if a place is given."""
+        config = self.config
+        y_BTHF = y_BTE.reshape(*y_BTE.shape[:2], -1, config.head_width)
+        if config.rotary and place_BT is not None:
+            y_BTHF = rotate(y_BTHF, place_BT, config.rotary)
+        return y_BTHF.astype(config.compute_dtype).swapaxes(1, 2)
+
+    def _of_each_head(self, norm: nn.Module, y_BTE: jax.Array) -> jax.Array:
+        return norm(y_BTE.reshape(*y_BTE.shape[:2], -1, self.config.head_width)).reshape(y_BTE.shape)  # type: ignore
 
 
 class Mlp(nn.Module):
-    """Two dense layers with an activation between them."""
+    """Two dense layers with an activation between them, and with a third one beside it if the MLP is gated."""
 
     config: TransformerConfig
 
     def setup(self):
-        self.up = dense(self.config.mlp_features, self.config)
-        self.down = dense(self.config.features, self.config)
+        config = self.config
+        self.up = dense(config.mlp_features, config, use_bias=config.mlp_bias)
+        self.down = dense(config.features, config, use_bias=config.mlp_bias)
+        if config.gated:
+            self.gate = dense(config.mlp_features, config, use_bias=config.mlp_bias)
 
     def __call__(self, x_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
         """Returns the output for rows, [B, T, D]. Keys are for dropout, see `Attention`."""
-        h_BTM = self.up(x_BTD)
+        h_BTM = self.gate(x_BTD) if self.config.gated else self.up(x_BTD)
         with jax.named_scope("activation"):
             # The backward pass keeps the input alone: less memory, and no slower.
             h_BTM = jax.checkpoint(ACTIVATIONS[self.config.activation])(h_BTM)
+        if self.config.gated:
+            h_BTM = h_BTM * self.up(x_BTD)
         return dropout(self.down(h_BTM), self.config.dropout, keys_B, site=2)
 
 
@@ -116,37 +154,45 @@ class Block(nn.Module):
 
     def setup(self):
         self.attention, self.mlp = Attention(self.config), Mlp(self.config)
-        self.norm_1, self.norm_2 = layer_norm(self.config), layer_norm(self.config)
+        self.norm_1, self.norm_2 = norm(self.config), norm(self.config)
 
     def __call__(self, x_BTD: jax.Array, exchange: Exchange, layout: Layout) -> tuple[jax.Array, KVCache]:
         """Returns the rows after this block [B, T, D], and the keys and values that they attended to."""
         shared = self._shared(x_BTD, exchange)
         with jax.named_scope("exchange"):
             context = exchange(shared, layout)
-        expected = x_BTD.shape[1] + (layout.num_parts - 1) * exchange.rows_sent(layout.part_len)
+        expected = x_BTD.shape[1] + exchange.rows_received(layout.part_len, layout.num_parts)
         rows = context.x_BKD.shape[1]
         if rows != expected:
             raise InputError(
                 f"{exchange} gave a context of {rows} rows, but by its rows_sent it should be {expected}; "
                 "it sends another number of rows than it says, or a part has too few tokens for it"
             )
-        if context.weight_BK.shape[1] != rows or context.last_K.shape != (rows,):
+        if context.weight_BK.shape[1] != rows or context.last_K.shape not in ((rows,), context.weight_BK.shape):
             raise InputError(
-                f"{exchange} gave {rows} rows, {context.weight_BK.shape[1]} weights and {context.last_K.shape[0]} "
+                f"{exchange} gave {rows} rows, {context.weight_BK.shape[1]} weights and {context.last_K.shape[-1]} "
                 "last positions; give one of each for every row"
             )
-        cache = self._cache_of(context, exchange)
+        cache = self._cache_of(context, exchange, layout)
         bias_of = partial(attention_bias, context.weight_BK, context.last_K, causal=self.config.causal)
-        return self._update(x_BTD, cache, bias_of, layout.positions_T, layout.block_keys_B), cache
+        places = layout.real_before_BT
+        return self._update(x_BTD, cache, bias_of, layout.positions_T, places, layout.block_keys_B), cache
 
-    def extend(self, x_B1D: jax.Array, cache: KVCache, room: jax.Array) -> tuple[jax.Array, KVCache]:
+    def extend(
+        self, x_B1D: jax.Array, place_B1: jax.Array, cache: KVCache, room: jax.Array
+    ) -> tuple[jax.Array, KVCache]:
         """Runs one more row, which attends to `cache` and to itself. It takes the first of `room` free rows there.
 
         No other part and no mask is needed: all rows in the cache of a causal model are earlier.
         """
         weight_B1 = jnp.ones(x_B1D.shape[:2], cache.weight_BK.dtype)
-        cache = cache.write(self._cache(x_B1D, weight_B1), cache.weight_BK.shape[1] - room)
-        return self._update(x_B1D, cache, lambda _: weight_bias(cache.weight_BK), jnp.zeros(1, jnp.int32), None), cache
+        own = self.attention.cache(self._normed(x_B1D), weight_B1, place_B1)
+        cache = cache.write(own, cache.weight_BK.shape[1] - room)
+
+        def bias_of(_):
+            return weight_bias(cache.weight_BK)
+
+        return self._update(x_B1D, cache, bias_of, jnp.zeros(1, jnp.int32), place_B1, None), cache
 
     def _shared(self, x_BTD, exchange):
         """Returns what a part shares of its rows."""
@@ -154,24 +200,22 @@ class Block(nn.Module):
             return self.attention.keys_values(self._normed(x_BTD))
         return self._normed(x_BTD) if exchange.after_norm else x_BTD
 
-    def _cache_of(self, context, exchange):
+    def _cache_of(self, context, exchange, layout):
         """Returns keys and values of a context, which holds what was shared."""
+        places = layout.places(context.last_K) if context.place_BK is None else context.place_BK
         if exchange.keys_values:
-            return self.attention.cache_of(context.x_BKD, context.weight_BK)
-        cache = self.attention.cache if exchange.after_norm else self._cache
-        return cache(context.x_BKD, context.weight_BK)
+            return self.attention.cache_of(context.x_BKD, context.weight_BK, places)
+        x_BKD = context.x_BKD if exchange.after_norm else self._normed(context.x_BKD)
+        return self.attention.cache(x_BKD, context.weight_BK, places)
 
     def _normed(self, x_BKD):
         return self.norm_1(x_BKD) if self.config.norm_first else x_BKD
 
-    def _cache(self, x_BKD, weight_BK):
-        return self.attention.cache(self._normed(x_BKD), weight_BK)
-
-    def _update(self, x_BTD, cache, bias_of, positions_T, keys_B):
+    def _update(self, x_BTD, cache, bias_of, positions_T, place_BT, keys_B):
         if self.config.norm_first:
-            x_BTD = x_BTD + self.attention(self.norm_1(x_BTD), cache, bias_of, positions_T, keys_B)
+            x_BTD = x_BTD + self.attention(self.norm_1(x_BTD), cache, bias_of, positions_T, place_BT, keys_B)
             return x_BTD + self.mlp(self.norm_2(x_BTD), keys_B)
-        x_BTD = self.norm_1(x_BTD + self.attention(x_BTD, cache, bias_of, positions_T, keys_B))
+        x_BTD = self.norm_1(x_BTD + self.attention(x_BTD, cache, bias_of, positions_T, place_BT, keys_B))
         return self.norm_2(x_BTD + self.mlp(x_BTD, keys_B))
 
 
@@ -192,11 +236,11 @@ class Stack(nn.Module):
         return x_BTD, tuple(caches)
 
     def extend(
-        self, x_B1D: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
+        self, x_B1D: jax.Array, place_B1: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
     ) -> tuple[jax.Array, tuple[KVCache, ...]]:
         """Runs one more row through all blocks, see `Block.extend`."""
         extended = []
         for block, cache in zip(self.blocks, caches, strict=True):
-            x_B1D, cache = block.extend(x_B1D, cache, room)
+            x_B1D, cache = block.extend(x_B1D, place_B1, cache, room)
             extended.append(cache)
         return x_B1D, tuple(extended)

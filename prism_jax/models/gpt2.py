@@ -1,8 +1,5 @@
-"""GPT-2 (Radford et al., 2019), equal to Hugging Face's `GPT2Model` and `GPT2LMHeadModel`.
-
-A batch holds `ids` int32 [B, N] and optionally `mask` [B, N] (1 = real). Positions count the real tokens before a
-token, as in Hugging Face's `generate`, so that padding on either side changes nothing.
-"""
+"""GPT-2 (Radford et al., 2019), equal to Hugging Face's `GPT2Model` and `GPT2LMHeadModel`. For its batches, see
+`models.causal`."""
 
 from dataclasses import dataclass, replace
 
@@ -14,9 +11,9 @@ from prism_jax.exchange.base import Exchanges
 from prism_jax.layers.attention import KVCache
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.layers.dropout import dropout
-from prism_jax.layers.embeddings import check_length, embedding, vocabulary_logits
+from prism_jax.layers.embeddings import embedding, vocabulary_logits
 from prism_jax.layers.transformer import Stack, layer_norm
-from prism_jax.models.base import Model
+from prism_jax.models.causal import CausalLanguageModel, CausalModel
 from prism_jax.parallel.partition import Layout
 from prism_jax.records import Count, Share
 
@@ -89,11 +86,11 @@ class GPT2Encoder(nn.Module):
     ) -> tuple[jax.Array, tuple[KVCache, ...]]:
         """Returns the row [B, 1, D] of one more token, and the caches with it, see `Block.extend`."""
         x_B1D = self.token(ids_B[:, None]) + self.position(position_B[:, None])
-        x_B1D, caches = self.blocks.extend(x_B1D, caches, room)
+        x_B1D, caches = self.blocks.extend(x_B1D, position_B[:, None], caches, room)
         return self.norm(x_B1D), caches
 
 
-class GPT2Model(Model):
+class GPT2Model(CausalModel):
     """Every hidden state."""
 
     config: GPT2Config
@@ -101,36 +98,9 @@ class GPT2Model(Model):
     def setup(self):
         self.encoder = GPT2Encoder(self.config)
 
-    def part(self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges) -> jax.Array:
-        return self.encoder(tokens, layout, exchange)[0]
 
-    def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        """Returns hidden states [B, N, D]."""
-        return rows_BRD[:, : real_BN.shape[1]]
-
-    def check(self, num_tokens: int) -> None:
-        check_length(self.config.num_positions, num_tokens)
-
-    def batch_shapes(self, batch_size: int, num_tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return {"ids": jax.ShapeDtypeStruct((batch_size, num_tokens), jnp.int32)}
-
-
-class GPT2LMHeadModel(GPT2Model):
+class GPT2LMHeadModel(CausalLanguageModel, GPT2Model):
     """Logits of the next token for every token, from the token table itself."""
 
-    def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        """Returns logits [B, N, V]."""
-        return vocabulary_logits(rows_BRD[:, : real_BN.shape[1]], self.encoder.token, self.config.stack)
-
-    def prefill(
-        self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges
-    ) -> tuple[jax.Array, tuple[KVCache, ...]]:
-        """Returns the rows of `part`, and the keys and values that every block attended to. Generation starts here."""
-        return self.encoder(tokens, layout, exchange)
-
-    def extend(
-        self, ids_B: jax.Array, position_B: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
-    ) -> tuple[jax.Array, tuple[KVCache, ...]]:
-        """Returns logits [B, V] after one more token, and the caches with it, see `Block.extend`."""
-        row_B1D, caches = self.encoder.extend(ids_B, position_B, caches, room)
-        return vocabulary_logits(row_B1D, self.encoder.token, self.config.stack)[:, 0], caches
+    def logits(self, x_BND: jax.Array) -> jax.Array:
+        return vocabulary_logits(x_BND, self.encoder.token, self.config.stack)

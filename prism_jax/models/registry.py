@@ -4,7 +4,20 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from prism_jax.errors import InputError
-from prism_jax.models import bert, bert_hf, gpt2, gpt2_hf, vit, vit_hf
+from prism_jax.models import (
+    bert,
+    bert_hf,
+    gpt2,
+    gpt2_hf,
+    llama,
+    llama_hf,
+    qwen2,
+    qwen2_hf,
+    qwen3,
+    qwen3_hf,
+    vit,
+    vit_hf,
+)
 from prism_jax.models.base import Model
 
 
@@ -21,7 +34,14 @@ class Family:
     hf: ModuleType
 
 
-FAMILIES = {"bert": Family(bert, bert_hf), "gpt2": Family(gpt2, gpt2_hf), "vit": Family(vit, vit_hf)}
+FAMILIES = {
+    "bert": Family(bert, bert_hf),
+    "gpt2": Family(gpt2, gpt2_hf),
+    "llama": Family(llama, llama_hf),
+    "qwen2": Family(qwen2, qwen2_hf),
+    "qwen3": Family(qwen3, qwen3_hf),
+    "vit": Family(vit, vit_hf),
+}
 """The families by Hugging Face's `model_type`."""
 
 

@@ -73,9 +73,19 @@ class Layout:
         return self._own(self.real_BN)
 
     @property
+    def real_before_BN(self) -> jax.Array:
+        """Number of real tokens before each token of the whole sequence."""
+        return jnp.cumsum(self.real_BN, axis=1, dtype=jnp.int32) - self.real_BN
+
+    @property
     def real_before_BT(self) -> jax.Array:
         """Number of real tokens in the whole sequence before each of this part's tokens."""
-        return self._own(jnp.cumsum(self.real_BN, axis=1, dtype=jnp.int32) - self.real_BN)
+        return self._own(self.real_before_BN)
+
+    def places(self, positions: jax.Array) -> jax.Array:
+        """Number of real tokens before given positions of the whole sequence, [K] or [B, K]. Returns [B, K]."""
+        each = jnp.broadcast_to(positions, (len(self.real_BN), positions.shape[-1]))
+        return jnp.take_along_axis(self.real_before_BN, each, axis=1, mode="clip")
 
     def _own(self, x_BN: jax.Array) -> jax.Array:
         x_BPT = x_BN.reshape(self.real_BPT.shape)

@@ -35,6 +35,9 @@ TASKS = {
     "BertForSequenceClassification": "SEQ_CLS",
     "BertForTokenClassification": "TOKEN_CLS",
     "GPT2LMHeadModel": "CAUSAL_LM",
+    "LlamaForCausalLM": "CAUSAL_LM",
+    "Qwen2ForCausalLM": "CAUSAL_LM",
+    "Qwen3ForCausalLM": "CAUSAL_LM",
 }
 """PEFT's task types by architecture. The other architectures have none."""
 

@@ -4,15 +4,18 @@ import jax
 import pytest
 from helpers.cases import one_is_quick
 from helpers.closeness import assert_close
-from helpers.tiny import stack_config, tiny_batch
+from helpers.tiny import LLAMA_BLOCKS, stack_config, tiny_batch
 
 import prism_jax as pj
 from prism_jax import cost
 from prism_jax.errors import InputError
+from prism_jax.exchange import KeysValues
 from prism_jax.forward import lower, params_shapes, parts_shapes
 from prism_jax.layers import attention
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertModel
 from prism_jax.models.vit import VIT_BASE, ViTConfig, ViTForImageClassification, ViTModel
+
+BLOCKS = {"bert": {}, "vit": {"norm_first": True}, "llama": LLAMA_BLOCKS}
 
 
 def saved(part: float, whole: float) -> float:
@@ -43,7 +46,7 @@ def test_the_vit_table_by_formula(num_segments, published_gflops, communication_
     assert saved(prism.bytes_sent, voltage.bytes_sent) == pytest.approx(communication_saved, abs=5e-3)
 
 
-@pytest.mark.parametrize("norm_first", one_is_quick(True, [False, True]), ids=["post_norm", "pre_norm"])
+@pytest.mark.parametrize("blocks", one_is_quick("vit", BLOCKS))
 @pytest.mark.parametrize(
     ("exchange", "num_parts"),
     [
@@ -51,12 +54,12 @@ def test_the_vit_table_by_formula(num_segments, published_gflops, communication_
         (pj.AllGather(), 8),
         (pj.SegmentMeans(5), 3),
         ((pj.SegmentMeans(1), pj.AllGather()), 2),
-        ((pj.IsolatedParts(), pj.SegmentMeans(2)), 4),
+        ((pj.IsolatedParts(), KeysValues(pj.SegmentMeans(2))), 4),
     ],
     ids=str,
 )
-def test_formula_and_compiled_program_agree(exchange, num_parts, norm_first):
-    model, num_tokens, batch_size = BertModel(BertConfig(stack_config(norm_first=norm_first))), 30, 3
+def test_formula_and_compiled_program_agree(exchange, num_parts, blocks):
+    model, num_tokens, batch_size = BertModel(BertConfig(stack_config(**BLOCKS[blocks]))), 30, 3
     program = lower(model, exchange, pj.on_mesh(num_parts), batch_size, num_tokens).compile()
     compiled, formula = (
         cost.compiled(program, batch_size),

@@ -35,7 +35,7 @@ def model():
 def params_with(exchange, seed=1):
     """Random parameters, with random centroids."""
     stack, keys = model().config.stack, iter(jax.random.split(jax.random.key(seed), 99))
-    stated = arrays.stated(exchange, stack.num_layers, stack.features)
+    stated = arrays.stated(exchange, stack.num_layers, stack.width_of)
     drawn = unflatten({path: jax.random.normal(next(keys), spec.shape) for path, spec in stated.items()})
     return {**pj.init_params(model(), jax.random.key(0)), **drawn}
 

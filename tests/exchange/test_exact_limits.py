@@ -4,18 +4,24 @@ import jax
 import numpy as np
 import pytest
 from helpers.closeness import assert_close
-from helpers.tiny import hidden_states, tiny_batch, tiny_bert
+from helpers.tiny import LLAMA_BLOCKS, hidden_states, tiny_batch, tiny_bert
 from jax.flatten_util import ravel_pytree
 
 import prism_jax as pj
+from prism_jax.exchange import KeysValues
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 NUM_TOKENS = 19
 
 
-STACKS = {"bert": (False, False), "vit": (True, False), "gpt2": (True, True), "post_norm_causal": (False, True)}
-"""Whether the norm comes first, and whether the mask is causal."""
+STACKS = {
+    "bert": {},
+    "vit": {"norm_first": True},
+    "gpt2": {"norm_first": True, "causal": True},
+    "post_norm_causal": {"causal": True},
+    "llama": LLAMA_BLOCKS,
+}
 
 
 @pytest.mark.parametrize(
@@ -23,13 +29,12 @@ STACKS = {"bert": (False, False), "vit": (True, False), "gpt2": (True, True), "p
 )
 def test_all_gather_and_one_token_segments_equal_one_device(runner, stack, num_parts):
     """3 parts of 19 tokens are padded by 2, and of 8 parts the last one has no token of its own."""
-    norm_first, causal = STACKS[stack]
-    model, params = tiny_bert(norm_first=norm_first, causal=causal)
+    model, params = tiny_bert(**STACKS[stack])
     one_token_each = pj.SegmentMeans(-(-NUM_TOKENS // num_parts))
     for padded in (False, True):
         batch = tiny_batch(NUM_TOKENS, padded=padded)
         expected = hidden_states(model, params, batch, pj.WholeSequence(), pj.on_one_device(1))
-        for exchange in (pj.AllGather(), one_token_each):
+        for exchange in (pj.AllGather(), one_token_each, KeysValues(one_token_each)):
             assert_close(hidden_states(model, params, batch, exchange, runner(num_parts)), expected)
 
 

@@ -101,4 +101,4 @@ def test_it_reads_as_it_is_written_whatever_stands_in_front():
     ):
         assert parse(str(exchange)) == exchange
         assert exchange.keys_values
-        assert exchange.width(stack_config().features) == 64
+        assert stack_config().width_of(exchange) == 64

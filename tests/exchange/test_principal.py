@@ -98,9 +98,11 @@ def test_it_is_an_exchange_like_all_others():
 def test_arrays_are_named_by_what_they_are_made_of():
     exchange = parse("codebooks:4:4:principal:8:keys_values:all_gather")
     assert parse(str(exchange)) == exchange == Codebooks(Principal(KeysValues(pj.AllGather()), 8), 4, 4)
-    names = {path.split("/")[1]: spec.shape for path, spec in arrays.stated(exchange, 1, 32).items()}
+    names = {
+        path.split("/")[1]: spec.shape for path, spec in arrays.stated(exchange, 1, stack_config().width_of).items()
+    }
     assert names == {"codebooks_4_4_principal_8_keys_values": (4, 16, 2), "principal_8_keys_values": (64, 8)}
-    plain = arrays.stated(parse("codebooks:4:4:segment_means:2"), 1, 32)
+    plain = arrays.stated(parse("codebooks:4:4:segment_means:2"), 1, stack_config().width_of)
     assert list(plain) == ["exchange/codebooks_4_4/block_0/centroids"]
 
 

@@ -11,15 +11,22 @@ import pytest
 from helpers.closeness import assert_close
 from helpers.hf_bert import save_hf_model
 from helpers.hf_gpt2 import hf_config
-from helpers.tiny import prompts_of, random_tokens, tiny_gpt2
+from helpers.hf_llama import hf_config as hf_llama_config
+from helpers.tiny import prompts_of, random_tokens, tiny_gpt2, tiny_llama
 
 import prism_jax as pj
 from prism_jax import cost, weights
 from prism_jax.errors import RunError
+from prism_jax.exchange import KeysValues
 from prism_jax.exchange.segments import segment_table
-from prism_jax.models import gpt2
+from prism_jax.models.gpt2 import GPT2LMHeadModel
+from prism_jax.models.llama import LlamaForCausalLM
+from prism_jax.models.qwen3 import Qwen3ForCausalLM
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+hf_gpt2 = partial(hf_config, "plain")
+hf_llama, hf_qwen3 = partial(hf_llama_config, "grouped"), partial(hf_llama_config, "qwen3")
 
 
 def hugging_face_generate(model, prompts, new, **kwargs):
@@ -35,17 +42,19 @@ def hugging_face_generate(model, prompts, new, **kwargs):
 
 @pytest.mark.parity
 @pytest.mark.parametrize(
-    ("exchange", "run"),
+    ("kind", "config", "exchange", "run"),
     [
-        pytest.param(pj.WholeSequence(), pj.on_one_device(1), marks=pytest.mark.slow),
-        (pj.AllGather(), pj.on_one_device(3)),
-        (pj.AllGather(), pj.on_mesh(4)),
+        pytest.param(GPT2LMHeadModel, hf_gpt2, pj.WholeSequence(), pj.on_one_device(1), marks=pytest.mark.slow),
+        (GPT2LMHeadModel, hf_gpt2, pj.AllGather(), pj.on_one_device(3)),
+        (GPT2LMHeadModel, hf_gpt2, pj.AllGather(), pj.on_mesh(4)),
+        (Qwen3ForCausalLM, hf_qwen3, KeysValues(pj.AllGather()), pj.on_one_device(3)),
+        (LlamaForCausalLM, hf_llama, pj.AllGather(), pj.on_mesh(4)),
     ],
-    ids=["whole", "all_gather_one_device", "all_gather_mesh"],
+    ids=["whole", "all_gather_one_device", "all_gather_mesh", "qwen3_keys_values", "llama_mesh"],
 )
-def test_greedy_tokens_are_those_of_hugging_face(exchange, run, tmp_path):
-    theirs = save_hf_model("GPT2LMHeadModel", hf_config("plain"), tmp_path)
-    ours = weights.load(gpt2.GPT2LMHeadModel, str(tmp_path))
+def test_greedy_tokens_are_those_of_hugging_face(kind, config, exchange, run, tmp_path):
+    theirs = save_hf_model(kind.__name__, config(), tmp_path)
+    ours = weights.load(kind, str(tmp_path))
     generator = pj.Generator(ours.model, ours.params, exchange, run, bucket=16)
     short = (prompts_of(9), prompts_of(16, 2)) if run.num_parts == 1 else ()
     for prompts in (prompts_of(5, 17, 17, 40, 1), *short):
@@ -69,26 +78,38 @@ class MeansOfFirst(pj.Sending):
         own_BLS = layout.real_BT[:, index_LS] & inside_LS[None]
         total_BLD = (x_BTD[:, index_LS] * own_BLS[..., None]).sum(2)
         mean_BLD = total_BLD / jnp.maximum(own_BLS.sum(-1), 1)[..., None]
-        return self.share(x_BTD, mean_BLD, real_BPLS.sum(-1), layout.positions_PT[:, index_LS[:, -1]], layout)
+        before_BPLS = layout.real_before_BN.reshape(layout.real_BPT.shape)[:, :, index_LS]
+        place_BPL = (before_BPLS * real_BPLS).sum(-1) / jnp.maximum(real_BPLS.sum(-1), 1)
+        last_PL = layout.positions_PT[:, index_LS[:, -1]]
+        return self.share(x_BTD, mean_BLD, real_BPLS.sum(-1), last_PL, layout, place_BPL)
 
     def rows_sent(self, part_len):
         return self.num_segments
 
 
 @pytest.mark.parametrize(
-    ("exchange", "same_with_room", "run"),
+    ("tiny", "exchange", "same_with_room", "run"),
     [
-        (pj.SegmentMeans(3), lambda T: MeansOfFirst(T, 3), pj.on_one_device(2)),
-        pytest.param(pj.SegmentMeans(3), lambda T: MeansOfFirst(T, 3), pj.on_mesh(4), marks=pytest.mark.slow),
-        (pj.AllGather(), lambda T: MeansOfFirst(T, T), pj.on_one_device(2)),
-        pytest.param(pj.IsolatedParts(), lambda T: pj.IsolatedParts(), pj.on_mesh(4), marks=pytest.mark.slow),
-        ((pj.SegmentMeans(2), pj.AllGather()), lambda T: (MeansOfFirst(T, 2), MeansOfFirst(T, T)), pj.on_mesh(4)),
+        (tiny_llama, pj.SegmentMeans(3), lambda T: MeansOfFirst(T, 3), pj.on_one_device(2)),
+        pytest.param(
+            tiny_gpt2, pj.SegmentMeans(3), lambda T: MeansOfFirst(T, 3), pj.on_mesh(4), marks=pytest.mark.slow
+        ),
+        (tiny_gpt2, pj.AllGather(), lambda T: MeansOfFirst(T, T), pj.on_one_device(2)),
+        pytest.param(
+            tiny_gpt2, pj.IsolatedParts(), lambda T: pj.IsolatedParts(), pj.on_mesh(4), marks=pytest.mark.slow
+        ),
+        (
+            tiny_gpt2,
+            (pj.SegmentMeans(2), pj.AllGather()),
+            lambda T: (MeansOfFirst(T, 2), MeansOfFirst(T, T)),
+            pj.on_mesh(4),
+        ),
     ],
-    ids=["segment_means-one_device", "segment_means-mesh", "all_gather-one_device", "isolated-mesh", "per_block-mesh"],
+    ids=["llama-one_device", "segment_means-mesh", "all_gather-one_device", "isolated-mesh", "per_block-mesh"],
 )
-def test_cached_logits_equal_teacher_forced_logits_at_the_same_boundaries(exchange, same_with_room, run):
+def test_cached_logits_equal_teacher_forced_logits_at_the_same_boundaries(tiny, exchange, same_with_room, run):
     """The whole text at once: every part has room for the new tokens at its end, but only the last one uses it."""
-    model, params = tiny_gpt2()
+    model, params = tiny()
     new, num_tokens, num_parts = 6, 24, run.num_parts
     T = num_tokens // num_parts
     prompts, continuation = prompts_of(24, 19, 17), random_tokens(3, new, seed=9)
@@ -125,16 +146,21 @@ def test_no_program_is_compiled_again_for_another_prompt_or_token():
     assert [program._cache_size() for program in programs] == before == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("exchange", [pj.SegmentMeans(3), pj.AllGather(), pj.IsolatedParts()], ids=str)
-def test_a_new_token_needs_no_other_device_and_the_cache_has_the_size_that_cost_says(exchange):
-    model, params = tiny_gpt2()
+@pytest.mark.parametrize(
+    ("tiny", "exchange"),
+    [(tiny_gpt2, pj.SegmentMeans(3)), (tiny_llama, pj.AllGather()), (tiny_gpt2, pj.IsolatedParts())],
+    ids=["segment_means", "llama_all_gather", "isolated_parts"],
+)
+def test_a_new_token_needs_no_other_device_and_the_cache_has_the_size_that_cost_says(tiny, exchange):
+    model, params = tiny()
     generator = pj.Generator(model, params, exchange, pj.on_mesh(4), bucket=32)
     *_, caches = generator._start(prompts_of(30, 32), 32, 10)
     assert {device for x in jax.tree.leaves(caches) for device in x.devices()} == {jax.devices()[3]}
-    held = sum(cache.k_BHKF.nbytes + cache.v_BHKF.nbytes for cache in caches)
+    held = sum(cache.k_BGKF.nbytes + cache.v_BGKF.nbytes for cache in caches)
     assert held == 2 * cost.cache_bytes(model.config.stack, exchange, 4, 32, 10)
     K = {3: 8 + 3 * 3 + 10, 8: 32 + 10, 0: 8 + 10}[exchange.rows_sent(8)]
-    assert held == 2 * 2 * 2 * K * 32 * 4  # examples, keys and values, blocks, rows, features, bytes
+    features = 2 * 12 if tiny is tiny_llama else 32
+    assert held == 2 * 2 * 2 * K * features * 4  # examples, keys and values, blocks, rows, features, bytes
     text = (
         generator._extend.lower(generator._last_params, np.zeros(2, np.int32), np.zeros(2, int), caches, 10)
         .compile()

@@ -8,7 +8,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 import torch  # noqa: E402
-from helpers import hf_gpt2, hf_vit  # noqa: E402
+from helpers import hf_gpt2, hf_llama, hf_vit  # noqa: E402
 from helpers.hf_bert import hf_config, pair_batch, run_hf, save_hf_model  # noqa: E402
 from helpers.real_assets import SENTENCES, minilm  # noqa: E402
 from helpers.training_steps import families, torch_steps  # noqa: E402
@@ -29,20 +29,23 @@ def main() -> None:
         )
     (HERE / "bert.json").write_text(json.dumps(cases))
 
-    cases = []
-    model = save_hf_model("GPT2LMHeadModel", hf_gpt2.hf_config("plain", n_layer=2), HERE / "gpt2_tiny")
-    for padding in ("right", "left"):
-        batch = hf_gpt2.token_batch(padding)
-        logits = hf_gpt2.run_hf(model, batch).logits[torch.from_numpy(batch["mask"])]
-        cases.append(
-            {
-                "folder": "gpt2_tiny",
-                "ids": batch["ids"].tolist(),
-                "mask": batch["mask"].tolist(),
-                "logits": [[round(x, 7) for x in row] for row in logits.tolist()],
-            }
-        )
-    (HERE / "gpt2.json").write_text(json.dumps(cases))
+    causal = {"gpt2": ("GPT2LMHeadModel", hf_gpt2.hf_config("plain", n_layer=2))}
+    causal["llama"] = ("LlamaForCausalLM", hf_llama.hf_config("grouped"))
+    for name, (kind, config) in causal.items():
+        cases = []
+        model = save_hf_model(kind, config, HERE / f"{name}_tiny")
+        for padding in ("right", "left"):
+            batch = hf_gpt2.token_batch(padding)
+            logits = hf_gpt2.run_hf(model, batch).logits[torch.from_numpy(batch["mask"])]
+            cases.append(
+                {
+                    "folder": f"{name}_tiny",
+                    "ids": batch["ids"].tolist(),
+                    "mask": batch["mask"].tolist(),
+                    "logits": [[round(x, 7) for x in row] for row in logits.tolist()],
+                }
+            )
+        (HERE / f"{name}.json").write_text(json.dumps(cases))
 
     model = save_hf_model("ViTForImageClassification", hf_vit.hf_config("oblong"), HERE / "vit_tiny")
     pixels = hf_vit.random_pixels(model.config).round(4)

@@ -9,14 +9,42 @@ import numpy as np
 
 import prism_jax as pj
 from prism_jax.layers.config import TransformerConfig
-from prism_jax.models import gpt2
+from prism_jax.layers.rotary import Rotary
+from prism_jax.models import gpt2, llama
 from prism_jax.models.bert import BertConfig, BertModel
 
+LLAMA_BLOCKS = {
+    "norm_first": True,
+    "causal": True,
+    "activation": "silu",
+    "num_kv_heads": 2,
+    "head_features": 12,
+    "qkv_bias": False,
+    "output_bias": False,
+    "mlp_bias": False,
+    "rms_norm": True,
+    "query_key_norm": True,
+    "gated": True,
+    "rotary": Rotary(100.0),
+}
+"""What Llama's and Qwen3's blocks have, all at once."""
 
-def stack_config(*, norm_first: bool = False, causal: bool = False, dropout: float = 0.0) -> TransformerConfig:
+
+def stack_config(
+    *, norm_first: bool = False, causal: bool = False, dropout: float = 0.0, **kwargs
+) -> TransformerConfig:
     """A tiny stack. Its weights are large enough for attention to be far from uniform."""
     return TransformerConfig(
-        2, 32, 4, 64, norm_first=norm_first, causal=causal, dropout=dropout, attention_dropout=dropout, init_scale=0.3
+        num_layers=2,
+        features=32,
+        num_heads=4,
+        mlp_features=64,
+        norm_first=norm_first,
+        causal=causal,
+        dropout=dropout,
+        attention_dropout=dropout,
+        init_scale=0.3,
+        **kwargs,
     )
 
 
@@ -73,6 +101,11 @@ def save_toy_tokenizer(folder: Path) -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     fast.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     fast.save_pretrained(folder)
+
+
+def tiny_llama():
+    model = llama.LlamaForCausalLM(llama.LlamaConfig(stack_config(**LLAMA_BLOCKS), vocab_size=99, num_positions=128))
+    return model, pj.init_params(model, jax.random.key(0))
 
 
 def tiny_gpt2(num_layers: int = 2):

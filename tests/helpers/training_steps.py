@@ -15,6 +15,7 @@ from prism_jax.data import images
 from prism_jax.experiments.recipe import Training
 from prism_jax.models.bert import BertForSequenceClassification
 from prism_jax.models.gpt2 import GPT2LMHeadModel
+from prism_jax.models.llama import LlamaForCausalLM
 from prism_jax.models.vit import ViTForImageClassification
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.classification import Classification
@@ -58,13 +59,16 @@ class Family:
 
 
 def families() -> dict[str, Family]:
-    bert, gpt2, vit = (json.loads((GOLDEN / f"{name}.json").read_text()) for name in ("bert", "gpt2", "vit"))
+    bert, gpt2, llama, vit = (
+        json.loads((GOLDEN / f"{name}.json").read_text()) for name in ("bert", "gpt2", "llama", "vit")
+    )
     pairs = {name: np.array(value) for name, value in bert[0]["batch"].items()}
     tokens = {"ids": np.array(gpt2[0]["ids"], np.int32), "mask": np.array(gpt2[0]["mask"], bool)}
     pixels = {"pixels": np.array(vit["pixels"], np.float32)}
     return {
         "bert": Family(BertForSequenceClassification, GOLDEN / bert[0]["folder"], pairs, (0, 3, 1, 4)),
         "gpt2": Family(GPT2LMHeadModel, GOLDEN / gpt2[0]["folder"], tokens, None),
+        "llama": Family(LlamaForCausalLM, GOLDEN / llama[0]["folder"], tokens, None),
         "vit": Family(ViTForImageClassification, GOLDEN / vit["folder"], pixels, (2, 4)),
     }
 

@@ -27,7 +27,9 @@ from prism_jax.layers import lora
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.layers.lora import LoRA
 from prism_jax.models.bert import BertConfig, BertForSequenceClassification, BertModel
+from prism_jax.models.causal import CausalLanguageModel
 from prism_jax.models.gpt2 import GPT2LMHeadModel, GPT2Model
+from prism_jax.models.llama import LlamaForCausalLM
 from prism_jax.models.vit import ViTForImageClassification
 from prism_jax.weights import peft_config, peft_files
 
@@ -37,6 +39,7 @@ KINDS = {
     "bert_tiny": BertForSequenceClassification,
     "vit_tiny": ViTForImageClassification,
     "gpt2_tiny": GPT2LMHeadModel,
+    "llama_tiny": LlamaForCausalLM,
 }
 WHOLE, ONE_DEVICE = pj.WholeSequence(), pj.on_one_device(1)
 RANK_3 = LoRA(rank=3, alpha=5)
@@ -64,7 +67,7 @@ def bert_tiny() -> weights.Pretrained:
 
 
 def batch_of(model) -> dict[str, np.ndarray]:
-    if isinstance(model, GPT2LMHeadModel):
+    if isinstance(model, CausalLanguageModel):
         return hf_gpt2.token_batch("right")
     if isinstance(model, BertForSequenceClassification):
         return hf_bert.pair_batch("right")
@@ -84,12 +87,12 @@ def program(model):
 def answer(model, params) -> np.ndarray:
     batch = batch_of(model)
     out = program(model)(params, ONE_DEVICE.split(batch))
-    return np.asarray(out)[batch["mask"]] if isinstance(model, GPT2LMHeadModel) else np.asarray(out)
+    return np.asarray(out)[batch["mask"]] if isinstance(model, CausalLanguageModel) else np.asarray(out)
 
 
 def hf_answer(theirs, model) -> np.ndarray:
     batch = batch_of(model)
-    if isinstance(model, GPT2LMHeadModel):
+    if isinstance(model, CausalLanguageModel):
         return hf_gpt2.run_hf(theirs, batch).logits.numpy()[batch["mask"]]
     if isinstance(model, BertForSequenceClassification):
         return hf_bert.run_hf(theirs, batch).logits.numpy()
@@ -137,7 +140,12 @@ def test_an_adapter_of_peft_is_read(name, peft, tmp_path):
     import torch
 
     whole = {"bert_tiny": ["pooler", "classifier"], "vit_tiny": ["classifier"]}.get(name)
-    targets = {"gpt2_tiny": ["c_attn", "c_fc"], "bert_tiny": "all-linear", "vit_tiny": r".*\.(q_proj|fc2)"}[name]
+    targets = {
+        "gpt2_tiny": ["c_attn", "c_fc"],
+        "bert_tiny": "all-linear",
+        "llama_tiny": "all-linear",
+        "vit_tiny": r".*\.(q_proj|fc2)",
+    }[name]
     config = peft.LoraConfig(
         r=3,
         lora_alpha=7,
@@ -148,7 +156,7 @@ def test_an_adapter_of_peft_is_read(name, peft, tmp_path):
         modules_to_save=whole,
         fan_in_fan_out=name == "gpt2_tiny",
         init_lora_weights=False,
-        task_type={"bert_tiny": "SEQ_CLS", "gpt2_tiny": "CAUSAL_LM"}.get(name),
+        task_type={"bert_tiny": "SEQ_CLS", "gpt2_tiny": "CAUSAL_LM", "llama_tiny": "CAUSAL_LM"}.get(name),
     )
     torch.manual_seed(0)
     theirs = peft.get_peft_model(base_of(name), config).eval()
