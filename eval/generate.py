@@ -1,8 +1,8 @@
 """Continues prompts, with a cache on the device of the last part.
 
-python -m eval.generate configs/X.py --prompt "Once upon a time" ["A second one" ...] [--max-new-tokens 64]
-        [--temperature 0.8] [--top-k 50] [--top-p 0.95] [--seed 0] [--exchange segment_means:8] [--num-parts 4]
-        [--checkpoint RUN] [flags]
+python -m eval.generate configs/X.py --prompt "Once upon a time" ["A second one" ...] [--prompt-file FILE] [--chat]
+        [--max-new-tokens 64] [--temperature 0.8] [--top-k 50] [--top-p 0.95] [--seed 0] [--exchange segment_means:8]
+        [--num-parts 4] [--checkpoint RUN] [flags]
     -> streams the texts, then compares cache bytes and tokens per second with one device; DIR/results.json
 """
 
@@ -12,6 +12,7 @@ from functools import partial
 
 import jax
 
+from eval.generating import prompts
 from eval.generating.stream import compare, prompt_layout, stop_tokens, stream_texts
 from eval.reporting import files
 from eval.reporting.text_table import Column, TextTable
@@ -43,6 +44,10 @@ class Generate:
     training: Preparation
     prompt: tuple[str, ...] = ()
     """One or more texts to continue."""
+    prompt_file: UserPath | None = None
+    """File with more of them: a text on each line, or with the name .jsonl a JSON string on each line."""
+    chat: bool = False
+    """Each prompt is a message of a user, which the model answers. It is put into the tokenizer's chat template."""
     max_new_tokens: Count = 64
     sampling: Flat[Sampling] = Sampling()
     stop: str | None = None
@@ -92,9 +97,13 @@ def main(argv: list[str]) -> None:
     command = flags.parse(Generate, __doc__, argv)
     experiment, setting, new = command.experiment, command.setting, command.max_new_tokens
     if not hasattr(experiment.model, "prefill"):
-        raise InputError(f"{experiment.model.__name__} does not generate text; choose a config with GPT2LMHeadModel")
-    if not command.prompt:
-        raise InputError('nothing to go on with; give --prompt "Once upon a time", or several texts')
+        raise InputError(
+            f"{experiment.model.__name__} does not generate text; choose a config of a causal language model, such as "
+            "configs/gpt2.py"
+        )
+    texts = from_terminal(lambda: prompts.all_of(command.prompt, command.prompt_file))
+    if not texts:
+        raise InputError('nothing to go on with; give --prompt "Once upon a time", or --prompt-file with several texts')
     if several() and setting.num_parts != jax.device_count():
         raise InputError(
             f"num_parts is {setting.num_parts}; choose {jax.device_count()}, the number of devices of all processes"
@@ -105,22 +114,24 @@ def main(argv: list[str]) -> None:
     loaded = load(command)
     tokenizer = text.load_tokenizer(loaded.folder, loaded.model.config.vocab_size)
     check_same("weights", loaded.params)
-    prompts = from_terminal(lambda: [tokenizer(text)["input_ids"] for text in command.prompt])
+    if command.chat:
+        texts = from_terminal(lambda: prompts.as_chats(tokenizer, texts))
+    ids = from_terminal(lambda: prompts.token_ids(tokenizer, texts, chat=command.chat))
     assert loaded.folder is not None  # the folder of the tokenizer
     stop = stop_tokens(tokenizer, loaded.folder, command.stop)
     make = partial(Generator, loaded.model, loaded.params, bucket=command.bucket)
     parts = make(setting.exchange, on_mesh(setting.num_parts))
-    print(prompt_layout(parts, prompts, new))
-    added = stream_texts(parts, tokenizer, command.prompt, prompts, new, command.sampling, stop)
+    print(prompt_layout(parts, ids, new))
+    added = stream_texts(parts, tokenizer, texts, ids, new, command.sampling, stop)
     rows = []
     if command.compare:
-        rows = compare([make(WholeSequence(), on_one_device(1)), parts], prompts, new, command.sampling)
+        rows = compare([make(WholeSequence(), on_one_device(1)), parts], ids, new, command.sampling)
     if not is_terminal():
         return
     if command.compare:
         print(speed_table(rows))
     content = {"schema": files.SCHEMA, "config": recipe.to_json(experiment), "environment": files.environment()}
-    content["texts"] = [{"prompt": text, "new": more} for text, more in zip(command.prompt, added, strict=True)]
+    content["texts"] = [{"prompt": text, "new": more} for text, more in zip(texts, added, strict=True)]
     files.write_json(out, content | {"rows": rows})
     print(f"wrote {out}/results.json")
 

@@ -292,6 +292,25 @@ def test_generate_stops_at_a_token_and_samples_by_seed(gpt2_config, tmp_path):
     assert sampled[0] == sampled[1] != sampled[2]
 
 
+def test_generate_takes_prompts_from_files_and_answers_in_the_chat_template(gpt2_config, tmp_path):
+    """A chat is the template around a message: the same text as the whole prompt by hand."""
+
+    def texts(*flags):
+        flags = [*flags, "--max-new-tokens", 4, "--no-compare", "--num-parts", 1, "--exchange", "whole_sequence"]
+        assert command("eval.generate", *gpt2_config, *flags) == 0
+        return json.loads((tmp_path / "out" / "results.json").read_text())["texts"]
+
+    (tmp_path / "prompts.txt").write_text("w1 w2\nw5\n")
+    (tmp_path / "prompts.jsonl").write_text('"w1 w2"\n"w5"\n')
+    expected = texts("--prompt", "w1 w2", "w5")
+    assert texts("--prompt-file", tmp_path / "prompts.txt") == expected
+    assert texts("--prompt", "w1 w2", "--prompt-file", tmp_path / "prompts.jsonl")[1:] == expected
+    settings = json.loads((gpt2_config[2] / "tokenizer_config.json").read_text())
+    template = "{% for m in messages %}w3 {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}w4{% endif %}"
+    (gpt2_config[2] / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
+    assert texts("--prompt", "w1 w2", "--chat") == texts("--prompt", "w3 w1 w2 w4")
+
+
 @pytest.mark.slow
 def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config, tmp_path):
     """Its evaluation is that of training, to the last bit; its text is that of the weights that it exports."""
@@ -346,6 +365,9 @@ def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config
     ("flags", "message"),
     [
         ([], "nothing to go on with; give --prompt"),
+        (["--prompt", "w1", "--chat"], "the tokenizer has no chat template; leave out --chat"),
+        (["--prompt-file", "none.txt"], "none.txt can't be read"),
+        (["--prompt-file", "LICENSE"], "line 1 of LICENSE is empty; give a prompt on every line"),
         (["--prompt", "w1", "--top-k", "5"], "temperature 0 always takes the most likely one"),
         (["--prompt", "w1", "--stop", "w1 w2"], "--stop is one token, but the tokenizer cuts 'w1 w2' into 2"),
         (["--prompt", "w1", "--max-new-tokens", "500"], "prompt 0 has 1 tokens, and with 500 new ones passes the 128"),
