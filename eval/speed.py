@@ -1,7 +1,7 @@
 """Compares the speed of one device with the same Hugging Face PyTorch model, on the same threads, in turn.
 
-python -m eval.speed [--families vit bert gpt2] [--batch-sizes 1 8 32] [--steps inference training] [--threads 2]
-                     [--compute-dtype bfloat16] [--out DIR]
+python -m eval.speed [--families vit bert gpt2 llama] [--batch-sizes 1 8 32] [--steps inference training generation]
+                     [--threads 2] [--compute-dtype bfloat16] [--out DIR]
     -> prints a line for each record as it finishes; DIR/results.json
 """
 
@@ -19,11 +19,12 @@ from prism_jax.user_paths import UserPath
 
 @dataclass(frozen=True)
 class Speed:
-    families: tuple[Literal["vit", "bert", "gpt2"], ...] = ("vit", "bert", "gpt2")
-    """Families of models, at base size, with random weights."""
+    families: tuple[Literal["vit", "bert", "gpt2", "llama"], ...] = ("vit", "bert", "gpt2")
+    """Families of models with random weights, at base size; llama is SmolLM2-135M."""
     batch_sizes: tuple[BatchSize, ...] = (1, 8, 32)
-    steps: tuple[Literal["inference", "training"], ...] = ("inference", "training")
-    """"inference" is a forward pass; "training" is forward, backward and AdamW, without dropout."""
+    steps: tuple[Literal["inference", "training", "generation"], ...] = ("inference", "training")
+    """"inference" is a forward pass; "training" is forward, backward and AdamW, without dropout; "generation" is a
+    prompt and 32 new tokens, of gpt2 and llama."""
     num_tokens: NumTokens = 128
     """N of the texts; an image has 197 tokens."""
     threads: Natural = 0
@@ -47,6 +48,8 @@ def main(argv: list[str]) -> None:
         raise InputError(
             f"num_tokens is {command.num_tokens}; choose 2 or more, so that there is a next token to learn"
         )
+    if "generation" in command.steps and (others := {"vit", "bert"} & set(command.families)):
+        raise InputError(f"{', '.join(sorted(others))} can't generate text; choose --families gpt2 llama")
     out = output_folder(command.out)
     os.sched_setaffinity(0, cores[: command.threads or len(cores)])  # before JAX and PyTorch start their threads
     from eval.timing import pytorch

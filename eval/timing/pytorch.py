@@ -21,7 +21,7 @@ from eval.reporting.text_table import Column, TextTable
 from prism_jax import weights
 from prism_jax.data import images
 from prism_jax.errors import InputError
-from prism_jax.models import bert, gpt2, vit
+from prism_jax.models import bert, gpt2, llama, vit
 from prism_jax.models.base import Model
 
 try:
@@ -37,13 +37,17 @@ MODELS: dict[str, Model] = {
     "vit": vit.ViTForImageClassification(vit.VIT_BASE),
     "bert": bert.BertForSequenceClassification(bert.BERT_BASE),
     "gpt2": gpt2.GPT2LMHeadModel(gpt2.GPT2),
+    "llama": llama.LlamaForCausalLM(llama.SMOLLM2_135M),
 }
 CLASSES = {
     "vit": transformers.AutoModelForImageClassification,
     "bert": transformers.AutoModelForSequenceClassification,
     "gpt2": transformers.AutoModelForCausalLM,
+    "llama": transformers.AutoModelForCausalLM,
 }
+CAUSAL = ("gpt2", "llama")
 LEARNING_RATE = 1e-5
+NEW_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def inputs(family: str, config: Any, batch_size: int, num_tokens: int) -> dict[s
         pixels = rng.normal(size=(batch_size, config.num_channels, *config.image_size)).astype(np.float32)
         return {"pixel_values": pixels, "labels": rng.integers(0, config.num_labels, batch_size)}
     ids = rng.integers(0, config.vocab_size, (batch_size, num_tokens))
-    return {"input_ids": ids, "labels": ids if family == "gpt2" else rng.integers(0, config.num_labels, batch_size)}
+    return {"input_ids": ids, "labels": ids if family in CAUSAL else rng.integers(0, config.num_labels, batch_size)}
 
 
 def jax_arm(model: Model, params: Any, family: str, step: str, batch: dict[str, np.ndarray]) -> Arm:
@@ -90,7 +94,7 @@ def jax_arm(model: Model, params: Any, family: str, step: str, batch: dict[str, 
 
     def loss(params, parts, labels):
         logits = pj.forward(model, params, parts, exchange, run)
-        if family == "gpt2":
+        if family in CAUSAL:
             logits, labels = logits[:, :-1], labels[:, 1:]
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
@@ -101,10 +105,15 @@ def jax_arm(model: Model, params: Any, family: str, step: str, batch: dict[str, 
         return optax.apply_updates(params, updates), opt_state
 
     state = jax.tree.map(jax.numpy.array, (params, optimizer.init(params))) if step == "training" else None
+    generator = None
+    if step == "generation":
+        generator = pj.Generator(model, params, exchange, run, bucket=batch["input_ids"].shape[1])
 
     def work():
         nonlocal state
-        if step == "inference":
+        if generator is not None:
+            generator(batch["input_ids"].tolist(), NEW_TOKENS)
+        elif step == "inference":
             jax.block_until_ready(forward(params, split()))
         else:
             assert state is not None
@@ -117,11 +126,15 @@ def pytorch_arm(model: Any, step: str, batch: dict[str, np.ndarray]) -> Arm:
     """Returns the arm of Hugging Face's model, in its usual form."""
     tensors = {name: torch.from_numpy(value) for name, value in batch.items()}
     labels = tensors.pop("labels")
-    options = {"use_cache": False} if model.config.model_type == "gpt2" else {}
+    options = {"use_cache": False} if model.config.model_type in CAUSAL else {}
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE) if step == "training" else None
 
     def work():
-        if optimizer is None:
+        if step == "generation":
+            mask = torch.ones_like(tensors["input_ids"])
+            length = {"min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS}
+            model.generate(**tensors, attention_mask=mask, do_sample=False, pad_token_id=0, **length)
+        elif optimizer is None:
             with torch.inference_mode():
                 model(**tensors, **options)
         else:
@@ -153,7 +166,7 @@ def time_in_turn(ours: Arm, reference: Arm, rounds: int, seconds: float) -> np.n
 
 TABLE = TextTable(
     (
-        *(Column("family", 6), Column("step", 9), Column("B", 3, right=True)),
+        *(Column("family", 6), Column("step", 10), Column("B", 3, right=True)),
         *(Column(title, 8, right=True) for title in ("ours s", "theirs s")),
         *(Column(title, 6, right=True) for title in ("ratio", "p10", "p90")),
         Column("error", 8, right=True),
