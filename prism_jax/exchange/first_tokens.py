@@ -1,0 +1,64 @@
+"""The first tokens of a text, whole on every part."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+
+from prism_jax.errors import InputError
+from prism_jax.exchange.base import Context, all_gather
+from prism_jax.exchange.wire import FLOAT32
+from prism_jax.exchange.wrapped import Wrapped, inner
+from prism_jax.parallel.partition import Layout
+from prism_jax.records import Count, check_value
+
+
+@dataclass(frozen=True)
+class FirstTokens(Wrapped):
+    """Gives every part the first real tokens of the sequence in float32, beside the rows of another exchange.
+
+    Causal language models put much of their attention on the first token, and fail without it (attention sinks,
+    StreamingLLM, arXiv 2309.17453). The rows of the other exchange stand for the other tokens only. Takes one
+    collective more.
+
+    Attributes:
+      count: S, tokens that are kept whole.
+    """
+
+    count: Count
+
+    def __post_init__(self) -> None:
+        check_value("count", self.count, Count)
+        if inner(self.of, FirstTokens):
+            raise InputError(f"{self.of} keeps first tokens already; leave one first_tokens out")
+
+    @property
+    def first_rows(self) -> int:
+        return self.count
+
+    def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
+        if layout.num_parts == 1:
+            return self.of(x_BTD, layout)
+        before_BN = layout.real_before_BN
+        is_first_BN = layout.real_BN & (before_BN < self.count)
+        context = self.of(x_BTD, replace(layout, real_BN=layout.real_BN & ~is_first_BN))
+        place_BK = layout.places(context.last_K) if context.place_BK is None else context.place_BK + self.count
+        first_S = jnp.arange(self.count, dtype=jnp.int32)
+        is_BSN = is_first_BN[:, None] & (before_BN[:, None] == first_S[None, :, None])
+        position_BS = jnp.argmax(is_BSN, axis=2).astype(jnp.int32)
+        last_BK = jnp.broadcast_to(context.last_K, context.weight_BK.shape)
+        place_BS = jnp.broadcast_to(first_S[None], position_BS.shape)
+        return Context(
+            jnp.concatenate([context.x_BKD, self._rows(x_BTD, position_BS, layout)], axis=1),
+            jnp.concatenate([context.weight_BK, is_BSN.any(2).astype(jnp.float32)], axis=1),
+            jnp.concatenate([last_BK, position_BS], axis=1),
+            jnp.concatenate([place_BK.astype(jnp.float32), place_BS.astype(jnp.float32)], axis=1),
+        )
+
+    def _rows(self, x_BTD: jax.Array, position_BS: jax.Array, layout: Layout) -> jax.Array:
+        """Returns the rows at given positions of the sequence, [B, S, D]. Each comes from the part that has it."""
+        own_BS = jnp.clip(position_BS - layout.part * layout.part_len, 0, layout.part_len - 1)
+        own_BSD = jnp.take_along_axis(x_BTD, own_BS[..., None], axis=1, mode="clip")
+        owner_BS = position_BS // layout.part_len
+        all_BPSD = all_gather(own_BSD, FLOAT32)
+        return jnp.take_along_axis(all_BPSD, owner_BS[:, None, :, None], axis=1, mode="clip")[:, 0]
