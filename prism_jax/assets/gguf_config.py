@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import Meta
 
 from prism_jax import records
-from prism_jax.records import Count
+from prism_jax.records import Count, Natural
 
 Scale = Annotated[float, Meta(gt=0, le=1e12)]
 
@@ -38,9 +38,10 @@ Header = TypedDict(
         "llama.attention.key_length": NotRequired[Count],
         "llama.rope.freq_base": NotRequired[Scale],
         "llama.vocab_size": NotRequired[Count],
+        "split.count": NotRequired[Natural],
     },
 )
-"""Types of the attributes in the file."""
+"""Types of the values that are read."""
 
 OFF = {
     "expert_count": 0,
@@ -63,6 +64,8 @@ def config(metadata: Mapping[str, Any], *, tied: bool) -> dict[str, Any]:
       ValueError: if an attribute is missing, not implemented, or does not fit the others.
     """
     records.checked(metadata, Header)
+    if (pieces := metadata.get("split.count", 1)) > 1:
+        raise ValueError(f"it is one of {pieces} pieces, which llama-gguf-split --merge joins")
     own = {key.removeprefix("llama."): value for key, value in metadata.items() if key.startswith("llama.")}
     read_or_checked = {"rope.dimension_count", "attention.value_length", "tensor_data_layout"}
     odd = {key: own[key] for key in own.keys() - ATTRIBUTES.keys() - read_or_checked if own[key] != OFF.get(key)}
@@ -76,12 +79,12 @@ def config(metadata: Mapping[str, Any], *, tied: bool) -> dict[str, Any]:
         "vocab_size": len(metadata.get("tokenizer.ggml.tokens", ())),
     }
     result: dict[str, Any] = {hf_name: own.get(key, defaults.get(key)) for key, hf_name in ATTRIBUTES.items()}
-    for key in ("rope.dimension_count", "attention.value_length"):
-        if own.get(key, result["head_dim"]) != result["head_dim"]:
-            raise ValueError(f"llama.{key} is {own[key]}, but heads have {result['head_dim']} features")
     for parts, whole in (("num_attention_heads", "hidden_size"), ("num_key_value_heads", "num_attention_heads")):
         if result[whole] % result[parts]:
             raise ValueError(f"{whole}, {result[whole]}, is no multiple of {parts}, {result[parts]}")
+    for key in ("rope.dimension_count", "attention.value_length"):
+        if own.get(key, result["head_dim"]) != result["head_dim"]:
+            raise ValueError(f"llama.{key} is {own[key]}, but heads have {result['head_dim']} features")
     if result["head_dim"] % 2:
         raise ValueError(f"heads have {result['head_dim']} features, which are no pairs to rotate")
     return {

@@ -83,8 +83,6 @@ def read(path: Path) -> GgufLlama:
     metadata, tensors = _open(path)
     if (architecture := metadata.get("general.architecture")) != "llama":
         raise InputError(f"{path} holds the architecture {architecture!r}; implemented in GGUF files is 'llama'")
-    if (pieces := metadata.get("split.count", 1)) > 1:
-        raise InputError(f"{path} is one of {pieces} pieces; join them with llama-gguf-split --merge")
     try:
         config = gguf_config.config(metadata, tied="output.weight" not in tensors)
         gguf_tokenizer.check(metadata, config["vocab_size"])

@@ -126,7 +126,7 @@ def _byte_level(metadata: Mapping[str, Any]) -> "Tokenizer":
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     vocab = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
-    merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
+    merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
     words = metadata["tokenizer.ggml.pre"]
     pattern = WORDS[words]
     tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=pattern is not None))
