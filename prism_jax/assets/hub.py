@@ -1,7 +1,7 @@
 """Files in the layout of Hugging Face's hub: folders, configs and tensors of models.
 
-A source is a folder in the hub's layout (`config.json`, `model.safetensors`), a hub id, or an asset (`asset:minilm`,
-see `prism_jax.assets`). All are read in the same way.
+A source is a folder in the hub's layout (`config.json`, `model.safetensors`), a hub id, an asset (`asset:minilm`, see
+`prism_jax.assets`), or a GGUF file. All are read in the same way.
 """
 
 import re
@@ -17,12 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from prism_jax import assets, records
+from prism_jax.assets import gguf_files, pickles
 from prism_jax.errors import InputError, one_line
 
 T = TypeVar("T")
 
 WEIGHTS = "model.safetensors"
-PICKLES = (".bin", ".pt", ".pth")
 HUB_ID = r"[\w.-]+(/[\w.-]+)?"
 COMPANIONS = (
     *("generation_config.json", "preprocessor_config.json", "tokenizer*", "vocab.*", "merges.txt"),
@@ -90,11 +90,13 @@ def check_source(source: str) -> None:
             raise InputError(f"unknown asset {name!r}; known are {', '.join(assets.ASSETS)}")
         return
     path = Path(source).expanduser()
-    if path.is_dir() or (is_pickle(path) and path.is_file()):
+    one_file = pickles.is_pickle(path) or gguf_files.is_gguf(path)
+    if path.is_dir() or (one_file and path.is_file()):
         return
-    if source.startswith(".") or is_pickle(path) or not re.fullmatch(HUB_ID, source):
+    if source.startswith(".") or one_file or not re.fullmatch(HUB_ID, source):
         raise InputError(
-            f"no folder {source!r}; give a folder in the hub's layout, a hub id such as 'org/name', or 'asset:minilm'"
+            f"no {'file' if one_file else 'folder'} {source!r}; give a folder in the hub's layout, a hub id such as "
+            "'org/name', a GGUF file, or 'asset:minilm'"
         )
 
 
@@ -104,16 +106,11 @@ def public_name(source: str) -> str:
     return (asset and asset.hub_id) or source
 
 
-def is_pickle(path: Path) -> bool:
-    """Returns whether a file has the name of a PyTorch pickle."""
-    return path.suffix in PICKLES and not path.is_dir()
-
-
 def resolve(source: str, revision: str | None = None, files: Sequence[str] = FILES) -> Path:
     """Returns the folder of a source: a local folder, `asset:NAME`, or a hub id (downloaded into Hugging Face's cache).
 
-    A source may also be a pickle in a local folder, given by its name: `DIR/pytorch_model.bin`. If the hub can't be
-    reached, the cached files are used, even if some are missing.
+    A source may also be a GGUF file (converted into our cache), or a pickle in a local folder, given by its name:
+    `DIR/pytorch_model.bin`. If the hub can't be reached, the cached files are used, even if some are missing.
 
     Args:
       source: the source.
@@ -121,13 +118,16 @@ def resolve(source: str, revision: str | None = None, files: Sequence[str] = FIL
       files: patterns of the files to fetch for a hub id.
 
     Raises:
-      InputError: if there is no such folder and the source is no hub id, or the hub has no such model.
+      InputError: if there is no such folder and the source is no hub id, the hub has no such model, or a GGUF file
+        can't be converted.
       AssetError: if an asset can't be fetched.
     """
     check_source(source)
     if source.startswith("asset:"):
         return assets.fetch(assets.ASSETS[source.removeprefix("asset:")])
     path = Path(source).expanduser()
+    if gguf_files.is_gguf(path):
+        return gguf_files.fetch(path)
     if path.exists():
         return path.parent if path.is_file() else path
     import huggingface_hub
@@ -203,7 +203,7 @@ def read_json(path: Path, kind: type[T]) -> T:
 def read_tensors(folder: Path, pickle: str | None = None) -> Tensors:
     """Returns all tensors of a folder. Reads one safetensors file, several with an index, or the given pickle."""
     if pickle:
-        return read_pickle(folder / pickle)
+        return pickles.read(folder / pickle)
     index = folder / f"{WEIGHTS}.index.json"
     if index.is_file():
         names = _shards(index)
@@ -255,21 +255,6 @@ def no_floats(tensor: Stored | np.ndarray) -> str | None:
     """Returns the reason why a tensor can't be a weight (its type), or None."""
     allowed = FLOATS.values()
     return None if str(tensor.dtype) in allowed else f"has the type {tensor.dtype}; weights are {', '.join(allowed)}"
-
-
-def read_pickle(path: Path) -> dict[str, np.ndarray]:
-    """Returns all tensors of a PyTorch pickle, opened with `weights_only`. Needs PyTorch."""
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError(
-            f"{path} is a pickle, which PyTorch must open: pip install torch, or give safetensors"
-        ) from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in state.items()}
-    except Exception as error:  # PyTorch may raise anything for a damaged file, or one with other objects
-        raise InputError(f"{path} holds no plain PyTorch weights: {one_line(error)}; give safetensors") from error
 
 
 def read_notes(path: Path) -> dict[str, str]:

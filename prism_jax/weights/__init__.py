@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from prism_jax import records
-from prism_jax.assets import hub
+from prism_jax.assets import hub, pickles
 from prism_jax.data import images, labels, text
 from prism_jax.errors import InputError
 from prism_jax.folders import check_empty, new_folder
@@ -170,7 +170,7 @@ def find(
     if unknown := drawn - set(shapes):
         raise InputError(f"{kind.__name__} has no parameters {', '.join(sorted(unknown))}; it has {', '.join(shapes)}")
     folder = hub.resolve(source, folder.name)  # from the same commit
-    pickle = Path(source).name if hub.is_pickle(Path(source).expanduser()) else None
+    pickle = Path(source).name if pickles.is_pickle(Path(source).expanduser()) else None
     tensors = {} if drawn == set(shapes) else reader(folder, pickle)
     adapter_params = peft_files.read(adapter_folder, model) if adapter_folder else {}
     wanted = {

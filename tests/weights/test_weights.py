@@ -106,7 +106,7 @@ def test_a_pickle_is_opened_only_by_its_name(folder):
     torch.save({"x": Trap()}, folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match="pytorch_model.bin holds no plain PyTorch weights"):
         weights.load(BertModel, str(folder / "pytorch_model.bin"))
-    with pytest.raises(ValueError, match="no folder 'missing.bin'"):
+    with pytest.raises(ValueError, match="no file 'missing.bin'"):
         weights.load(BertModel, "missing.bin")
 
 
