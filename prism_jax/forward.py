@@ -80,7 +80,7 @@ class Head:
     """The head of a model, on the rows that the parts returned. Tasks read it.
 
     Attributes:
-      model: of the rows.
+      model: the model that gave the rows.
       params: its parameters.
       run: the runner that joined the rows.
     """
