@@ -1,4 +1,4 @@
-r"""BERT-base at N = 256 on two devices, with random weights: for latency, which does not hang on their values.
+r"""BERT-base at N = 256 on two devices, with random weights: for latency, which does not depend on their values.
 
     python -m eval.latency configs/bert_base.py -n 2 --rates 10mbit 50mbit 200mbit --rtts 0 5 20
 

@@ -9,10 +9,10 @@ r"""A small GPT-2 from scratch on tales of the Grimms and Andersen on two device
         --tuned runs/gpt2_tales/prism --control runs/gpt2_tales/control
 
 Weights: none. configs/models/gpt2_tales holds a config and a tokenizer of 4,096 tokens; all parameters are drawn at
-random. Expected: ours (JAX 0.10.2, CPU, one seed), perplexity a token on 42 windows of held-out tales,
-docs/gpt2_tales: one device and Voltage 179.9; P = 2, L = 10: 186.8 untuned, 179.0 tuned; L = 1: 200.8 and 178.7.
-Isolated parts reach 181.1: so small a model hardly looks beyond its own part. The recipe is ours; of so little text
-it soon learns no more (at step 225 of 500), so the best checkpoint counts.
+random. Expected: ours (JAX 0.10.2, CPU, one seed), perplexity a token on 42 windows of held-out tales
+(docs/results/tales/main): one device and Voltage 179.9; P = 2, L = 10: 186.8 untuned, 179.0 tuned; L = 1: 200.8 and
+178.7. Isolated parts reach 181.1: so small a model hardly looks beyond its own part. The recipe is ours; the model soon
+learns no more of so little text (at step 225 of 500), so the best checkpoint counts.
 """
 
 from prism_jax.exchange.segments import SegmentMeans

@@ -33,7 +33,7 @@ class Evaluate:
     """Folder of a train.finetune run (its best checkpoint, or RUN@STEP), or of an adapter in PEFT's layout. The default
     is the config's weights."""
     on: Place = "mesh"
-    """"mesh" gives each part its own device (emulated ones on a CPU), "one_device" keeps all parts inside one."""
+    """"mesh" gives each part its own device (emulated ones on a CPU), "one_device" keeps all parts on the same one."""
     out: UserPath = "runs/evaluate"
     """Folder for the results."""
 

@@ -171,7 +171,7 @@ def measure_tables(command: Latency, folder: str, command_line: str) -> None:
     """Measures all tables that `folder` lacks. Called on every process."""
     num_parts = jax.device_count()
     if num_parts != jax.process_count():
-        raise InputError(f"{jax.process_count()} processes have {num_parts} devices; give each process one")
+        raise InputError(f"{jax.process_count()} processes have {num_parts} devices; give each process a single one")
     if command.n not in (None, num_parts):
         raise InputError(f"-n is {command.n}, but {num_parts} processes came together; leave -n out")
     if command.rates and not shaped.counters():

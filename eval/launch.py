@@ -1,4 +1,4 @@
-"""Runs a command on several processes of this machine, one device each, and monitors them.
+"""Runs a command on several processes of this machine, a device each, and monitors them.
 
 python -m eval.launch -n 2 -- eval.sweep configs/X.py [flags]
     -> the output of the processes, with their number in front; process 0 gets the results
@@ -219,7 +219,7 @@ def commands(
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser("eval.launch", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("-n", type=int, required=True, metavar="P", help="processes, one device each")
+    parser.add_argument("-n", type=int, required=True, metavar="P", help="processes, a device each")
     parser.add_argument("--port", type=int, help="on which the processes meet; a free one by default")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- MODULE ...", help="such as eval.sweep CONFIG")
     flags = parser.parse_args(argv)

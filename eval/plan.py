@@ -73,7 +73,7 @@ class Candidate:
       score: score, in the units of the metric.
       drop: loss to one device, in the same units; below 0 for a gain.
       seconds: predicted latency of a request.
-      sent: bytes that a device sends for a request, including the split and the join.
+      sent: bytes that a device sends for a request, including the cut and the join.
       rejected: the reason why it is not chosen; None for the chosen one.
     """
 

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
         raise InputError("no folder given; give one that eval.sweep wrote, or several")
     contents = {folder: read_sweep(folder) for folder in command.folders}
     if len(contents) > 1 and not command.out:
-        raise InputError("several folders, and no --out for what lays them side by side")
+        raise InputError("several folders were given without --out; give --out, the folder for their common report")
     out = output_folder(command.out or command.folders[0])
     plots = [f"{name}.png" for name in dict.fromkeys(command.plots)]
     print(f"wrote {out}/{', '.join(write_report(out, contents, command.page, plots))}")

@@ -49,8 +49,8 @@ class Sweep:
     checkpoints: tuple[UserPath, ...] = ()
     """Further runs or adapters. Each is scored in all settings of base, under its own name."""
     on: Place = "mesh"
-    """"mesh" gives each part its own device (emulated ones on a CPU), "one_device" keeps all parts inside one. The
-    scores are the same."""
+    """"mesh" gives each part its own device (emulated ones on a CPU), "one_device" keeps all parts on the same
+    one. The scores are the same."""
     out: UserPath | None = None
     """Folder for the results. An interrupted sweep resumes there. The default is runs/NAME/sweep, where NAME is the
     config's."""
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
     table = tables.text_table(columns)
     print(table.header, flush=True)
     grows = not (out / "results.csv").exists()  # complete results stay until the new ones are complete
-    with tqdm(rows, "rows", unit="row", disable=None) as progress:
+    with tqdm(rows, "records", unit="record", disable=None) as progress:
         for planned in progress:
             row = sweeper(planned)
             tqdm.write(table.line(tables.cells(row, columns)))
@@ -113,7 +113,7 @@ def main(argv: list[str]) -> None:
         "error" in row and not planned.impossible for row, planned in zip(sweeper.rows, rows, strict=True)
     ):
         raise RunError(
-            f"{failed} of {len(rows)} rows failed; {out}/results.json says why, and the same command tries them again"
+            f"{failed} of {len(rows)} records failed; {out}/results.json says why; the same command tries them again"
         )
 
 

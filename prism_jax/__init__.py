@@ -12,7 +12,7 @@ Arrays carry their dimensions as a suffix (`x_BTD`). The letters, for the whole 
     G  groups of features            E  features of a group
     J  centroids of a group
 
-`N` in the shape of a split array is `P*T`: the sequence with its padding.
+`N` in the shape of an array that is cut into parts is `P*T`: the sequence with its padding.
 """
 
 import importlib

@@ -29,8 +29,8 @@ from prism_jax.trees import unflatten
 def forward(model: Model, params: Any, parts: Parts, exchange: Exchanges, run: Runner) -> Any:
     """Encodes every part on its own device, joins the rows that the head reads, and runs the head.
 
-    A pure function of `params` and `parts`: jit it, differentiate it. Split first: `parts = run.split(batch)`. On a
-    mesh, take the gradient inside `jit`, or inside `with jax.set_mesh(run.mesh)`.
+    A pure function of `params` and `parts`: jit it, differentiate it. Cut the batch first: `parts = run.split(batch)`.
+    On a mesh, take the gradient inside `jit`, or inside `with jax.set_mesh(run.mesh)`.
 
     Args:
       model: for instance `models.bert.BertForSequenceClassification(config)`.
@@ -61,10 +61,10 @@ def encode(model: Model, params: Any, parts: Parts, exchange: Exchanges, run: Ru
 
 
 def check_batch(model: Model, parts: Parts, exchange: Exchanges, run: Runner) -> None:
-    """Raises InputError if a runner, a model or an exchange can't run on a split batch."""
+    """Raises InputError if a runner, a model or an exchange can't run on a batch that was cut into parts."""
     if parts.num_parts != run.num_parts:
         raise InputError(
-            f"the batch was split for {parts.num_parts} parts, but the runner has {run.num_parts}; use run.split(batch)"
+            f"the batch was cut into {parts.num_parts} parts, but the runner has {run.num_parts}; use run.split(batch)"
         )
     model.check(parts.num_tokens)
     check(exchange, parts.num_tokens, run.num_parts)
@@ -80,7 +80,7 @@ class Head:
     """The head of a model, on the rows that the parts returned. Tasks read it.
 
     Attributes:
-      model: of the rows.
+      model: the model that gave the rows.
       params: its parameters.
       run: the runner that joined the rows.
     """
@@ -167,13 +167,13 @@ def _params_shapes(model: Model) -> Any:
 
 
 def parts_shapes(model: Model, num_parts: int, batch_size: int, num_tokens: int) -> Parts:
-    """Returns the shapes of a split batch."""
+    """Returns the shapes of a batch that is cut into parts."""
     shapes = model.batch_shapes(batch_size, num_tokens)
     return jax.eval_shape(lambda: split({name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}, num_parts))
 
 
 def lower(model: Model, exchange: Exchanges, run: PlacedRunner, batch_size: int, num_tokens: int) -> jax.stages.Lowered:
-    """Lowers `forward` for batches of one shape, without weights. `.compile()` gives a program of `(params, parts)`."""
+    """Lowers `forward` for one shape of batches, without values. `.compile()` gives a program of `(params, parts)`."""
 
     def program(params: Any, parts: Parts) -> Any:
         return forward(model, params, parts, exchange, run)

@@ -25,7 +25,7 @@ NUM_PARTS, NUM_TOKENS = 3, 17
 """Three parts: two of 6 tokens and a last one of 5."""
 TOLERANCE = 1e-5
 """Largest allowed difference, relative to the largest value. Built-in exchanges differ by 0 within one program, and by
-7e-7 between one device and three."""
+7e-7 between parts on the same device and on a device each."""
 
 
 def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
@@ -37,8 +37,9 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
 
     Raises:
       InputError: if a token sees a later one; if the content of padded places or of another example changes an answer;
-        if three devices give another result than one, or send a number of bytes other than `cost.formula` states. The
-        last two are checked only where there are 3 devices (`emulate_devices(3)`), the bytes only on a CPU.
+        if the parts give another result on a device each than on the same device, or send a number of bytes other than
+        `cost.formula` states. The last two are checked only where there are 3 devices (`emulate_devices(3)`), the bytes
+        only on a CPU.
     """
     exact = with_wire(exchange, FLOAT32)
     mesh = on_mesh(NUM_PARTS) if jax.device_count() >= NUM_PARTS else None
@@ -62,7 +63,8 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
             changed = hidden(np.where(before, ids, others), real, run)
             same(changed, before, f"the tokens from {place} on change what is computed before them")
         if mesh:
-            same(hidden(ids, real, mesh), real, "the answer on a device for each part differs from that on one device")
+            fault = "the parts give another answer on a device each than on the same device"
+            same(hidden(ids, real, mesh), real, fault)
             if jax.default_backend() == "cpu":
                 _check_bytes(model, exchange, mesh)
 

@@ -46,9 +46,9 @@ class Calibrate:
 
 
 def to_make(exchanges: Iterable[Exchange]) -> dict[str, tuple[Codebooks | Principal, str | None]]:
-    """Returns the exchanges whose arrays are to be made, by the name of these, bases first.
+    """Returns the exchanges whose arrays are to be made, by the name of their arrays, bases first.
 
-    With codebooks stands the name of the basis behind them, if any.
+    Codebooks come with the name of their basis, if they have one.
 
     Raises:
       InputError: if there are none, or an exchange has none.

@@ -41,7 +41,7 @@ class Taught:
     teacher: Any
 
 
-def losses(task: Task, model: Model, exchange: Exchanges, runner: Runner, weights: Distillation) -> LossFunction:
+def losses(task: Task, model: Model, exchange: Exchanges, runner: Runner, factors: Distillation) -> LossFunction:
     """Returns the loss function of a task, as `step.task_losses`, plus the losses by which the teacher teaches.
     `frozen` is a `Taught`."""
 
@@ -55,21 +55,21 @@ def losses(task: Task, model: Model, exchange: Exchanges, runner: Runner, weight
             without_dropout = replace(layout, keys_B=None)
             exact = jax.lax.stop_gradient(part_with_insides(model, params[1], tokens, without_dropout, EXACT))
             errors = {
-                "blocks": _error(ours.blocks, exact[1].blocks, layout) if weights.blocks else None,
-                "attention": _error(ours.attention, exact[1].attention, layout) if weights.attention else None,
+                "blocks": _error(ours.blocks, exact[1].blocks, layout) if factors.blocks else None,
+                "attention": _error(ours.attention, exact[1].attention, layout) if factors.attention else None,
             }
             return rows_BRD, exact[0], errors
 
         rows_BRD, exact_BRD, errors = runner(both, (params, given.teacher), parts)
         head = Head(model, params, runner)
         loss_B, amount_B = task.losses(head, rows_BRD, parts, targets)
-        if weights.logits:
+        if factors.logits:
             teacher = Head(model, given.teacher, runner)
-            loss_B += weights.logits * task.divergence(head, rows_BRD, teacher, exact_BRD, parts)
-        for kind, weight in (("blocks", weights.blocks), ("attention", weights.attention)):
-            if weight:
+            loss_B += factors.logits * task.divergence(head, rows_BRD, teacher, exact_BRD, parts)
+        for kind, factor in (("blocks", factors.blocks), ("attention", factors.attention)):
+            if factor:
                 sum_B, count_B = errors[kind].sum(1).T
-                loss_B += weight * amount_B * sum_B / count_B
+                loss_B += factor * amount_B * sum_B / count_B
         return loss_B, amount_B
 
     return of_batch

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     print(json.dumps(reached, indent=2))
     print(
         f"wrote {out}; score it with eval.evaluate --checkpoint {out}, "
-        "the same config and what its flags say of model and data"
+        "the same config, and the same flags for model and data"
     )
 
 

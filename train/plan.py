@@ -155,8 +155,8 @@ def _check_recipe(experiment: Experiment) -> None:
 
 def _check_teacher(training: Training, start: checkpoint.Trained | None) -> None:
     """Raises InputError if a teacher would answer at random."""
-    weights, fresh = training.distill, training.fresh
-    if start is None and fresh and (weights.logits or (weights.teaches and "encoder" in fresh)):
+    factors, fresh = training.distill, training.fresh
+    if start is None and fresh and (factors.logits or (factors.teaches and "encoder" in fresh)):
         raise InputError(
             f"training.distill has no teacher yet: {', '.join(fresh)} would be drawn at random; train it without an "
             "exchange first, and give that run with --start"

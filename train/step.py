@@ -19,8 +19,8 @@ from prism_jax.tasks.base import Task
 from train.trainable import combine
 
 LossFunction = Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]
-"""`(trained, frozen, batch) -> losses of the sequences [B], weights of the sequences [B]`. With a teacher, the
-second is a `distill.Taught`."""
+"""`(trained, frozen, batch) -> losses of the sequences [B], numbers of their predictions [B]`. With a teacher,
+the second argument is a `distill.Taught`."""
 
 StepFunction = Callable[["TrainState", Any, Any, Any], tuple["TrainState", dict[str, jax.Array]]]
 """`(state, frozen, batch, weight_B) -> state, metrics`, compiled. The metrics are `loss`,
@@ -77,9 +77,9 @@ def task_losses(task: Task, model: Model, exchange: Exchanges, runner: Runner) -
 def make_step(losses: LossFunction, optimizer: optax.GradientTransformation) -> StepFunction:
     """Returns a compiled training step.
 
-    The loss of a batch is the sum of the sequences' losses divided by the sum of their weights. Sequences that only
-    fill up a batch have `weight_B` 0 and change neither sum. After a loss, gradient or update that is not finite, the
-    state stays unchanged, in this step and in all later ones.
+    The loss of a batch is the sum of the sequences' losses divided by the number of their predictions. Both sums take
+    the loss weights `weight_B` as factors: sequences that only fill up a batch have 0 and change neither. After a loss,
+    gradient or update that is not finite, the state stays unchanged, in this step and in all later ones.
     """
 
     def loss(trained: Any, frozen: Any, batch: Any, weight_B: jax.Array) -> jax.Array:

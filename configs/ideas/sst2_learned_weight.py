@@ -1,4 +1,4 @@
-r"""A weight on log(count) for each block, learned by fine-tuning through segment means.
+r"""A factor of log(count) for each block, learned by fine-tuning through segment means.
 
 Training starts from weights that were tuned on one device.
 
@@ -24,7 +24,7 @@ from prism_jax.models.bert import BertForSequenceClassification
 
 @dataclass(frozen=True)
 class Weighted(pj.Wrapped):
-    """An exchange whose log(count) is multiplied by a weight."""
+    """An exchange whose log(count) is multiplied by a factor."""
 
     weight: jax.Array | float
 
@@ -35,8 +35,8 @@ class Weighted(pj.Wrapped):
 
 
 class LearnedWeight(BertForSequenceClassification):
-    """The weights are 1 at first. Learned at a hundred times the rate of the others,
-    so that they move in a few hundred steps."""
+    """A BERT whose factors are 1 at first. They learn at a hundred times the rate of the other
+    parameters, so that they move in a few hundred steps."""
 
     def setup(self):
         super().setup()

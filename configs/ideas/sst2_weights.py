@@ -1,4 +1,4 @@
-"""Two ideas on segment means: another weight of log(count), and the class token kept whole.
+"""Two ideas on segment means: a factor of log(count), and the class token kept whole.
 
 python -m eval.sweep configs/ideas/sst2_weights.py --out runs/sst2_minilm/ideas --base runs/sst2_minilm/exact
 """

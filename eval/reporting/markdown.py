@@ -119,7 +119,7 @@ def section(content: dict, name: str | None) -> str:
 {environment["devices"]} ({kind}), {machine}, commit {environment["commit"]}.{weights(content)}
 
 {tables.markdown_table(rows, columns)}
-{f"{chr(10)}Rows that did not run:{chr(10)}{chr(10)}{failures}{chr(10)}" if failed else ""}
+{f"{chr(10)}Records that did not run:{chr(10)}{chr(10)}{failures}{chr(10)}" if failed else ""}
 """
 
 
@@ -129,7 +129,7 @@ HOW_TO_READ = """- *CR* is the compression rate, tokens of a part over rows that
   95 % interval. Tuned and control are compared with base.
 - *GFLOPs* are the matrix products of the blocks, *kB sent* the bytes of the block exchanges. Both are
   per device and example, by the formula / in the compiled program. results.json has everything else
-  that the program computes, and the bytes of the split and the join.
+  that the program computes, and the bytes of the cut and the join.
 - *Real tokens* is the median over the examples, without padding. *In every part* is the share of the
   examples with real tokens in every part. The others test the exchange less, or not at all.
 - *Last part* (language models) is the difference for the tokens of the last part alone, in full

@@ -167,9 +167,9 @@ def read_sweep(folder: Path | str) -> Any:
             if not row.get("error"):
                 records.checked(row, Measured, f"rows[{i}]")
         if not any(row["score"] is not None for row in content["rows"]):
-            raise ValueError("it holds no scored rows")
+            raise ValueError("it holds no scored records")
         if len(metrics := {row["metric"] for row in content["rows"]}) > 1:
-            raise ValueError(f"it has rows of several metrics, {', '.join(sorted(metrics))}")
+            raise ValueError(f"it has records of several metrics, {', '.join(sorted(metrics))}")
 
     return _read(folder, Sweep, "run eval.sweep first, or name a folder that it wrote", check)
 

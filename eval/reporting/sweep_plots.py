@@ -122,7 +122,7 @@ PLOTS = {
         score_against_bytes,
         "score against bytes",
         "The score against the bytes that a device sends for one example: to the left is cheaper. "
-        "Rows on the grey front are beaten by no row that sends as little. Bars are 95 % intervals; "
+        "No record that sends as little beats a record on the grey front. Bars are 95 % intervals; "
         "markers are filled as the legend says for each kind of weights.",
     ),
     "score_rate.png": Plot(
@@ -133,7 +133,7 @@ PLOTS = {
     "compute_parts.png": Plot(
         compute_against_parts,
         "compute per device",
-        "What one device computes, by formula: the dashed line shares one device's work out evenly. "
+        "What each device computes, by formula: the dashed line shares one device's work out evenly. "
         "Above it lies what a part "
         "computes for rows of other parts; below it, what PRISM and isolated parts never compute.",
     ),

@@ -43,6 +43,6 @@ class TextTable:
         cells = [column.cell(text) for column, text in zip(self.columns, texts, strict=True)]
         return self.gap.join(cells).rstrip()
 
-    def text(self, rows: Iterable[Collection[str]]) -> str:
-        """Returns the header and a line for each row."""
-        return "\n".join([self.header, *map(self.line, rows)])
+    def text(self, lines: Iterable[Collection[str]]) -> str:
+        """Returns the header and the lines."""
+        return "\n".join([self.header, *map(self.line, lines)])

@@ -24,8 +24,8 @@ from prism_jax.tasks.batches import scoring_batches
 
 
 def runner_for(num_parts: int) -> PlacedRunner:
-    """Returns a runner with a device for each part if there are several processes; otherwise one with all parts inside
-    one device.
+    """Returns a runner with a device for each part if there are several processes; otherwise one with all parts on
+    the same device.
 
     Raises:
       InputError: if the number of devices of all processes differs.

@@ -17,10 +17,10 @@ from prism_jax.tasks.predict import Predictor, count_by_bucket
 
 @dataclass(frozen=True, kw_only=True)
 class Costs(Fields):
-    """Cost of one sequence of a task on one device: by formula and, if the name ends in "compiled", from the compiled
+    """Cost of one sequence of a task, per device: by formula and, if the name ends in "compiled", from the compiled
     program.
 
-    FLOPs are those of the blocks' matrix products. Bytes are those of the exchanges, the split and the join. With
+    FLOPs are those of the blocks' matrix products. Bytes are those of the exchanges, the cut and the join. With
     several buckets, figures are means over the sequences; collectives and memory are those of a whole batch of the
     longest bucket. Compiled programs are read on CPU devices, with a device for each part; otherwise these figures are
     None.

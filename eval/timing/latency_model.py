@@ -4,7 +4,7 @@
             + opening x doublings)
             + bits on wire x payload bits / rate + per byte x payload bytes
 
-`ends` are the round trips of the split and the join together. `doublings` is how often TCP's window must grow beyond
+`ends` are the round trips of the cut and the join together. `doublings` is how often TCP's window must grow beyond
 its first 10 segments (RFC 6928) for one message: log2(1 + bytes / 14,600) for each collective of the blocks. It covers
 all round trips of large messages, whatever their cause. The constants are fitted to measured requests by least squares
 of relative errors, and are not negative.
@@ -40,7 +40,7 @@ class Traffic:
     Attributes:
       collectives: number of collectives of the blocks.
       sent_by_blocks: bytes that a device sends in these collectives, payload only.
-      sent: the same bytes plus those of the split and the join, for the device that sends most.
+      sent: the same bytes plus those of the cut and the join, for the device that sends most.
     """
 
     collectives: int
@@ -60,7 +60,7 @@ class Constants:
     Attributes:
       fixed: seconds of a collective that sends nothing.
       round_trips: round trips of a collective of the blocks.
-      ends: round trips of the split and the join.
+      ends: round trips of the cut and the join.
       opening: round trips of a doubling of TCP's window.
       bits_on_wire: bits on the wire for each bit of payload, including headers and the shaper's overhead.
       per_byte: seconds for each byte, independent of the rate.

@@ -48,7 +48,7 @@ class FirstPart:
 
 
 def program(model: Model, exchange: Exchanges, run: Runner, params: Any, parts: Parts) -> jax.stages.Compiled:
-    """Compiles `forward` for arrays on one device."""
+    """Compiles `forward` for arrays on a single device."""
 
     def answer(params: Any, parts: Parts) -> Any:
         return forward(model, params, parts, exchange, run)

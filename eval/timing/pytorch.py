@@ -81,7 +81,7 @@ def inputs(family: str, config: Any, batch_size: int, num_tokens: int) -> dict[s
 
 
 def jax_arm(model: Model, params: Any, family: str, step: str, batch: dict[str, np.ndarray]) -> Arm:
-    """Returns our arm, compiled. Its work includes splitting the batch and cutting pixels into patches."""
+    """Returns our arm, compiled. Its work includes cutting pixels into patches and the batch into parts."""
     run, exchange = pj.on_one_device(1), pj.WholeSequence()
 
     def split():

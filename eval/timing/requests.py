@@ -38,7 +38,7 @@ class Request:
       scoring: model and examples.
       setting: the exchange and the number of parts.
       run: the runner.
-      params: the weights, already on the devices.
+      params: the parameters, already on the devices.
       batch: the arrays of process 0.
       seconds: duration of each round.
       counted: bytes that process 0's end of a shaped link sent and received in each round; empty elsewhere.
@@ -56,7 +56,7 @@ class Request:
     logits: np.ndarray | None = None
 
     def __call__(self) -> float:
-        """Runs a request once: split, blocks, join, logits. Records and returns the seconds on this process.
+        """Runs a request once: cut, blocks, join, logits. Records and returns the seconds on this process.
 
         The other processes already wait for the request, as servers do. Processes leave the barrier at most half a
         round trip apart.
@@ -87,7 +87,7 @@ class Request:
 
 
 Places = dict[int, tuple[PlacedRunner, Any]]
-"""Runners by number of parts, with the weights already on their devices."""
+"""Runners by number of parts, with the parameters already on their devices."""
 
 
 def places(scoring: Scoring, settings: Sequence[Setting]) -> Places:

@@ -169,8 +169,8 @@ def plain_text(split: str, source: str | None = None) -> Corpus:
     Args:
       split: "train", "validation" or "test", or another split of the source.
       source: a folder with `SPLIT/**/*.txt` or `SPLIT*.txt` in UTF-8, one document in each file. Or a folder in the
-        hub's layout, or a hub id, with one document in each row of the column `text`. Empty rows are left out. If every
-        row is one line with its line break, as in wikitext, the rows are the lines of one document.
+        hub's layout, or a hub id, with one document in each entry of the column `text`. Empty entries are left out. If
+        every entry is one line with its line break, as in wikitext, the entries are the lines of one document.
     """
     if source is None:
         raise InputError("plain text needs a source; add --data-source, a folder with train*.txt or a hub id")
@@ -191,7 +191,7 @@ def plain_text(split: str, source: str | None = None) -> Corpus:
     check_columns(name, table, ["text"])
     if getattr(table.features["text"], "dtype", None) not in ("string", "large_string"):
         raise InputError(f"the column 'text' of {name} holds {table.features['text']}, not strings; choose another set")
-    full = table.data.column("text")  # computed by Arrow, for corpora of millions of rows
+    full = table.data.column("text")  # computed by Arrow, for corpora of millions of entries
     has_text = np.array(pc.match_substring_regex(full, r"\S").fill_null(False))
     if not has_text.any():
         raise InputError(f"{name} has no text in its column text; choose another split or source")

@@ -121,7 +121,7 @@ def version(files: Iterable[Path]) -> str:
 
 
 def checked(source: str, table: "datasets.Dataset") -> "datasets.Dataset":
-    """Returns the table. Raises InputError if it has no rows."""
+    """Returns the table. Raises InputError if it has no examples."""
     if not len(table):
         raise InputError(f"{source} has no examples in its split {table.split}; choose another")
     return table
@@ -132,8 +132,8 @@ def labelled_images(
 ) -> Labelled:
     """Returns the images of a table with their classes. Images are decoded on access.
 
-    The table must hold the bytes of each image. A row with a file name or an address instead is refused: data must not
-    decide which files are read.
+    The table must hold the bytes of each image. An example with a file name or an address instead is refused: data must
+    not decide which files are read.
     """
     import datasets
     import pyarrow.compute as pc
@@ -149,7 +149,7 @@ def labelled_images(
         content = "is null" if path is None else f"names {path!r} in place of an image"
         raise InputError(
             f"example {lacking} of {name} {content}; store the bytes of every image in the column {image!r}, "
-            "or leave the row out"
+            "or leave the example out"
         )
     inputs = {"image": LazyItems(images, lambda row: decode(row[image]["bytes"]), name)}
     return Labelled(name, inputs, *classes(name, table, label, label_names))
@@ -188,7 +188,7 @@ def strings(name: str, table: "datasets.Dataset", column: str) -> list[str]:
     """Returns the strings of a column.
 
     Raises:
-      InputError: if a row holds another type.
+      InputError: if an example has another type there.
     """
     texts = table[column][:]
     for i, text in enumerate(texts):

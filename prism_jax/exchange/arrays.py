@@ -36,7 +36,7 @@ def stated(exchange: Exchanges, num_layers: int, width_of: WidthOf) -> dict[str,
     """Returns the arrays that exchanges need, by their paths `exchange/NAME/block_I/ARRAY`.
 
     Args:
-      exchange: of all blocks, or one for each.
+      exchange: one for all blocks, or one for each.
       num_layers: number of blocks.
       width_of: numbers in the rows of an exchange.
     """
@@ -69,7 +69,7 @@ def bind(exchange: Exchanges, params: Any, num_layers: int, width_of: WidthOf) -
     An array that training would change is as before training where the parameters lack it.
 
     Args:
-      exchange: of all blocks, or one for each.
+      exchange: one for all blocks, or one for each.
       params: of the model, the arrays among them.
       num_layers: number of blocks.
       width_of: numbers in the rows of an exchange.

@@ -1,8 +1,8 @@
 """Exchanges: the rows that the parts send each other before a block.
 
 An exchange is a frozen value, called as `exchange(x_BTD, layout) -> Context`. The context holds the rows that this part
-attends to and two numbers for each row, `weight` and `last`, from which attention derives every mask that it needs.
-Both are known on every part, so only features cross the mesh. The collectives of the blocks stand in this file.
+attends to. Each row has a row weight and a last position, from which attention derives every mask that it needs. Both
+are known on every part, so only features cross the mesh. The collectives of the blocks stand in this file.
 """
 
 import abc
@@ -26,8 +26,8 @@ class Context:
 
     Attributes:
       x_BKD: features.
-      weight_BK: float32, weight of a row in the softmax. PRISM takes the number of real tokens that the row stands for;
-        any other number above 0 may be chosen. 0 hides the row.
+      weight_BK: float32, the row weight: a factor of the row in the softmax. PRISM takes the row's count, the number of
+        real tokens that it stands for. Any other number above 0 may be chosen. 0 hides the row.
       last_K: int32, position in the whole sequence of the last token that a row stands for. [B, K] where it differs
         between texts.
       place_BK: float32, place of a row in its text. A token's is the number of real tokens before it; a row between two
@@ -175,7 +175,7 @@ class Sending(Exchange):
         Args:
           x_BTD: rows of this part.
           z_BLD: rows to send.
-          weight_BPL: weights of the rows that every part sends, see `Context`.
+          weight_BPL: row weights of the rows that every part sends, see `Context`.
           last_PL: positions of the last token that each of these rows stands for.
           layout: where this part stands.
           place_BPL: places of these rows, see `Context`. None for those of `last_PL`.
@@ -184,12 +184,12 @@ class Sending(Exchange):
           Own rows first, then the rows of the other parts in cyclic order.
 
         Raises:
-          InputError: if weights or positions are not those of every part.
+          InputError: if row weights or positions are not those of every part.
         """
         P, (B, L, _) = layout.num_parts, z_BLD.shape
         if (weight_BPL.shape, last_PL.shape) != ((B, P, L), (P, L)):
             raise InputError(
-                f"{name_of(type(self))} shares weights of shape {weight_BPL.shape} and last positions of shape "
+                f"{name_of(type(self))} shares row weights of shape {weight_BPL.shape} and last positions of shape "
                 f"{last_PL.shape}, but those of every part are {(B, P, L)} and {(P, L)}; "
                 "take them from layout.real_BPT and layout.positions_PT"
             )

@@ -21,8 +21,8 @@ NumSegments = Annotated[int, Meta(ge=1, description="1 or more, or isolated_part
 class Segments(Sending):
     """A part sends one row for each of `num_segments` segments of its tokens; subclasses pool a segment into its row.
 
-    Segments are cut at fixed places, in sizes that differ by at most one. A row weighs as many tokens as its segment
-    has real ones. A segment without real tokens is hidden.
+    Segments are cut at fixed places, in sizes that differ by at most one. The row weight of a row is its count,
+    the number of real tokens of its segment. A segment without real tokens is hidden.
 
     Attributes:
       num_segments: L, segments of a part, 1 or more.
@@ -105,7 +105,7 @@ class SegmentMeans(Segments):
 
 @dataclass(frozen=True)
 class WeightedMeans(SegmentMeans):
-    """Segment means, with another weight in the softmax: a mean of g tokens weighs g ** exponent.
+    """Segment means with another row weight: that of a mean of g tokens is g ** exponent.
 
     Attributes:
       exponent: factor of log(g) in the attention logits. 0 leaves log(g) out, 1 is PRISM.
@@ -125,7 +125,7 @@ class WeightedMeans(SegmentMeans):
 
 @dataclass(frozen=True)
 class UnscaledMeans(SegmentMeans):
-    """Segment means that weigh as one token each: the softmax leaves out log(g)."""
+    """Segment means of row weight 1: the softmax leaves out log(g)."""
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
         context = super().__call__(x_BTD, layout)

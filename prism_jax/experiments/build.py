@@ -84,9 +84,9 @@ def load_model(
     """Returns the model of an experiment for a data set, with the weights that the experiment names.
 
     Args:
-      experiment: names them.
+      experiment: names the weights.
       dataset: gives the number of classes; None for a model without classes.
-      fresh: first names of parameters to draw at random.
+      fresh: top-level parameters to draw at random.
       reader: reads the tensors.
     """
     hub.check_source(experiment.weights)

@@ -97,14 +97,14 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Distillation:
-    """Weights of losses by which the exact model teaches: the weights that training starts from, without an exchange.
-    All of them 0 means no teacher."""
+    """Factors of the losses by which the exact model teaches. It has the weights that training starts from, and no
+    exchange. All factors 0 means no teacher."""
 
     logits: NotNegative = 0.0
-    """Weight of the divergence of the answers: Kullback-Leibler for classes and tokens, squared difference for a
+    """Factor of the divergence of the answers: Kullback-Leibler for classes and tokens, squared difference for a
     number."""
     blocks: NotNegative = 0.0
-    """Weight of the squared relative error of a token after a block, as the mean over tokens and blocks."""
+    """Factor of the squared relative error of a token after a block, as the mean over tokens and blocks."""
     attention: NotNegative = 0.0
     """The same for the output of the attention of a block."""
 
@@ -122,13 +122,13 @@ class Training(Preparation):
     parts: Annotated[tuple[NumParts, ...], Meta(min_length=1, description="one value or several")] = (1,)
     """Numbers of parts, P, during training. Each step draws one of them."""
     data: NumParts | None = None
-    """Devices along the data axis of a data x parts mesh; None to run all parts on one device."""
+    """Devices along the data axis of a data x parts mesh; None to run all parts on the same device."""
     epochs: Positive = 3.0
     """Passes over the training examples."""
     batch_size: BatchSize = 32
     """B, examples of a step."""
     accumulate: Count = 1
-    """Steps whose gradients are averaged before the parameters change. All weigh the same,
+    """Steps whose gradients are averaged before the parameters change. All count the same,
     even if a batch is not full."""
     learning_rate: Positive = 1e-4
     """Peak learning rate."""
@@ -205,7 +205,7 @@ class Experiment:
     revision: str | None = None
     """Branch, tag or commit of a hub id; None for its default branch."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the inputs of matrix products. All else stays float32."""
+    """Type of the inputs of matrix products. Everything else stays float32."""
     batch_size: BatchSize = 32
     """Number of examples that are scored together, B."""
     evaluation: Group[Evaluation] = Evaluation()
@@ -218,7 +218,7 @@ class Experiment:
     """Fields of training."""
 
     def check(self) -> None:
-        """Raises InputError for values that are wrong, as far as that shows without loading anything."""
+        """Raises InputError for values that are wrong, as far as they show without loading anything."""
         records.check_fields(self)
         self.evaluation.check()
         self.grid.check()

@@ -1,4 +1,4 @@
-"""Runner that keeps all parts inside one device."""
+"""Runner with all parts on the same device."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from prism_jax.parallel.runner import PartFunction, _run_part
 
 @dataclass(frozen=True)
 class OnOneDevice:
-    """Keeps all parts inside one device. Made by `on_one_device`."""
+    """Keeps all parts on the same device. Made by `on_one_device`."""
 
     num_parts: int
 
@@ -67,7 +67,7 @@ class OnOneDevice:
 
 
 def on_one_device(num_parts: int) -> OnOneDevice:
-    """Returns a runner that keeps `num_parts` parts inside one device: for fine-tuning and accuracy without a mesh."""
+    """Returns a runner that keeps `num_parts` parts on the same device: for fine-tuning and accuracy without a mesh."""
     if num_parts < 1:
         raise InputError(f"num_parts is {num_parts}; choose 1 or more")
     return OnOneDevice(num_parts)

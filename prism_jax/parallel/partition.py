@@ -23,7 +23,7 @@ class Parts:
       real_BN: bool, whether each token is real. Every part holds the whole mask, so masks need no communication.
       keys_B: one random key for each example, for dropout; None without randomness.
       num_tokens: N, before padding to P*T.
-      num_parts: P, the number of parts of the split.
+      num_parts: P, the number of parts.
     """
 
     tokens: dict[str, jax.Array]

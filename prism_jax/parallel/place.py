@@ -9,7 +9,7 @@ from prism_jax.parallel.processes import refuse_several
 from prism_jax.parallel.runner import GenerationRunner
 
 Place = Literal["mesh", "one_device"]
-"""Where the parts run: on a device for each part, or all on one device."""
+"""Where the parts run: on a device each, or all on the same device."""
 
 
 def make_runner(place: Place, num_parts: int) -> GenerationRunner:

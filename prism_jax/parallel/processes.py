@@ -55,8 +55,8 @@ USAGE = (
 def join(argv: list[str], lost_after: float = LOST_AFTER_SECONDS) -> list[str]:
     """Joins the run given by `--coordinator HOST:PORT --num-processes P --process-id I`; returns the other arguments.
 
-    `--coordinator auto` takes missing values from SLURM, MPI or Kubernetes. On the CPU, every process gets one device,
-    whatever the environment says. Processes other than 0 print only errors.
+    `--coordinator auto` takes missing values from SLURM, MPI or Kubernetes. On the CPU, every process gets a single
+    device, whatever the environment says. Processes other than 0 print only errors.
 
     Args:
       lost_after: seconds without a sign of life after which a process counts as lost.

@@ -1,13 +1,13 @@
 """Protocols of a runner, by audience.
 
 A runner runs a function on every part. Two runners fulfil all protocols: `on_mesh` gives every part its own device
-(`jax.shard_map`), and `on_one_device` keeps all parts inside one device (`jax.vmap`). The function gets the same
+(`jax.shard_map`), and `on_one_device` keeps all parts on the same device (`jax.vmap`). The function gets the same
 arguments and the same collectives in both.
 
 | protocol           | asked for by                                                           |
 |--------------------|------------------------------------------------------------------------|
-| `Runner`           | a model's path: split, encode, read                                    |
-| `Placement`        | callers that bring weights to the devices and results back             |
+| `Runner`           | a model's path: cut, encode, read                                      |
+| `Placement`        | callers that bring parameters to the devices and results back          |
 | `LastPart`         | generation, which continues with the last part                         |
 | `PlacedRunner`     | prediction, training, measurement: `Runner` and `Placement`            |
 | `GenerationRunner` | `Generator`: `PlacedRunner` and `LastPart`                             |
@@ -56,10 +56,10 @@ class Placement(Protocol):
         """True if this process has a device of the parts. If False, only the other processes call the methods below."""
 
     def shapes(self, params: Any, parts: Parts) -> tuple[Any, Parts]:
-        """Returns shapes and shardings of `(params, parts)`, to lower a program without weights."""
+        """Returns shapes and shardings of `(params, parts)`, to lower a program without values."""
 
     def replicate(self, tree: Any) -> Any:
-        """Puts a copy of `tree` (the weights) on every device. All processes hold the same values."""
+        """Puts a copy of `tree` (the parameters) on every device. All processes hold the same values."""
 
     def broadcast(self, tree: Any) -> Any:
         """Puts a copy of process 0's `tree` of NumPy arrays on every device."""

@@ -34,7 +34,7 @@ def everywhere(mesh: jax.sharding.Mesh) -> Callable[[Any], Any]:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Place of one device's piece of an array in the bytes that process 0 sends it."""
+    """Place of a device's piece of an array in the bytes that process 0 sends it."""
 
     start: int
     shape: tuple[int, ...]

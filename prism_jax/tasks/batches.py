@@ -20,7 +20,7 @@ class Batch:
     Attributes:
       tokens: arrays [B, N, ...] for `run.split`.
       targets: targets of the task's loss.
-      weight_B: float32, 1 for a sequence and 0 for a filler.
+      weight_B: float32, the loss weights: 1 for a sequence and 0 for a filler.
       index: indices of the sequences, without fillers.
     """
 
@@ -40,7 +40,7 @@ def training_batches(
     """Returns endless batches: every sequence once in each epoch, in an order that depends on the seed.
 
     Their iterator has `get_state` and `set_state`. A batch holds sequences of one bucket. The last batch of a bucket is
-    filled up with repeated sequences of weight 0.
+    filled up with repeated sequences of loss weight 0.
 
     Args:
       task: the task to train on.

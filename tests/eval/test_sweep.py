@@ -176,7 +176,7 @@ def test_a_row_that_fails_says_why_and_the_others_go_on(toy_config, trained, tmp
     flags = ["--base", trained, "--parts", 2, 3, "--segments", 2, 8, "--out", tmp_path / "out"]
     assert command("eval.sweep", path, *flags) == 1
     said = capsys.readouterr()
-    assert "2 of 7 rows failed" in said.err
+    assert "2 of 7 records failed" in said.err
     failed = {
         (row["exchange"], row["num_parts"], row["num_segments"]): row["error"] for row in rows_of(tmp_path / "out")
     }

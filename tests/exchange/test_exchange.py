@@ -229,7 +229,7 @@ def test_sharing_the_weights_of_one_part_is_refused():
 
     model, params = tiny_bert(causal=True)
     batch = tiny_batch(12, padded=False)
-    refusal = r"mine shares weights of shape \(3, 1\) .* but those of every part are \(3, 3, 1\)"
+    refusal = r"mine shares row weights of shape \(3, 1\) .* but those of every part are \(3, 3, 1\)"
     with letters.unchecked(), pytest.raises(ValueError, match=refusal):
         hidden_states(model, params, batch, Mine(), pj.on_one_device(3))
 

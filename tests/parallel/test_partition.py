@@ -61,7 +61,7 @@ def test_a_device_holds_its_own_tokens_only():
         ),
         (
             lambda: pj.forward(None, {}, pj.split({"ids": np.zeros((1, 8))}, 4), pj.AllGather(), pj.on_one_device(2)),
-            "the batch was split for 4 parts, but the runner has 2; use run.split",
+            "the batch was cut into 4 parts, but the runner has 2; use run.split",
         ),
         (lambda: pj.on_mesh(9), "9 devices are needed .* there are 8 of kind 'cpu'.*JAX_NUM_CPU_DEVICES=9"),
         (lambda: pj.on_mesh(0), "choose 1 or more"),
