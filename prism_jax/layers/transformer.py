@@ -25,10 +25,11 @@ def dense(features: int, config: TransformerConfig, *, use_bias: bool = True) ->
     return Dense(features, use_bias=use_bias, kernel_init=init, dot_general=DOT_GENERALS[config.compute_dtype])
 
 
-def head_dense(features: int, config: TransformerConfig) -> Dense:
+def head_dense(features: int, config: TransformerConfig, *, use_bias: bool = True) -> Dense:
     """Returns a dense layer of a head. It is always float32, since losses and scores come from it.
     Its rows may lie on a data axis."""
-    return Dense(features, kernel_init=nn.initializers.normal(config.init_scale), dot_general=jax.lax.dot_general)
+    init = nn.initializers.normal(config.init_scale)
+    return Dense(features, use_bias=use_bias, kernel_init=init, dot_general=jax.lax.dot_general)
 
 
 def layer_norm(config: TransformerConfig) -> nn.LayerNorm:

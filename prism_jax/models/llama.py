@@ -15,7 +15,7 @@ from prism_jax.layers.attention import KVCache
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.layers.embeddings import embedding, vocabulary_logits
 from prism_jax.layers.rotary import Rotary
-from prism_jax.layers.transformer import Stack, norm
+from prism_jax.layers.transformer import Stack, head_dense, norm
 from prism_jax.models.causal import CausalLanguageModel, CausalModel
 from prism_jax.parallel.partition import Layout
 from prism_jax.records import Count
@@ -29,7 +29,7 @@ class LlamaConfig:
       stack: the blocks.
       vocab_size: V.
       num_positions: the longest N.
-      tied: whether the head is the token table. Otherwise it has a table of its own.
+      tied: whether the head is the token table. Otherwise it is a dense layer of its own.
     """
 
     stack: TransformerConfig
@@ -99,13 +99,14 @@ class LlamaModel(CausalModel):
 
 
 class LlamaForCausalLM(CausalLanguageModel, LlamaModel):
-    """Logits of the next token for every token, from the token table itself or from a table of the head."""
+    """Logits of the next token for every token, from the token table itself or from a layer of its own."""
 
     def setup(self):
         super().setup()
         if not self.config.tied:
-            self.lm_head = embedding(self.config.vocab_size, self.config.stack)
+            self.lm_head = head_dense(self.config.vocab_size, self.config.stack, use_bias=False)
 
     def logits(self, x_BND: jax.Array) -> jax.Array:
-        table = self.encoder.token if self.config.tied else self.lm_head
-        return vocabulary_logits(x_BND, table, self.config.stack)
+        if self.config.tied:
+            return vocabulary_logits(x_BND, self.encoder.token, self.config.stack)
+        return self.lm_head(x_BND)

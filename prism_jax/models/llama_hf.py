@@ -144,7 +144,7 @@ def table(config: LlamaConfig, architecture: str = "LlamaForCausalLM") -> Table:
     stack = config.stack
     entries = [Entry("embed_tokens.weight", "encoder/token/embedding"), Entry("norm.weight", "encoder/norm/scale")]
     if not config.tied:
-        entries.append(Entry("lm_head.weight", "lm_head/embedding"))
+        entries += linear("lm_head", "lm_head", bias=False)
     for i in range(stack.num_layers):
         module, layer = f"layers.{i}", f"encoder/blocks/block_{i}"
         for theirs, ours in {"q": "query", "k": "key", "v": "value"}.items():

@@ -9,4 +9,4 @@ class Qwen2Model(LlamaModel):
 
 
 class Qwen2ForCausalLM(LlamaForCausalLM):
-    """Logits of the next token for every token, from the token table itself or from a table of the head."""
+    """Logits of the next token for every token, from the token table itself or from a layer of its own."""

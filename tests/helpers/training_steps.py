@@ -30,7 +30,15 @@ RECIPE = Training(
 )
 """The learning rate falls from 1e-3 to 0 in NUM_STEPS updates."""
 
-NOT_DECAYED = ("word_embeddings", "token_type_embeddings", "position_embeddings", "cls_token", "wte", "wpe")
+NOT_DECAYED = (
+    "word_embeddings",
+    "token_type_embeddings",
+    "position_embeddings",
+    "cls_token",
+    "wte",
+    "wpe",
+    "embed_tokens",
+)
 """Hugging Face's names of embeddings."""
 
 
