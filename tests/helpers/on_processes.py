@@ -9,13 +9,20 @@ import numpy as np
 import prism_jax as pj
 from helpers.paths import GOLDEN
 from prism_jax import weights
+from prism_jax.exchange import FirstTokens, KeysValues
 from prism_jax.exchange.text import text_of
 from prism_jax.models.bert import BertForSequenceClassification
 from prism_jax.models.gpt2 import GPT2LMHeadModel
+from prism_jax.models.llama import LlamaForCausalLM
 from prism_jax.models.vit import ViTForImageClassification
 from prism_jax.parallel import processes
 
-FAMILIES = {"bert": BertForSequenceClassification, "gpt2": GPT2LMHeadModel, "vit": ViTForImageClassification}
+FAMILIES = {
+    "bert": BertForSequenceClassification,
+    "gpt2": GPT2LMHeadModel,
+    "llama": LlamaForCausalLM,
+    "vit": ViTForImageClassification,
+}
 OTHERS = [pj.IsolatedParts(), pj.exchange.UnscaledMeans(2), pj.exchange.MeansAfterNorm(2), pj.SegmentMeans(5)]
 EXCHANGES = [
     *zip(OTHERS[::2], OTHERS[1::2], strict=True),
@@ -24,11 +31,14 @@ EXCHANGES = [
 """One for each of two blocks."""
 FLOATS = EXCHANGES[:3]
 """Those that send rows as they are."""
+KEYS_VALUES = [(FirstTokens(KeysValues(pj.AllGather(wire=pj.WIRES["int8"])), 1), FirstTokens(pj.SegmentMeans(2), 2))]
 
 
 def exchanges_of(family: str, num_parts: int) -> list[tuple]:
     """BERT on two parts has every wire format, the others on two the rows as they are, and three parts one of each:
-    bytes take the same way whatever they stand for."""
+    bytes take the same way whatever they stand for. Llama has keys and values, and first tokens."""
+    if family == "llama":
+        return KEYS_VALUES
     if num_parts > 2:
         return FLOATS[-1:]
     return EXCHANGES if family == "bert" else FLOATS
@@ -38,7 +48,7 @@ NUM_TOKENS, NEW_TOKENS = 22, 6
 
 
 def outcomes(num_parts: int) -> dict[str, np.ndarray]:
-    """Logits of every family through its exchanges, and tokens that GPT-2 goes on with."""
+    """Logits of every family through its exchanges, and tokens that Llama goes on with."""
     found, run = {}, pj.on_mesh(num_parts)
     for family, model_class in FAMILIES.items():
         loaded = weights.load(model_class, str(GOLDEN / f"{family}_tiny"))
@@ -55,7 +65,7 @@ def outcomes(num_parts: int) -> dict[str, np.ndarray]:
             args = on_data.replicate(loaded.params), on_data.split(batch(loaded.model))
             whole = partial(pj.forward, loaded.model, exchange=pj.WholeSequence(), run=on_data)
             found["data axis"] = on_data.fetch(jax.jit(whole)(*args))
-        if family == "gpt2":
+        if family == "llama":
             generator = pj.Generator(loaded.model, loaded.params, pj.SegmentMeans(2), run)
             prompts = [list(range(1, 9)), list(range(20, 3, -1))]
             found["generated"] = np.array(generator(prompts, NEW_TOKENS))
