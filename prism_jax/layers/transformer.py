@@ -70,8 +70,8 @@ class Attention(nn.Module):
 
     def cache_of(self, x_BKE: jax.Array, weight_BK: jax.Array, place_BK: jax.Array) -> KVCache:
         """Returns keys and values to attend to, given side by side, [B, K, 2 G F]."""
-        k_BKG, v_BKG = jnp.split(x_BKE, 2, axis=-1)
-        return self._cache(k_BKG, v_BKG, weight_BK, place_BK)
+        k_BKC, v_BKC = jnp.split(x_BKE, 2, axis=-1)
+        return self._cache(k_BKC, v_BKC, weight_BK, place_BK)
 
     def __call__(
         self,

@@ -27,7 +27,7 @@ from prism_jax.models.registry import family_of
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-METRICS = {"text": "perplexity", "tales": "perplexity", "austen": "perplexity", "glue/stsb": "pearson_percent"}
+METRICS = {"text": "perplexity", "tales": "perplexity", "glue/stsb": "pearson_percent"}
 """The official one of a data set, where it is not the accuracy."""
 
 
@@ -87,7 +87,6 @@ def save_data(dataset: str, folder: Path) -> None:
 PACKAGED = {
     "newsgroups": lambda split: Labelled(split, {"text": sentences(20)}, np.arange(20) % 3, ("a", "b", "c")),
     "tales": lambda split: Corpus(split, sentences(20, 8)),
-    "austen": lambda split: Corpus(split, sentences(20, 8)),
 }
 """What stands in for the data sets of packages."""
 
