@@ -70,7 +70,10 @@ def finite(value: Any) -> Any:
 
 
 def write_json(out: Path, content: dict) -> None:
-    write(out / "results.json", json.dumps(content, indent=2))
+    """Writes results.json, with a line for each record."""
+    records = ",\n".join(f"    {json.dumps(row)}" for row in content["rows"])
+    frame = json.dumps(content | {"rows": []}, indent=2)
+    write(out / "results.json", frame.replace('\n  "rows": []', f'\n  "rows": [\n{records}\n  ]') + "\n")
 
 
 def write_predictions(path: Path, scoring: Scoring, outcomes: np.ndarray) -> None:
