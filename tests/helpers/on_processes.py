@@ -22,16 +22,14 @@ EXCHANGES = [
     *((pj.AllGather(wire=wire), pj.SegmentMeans(2, wire=wire)) for wire in pj.WIRES.values()),
 ]
 """One for each of two blocks."""
-FLOATS = EXCHANGES[:3]
-"""Those that send rows as they are."""
+FLOATS = EXCHANGES[2]
+"""Of rows as they are."""
 
 
-def exchanges_of(family: str, num_parts: int) -> list[tuple]:
-    """BERT on two parts has every wire format, the others on two the rows as they are, and three parts one of each:
-    bytes take the same way whatever they stand for."""
-    if num_parts > 2:
-        return FLOATS[-1:]
-    return EXCHANGES if family == "bert" else FLOATS
+def exchanges_of(num_parts: int) -> dict[str, list[tuple]]:
+    """For each family: BERT on two parts has every exchange and wire format, the others on two and GPT-2 on three
+    the rows as they are. Bytes take the same way whatever they stand for."""
+    return {"gpt2": [FLOATS]} if num_parts > 2 else {"bert": EXCHANGES, "gpt2": [FLOATS], "vit": [FLOATS]}
 
 
 NUM_TOKENS, NEW_TOKENS = 22, 6
@@ -40,10 +38,9 @@ NUM_TOKENS, NEW_TOKENS = 22, 6
 def outcomes(num_parts: int) -> dict[str, np.ndarray]:
     """Logits of every family through its exchanges, and tokens that GPT-2 goes on with."""
     found, run = {}, pj.on_mesh(num_parts)
-    for family, model_class in FAMILIES.items():
-        loaded = weights.load(model_class, str(GOLDEN / f"{family}_tiny"))
-        params = run.replicate(loaded.params)
-        parts, exchanges = run.split(batch(loaded.model)), exchanges_of(family, num_parts)
+    for family, exchanges in exchanges_of(num_parts).items():
+        loaded = weights.load(FAMILIES[family], str(GOLDEN / f"{family}_tiny"))
+        params, parts = run.replicate(loaded.params), run.split(batch(loaded.model))
 
         @jax.jit
         def logits(params, parts, model=loaded.model, exchanges=exchanges):

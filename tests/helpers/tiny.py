@@ -11,6 +11,7 @@ import prism_jax as pj
 from prism_jax.layers.transformer import TransformerConfig
 from prism_jax.models import gpt2
 from prism_jax.models.bert import BertConfig, BertModel
+from prism_jax.testing import random_params
 
 
 def stack_config(*, norm_first: bool = False, causal: bool = False, dropout: float = 0.0) -> TransformerConfig:
@@ -23,7 +24,7 @@ def stack_config(*, norm_first: bool = False, causal: bool = False, dropout: flo
 @functools.cache
 def tiny_bert(**kwargs) -> tuple[BertModel, dict]:
     model = BertModel(BertConfig(stack_config(**kwargs), vocab_size=100, num_positions=64))
-    return model, pj.init_params(model, jax.random.key(0))
+    return model, random_params(model)
 
 
 def tiny_batch(num_tokens: int, *, padded: bool, batch_size: int = 3) -> dict:
@@ -78,7 +79,7 @@ def save_toy_tokenizer(folder: Path) -> None:
 def tiny_gpt2(num_layers: int = 2):
     stack = replace(gpt2.GPT2.stack, num_layers=num_layers, features=32, num_heads=4, mlp_features=64, init_scale=0.3)
     model = gpt2.GPT2LMHeadModel(gpt2.GPT2Config(stack, vocab_size=99, num_positions=128))
-    return model, pj.init_params(model, jax.random.key(0))
+    return model, random_params(model)
 
 
 def random_tokens(*shape, seed=0):
