@@ -112,11 +112,6 @@ def test_the_gradient_is_that_of_rows_in_float32():
 def test_it_reads_as_it_is_written():
     exchange = Codebooks(pj.SegmentMeans(4), 8, 4)
     assert parse(str(exchange)) == exchange == parse("codebooks:8:4:segment_means:4")
-    with pytest.raises(InputError, match="bits is 3; choose 2, 4 or 8"):
-        parse("codebooks:8:3:all_gather")
-    for of in ("isolated_parts", "all_gather:int8"):
-        with pytest.raises(InputError, match=f"codebooks can't send the rows of {of}"):
-            parse(f"codebooks:8:4:{of}")
 
 
 def test_arrays_that_do_not_fit_are_refused():

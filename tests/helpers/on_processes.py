@@ -16,14 +16,19 @@ from prism_jax.models.vit import ViTForImageClassification
 from prism_jax.parallel import processes
 
 FAMILIES = {"bert": BertForSequenceClassification, "gpt2": GPT2LMHeadModel, "vit": ViTForImageClassification}
-OTHERS = [pj.IsolatedParts(), pj.exchange.UnscaledMeans(2), pj.exchange.MeansAfterNorm(2), pj.SegmentMeans(5)]
+_, *OTHER_WIRES = pj.WIRES.values()
+FLOATS = (pj.AllGather(), pj.SegmentMeans(2))
+"""One for each of two blocks, of rows as they are."""
 EXCHANGES = [
-    *zip(OTHERS[::2], OTHERS[1::2], strict=True),
-    *((pj.AllGather(wire=wire), pj.SegmentMeans(2, wire=wire)) for wire in pj.WIRES.values()),
+    FLOATS,
+    (pj.IsolatedParts(), pj.exchange.UnscaledMeans(2)),
+    (pj.exchange.MeansAfterNorm(2), pj.SegmentMeans(5)),
+    *(
+        (pj.AllGather(wire=one), pj.SegmentMeans(2, wire=other))
+        for one, other in zip(OTHER_WIRES[::2], OTHER_WIRES[1::2], strict=True)
+    ),
 ]
-"""One for each of two blocks."""
-FLOATS = EXCHANGES[2]
-"""Of rows as they are."""
+"""Of every wire format too."""
 
 
 def exchanges_of(num_parts: int) -> dict[str, list[tuple]]:

@@ -28,7 +28,7 @@ def a_pair(kind=BertForSequenceClassification, dropout=0.0):
     """A model, parameters of a teacher, and others of a student."""
     model = kind(BertConfig(stack_config(dropout=dropout), vocab_size=100, num_positions=64, class_id=2))
     teacher, other = (random_params(model, seed) for seed in (0, 1))
-    return model, teacher, jax.tree.map(lambda x, y: x + 0.1 * y, teacher, other)
+    return model, teacher, jax.tree.map(lambda x, y: x + 0.3 * y, teacher, other)
 
 
 def losses_of(task, model, exchange, run, weights, student, teacher, batch, targets=TARGETS, key=None):
