@@ -13,7 +13,7 @@ if os.environ.get("PRISM_JAX_TEST_LETTERS") != "0":
 
 from helpers.command import command
 from helpers.paths import GOLDEN
-from helpers.quick import use_older_emitters
+from helpers.quick import Compiler
 from helpers.tiny import save_toy_tokenizer
 
 import prism_jax as pj
@@ -59,20 +59,36 @@ def compiled_once(request):
         yield
 
 
+@pytest.fixture(scope="session")
+def compiler():
+    with Compiler() as compiler:
+        yield compiler
+
+
+def is_quick(item: pytest.Item) -> bool:
+    return "quick_to_compile" in item.fixturenames
+
+
+def pytest_collection_modifyitems(items):
+    """Modules that compile alike follow one another."""
+    quick = {item.getparent(pytest.Module) for item in items if is_quick(item)}
+    items.sort(key=lambda item: item.getparent(pytest.Module) in quick)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_users_compile(request, compiler):
+    """All of XLA's optimisations, in modules that do not ask for `quick_to_compile`: parity and cost, among others."""
+    of_module = (item for item in request.session.items if item.getparent(pytest.Module) is request.node)
+    if not any(map(is_quick, of_module)):
+        compiler.be_quick(False)
+
+
 @pytest.fixture(scope="module")
-def quick_to_compile():
+def quick_to_compile(compiler):
     """Programs without most of XLA's optimisations, by its older code generator, for tests that compile many tiny ones.
-    Parity and cost are tested with them. JAX keeps a compiled program whatever this setting becomes, so the programs
-    of other modules are forgotten first: else they would round otherwise than those of a process that starts anew.
+    Modules that ask for it one after the other share what they compile.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for other processes
-        jax.config.update("jax_disable_most_optimizations", True)
-        use_older_emitters(patch)
-        jax.clear_caches()
-        yield
-        jax.config.update("jax_disable_most_optimizations", False)
-        jax.clear_caches()
+    compiler.be_quick(True)
 
 
 @pytest.fixture(params=[pj.on_one_device, pj.on_mesh], ids=["one_device", "mesh"])

@@ -15,6 +15,8 @@ from prism_jax.models.bert import BertForSequenceClassification
 from prism_jax.seeds import LARGEST, check_seed
 from prism_jax.tasks.batches import training_batches
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 
 def load(seed):
     return weights.load(

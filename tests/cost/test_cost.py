@@ -14,6 +14,7 @@ from prism_jax.forward import lower, params_shapes, parts_shapes
 from prism_jax.layers import attention
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertModel
 from prism_jax.models.vit import VIT_BASE, ViTConfig, ViTForImageClassification, ViTModel
+from prism_jax.testing import random_params
 
 BLOCKS = {"bert": {}, "vit": {"norm_first": True}, "llama": LLAMA_BLOCKS}
 
@@ -94,7 +95,7 @@ def test_attention_block_by_block_in_the_whole_model(at_once, monkeypatch):
     fewer scores."""
     config = BertConfig(stack_config(causal=True), vocab_size=100, num_positions=64)
     model, exchange, run = BertModel(config), pj.SegmentMeans(4), pj.on_mesh(3)
-    params, batch = pj.init_params(model, jax.random.key(0)), tiny_batch(30, padded=True)
+    params, batch = random_params(model), tiny_batch(30, padded=True)
     parts = run.split(batch)
 
     def compiled():

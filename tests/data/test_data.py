@@ -32,6 +32,8 @@ from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.models.gpt2 import GPT2LMHeadModel
 from prism_jax.tasks import likelihood
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 TALES = ROOT / "configs/models/gpt2_tales"
 TAB = "Category\tText\nd\tstring\nclass\t\n"
 

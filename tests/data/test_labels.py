@@ -20,6 +20,8 @@ from prism_jax.layers import lora
 from prism_jax.models.bert import BertForSequenceClassification
 from prism_jax.weights import peft_files
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 GENERIC = {"0": "LABEL_0", "1": "LABEL_1"}
 
 

@@ -209,13 +209,12 @@ def test_new_weights_need_no_new_program(toy_config, trained, tmp_path, monkeypa
 @pytest.mark.slow
 def test_the_whole_grid_on_a_mesh_and_on_one_device(toy_config, trained, tmp_path, capsys):
     flags = ["--base", trained, "--parts", 2, "--segments", 2, "--wires", "float32", "int8", "--lengths", 12, 18]
-    flags += ["--exchanges", "isolated_parts", "segment_means:1,all_gather"]
+    flags += ["--exchanges", "segment_means:1,all_gather"]
     for on in ("mesh", "one_device"):
         assert command("eval.sweep", toy_config, *flags, "--on", on, "--out", tmp_path / on) == 0
     mesh, one_device = rows_of(tmp_path / "mesh"), rows_of(tmp_path / "one_device")
     expected = [
         ("whole_sequence", "float32"),
-        ("isolated_parts", "float32"),
         ("segment_means:1,all_gather", "float32,float32"),
         ("segment_means:1:int8,all_gather:int8", "int8,int8"),
         ("segment_means", "float32"),
@@ -223,11 +222,11 @@ def test_the_whole_grid_on_a_mesh_and_on_one_device(toy_config, trained, tmp_pat
     ]
     for rows in (mesh, one_device):
         assert [(row["exchange"], row["wire"]) for row in rows] == expected * 2
-        assert [row["tokens"] for row in rows] == [12] * 6 + [18] * 6
+        assert [row["tokens"] for row in rows] == [12] * 5 + [18] * 5
     assert "| N | wire |" in (tmp_path / "mesh" / "report.md").read_text()
     assert [row["score"] for row in mesh] == [row["score"] for row in one_device]
-    assert mesh[5]["bytes_sent_per_device"] == 2 * 2 * (32 + 4) == mesh[5]["bytes_sent_per_device_compiled"]
-    assert one_device[5]["bytes_sent_per_device_compiled"] is None
+    assert mesh[4]["bytes_sent_per_device"] == 2 * 2 * (32 + 4) == mesh[4]["bytes_sent_per_device_compiled"]
+    assert one_device[4]["bytes_sent_per_device_compiled"] is None
     # Both side by side.
     assert (
         command(

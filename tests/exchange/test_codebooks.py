@@ -20,7 +20,7 @@ from prism_jax.exchange.wire import FLOAT32
 from prism_jax.forward import lower
 from prism_jax.models.bert import BertConfig, BertModel
 from prism_jax.parallel.partition import PARTS
-from prism_jax.testing import check_exchange
+from prism_jax.testing import check_exchange, random_params
 from prism_jax.trees import unflatten
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -34,15 +34,16 @@ def model():
 
 def params_with(exchange, seed=1):
     """Random parameters, with random centroids."""
-    stack, keys = model().config.stack, iter(jax.random.split(jax.random.key(seed), 99))
+    stack, rng = model().config.stack, np.random.default_rng(seed)
     stated = arrays.stated(exchange, stack.num_layers, stack.width_of)
-    drawn = unflatten({path: jax.random.normal(next(keys), spec.shape) for path, spec in stated.items()})
-    return {**pj.init_params(model(), jax.random.key(0)), **drawn}
+    drawn = {path: rng.normal(size=spec.shape).astype(np.float32) for path, spec in stated.items()}
+    return {**random_params(model()), **unflatten(drawn)}
 
 
 def hidden(params, exchange, run):
     parts = run.split(tiny_batch(12, padded=True))
-    return np.asarray(pj.forward(model(), run.replicate(params), parts, exchange, run)[0])
+    program = jax.jit(lambda params, parts: pj.forward(model(), params, parts, exchange, run)[0])
+    return np.asarray(program(run.replicate(params), parts))
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -111,11 +112,6 @@ def test_the_gradient_is_that_of_rows_in_float32():
 def test_it_reads_as_it_is_written():
     exchange = Codebooks(pj.SegmentMeans(4), 8, 4)
     assert parse(str(exchange)) == exchange == parse("codebooks:8:4:segment_means:4")
-    with pytest.raises(InputError, match="bits is 3; choose 2, 4 or 8"):
-        parse("codebooks:8:3:all_gather")
-    for of in ("isolated_parts", "all_gather:int8"):
-        with pytest.raises(InputError, match=f"codebooks can't send the rows of {of}"):
-            parse(f"codebooks:8:4:{of}")
 
 
 def test_arrays_that_do_not_fit_are_refused():

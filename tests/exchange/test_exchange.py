@@ -117,7 +117,7 @@ def test_no_token_sees_the_future(exchange, num_parts, norm_first):
     embedding = params["encoder"]["token"]["embedding"]
 
     def hidden(used):
-        encoder = params["encoder"] | {"token": {"embedding": embedding.at[:num_tokens].set(used)}}
+        encoder = params["encoder"] | {"token": {"embedding": jnp.asarray(embedding).at[:num_tokens].set(used)}}
         return pj.forward(model, params | {"encoder": encoder}, run.split(batch), exchange, run)[0][0]
 
     # Forward mode: XLA 0.10.2 miscompiles jit(jacrev) of this on a CPU; plain gradients are compared in

@@ -9,7 +9,6 @@ from helpers.tiny import hidden_states, prompts_of, stack_config, tiny_batch, ti
 
 import prism_jax as pj
 from prism_jax import cost
-from prism_jax.errors import InputError
 from prism_jax.exchange import Codebooks, KeysValues, MeansAfterNorm
 from prism_jax.exchange.text import parse
 from prism_jax.testing import check_exchange
@@ -76,22 +75,6 @@ def test_the_gradient_is_that_of_one_device():
     assert_close(
         gradient(KeysValues(pj.AllGather()), pj.on_one_device(3)), gradient(pj.WholeSequence(), pj.on_one_device(1))
     )
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("keys_values:isolated_parts", "isolated_parts sends nothing, so it shares no keys and values"),
-        ("keys_values:keys_values:all_gather", "keys_values:all_gather shares keys and values already"),
-        ("keys_values:means_after_norm:2", "keys and values come behind the norm"),
-        ("keys_values:codebooks:8:4:all_gather", "codebooks and bases stand in front"),
-        ("keys_values:principal:8:all_gather", "but this is keys_values:principal:8:all_gather"),
-        ("keys_values", "and an exchange such as all_gather at the end"),
-    ],
-)
-def test_what_can_not_be_shared_is_refused(text, message):
-    with pytest.raises(InputError, match=message):
-        parse(text)
 
 
 def test_it_reads_as_it_is_written_whatever_stands_in_front():

@@ -106,21 +106,6 @@ def test_arrays_are_named_by_what_they_are_made_of():
     assert list(plain) == ["exchange/codebooks_4_4/block_0/centroids"]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("principal:8:isolated_parts", "isolated_parts sends nothing, so there is nothing to project"),
-        ("principal:8:means_after_norm:2", "a basis is made of rows before the norm"),
-        ("principal:8:principal:4:all_gather", "principal:4:all_gather projects its rows already"),
-        ("principal:8:codebooks:4:4:all_gather", "codebooks stand in front"),
-        ("principal:0:all_gather", "rank is 0; choose 1 or more"),
-    ],
-)
-def test_what_can_not_be_projected_is_refused(text, message):
-    with pytest.raises(InputError, match=message):
-        parse(text)
-
-
 def test_a_rank_above_the_width_is_refused():
     with pytest.raises(InputError, match="33 components of 32 features; choose a rank of at most 32"):
         cost.lowered(tiny_bert()[0], Principal(pj.AllGather(), 33), pj.on_mesh(3), 18)

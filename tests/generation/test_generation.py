@@ -124,7 +124,8 @@ def test_cached_logits_equal_teacher_forced_logits_at_the_same_boundaries(tiny, 
         ids[i, -1, T:], mask[i, -1, T:] = continuation[i], True
     batch = {"ids": ids.reshape(3, -1), "mask": mask.reshape(3, -1)}
     at_once = pj.on_one_device(num_parts)
-    whole = pj.forward(model, params, at_once.split(batch), same_with_room(T), at_once)
+    program = jax.jit(lambda params, parts: pj.forward(model, params, parts, same_with_room(T), at_once))
+    whole = program(params, at_once.split(batch))
     assert_close(cached, np.asarray(whole)[:, -new - 1 :])
 
 

@@ -23,25 +23,28 @@ FAMILIES = {
     "llama": LlamaForCausalLM,
     "vit": ViTForImageClassification,
 }
-OTHERS = [pj.IsolatedParts(), pj.exchange.UnscaledMeans(2), pj.exchange.MeansAfterNorm(2), pj.SegmentMeans(5)]
+_, *OTHER_WIRES = pj.WIRES.values()
+FLOATS = (pj.AllGather(), pj.SegmentMeans(2))
+"""One for each of two blocks, of rows as they are."""
+KEYS_VALUES = (FirstTokens(KeysValues(pj.AllGather(wire=pj.WIRES["int8"])), 1), FirstTokens(pj.SegmentMeans(2), 2))
 EXCHANGES = [
-    *zip(OTHERS[::2], OTHERS[1::2], strict=True),
-    *((pj.AllGather(wire=wire), pj.SegmentMeans(2, wire=wire)) for wire in pj.WIRES.values()),
+    FLOATS,
+    (pj.IsolatedParts(), pj.exchange.UnscaledMeans(2)),
+    (pj.exchange.MeansAfterNorm(2), pj.SegmentMeans(5)),
+    *(
+        (pj.AllGather(wire=one), pj.SegmentMeans(2, wire=other))
+        for one, other in zip(OTHER_WIRES[::2], OTHER_WIRES[1::2], strict=True)
+    ),
 ]
-"""One for each of two blocks."""
-FLOATS = EXCHANGES[:3]
-"""Those that send rows as they are."""
-KEYS_VALUES = [(FirstTokens(KeysValues(pj.AllGather(wire=pj.WIRES["int8"])), 1), FirstTokens(pj.SegmentMeans(2), 2))]
+"""Of every wire format too."""
 
 
-def exchanges_of(family: str, num_parts: int) -> list[tuple]:
-    """BERT on two parts has every wire format, the others on two the rows as they are, and three parts one of each:
-    bytes take the same way whatever they stand for. Llama has keys and values, and first tokens."""
-    if family == "llama":
-        return KEYS_VALUES
+def exchanges_of(num_parts: int) -> dict[str, list[tuple]]:
+    """For each family: BERT on two parts has every exchange and wire format, Llama keys and values and first tokens,
+    the others on two the rows as they are. Bytes take the same way whatever they stand for."""
     if num_parts > 2:
-        return FLOATS[-1:]
-    return EXCHANGES if family == "bert" else FLOATS
+        return {"llama": [KEYS_VALUES]}
+    return {"bert": EXCHANGES, "gpt2": [FLOATS], "llama": [KEYS_VALUES], "vit": [FLOATS]}
 
 
 NUM_TOKENS, NEW_TOKENS = 22, 6
@@ -50,10 +53,9 @@ NUM_TOKENS, NEW_TOKENS = 22, 6
 def outcomes(num_parts: int) -> dict[str, np.ndarray]:
     """Logits of every family through its exchanges, and tokens that Llama goes on with."""
     found, run = {}, pj.on_mesh(num_parts)
-    for family, model_class in FAMILIES.items():
-        loaded = weights.load(model_class, str(GOLDEN / f"{family}_tiny"))
-        params = run.replicate(loaded.params)
-        parts, exchanges = run.split(batch(loaded.model)), exchanges_of(family, num_parts)
+    for family, exchanges in exchanges_of(num_parts).items():
+        loaded = weights.load(FAMILIES[family], str(GOLDEN / f"{family}_tiny"))
+        params, parts = run.replicate(loaded.params), run.split(batch(loaded.model))
 
         @jax.jit
         def logits(params, parts, model=loaded.model, exchanges=exchanges):

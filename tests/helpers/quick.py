@@ -1,11 +1,36 @@
 """Programs that compile in half the time."""
 
+import contextlib
 import os
 
 import jax
 import pytest
 
 EMITTERS = "xla_cpu_use_fusion_emitters"
+
+
+class Compiler(contextlib.ExitStack):
+    """How programs are compiled, here and in other processes. Leaving it leaves all as it was."""
+
+    is_quick = False
+
+    def be_quick(self, quick: bool) -> None:
+        """Compiles quickly from now on, or with all optimisations.
+
+        JAX keeps a compiled program whatever its settings become, so at a change all programs are forgotten:
+        else they would round otherwise than those of a process that starts anew.
+        """
+        if quick == self.is_quick:
+            return
+        self.close()
+        if quick:
+            patch = self.enter_context(pytest.MonkeyPatch.context())
+            patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for other processes
+            jax.config.update("jax_disable_most_optimizations", True)
+            self.callback(jax.config.update, "jax_disable_most_optimizations", False)
+            use_older_emitters(patch)
+        jax.clear_caches()
+        self.is_quick = quick
 
 
 def use_older_emitters(patch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from prism_jax.layers.config import TransformerConfig
 from prism_jax.layers.rotary import Rotary
 from prism_jax.models import gpt2, llama
 from prism_jax.models.bert import BertConfig, BertModel
+from prism_jax.testing import random_params
 
 LLAMA_BLOCKS = {
     "norm_first": True,
@@ -51,7 +52,7 @@ def stack_config(
 @functools.cache
 def tiny_bert(**kwargs) -> tuple[BertModel, dict]:
     model = BertModel(BertConfig(stack_config(**kwargs), vocab_size=100, num_positions=64))
-    return model, pj.init_params(model, jax.random.key(0))
+    return model, random_params(model)
 
 
 def tiny_batch(num_tokens: int, *, padded: bool, batch_size: int = 3) -> dict:
@@ -111,7 +112,7 @@ def tiny_llama():
 def tiny_gpt2(num_layers: int = 2):
     stack = replace(gpt2.GPT2.stack, num_layers=num_layers, features=32, num_heads=4, mlp_features=64, init_scale=0.3)
     model = gpt2.GPT2LMHeadModel(gpt2.GPT2Config(stack, vocab_size=99, num_positions=128))
-    return model, pj.init_params(model, jax.random.key(0))
+    return model, random_params(model)
 
 
 def random_tokens(*shape, seed=0):

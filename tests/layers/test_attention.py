@@ -11,6 +11,8 @@ from helpers.closeness import assert_close
 from prism_jax.layers import attention
 from prism_jax.layers.attention import attend, attend_in_blocks, attention_bias
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 
 def random(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

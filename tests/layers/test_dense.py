@@ -10,6 +10,8 @@ import prism_jax as pj
 from prism_jax.layers.dense import DOT_GENERALS
 from prism_jax.parallel.partition import PARTS
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 
 def random(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

@@ -5,7 +5,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from helpers.cases import one_is_quick
 from helpers.closeness import assert_close
 from helpers.paths import GOLDEN
 from helpers.tiny import save_toy_tokenizer, stack_config
@@ -17,15 +16,16 @@ from prism_jax.errors import InputError
 from prism_jax.models.bert import BertConfig, BertForSequenceClassification, BertModel, BertWithClassTokens
 from prism_jax.models.class_tokens import BesideClassRow
 from prism_jax.models.vit import ViTConfig, ViTForImageClassification, ViTWithClassTokens
+from prism_jax.testing import random_params
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 CLS = 101
 
 
-def logits_of(model, params, batch, exchange, on, compiled=jax.jit):
+def logits_of(model, params, batch, exchange, on):
     parts = on.split(batch)
-    return np.asarray(compiled(lambda p, parts: pj.forward(model, p, parts, exchange, on))(on.replicate(params), parts))
+    return np.asarray(jax.jit(lambda p, parts: pj.forward(model, p, parts, exchange, on))(on.replicate(params), parts))
 
 
 def without(params, name):
@@ -54,24 +54,35 @@ def texts(left):
     return {"ids": ids.astype(np.int32), "mask": mask}
 
 
-@pytest.mark.parametrize("compiled", one_is_quick(jax.jit, [jax.jit, lambda function: function]), ids=["jit", "no_jit"])
-def test_all_rows_sent_to_the_class_tokens_of_a_vit_are_one_device(compiled, runner):
-    """And with means they are not. NumPy arrays come through where there is no jit."""
-    plain, model, config = ViTForImageClassification(vit_config()), ViTWithClassTokens(vit_config()), vit_config()
-    batch = {"patches": np.random.default_rng(0).normal(size=(2, config.num_tokens, config.patch_pixels))}
-    batch = {name: x.astype(np.float32) for name, x in batch.items()}
-    params = pj.init_params(plain, jax.random.key(0))
+def pictures():
+    config = vit_config()
+    pixels = np.random.default_rng(0).normal(size=(2, config.num_tokens, config.patch_pixels))
+    return {"patches": pixels.astype(np.float32)}
+
+
+def test_all_rows_sent_to_the_class_tokens_of_a_vit_are_one_device(runner):
+    """And with means they are not."""
+    plain, model, batch = ViTForImageClassification(vit_config()), ViTWithClassTokens(vit_config()), pictures()
+    params = random_params(plain)
     expected = logits_of(plain, params, batch, pj.WholeSequence(), pj.on_one_device(1))
-    assert_close(logits_of(model, params, batch, pj.AllGather(), runner(3), compiled), expected)
-    means = logits_of(model, params, batch, pj.SegmentMeans(1), runner(3), compiled)
+    assert_close(logits_of(model, params, batch, pj.AllGather(), runner(3)), expected)
+    means = logits_of(model, params, batch, pj.SegmentMeans(1), runner(3))
     assert np.abs(means - expected).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_numpy_arrays_come_through_where_nothing_is_compiled():
+    model, batch, run = ViTWithClassTokens(vit_config()), pictures(), pj.on_one_device(3)
+    params, exchange = random_params(model), pj.SegmentMeans(1)
+    ours = pj.forward(model, params, run.split(batch), exchange, run)
+    assert_close(ours, logits_of(model, params, batch, exchange, run))
 
 
 @pytest.mark.parametrize("left", [False, True])
 def test_all_rows_sent_to_the_class_tokens_of_a_bert_are_one_device(left, runner):
     """`[CLS]` is the first real token, wherever the padding stands: its hidden state is what the classifier reads."""
     plain, model, batch = BertModel(bert_config()), BertWithClassTokens(bert_config()), texts(left)
-    params, one_device = pj.init_params(model, jax.random.key(0)), pj.on_one_device(1)
+    params, one_device = random_params(model), pj.on_one_device(1)
     parts = one_device.split(batch)
     hidden_BND = pj.forward(plain, without(params, "classifier"), parts, pj.WholeSequence(), one_device)[0]
     pooled_BD = np.tanh(applied(params["pooler"], np.asarray(hidden_BND)[np.arange(3), batch["mask"].argmax(1)]))
@@ -81,15 +92,15 @@ def test_all_rows_sent_to_the_class_tokens_of_a_bert_are_one_device(left, runner
 
 def test_one_part_has_no_extra_row():
     plain, model, batch = BertForSequenceClassification(bert_config()), BertWithClassTokens(bert_config()), texts(False)
-    params, one_device = pj.init_params(plain, jax.random.key(0)), pj.on_one_device(1)
+    params, one_device = random_params(plain), pj.on_one_device(1)
     expected = logits_of(plain, params, batch, pj.WholeSequence(), one_device)
-    np.testing.assert_array_equal(logits_of(model, params, batch, pj.WholeSequence(), one_device), expected)
+    assert_close(logits_of(model, params, batch, pj.WholeSequence(), one_device), expected)
 
 
 def test_the_class_rows_of_parts_without_a_real_token_do_not_count(runner):
     """A text that ends in the first part is as on one device, whatever is sent."""
     model, batch = BertWithClassTokens(bert_config()), texts(left=False)
-    params = pj.init_params(model, jax.random.key(0))
+    params = random_params(model)
     alone = logits_of(model, params, batch, pj.IsolatedParts(), runner(3))
     exact = logits_of(model, params, batch, pj.WholeSequence(), pj.on_one_device(1))
     assert_close(alone[2], exact[2])

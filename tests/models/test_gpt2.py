@@ -17,6 +17,7 @@ from prism_jax import weights
 from prism_jax.assets import hub
 from prism_jax.forward import params_shapes
 from prism_jax.models import gpt2, gpt2_hf
+from prism_jax.testing import random_params
 
 
 @pytest.mark.parity
@@ -90,15 +91,15 @@ def test_golden_outputs_without_torch():
 
 
 @pytest.mark.slow
-def test_the_causal_mask_is_aware_of_parts(runner):
+def test_the_causal_mask_is_aware_of_parts():
     """By gradient: a position sees no later one, under any exchange;
     and sees every earlier one where means are sent."""
     config = gpt2.GPT2Config(
         replace(gpt2.GPT2.stack, num_layers=2, features=32, num_heads=4, mlp_features=64, init_scale=0.3)
     )
     model = gpt2.GPT2Model(replace(config, vocab_size=50, num_positions=12))
-    params = pj.init_params(model, jax.random.key(0))
-    run, table = runner(3), params["encoder"]["token"]["embedding"]
+    params = random_params(model)
+    run, table = pj.on_one_device(3), params["encoder"]["token"]["embedding"]
 
     def influence(exchange):
         """[N, N]: how much each position depends on the token of each other position, all tokens being different."""

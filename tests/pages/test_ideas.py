@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +30,10 @@ def test_a_learned_weight_on_log_count():
         idea["LearnedWeight"](config),
         tiny_batch(12, padded=True),
     )
-    params = pj.init_params(learned, jax.random.key(0))
+    params = jax.jit(pj.init_params, static_argnums=0)(learned, jax.random.key(0))
     on_parts = pj.on_one_device(3)
 
+    @partial(jax.jit, static_argnums=(0, 2))
     def logits(model, params, exchange):
         return pj.forward(model, params, on_parts.split(batch), exchange, on_parts)
 
@@ -39,7 +41,7 @@ def test_a_learned_weight_on_log_count():
     assert_close(logits(learned, params, pj.SegmentMeans(1)), logits(plain, shared, pj.SegmentMeans(1)))
     unscaled = logits(plain, shared, pj.exchange.UnscaledMeans(1))
     assert_close(logits(learned, params | {"log_count": jnp.full(2, -0.01)}, pj.SegmentMeans(1)), unscaled)
-    gradient = jax.grad(lambda params: logits(learned, params, pj.SegmentMeans(1)).sum())(params)
+    gradient = jax.jit(jax.grad(lambda params: logits(learned, params, pj.SegmentMeans(1)).sum()))(params)
     assert (gradient["log_count"] != 0).all()
 
 

@@ -14,6 +14,7 @@ from prism_jax.forward import Head, encode
 from prism_jax.metrics import formulas
 from prism_jax.models import gpt2
 from prism_jax.tasks import likelihood
+from prism_jax.testing import random_params
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -47,7 +48,7 @@ def test_loss_equals_hugging_face(padding, runner, tmp_path):
 @pytest.mark.slow
 def test_scores_and_gradients_on_a_mesh_of_data_and_parts_are_those_of_one_device():
     model = gpt2.GPT2LMHeadModel(gpt2.GPT2Config(stack_config(causal=True, norm_first=True), 100, 64, 0.0))
-    params, batch = pj.init_params(model, jax.random.key(0)), token_batch("right")
+    params, batch = random_params(model), token_batch("right")
     found = []
     for run in (pj.on_one_device(3), pj.on_mesh(3, data=2)):
 

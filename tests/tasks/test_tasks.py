@@ -20,11 +20,24 @@ from prism_jax.tasks import likelihood
 from prism_jax.tasks.classification import Classification, Regression
 from prism_jax.tasks.inputs import Endings, Texts
 from prism_jax.tasks.language import ClozeTask, LanguageModelling
+from prism_jax.testing import random_params
 from prism_jax.weights import Pretrained
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 RUN = pj.on_one_device(1)
+
+
+def answers(task, model, params, parts, targets):
+    """Losses, amounts, outcomes and logits, by one program."""
+
+    @jax.jit
+    def program(params, parts, targets):
+        rows, head = encode(model, params, parts, pj.WholeSequence(), RUN), Head(model, params, RUN)
+        logits = pj.forward(model, params, parts, pj.WholeSequence(), RUN)
+        return *task.losses(head, rows, parts, targets), task.outcomes(head, rows, parts, targets), logits
+
+    return program(params, parts, targets)
 
 
 @pytest.mark.parity
@@ -33,30 +46,26 @@ def test_classification_loss_is_pytorch_s(smoothing):
     import torch
 
     model = BertForSequenceClassification(BertConfig(stack_config(), vocab_size=100, num_positions=64, num_labels=5))
-    params = pj.init_params(model, jax.random.key(0))
+    params = random_params(model)
     batch, labels = tiny_batch(9, padded=True), np.array([4, 0, 2])
     task = Classification(Texts(None), labels, (), smoothing)
     parts = RUN.split(batch)
-    rows = encode(model, params, parts, pj.WholeSequence(), RUN)
-    loss_B, amount_B = task.losses(Head(model, params, RUN), rows, parts, labels)
-    logits = torch.from_numpy(np.array(pj.forward(model, params, parts, pj.WholeSequence(), RUN)))
+    loss_B, amount_B, outcomes, logits = answers(task, model, params, parts, labels)
+    logits = torch.from_numpy(np.array(logits))
     loss = torch.nn.CrossEntropyLoss(label_smoothing=smoothing, reduction="none")
     assert_close(loss_B, loss(logits, torch.from_numpy(labels)).numpy())
     assert amount_B.tolist() == [1, 1, 1]
-    outcomes = task.outcomes(Head(model, params, RUN), rows, parts, labels)
     assert outcomes.tolist() == logits.argmax(-1).tolist()
 
 
 @pytest.mark.slow
 def test_a_number_in_place_of_a_class():
     model = BertForSequenceClassification(BertConfig(stack_config(), vocab_size=100, num_positions=64, num_labels=1))
-    params = pj.init_params(model, jax.random.key(0))
+    params = random_params(model)
     labels = np.array([0.5, 4.0, 2.5])
     task = Regression(Texts(None), labels, ("pearson_percent",))
     parts = RUN.split(tiny_batch(9, padded=False))
-    rows = encode(model, params, parts, pj.WholeSequence(), RUN)
-    loss_B, _ = task.losses(Head(model, params, RUN), rows, parts, labels.astype(np.float32))
-    scores = task.outcomes(Head(model, params, RUN), rows, parts, labels)
+    loss_B, _, scores, _ = answers(task, model, params, parts, labels.astype(np.float32))
     assert_close(loss_B, (np.asarray(scores) - labels) ** 2)
     assert tasks.num_labels(Labelled("d", {"text": "abc"}, labels, ())) == 1
 
@@ -104,17 +113,14 @@ def test_the_loss_of_a_language_model_counts_what_it_predicts():
 
     stack = stack_config(norm_first=True, causal=True)
     model = GPT2LMHeadModel(GPT2Config(stack, vocab_size=99, num_positions=32))
-    params = pj.init_params(model, jax.random.key(0))
+    params = random_params(model)
     ids = [np.array([1, 2, 3, 4]), np.array([5, 6])]
     task = LanguageModelling(Texts(Tokens(ids, ids)), np.array([[3, 3], [1, 1]]))
     batch, targets = task.arrays(np.array([0, 1]), 6, None)
     parts = RUN.split(batch)
-    rows = encode(model, params, parts, pj.WholeSequence(), RUN)
-    loss_B, amount_B = task.losses(Head(model, params, RUN), rows, parts, targets)
-    kept = task.outcomes(Head(model, params, RUN), rows, parts, targets)
+    loss_B, amount_B, kept, logits = answers(task, model, params, parts, targets)
     assert amount_B.tolist() == [3, 1]
     assert_close(task.predictions(np.asarray(kept)), -np.asarray(loss_B))
-    logits = np.asarray(pj.forward(model, params, parts, pj.WholeSequence(), RUN))
     log_p = np.asarray(jax.nn.log_softmax(logits))
     assert_close(loss_B, -np.array([log_p[0, [0, 1, 2], [2, 3, 4]].sum(), log_p[1, 0, 6]]))
 
@@ -162,13 +168,13 @@ def test_models_that_do_not_answer_what_is_asked_are_refused(model, dataset, mes
 
 def test_logits_that_are_not_finite_have_no_class():
     model = BertForSequenceClassification(BertConfig(stack_config(), vocab_size=100, num_positions=64, num_labels=2))
-    params = pj.init_params(model, jax.random.key(0))
+    params = random_params(model)
     batch = tiny_batch(9, padded=False)
     task = Classification(Texts(None), np.array([0, 1, 0]), ())
     parts = RUN.split(batch | {"ids": np.where(np.arange(3)[:, None] == 1, 99, batch["ids"] % 99)})
-    params["encoder"]["token"]["embedding"] = params["encoder"]["token"]["embedding"].at[99].set(np.inf)
-    rows = encode(model, params, parts, pj.WholeSequence(), RUN)
-    outcomes = np.asarray(task.outcomes(Head(model, params, RUN), rows, parts, None))
+    params["encoder"]["token"]["embedding"][99] = np.inf
+    *_, outcomes, _ = answers(task, model, params, parts, np.zeros(3, int))
+    outcomes = np.asarray(outcomes)
     with pytest.raises(RuntimeError, match="the logits of 1 of 3 examples are not finite"):
         task.predictions(outcomes)
     cloze = ClozeTask(Endings([np.ones(1)], [np.ones(1)] * 2, 8), np.zeros(1, int))

@@ -16,6 +16,7 @@ from prism_jax.forward import part_with_insides
 from prism_jax.models.bert import BertConfig, BertForSequenceClassification, BertWithClassTokens
 from prism_jax.tasks.classification import Classification, Regression
 from prism_jax.tasks.language import LanguageModelling
+from prism_jax.testing import random_params
 from train import distill
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -26,11 +27,24 @@ TARGETS = np.array([0, 1, 1])
 def a_pair(kind=BertForSequenceClassification, dropout=0.0):
     """A model, parameters of a teacher, and others of a student."""
     model = kind(BertConfig(stack_config(dropout=dropout), vocab_size=100, num_positions=64, class_id=2))
-    teacher, other = (pj.init_params(model, jax.random.key(seed)) for seed in (0, 1))
-    return model, teacher, jax.tree.map(lambda x, y: x + 0.1 * y, teacher, other)
+    teacher, other = (random_params(model, seed) for seed in (0, 1))
+    return model, teacher, jax.tree.map(lambda x, y: x + 0.3 * y, teacher, other)
 
 
 def losses_of(task, model, exchange, run, weights, student, teacher, batch, targets=TARGETS, key=None):
+    """Losses and amounts, for each example."""
+    program = jax.jit(_loss(task, model, exchange, run, weights, student, targets))
+    return program(*map(run.replicate, (student, teacher)), run.split(batch, key))[1]
+
+
+def gradients_of(task, model, exchange, run, weights, student, teacher, batch, targets=TARGETS):
+    """Gradients of student and teacher, and the same."""
+    loss = _loss(task, model, exchange, run, weights, student, targets)
+    program = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    return program(*map(run.replicate, (student, teacher)), run.split(batch))
+
+
+def _loss(task, model, exchange, run, weights, student, targets):
     of_batch = distill.losses(task, model, exchange, run, weights)
     frozen = jax.tree.map(lambda _: None, student)
 
@@ -38,8 +52,12 @@ def losses_of(task, model, exchange, run, weights, student, teacher, batch, targ
         loss_B, amount_B = of_batch(student, distill.Taught(frozen, teacher), (parts, targets))
         return loss_B.sum(), (loss_B, amount_B)
 
-    gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
-    return gradient(*map(run.replicate, (student, teacher)), run.split(batch, key))
+    return loss
+
+
+def logits_of(model, params, batch, exchange, run):
+    program = jax.jit(lambda params, parts: pj.forward(model, params, parts, exchange, run))
+    return np.asarray(program(params, run.split(batch)), float)
 
 
 def on_one_device(model, params, batch, exchange, num_parts):
@@ -51,8 +69,9 @@ def on_one_device(model, params, batch, exchange, num_parts):
             lambda *part: part_with_insides(model, part[0], part[1], part[2], exchange)[1], params, parts
         )
     )(params, parts)
-    logits = jax.jit(lambda params, parts: pj.forward(model, params, parts, exchange, run))(params, parts)
-    return np.asarray(logits, float), jax.tree.map(lambda x: np.asarray(x, float)[:, : batch["ids"].shape[1]], insides)
+    num_tokens = batch["ids"].shape[1]
+    insides = jax.tree.map(lambda x: np.asarray(x, float)[:, :num_tokens], insides)
+    return logits_of(model, params, batch, exchange, run), insides
 
 
 def log_softmax(x):
@@ -80,7 +99,7 @@ def test_the_losses_are_those_of_their_formulas(runner):
     assert min(x.min() for x in expected.values()) > 1e-3
     weights = {"logits": 0.7, "blocks": 1.1, "attention": 0.4}
     how = Classification(None, None, ()), model, exchange, runner(3), Distillation(**weights)
-    (to_student, to_teacher), (ours_B, amount_B) = losses_of(*how, student, teacher, batch)
+    (to_student, to_teacher), (ours_B, amount_B) = gradients_of(*how, student, teacher, batch)
     assert_close(ours_B, plain + sum(weights[name] * loss_B for name, loss_B in expected.items()))
     assert (np.asarray(amount_B) == 1).all()
     assert max(np.abs(x).max() for x in jax.tree.leaves(to_student["encoder"])) > 1e-3
@@ -93,12 +112,12 @@ def test_a_student_that_equals_its_teacher_has_nothing_to_learn(kind):
     model, teacher, _ = a_pair(kind)
     weights, batch = Distillation(logits=1.0, blocks=1.0, attention=1.0), tiny_batch(19, padded=True)
     how = Classification(None, None, ()), model, pj.AllGather(), pj.on_one_device(3)
-    _, (taught_B, _) = losses_of(*how, weights, teacher, teacher, batch)
-    _, (plain_B, _) = losses_of(*how, Distillation(), teacher, teacher, batch)
+    taught_B, _ = losses_of(*how, weights, teacher, teacher, batch)
+    plain_B, _ = losses_of(*how, Distillation(), teacher, teacher, batch)
     assert_close(taught_B, plain_B)
     how = Classification(None, None, ()), model, pj.SegmentMeans(2), pj.on_one_device(3)
-    _, (taught_B, _) = losses_of(*how, weights, teacher, teacher, batch)
-    _, (plain_B, _) = losses_of(*how, Distillation(), teacher, teacher, batch)
+    taught_B, _ = losses_of(*how, weights, teacher, teacher, batch)
+    plain_B, _ = losses_of(*how, Distillation(), teacher, teacher, batch)
     assert (taught_B > plain_B + 1e-3)[:2].all()  # all tokens of the third lie in one part
 
 
@@ -109,7 +128,7 @@ def test_a_data_axis_changes_nothing():
     losses = []
     for run in (pj.on_one_device(2), pj.on_mesh(2, data=2)):
         how = Classification(None, None, ()), model, pj.SegmentMeans(2), run, weights
-        losses.append(losses_of(*how, student, teacher, batch, np.array([0, 1, 1, 0])))
+        losses.append(gradients_of(*how, student, teacher, batch, np.array([0, 1, 1, 0])))
     (gradients, (one_B, _)), (on_mesh, (mesh_B, _)) = losses
     assert_close(mesh_B, one_B)
     assert_close(*(jax.flatten_util.ravel_pytree(x[0])[0] for x in (on_mesh, gradients)))
@@ -121,10 +140,10 @@ def test_only_the_student_drops_out():
     model, teacher, _ = a_pair(dropout=0.5)
     how = Classification(None, None, ()), model, pj.AllGather(), pj.on_one_device(2)
     weights, batch = Distillation(blocks=1.0), tiny_batch(8, padded=False)
-    keyed = [losses_of(*how, weights, teacher, teacher, batch, key=jax.random.key(seed))[1][0] for seed in (0, 1)]
+    keyed = [losses_of(*how, weights, teacher, teacher, batch, key=jax.random.key(seed))[0] for seed in (0, 1)]
     assert (keyed[0] != keyed[1]).all()
-    _, (none_B, _) = losses_of(*how, weights, teacher, teacher, batch)
-    _, (plain_B, _) = losses_of(*how, Distillation(), teacher, teacher, batch)
+    none_B, _ = losses_of(*how, weights, teacher, teacher, batch)
+    plain_B, _ = losses_of(*how, Distillation(), teacher, teacher, batch)
     assert_close(none_B, plain_B)
 
 
@@ -137,7 +156,7 @@ def test_a_number_diverges_by_its_squared_difference():
         for params, how, parts in ((student, exchange, 3), (teacher, pj.WholeSequence(), 1))
     )
     how = Regression(None, None, ()), model, exchange, run
-    _, (loss_B, _) = losses_of(*how, Distillation(logits=2.0), student, teacher, batch, np.zeros(3, np.float32))
+    loss_B, _ = losses_of(*how, Distillation(logits=2.0), student, teacher, batch, np.zeros(3, np.float32))
     assert_close(loss_B, ours[:, 0] ** 2 + 2 * (ours[:, 0] - exact[:, 0]) ** 2)
 
 
@@ -149,16 +168,14 @@ def test_next_tokens_diverge_by_their_probabilities(runner):
     mask[1, :4] = False
     batch, exchange = {"ids": ids, "mask": mask}, pj.SegmentMeans(2)
     ours, exact = (
-        log_softmax(np.asarray(pj.forward(model, params, run.split(batch), how, run), float))[:, :-1]
-        for params, how, run in (
-            (student, exchange, pj.on_one_device(3)), (teacher, pj.WholeSequence(), pj.on_one_device(1))
-        )
-    )  # fmt: skip
+        log_softmax(logits_of(model, params, batch, how, pj.on_one_device(num_parts)))[:, :-1]
+        for params, how, num_parts in ((student, exchange, 3), (teacher, pj.WholeSequence(), 1))
+    )
     predicted = mask[:, 1:] & mask[:, :-1]
     divergence_B = ((np.exp(exact) * (exact - ours)).sum(-1) * predicted).sum(1)
     likelihood_B = (np.take_along_axis(ours, ids[:, 1:, None], 2)[..., 0] * predicted).sum(1)
     how = LanguageModelling(None, None), model, exchange, runner(3), Distillation(logits=0.5)
-    _, (loss_B, amount_B) = losses_of(*how, student, teacher, batch, np.zeros(2, np.int32))
+    loss_B, amount_B = losses_of(*how, student, teacher, batch, np.zeros(2, np.int32))
     assert_close(loss_B, 0.5 * divergence_B - likelihood_B)
     assert np.asarray(amount_B).tolist() == [10, 6]
 
@@ -192,6 +209,6 @@ def test_codes_are_taught_too():
     books = {f"block_{i}": {"centroids": rng.normal(size=(8, 16, 4)).astype(np.float32)} for i in range(2)}
     student = {**student, "exchange": {"codebooks_8_4": books}}
     how = Classification(None, None, ()), model, exchange, pj.on_one_device(3), Distillation(blocks=1.0)
-    (to_student, _), (loss_B, _) = losses_of(*how, student, teacher, tiny_batch(12, padded=True))
+    (to_student, _), (loss_B, _) = gradients_of(*how, student, teacher, tiny_batch(12, padded=True))
     assert np.isfinite(loss_B).all()
     assert all((np.asarray(x) == 0).all() for x in jax.tree.leaves(to_student["exchange"]))

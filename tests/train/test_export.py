@@ -19,7 +19,10 @@ from prism_jax.data import text
 from prism_jax.experiments import checkpoint
 from prism_jax.layers import lora
 from prism_jax.models import bert, gpt2
+from prism_jax.testing import random_params
 from prism_jax.weights import peft_files
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 BERT = {
     "BertModel": bert.BertModel,
@@ -72,7 +75,7 @@ def test_a_model_made_here_goes_out(tmp_path):
         gpt2.GPT2.stack, num_layers=2, features=24, num_heads=2, mlp_features=40, init_scale=0.3, activation="silu"
     )
     model = gpt2.GPT2LMHeadModel(gpt2.GPT2Config(stack, vocab_size=99, num_positions=32))
-    params = pj.init_params(model, jax.random.key(0))
+    params = random_params(model)
     weights.export(weights.Pretrained(model, params), tmp_path)
     theirs = open_with_transformers("AutoModelForCausalLM", tmp_path)
     batch = hf_gpt2.token_batch("right")
@@ -85,7 +88,7 @@ def test_parameters_without_a_name_there_are_not_dropped(tmp_path):
     model = gpt2.GPT2LMHeadModel(
         gpt2.GPT2Config(replace(gpt2.GPT2.stack, num_layers=1, features=24, num_heads=2), 99, 32)
     )
-    params = pj.init_params(model, jax.random.key(0))
+    params = random_params(model)
     own = params | {"log_count": np.zeros(1)}
     with pytest.raises(ValueError, match="no name for log_count, which would be lost"):
         weights.export(weights.Pretrained(model, own), tmp_path / "whole")

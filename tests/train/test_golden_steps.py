@@ -10,6 +10,8 @@ from helpers.training_steps import families, our_steps, torch_steps
 
 import prism_jax as pj
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 FAMILIES = families()
 STORED = json.loads((GOLDEN / "training_steps.json").read_text())
 """Of Hugging Face's PyTorch models and `torch.optim.AdamW`, written by `python tests/golden/make.py`."""

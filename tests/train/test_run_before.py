@@ -11,6 +11,8 @@ from helpers.command import command
 from helpers.paths import GOLDEN
 from safetensors.numpy import load_file
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 BEFORE = GOLDEN / "run_before"
 EXPECTED = json.loads((BEFORE / "expected.json").read_text())
 RECIPE = """

@@ -15,6 +15,8 @@ from prism_jax.models.gpt2 import GPT2LMHeadModel
 from prism_jax.tasks import likelihood
 
 SHIPPED = ROOT / "configs/models/gpt2_tales"
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 TEXT = "Once upon a time there was a king.  He had a crown, a crow and a crowd.\n" * 9
 
 

@@ -1,0 +1,31 @@
+"""Exchanges around one another: what can't stand around what is refused, with the way out."""
+
+import pytest
+
+from prism_jax.errors import InputError
+from prism_jax.exchange.text import parse
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("keys_values:isolated_parts", "isolated_parts sends nothing, so it shares no keys and values; choose"),
+        ("principal:8:isolated_parts", "isolated_parts sends nothing, so there is nothing to project; choose"),
+        ("codebooks:8:4:isolated_parts", "codebooks can't send the rows of isolated_parts; choose"),
+        ("codebooks:8:4:all_gather:int8", "codebooks can't send the rows of all_gather:int8; choose"),
+        ("keys_values:means_after_norm:2", "keys and values come behind the norm, so means_after_norm:2 can't"),
+        ("principal:8:means_after_norm:2", "a basis is made of rows before the norm, but means_after_norm:2 sends"),
+        ("codebooks:8:4:means_after_norm:2", "codebooks are made of rows before the norm, but means_after_norm:2"),
+        ("keys_values:keys_values:all_gather", "keys_values:all_gather shares keys and values already; leave one"),
+        ("principal:8:principal:4:all_gather", "principal:4:all_gather projects its rows already; leave one"),
+        ("keys_values:codebooks:8:4:all_gather", "stand in front, .* but this is keys_values:codebooks:8:4:all_gather"),
+        ("keys_values:principal:8:all_gather", "stand in front, .* but this is keys_values:principal:8:all_gather"),
+        ("principal:8:codebooks:4:4:all_gather", "stand in front, .* but this is principal:8:codebooks:4:4:all_gather"),
+        ("keys_values", "and an exchange such as all_gather at the end"),
+        ("principal:0:all_gather", "rank is 0; choose 1 or more"),
+        ("codebooks:8:3:all_gather", "bits is 3; choose 2, 4 or 8"),
+    ],
+)
+def test_what_can_not_be_wrapped_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        parse(text)
