@@ -89,8 +89,8 @@ class Generator:
             return logits_B1V[:, 0], tuple(cache.grow(max_new_tokens) for cache in caches)
 
         @partial(jax.jit, donate_argnums=3)
-        def extend(params: Any, ids_B: jax.Array, position_B: jax.Array, caches: Caches, room: jax.Array) -> Any:
-            return model.apply({"params": params}, ids_B, position_B, caches, room, method="extend")
+        def extend(params: Any, ids_B: jax.Array, place_B: jax.Array, caches: Caches, room: jax.Array) -> Any:
+            return model.apply({"params": params}, ids_B, place_B, caches, room, method="extend")
 
         @partial(jax.jit, static_argnums=0)
         def choose(sampling: Sampling, logits_BV: jax.Array, keys_B: jax.Array, i: int) -> jax.Array:
@@ -149,12 +149,12 @@ class Generator:
         if len(lengths) != 1:
             raise InputError(f"the prompts are padded to several lengths, {sorted(lengths)}; give those of one length")
         batch, new = continuation_BN.shape
-        logits_BV, position_B, caches = self._start(prompts, lengths.pop(), new)
+        logits_BV, place_B, caches = self._start(prompts, lengths.pop(), new)
         if not self.run.last_here:
             return self.run.from_last(np.zeros((batch, 1 + new, self.model.config.vocab_size), np.float32))
         all_logits = [logits_BV]
         for i, ids_B in enumerate(continuation_BN.T):
-            logits_BV, caches = self._extend(self._last_params, ids_B, position_B + i, caches, new - i)
+            logits_BV, caches = self._extend(self._last_params, ids_B, place_B + i, caches, new - i)
             all_logits.append(logits_BV)
         return self.run.from_last(np.stack(jax.device_get(all_logits), axis=1))
 
@@ -166,10 +166,10 @@ class Generator:
         """
         total = 0
         for num_tokens, numbers in self._groups(prompts, max_new_tokens):
-            _, position_B, caches = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
+            _, place_B, caches = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
             if self.run.last_here:
                 ids_B = np.zeros(len(numbers), np.int32)
-                extend = self._extend.lower(self._last_params, ids_B, position_B, caches, max_new_tokens)
+                extend = self._extend.lower(self._last_params, ids_B, place_B, caches, max_new_tokens)
                 analysis = extend.compile().memory_analysis()
                 total += analysis.alias_size_in_bytes if analysis else 0  # a step takes and returns the cache
         return int(self.run.from_last(np.array(total, np.int32)))
@@ -243,7 +243,7 @@ class Generator:
     ) -> Iterator[Step]:
         """Streams the prompts of the given indices, which have one padded length."""
         numbers_B = np.array(numbers)
-        logits_BV, position_B, caches = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
+        logits_BV, place_B, caches = self._start([prompts[i] for i in numbers], num_tokens, max_new_tokens)
         keys_B = jax.vmap(partial(jax.random.fold_in, jax.random.key(sampling.seed)))(numbers_B)
         choose = partial(self._choose, replace(sampling, seed=0))  # only the keys depend on the seed
         running_B = np.ones(len(numbers), bool)
@@ -261,4 +261,4 @@ class Generator:
             if not running_B.any():
                 return
             if self.run.last_here:
-                logits_BV, caches = self._extend(self._last_params, ids_B, position_B + i, caches, max_new_tokens - i)
+                logits_BV, caches = self._extend(self._last_params, ids_B, place_B + i, caches, max_new_tokens - i)

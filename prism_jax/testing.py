@@ -14,6 +14,7 @@ from prism_jax.exchange.wire import FLOAT32
 from prism_jax.exchange.wrapped import with_wire
 from prism_jax.forward import forward, params_shapes
 from prism_jax.layers.config import TransformerConfig
+from prism_jax.layers.rotary import Rotary
 from prism_jax.models.base import Model
 from prism_jax.models.bert import BertConfig, BertModel
 from prism_jax.parallel.mesh import on_mesh
@@ -30,7 +31,7 @@ TOLERANCE = 1e-5
 
 
 def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
-    """Runs an exchange in a post-norm model, and in a pre-norm model with a causal mask.
+    """Runs an exchange in a post-norm model, and in a pre-norm model with a causal mask and rotary positions.
 
     Args:
       exchange: must run on 17 tokens in 3 parts.
@@ -46,7 +47,8 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
     mesh = on_mesh(NUM_PARTS) if jax.device_count() >= NUM_PARTS else None
     for norm_first in (False, True):
         masked = norm_first and causal
-        stack = TransformerConfig(2, 32, 4, 64, norm_first=norm_first, causal=masked, init_scale=0.3)
+        rotary = Rotary() if norm_first else None
+        stack = TransformerConfig(2, 32, 4, 64, norm_first=norm_first, causal=masked, rotary=rotary, init_scale=0.3)
         model = BertModel(BertConfig(stack, vocab_size=100, num_positions=NUM_TOKENS))
         params = {**random_params(model), **_random_arrays(exact, stack)}
         hidden = partial(_hidden, model, params, exact)

@@ -77,7 +77,7 @@ def rows_of_blocks(
       dataset: training examples.
       examples: number of examples to read, at even distances.
       most: largest number of rows of a block. They are drawn at random, the same places in every block.
-      keys_values: whether to return keys and values side by side in place of rows, [rows, 2 D].
+      keys_values: whether to return keys and values side by side in place of rows, [rows, 2 G F].
     """
     model, stack = pretrained.model, pretrained.model.config.stack
 

@@ -40,6 +40,9 @@ class MeansAndTail(UnscaledMeans):
         first_LS = np.broadcast_to(np.arange(index_LS.shape[1])[None] == 0, tail_LS.shape)
         return np.concatenate([index_LS, tail_LS]), np.concatenate([inside_LS, first_LS])
 
+    def check(self, num_tokens, num_parts):
+        super().check(num_tokens - self.tail * num_parts, num_parts)
+
     def rows_sent(self, part_len):
         return self.num_segments + self.tail
 

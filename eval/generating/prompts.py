@@ -18,9 +18,10 @@ def read(path: str | Path) -> list[str]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} can't be read: {one_line(error)}; give a UTF-8 text file of prompts") from error
+    lines = text.removesuffix("\n").split("\n") if text else []
     prompts = [_from_json(path, i, line) for i, line in enumerate(lines, 1)] if path.suffix == ".jsonl" else lines
     for i, prompt in enumerate(prompts, 1):
         if not prompt.strip():

@@ -79,7 +79,7 @@ class SettingFields(Fields):
         rates = {}
         for length in examples_of if num_parts > 1 else ():
             part_len = part_length(length, num_parts)
-            if rows_sent := exchange.rows_sent(part_len):
+            if rows_sent := exchange.rows_sent(part_len) + exchange.first_rows:
                 rates[length] = part_len / rows_sent
         return cls(
             setting=text_of(exchange),

@@ -49,6 +49,8 @@ OFF = {
     "attention.causal": True,
     "rope.scaling.type": "none",
     "rope.scale_linear": 1,
+    "rope.scaling.factor": 1,
+    "tensor_data_layout": "Meta AI original pth",
 }
 """Attributes that are not implemented, with the value that turns each off. Others must be absent."""
 
@@ -67,7 +69,7 @@ def config(metadata: Mapping[str, Any], *, tied: bool) -> dict[str, Any]:
     if (pieces := metadata.get("split.count", 1)) > 1:
         raise ValueError(f"it is one of {pieces} pieces, which llama-gguf-split --merge joins")
     own = {key.removeprefix("llama."): value for key, value in metadata.items() if key.startswith("llama.")}
-    read_or_checked = {"rope.dimension_count", "attention.value_length", "tensor_data_layout"}
+    read_or_checked = {"rope.dimension_count", "attention.value_length"}
     odd = {key: own[key] for key in own.keys() - ATTRIBUTES.keys() - read_or_checked if own[key] != OFF.get(key)}
     if odd:
         raise ValueError(f"not implemented are {', '.join(f'llama.{key}={odd[key]!r}' for key in sorted(odd))}")

@@ -85,7 +85,8 @@ class Codebooks(Wrapped):
     groups * bits / 8 bytes. The gradient is straight-through, and the codebooks have none.
 
     Attributes:
-      groups: G, pieces of a row; divides the numbers of a row: D, or 2 D for keys and values, or R behind `Principal`.
+      groups: G, pieces of a row; divides the numbers of a row: those that the exchange is called on, or R behind
+        `Principal`.
       bits: of a code, 2, 4 or 8.
       centroids: of one block, [G, J, E], see `Codes`.
     """

@@ -22,28 +22,28 @@ class FirstTokens(Wrapped):
     collective more.
 
     Attributes:
-      count: S, tokens that are kept whole.
+      num_first: S, tokens that are kept whole.
     """
 
-    count: Count
+    num_first: Count
 
     def __post_init__(self) -> None:
-        check_value("count", self.count, Count)
+        check_value("num_first", self.num_first, Count)
         if inner(self.of, FirstTokens):
             raise InputError(f"{self.of} keeps first tokens already; leave one first_tokens out")
 
     @property
     def first_rows(self) -> int:
-        return self.count
+        return self.num_first
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
         if layout.num_parts == 1:
             return self.of(x_BTD, layout)
         before_BN = layout.real_before_BN
-        is_first_BN = layout.real_BN & (before_BN < self.count)
+        is_first_BN = layout.real_BN & (before_BN < self.num_first)
         context = self.of(x_BTD, replace(layout, real_BN=layout.real_BN & ~is_first_BN))
-        place_BK = layout.places(context.last_K) if context.place_BK is None else context.place_BK + self.count
-        first_S = jnp.arange(self.count, dtype=jnp.int32)
+        place_BK = layout.places(context.last_K) if context.place_BK is None else context.place_BK + self.num_first
+        first_S = jnp.arange(self.num_first, dtype=jnp.int32)
         is_BSN = is_first_BN[:, None] & (before_BN[:, None] == first_S[None, :, None])
         position_BS = jnp.argmax(is_BSN, axis=2).astype(jnp.int32)
         last_BK = jnp.broadcast_to(context.last_K, context.weight_BK.shape)

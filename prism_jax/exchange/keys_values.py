@@ -16,7 +16,7 @@ class KeysValues(Wrapped):
     """Shares keys and values by way of another exchange, which is called on them in place of rows.
 
     A part computes keys and values of its own rows only. Voltage and PRISM compute those of received rows once more. In
-    exchange a row has 2 D numbers, the key in front of the value. Serving engines call the all-gather of keys and
+    exchange a row has 2 G F numbers, the key in front of the value. Serving engines call the all-gather of keys and
     values KV-gather.
     """
 

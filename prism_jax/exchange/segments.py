@@ -66,7 +66,8 @@ class Segments(Sending):
           before_BPLS: places of the tokens of each segment of each part.
           real_BPLS: as in `pool`.
         """
-        return jnp.where(real_BPLS, before_BPLS, 0).sum(-1) / jnp.maximum(real_BPLS.sum(-1), 1)
+        total_BPL = jnp.where(real_BPLS, before_BPLS, 0).sum(-1).astype(jnp.float32)
+        return total_BPL / jnp.maximum(real_BPLS.sum(-1), 1).astype(jnp.float32)
 
     def rows_sent(self, part_len: int) -> int:
         return self.num_segments

@@ -71,7 +71,7 @@ class TransformerConfig:
             raise InputError(
                 f"{self.features} features don't divide into {self.num_heads} heads; choose num_heads that divides it"
             )
-        if self.num_heads % self.kv_heads:
+        if self.kv_heads < 1 or self.num_heads % self.kv_heads:
             raise InputError(
                 f"{self.num_heads} heads of queries don't divide among {self.kv_heads} of keys and values; choose "
                 "num_kv_heads that divides num_heads"

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 
 from prism_jax.errors import InputError
 
-TARGETS = ("query", "key", "value", "output", "up", "down")
-"""Dense layers of a block."""
+TARGETS = ("query", "key", "value", "output", "up", "down", "gate")
+"""Dense layers of a block. Only gated ones have a gate."""
 
 
 @dataclass(frozen=True)

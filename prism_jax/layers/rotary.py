@@ -2,14 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from msgspec import Meta
 
 from prism_jax.errors import InputError
-from prism_jax.records import Count, Positive
+from prism_jax.records import Count, Positive, check_fields
+
+Factor = Annotated[float, Meta(ge=1, description="1 or more")]
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,13 @@ class Rotary:
 
     theta: Positive = 10_000.0
     scaling: Literal["default", "linear", "llama3"] = "default"
-    factor: Positive = 1.0
+    factor: Factor = 1.0
     low_freq_factor: Positive = 1.0
     high_freq_factor: Positive = 4.0
     original_positions: Count = 8192
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.scaling == "llama3" and self.low_freq_factor >= self.high_freq_factor:
             raise InputError(
                 f"low_freq_factor is {self.low_freq_factor} and high_freq_factor {self.high_freq_factor}; "

@@ -174,6 +174,11 @@ class Block(nn.Module):
                 f"{exchange} gave {rows} rows, {context.weight_BK.shape[1]} weights and {context.last_K.shape[-1]} "
                 "last positions; give one of each for every row"
             )
+        if context.place_BK is not None and context.place_BK.shape != context.weight_BK.shape:
+            raise InputError(
+                f"{exchange} gave places of shape {context.place_BK.shape}; give one for each row of each text, "
+                f"{context.weight_BK.shape}"
+            )
         cache = self._cache_of(context, exchange, layout)
         bias_of = partial(attention_bias, context.weight_BK, context.last_K, causal=self.config.causal)
         places = layout.real_before_BT

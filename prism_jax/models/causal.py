@@ -1,7 +1,7 @@
 """What causal models share: every hidden state, the logits of the next token, and generation.
 
-A batch holds `ids` int32 [B, N] and optionally `mask` [B, N] (1 = real). Positions count the real tokens before a
-token, as in Hugging Face's `generate`, so that padding on either side changes nothing.
+A batch holds `ids` int32 [B, N] and optionally `mask` [B, N] (1 = real). The place of a token is the number of real
+tokens before it, as in Hugging Face's `generate`, so that padding on either side changes nothing.
 """
 
 import jax
@@ -50,8 +50,8 @@ class CausalLanguageModel(CausalModel):
         return self.encoder(tokens, layout, exchange)
 
     def extend(
-        self, ids_B: jax.Array, position_B: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
+        self, ids_B: jax.Array, place_B: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
     ) -> tuple[jax.Array, tuple[KVCache, ...]]:
         """Returns logits [B, V] after one more token, and the caches with it, see `Block.extend`."""
-        row_B1D, caches = self.encoder.extend(ids_B, position_B, caches, room)
+        row_B1D, caches = self.encoder.extend(ids_B, place_B, caches, room)
         return self.logits(row_B1D)[:, 0], caches

@@ -82,11 +82,11 @@ class GPT2Encoder(nn.Module):
         return self.norm(x_BTD), caches
 
     def extend(
-        self, ids_B: jax.Array, position_B: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
+        self, ids_B: jax.Array, place_B: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
     ) -> tuple[jax.Array, tuple[KVCache, ...]]:
         """Returns the row [B, 1, D] of one more token, and the caches with it, see `Block.extend`."""
-        x_B1D = self.token(ids_B[:, None]) + self.position(position_B[:, None])
-        x_B1D, caches = self.blocks.extend(x_B1D, position_B[:, None], caches, room)
+        x_B1D = self.token(ids_B[:, None]) + self.position(place_B[:, None])
+        x_B1D, caches = self.blocks.extend(x_B1D, place_B[:, None], caches, room)
         return self.norm(x_B1D), caches
 
 

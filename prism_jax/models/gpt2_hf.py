@@ -42,6 +42,7 @@ SUPPORTED = dict.fromkeys(ATTRIBUTES, ANY) | {
     "tie_word_embeddings": {True},
     "chunk_size_feed_forward": {0},
     "is_encoder_decoder": {False},
+    "is_causal": {True},
     "pruned_heads": {None, ()},
     "summary_type": ANY,  # of a head that we lack
     "summary_use_proj": ANY,

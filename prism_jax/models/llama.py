@@ -82,10 +82,10 @@ class LlamaEncoder(nn.Module):
         return self.norm(x_BTD), caches
 
     def extend(
-        self, ids_B: jax.Array, position_B: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
+        self, ids_B: jax.Array, place_B: jax.Array, caches: tuple[KVCache, ...], room: jax.Array
     ) -> tuple[jax.Array, tuple[KVCache, ...]]:
         """Returns the row [B, 1, D] of one more token, and the caches with it, see `Block.extend`."""
-        x_B1D, caches = self.blocks.extend(self.token(ids_B[:, None]), position_B[:, None], caches, room)
+        x_B1D, caches = self.blocks.extend(self.token(ids_B[:, None]), place_B[:, None], caches, room)
         return self.norm(x_B1D), caches
 
 

@@ -1,6 +1,7 @@
 """Hugging Face's config and tensor names for Llama, and what those of Qwen2 and Qwen3 share with them."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from prism_jax.errors import InputError
@@ -47,6 +48,7 @@ SUPPORTED_SHARED = dict.fromkeys(SHARED, ANY) | {
     "hidden_act": set(ACTIVATIONS),
     "rope_parameters": ANY,  # read by `rotary_from_hf`
     "chunk_size_feed_forward": {0},
+    "is_causal": {True},
 }
 
 SUPPORTED = (
@@ -103,7 +105,8 @@ def rotary_from_hf(parameters: Mapping[str, Any]) -> Rotary:
     if kind not in ROTARY:
         raise InputError(f"rope_type is {kind!r}, which is not implemented; implemented are {', '.join(ROTARY)}")
     fields = ROTARY[kind]
-    unknown = {key: x for key, x in parameters.items() if key not in {"rope_type", *fields} and x not in OFF}
+    harmless = {"rope_type": kind, "type": kind, "partial_rotary_factor": 1}  # transformers 4 wrote "type"
+    unknown = {key: x for key, x in parameters.items() if key not in fields and x not in OFF and x != harmless.get(key)}
     if unknown:
         raise InputError(
             f"rope_parameters of type {kind} have {unknown}, which is not implemented; implemented are "
@@ -121,17 +124,33 @@ def rotary_to_hf(rotary: Rotary) -> dict[str, Any]:
 
 def config_to_hf(config: LlamaConfig) -> dict:
     """Returns the attributes of the Hugging Face `LlamaConfig` that equals a config of ours."""
-    return write("llama", ATTRIBUTES, config)
+    return write("llama", ATTRIBUTES, config, output_bias=config.stack.qkv_bias)
 
 
-def write(model_type: str, names: Mapping[str, str], config: LlamaConfig) -> dict:
-    """Returns the attributes of a Hugging Face config: the inverse of `read`."""
-    assert config.stack.rotary is not None
+def write(model_type: str, names: Mapping[str, str], config: LlamaConfig, **of_stack: Any) -> dict:
+    """Returns the attributes of a Hugging Face config: the inverse of `read`.
+
+    Raises:
+      InputError: if the family has no such model, so that transformers would read another one.
+    """
+    if config.stack.rotary is None:
+        raise InputError(f"{model_type} has rotary positions, but rotary is None; give one, or keep the model as a run")
     rope = rotary_to_hf(config.stack.rotary)
     # transformers below 5 reads these two in place of rope_parameters
     scaling = None if rope["rope_type"] == "default" else {key: x for key, x in rope.items() if key != "rope_theta"}
     old = {"rope_theta": rope["rope_theta"], "rope_scaling": scaling}
-    return {"model_type": model_type, "rope_parameters": rope} | old | write_attributes(names, config)
+    attributes = {"model_type": model_type, "rope_parameters": rope} | write_attributes(names, config)
+    as_read = read(names, attributes, **of_stack).stack
+    ours, theirs = (
+        asdict(replace(stack, num_kv_heads=stack.kv_heads, head_features=stack.head_width))
+        for stack in (config.stack, as_read)
+    )
+    if lost := [name for name in ours if ours[name] != theirs[name] and name not in ("dropout", "compute_dtype")]:
+        raise InputError(
+            f"Hugging Face's {model_type} has no other value of {', '.join(lost)}; choose another family, or keep the "
+            "model as a run"
+        )
+    return attributes | old
 
 
 def table(config: LlamaConfig, architecture: str = "LlamaForCausalLM") -> Table:

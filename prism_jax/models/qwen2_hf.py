@@ -16,6 +16,10 @@ SUPPORTED = llama_hf.SUPPORTED_SHARED | WINDOWS | {"model_type": {"qwen2"}}
 """Values of a Hugging Face Qwen2Config that are implemented, by attribute."""
 
 
+OF_STACK = {"qkv_bias": True, "output_bias": False, "mlp_bias": False}
+"""Fields of the stack that no attribute has."""
+
+
 def config_from_hf(hf_config: dict, num_labels: int | None = None) -> LlamaConfig:
     """Returns our config, from `Qwen2Config.to_dict()`; no head of ours has labels.
 
@@ -23,7 +27,7 @@ def config_from_hf(hf_config: dict, num_labels: int | None = None) -> LlamaConfi
       InputError: if an attribute has a value that is not implemented; all of them are listed.
     """
     refuse_unsupported(with_kinds_of_layers(hf_config), SUPPORTED)
-    return llama_hf.read(llama_hf.SHARED, hf_config, qkv_bias=True, output_bias=False, mlp_bias=False)
+    return llama_hf.read(llama_hf.SHARED, hf_config, **OF_STACK)
 
 
 def with_kinds_of_layers(hf_config: dict) -> dict:
@@ -33,7 +37,7 @@ def with_kinds_of_layers(hf_config: dict) -> dict:
 
 def config_to_hf(config: LlamaConfig) -> dict:
     """Returns the attributes of the Hugging Face `Qwen2Config` that equals a config of ours."""
-    return llama_hf.write("qwen2", llama_hf.SHARED, config) | {"use_sliding_window": False}
+    return llama_hf.write("qwen2", llama_hf.SHARED, config, **OF_STACK) | {"use_sliding_window": False}
 
 
 def table(config: LlamaConfig) -> Table:

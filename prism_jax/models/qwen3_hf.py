@@ -19,13 +19,19 @@ def config_from_hf(hf_config: dict, num_labels: int | None = None) -> LlamaConfi
       InputError: if an attribute has a value that is not implemented; all of them are listed.
     """
     refuse_unsupported(with_kinds_of_layers(hf_config), SUPPORTED)
-    bias = hf_config["attention_bias"]
-    return llama_hf.read(ATTRIBUTES, hf_config, output_bias=bias, mlp_bias=False, query_key_norm=True)
+    return llama_hf.read(ATTRIBUTES, hf_config, **_of_stack(hf_config["attention_bias"]))
+
+
+def _of_stack(bias: bool) -> dict[str, bool]:
+    """Returns the fields of the stack that no attribute has."""
+    return {"output_bias": bias, "mlp_bias": False, "query_key_norm": True}
 
 
 def config_to_hf(config: LlamaConfig) -> dict:
     """Returns the attributes of the Hugging Face `Qwen3Config` that equals a config of ours."""
-    return llama_hf.write("qwen3", ATTRIBUTES, config) | {"use_sliding_window": False}
+    return llama_hf.write("qwen3", ATTRIBUTES, config, **_of_stack(config.stack.qkv_bias)) | {
+        "use_sliding_window": False
+    }
 
 
 def table(config: LlamaConfig) -> Table:

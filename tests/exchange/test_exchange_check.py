@@ -7,6 +7,7 @@ import pytest
 from helpers.cases import one_is_quick
 
 import prism_jax as pj
+from prism_jax.errors import InputError
 from prism_jax.testing import check_exchange
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -82,3 +83,14 @@ def test_what_is_wrong_is_found(exchange, message):
 
 def test_an_exchange_for_models_without_a_causal_mask():
     check_exchange(Early(pj.SegmentMeans(2)), causal=False)
+
+
+class PlaceOfOneRow(pj.SegmentMeans):
+    def __call__(self, x_BTD, layout):
+        context = super().__call__(x_BTD, layout)
+        return context.replace(place_BK=context.place_BK[:, :1])
+
+
+def test_places_of_another_shape_are_refused():
+    with pytest.raises(InputError, match="gave places of shape .*; give one for each row of each text"):
+        check_exchange(PlaceOfOneRow(2))

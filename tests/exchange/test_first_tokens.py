@@ -12,6 +12,7 @@ from prism_jax import cost
 from prism_jax.errors import InputError
 from prism_jax.exchange import FirstTokens, KeysValues
 from prism_jax.exchange.text import parse
+from prism_jax.forward import encode
 from prism_jax.testing import check_exchange
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -45,7 +46,7 @@ def test_a_part_alone_sees_the_first_tokens_and_its_own(runner):
 
     def rows(table):
         with_table = params | {"encoder": params["encoder"] | {"token": {"embedding": table}}}
-        hidden = pj.encode(model, with_table, run.split({"ids": ids}), parse("first_tokens:2:isolated_parts"), run)
+        hidden = encode(model, with_table, run.split({"ids": ids}), parse("first_tokens:2:isolated_parts"), run)
         return hidden[0] @ np.linspace(-1, 1, 32, dtype=np.float32)
 
     influence = np.abs(np.asarray(jax.jit(jax.jacfwd(rows))(params["encoder"]["token"]["embedding"]))).sum(-1)[:, :12]
@@ -80,5 +81,5 @@ def test_generation_goes_on_from_them():
 def test_two_of_them_are_refused():
     with pytest.raises(InputError, match="keeps first tokens already; leave one first_tokens out"):
         parse("first_tokens:2:first_tokens:1:all_gather")
-    with pytest.raises(InputError, match="count is 0; choose 1 or more"):
+    with pytest.raises(InputError, match="num_first is 0; choose 1 or more"):
         parse("first_tokens:0:all_gather")

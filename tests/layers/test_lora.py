@@ -117,6 +117,13 @@ def peft():
         yield module
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_every_dense_layer_of_the_blocks_has_an_adapter(name):
+    flat = flatten_dict(adapted(name, RANK_3)[1])
+    kernels = {path[:-1] for path in flat if path[-1] == "kernel" and "blocks" in path}
+    assert {path[:-1] for path in flat if path[-1] == "lora_a"} == kernels
+
+
 @pytest.mark.parity("peft")
 @pytest.mark.parametrize("name", KINDS)
 def test_peft_opens_what_is_written(name, peft, tmp_path):

@@ -2,6 +2,7 @@
 installed."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -16,10 +17,12 @@ from helpers.paths import GOLDEN
 import prism_jax as pj
 from prism_jax import weights
 from prism_jax.assets import hub
+from prism_jax.errors import InputError
 from prism_jax.exchange import KeysValues
 from prism_jax.forward import block_outputs, params_shapes
 from prism_jax.models import llama, llama_hf
 from prism_jax.models.registry import FAMILIES, class_named
+from prism_jax.testing import random_params
 
 
 def head_class(shape):
@@ -130,14 +133,19 @@ def test_a_config_is_read_and_written_back(shape, tmp_path):
     assert {k: v for k, v in again["rope_parameters"].items() if k in theirs.rope_parameters} == theirs.rope_parameters
 
 
-@pytest.mark.parametrize("rope", [None, LLAMA3])
+@pytest.mark.parametrize("rope", [None, LLAMA3, {"type": "linear", "factor": 4.0}, {"type": "default"}])
 def test_the_older_form_of_rotary_positions_is_read(rope, tmp_path):
     """`rope_theta` and `rope_scaling`, as folders written by transformers 4 have them."""
     content = hf_config("grouped").to_dict()
     del content["rope_parameters"]
     (tmp_path / "config.json").write_text(json.dumps(content | {"rope_theta": 500.0, "rope_scaling": rope}))
     rotary = llama_hf.config_from_hf(hub.read_config(tmp_path, FAMILIES)).stack.rotary
-    assert rotary == (llama.Rotary(500.0, "llama3", 4.0, 1.0, 4.0, 16) if rope else llama.Rotary(500.0))
+    expected = {
+        "llama3": llama.Rotary(500.0, "llama3", 4.0, 1.0, 4.0, 16),
+        "linear": llama.Rotary(500.0, "linear", 4.0),
+        "default": llama.Rotary(500.0),
+    }
+    assert rotary == expected[(rope or {}).get("rope_type") or (rope or {}).get("type", "default")]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +160,11 @@ def test_the_older_form_of_rotary_positions_is_read(rope, tmp_path):
         ),
         ("grouped", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "lack factor"),
         ("grouped", {"num_key_value_heads": 3}, "4 heads of queries don't divide among 3"),
+        ("grouped", {"num_key_value_heads": 0}, "4 heads of queries don't divide among 0"),
+        ("grouped", {"is_causal": False}, "is_causal=False"),
+        ("grouped", {"rope_parameters": {"rope_type": "default", "rope_theta": 0}}, "theta is 0; choose a number"),
+        ("grouped", {"rope_parameters": {"rope_type": "default", "rope_theta": "100"}}, "theta is '100'"),
+        ("grouped", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 0.5}}, "factor is 0.5"),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 8}, "use_sliding_window=True.*sliding_window=8"),
         ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
     ],
@@ -160,6 +173,24 @@ def test_a_config_that_is_not_implemented_is_refused(shape, changed, message):
     content = hf_config(shape).to_dict() | changed
     with pytest.raises(ValueError, match=message):
         FAMILIES[content["model_type"]].hf.config_from_hf(content)
+
+
+@pytest.mark.parametrize(
+    ("shape", "changed", "lost"),
+    [
+        ("grouped", {"query_key_norm": True}, "llama has no other value of query_key_norm"),
+        ("grouped", {"causal": False}, "causal"),
+        ("grouped", {"qkv_bias": True}, "output_bias"),
+        ("qwen2", {"head_features": 12}, "qwen2 has no other value of head_features"),
+        ("qwen3", {"rotary": None}, "qwen3 has rotary positions, but rotary is None"),
+    ],
+)
+def test_a_model_that_the_family_of_hugging_face_lacks_is_not_exported(shape, changed, lost, tmp_path):
+    hf = FAMILIES[SHAPES[shape][0].lower()].hf
+    config = hf.config_from_hf(hf_config(shape).to_dict())
+    model = head_class(shape)(replace(config, stack=replace(config.stack, **changed)))
+    with pytest.raises(InputError, match=lost):
+        weights.export(weights.Pretrained(model, random_params(model)), tmp_path / "out")
 
 
 @pytest.mark.parity

@@ -285,8 +285,8 @@ def spoil_config(folder, text):
         (lambda folder: (folder / "config.json").unlink(), "no config.json in .*give a folder in the hub's layout"),
         (lambda folder: spoil_config(folder, "{"), "config.json can't be read: Input data was truncated"),
         (
-            lambda folder: spoil_config(folder, '{"model_type": "llama"}'),
-            "says model_type 'llama'; implemented are bert",
+            lambda folder: spoil_config(folder, '{"model_type": "mixtral"}'),
+            "says model_type 'mixtral'; implemented are bert",
         ),
         (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors in"),
         (
@@ -373,8 +373,8 @@ def test_the_config_of_a_hub_id_is_checked_before_the_rest_is_fetched(folder, mo
         return folder
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    spoil_config(folder, '{"model_type": "llama"}')
-    with pytest.raises(ValueError, match="says model_type 'llama'"):
+    spoil_config(folder, '{"model_type": "mixtral"}')
+    with pytest.raises(ValueError, match="says model_type 'mixtral'"):
         weights.load(BertModel, "somebody/llama")
     assert asked == [["config.json"]]
 
