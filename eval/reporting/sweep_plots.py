@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -248,8 +249,11 @@ def point(axes: Axes, x: float, row: dict, styles: Styles) -> None:
 
 
 def describe(axes: Axes, name: str, content: dict, has_several_panels: bool, label: str | None = None) -> None:
-    """Sets title and vertical axis: model, data, n."""
-    first = content["rows"][0]
+    """Sets title and vertical axis: model, data, n. The axis is logarithmic where perplexities lie far apart."""
+    first, scores = content["rows"][0], [row["score"] for row in content["rows"]]
+    if first["metric"] == "perplexity" and max(scores) > 4 * min(scores):
+        axes.set_yscale("log")
+        plain_numbers(axes.yaxis)
     title = f"{content['model']}\n{content['dataset']}, n = {first['examples']}, N = {first['tokens']}"
     axes.set_title(f"{name}\n{title}" if has_several_panels else title, fontsize=7)
     axes.set_ylabel(label or f"{UNITS[first['metric']]} (bars: 95 % interval)")
@@ -257,12 +261,17 @@ def describe(axes: Axes, name: str, content: dict, has_several_panels: bool, lab
 
 
 def logarithmic(axes: Axes) -> None:
-    """Makes the x axis logarithmic, with room at its ends, and plain numbers at 1, 2 and 5 of each decade."""
+    """Makes the x axis logarithmic, with room at its ends, and plain numbers."""
     axes.set_xscale("log")
     axes.margins(x=0.1)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    plain_numbers(axes.xaxis)
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Labels a logarithmic axis at 1, 2 and 5 of each decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_below(axes: Axes) -> None:
