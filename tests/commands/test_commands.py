@@ -300,13 +300,11 @@ def test_generate_takes_prompts_from_files_and_answers_in_the_chat_template(gpt2
         assert command("eval.generate", *gpt2_config, *flags) == 0
         return json.loads((tmp_path / "out" / "results.json").read_text())["texts"]
 
-    (tmp_path / "prompts.txt").write_text("w1 w2\nw5\n")
     (tmp_path / "prompts.jsonl").write_text('"w1 w2"\n"w5"\n')
-    expected = texts("--prompt", "w1 w2", "w5")
-    assert texts("--prompt-file", tmp_path / "prompts.txt") == expected
     (tmp_path / "prompts.txt").write_text("\ufeffw1 w2\r\nw5\u2028w6\n")
     assert [text["prompt"] for text in texts("--prompt-file", tmp_path / "prompts.txt")] == ["w1 w2", "w5\u2028w6"]
-    assert texts("--prompt", "w1 w2", "--prompt-file", tmp_path / "prompts.jsonl")[1:] == expected
+    given = texts("--prompt", "w1 w2", "w5", "--prompt-file", tmp_path / "prompts.jsonl")
+    assert given[:2] == given[2:]
     settings = json.loads((gpt2_config[2] / "tokenizer_config.json").read_text())
     template = "{% for m in messages %}w3 {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}w4{% endif %}"
     (gpt2_config[2] / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))

@@ -8,7 +8,6 @@ from helpers.tiny import LLAMA_BLOCKS, hidden_states, tiny_batch, tiny_bert
 from jax.flatten_util import ravel_pytree
 
 import prism_jax as pj
-from prism_jax.exchange import KeysValues
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -32,9 +31,7 @@ def test_all_gather_and_one_token_segments_equal_one_device(runner, stack, num_p
     anything is sent, so those of one token on one device alone: below, the runners agree."""
     model, params = tiny_bert(**STACKS[stack])
     one_token_each = pj.SegmentMeans(-(-NUM_TOKENS // num_parts))
-    exchanges = (pj.AllGather(),)
-    if runner is pj.on_one_device:
-        exchanges += (one_token_each, KeysValues(one_token_each)) if stack == "llama" else (one_token_each,)
+    exchanges = (pj.AllGather(), one_token_each) if runner is pj.on_one_device else (pj.AllGather(),)
     for padded in (False, True):
         batch = tiny_batch(NUM_TOKENS, padded=padded)
         expected = hidden_states(model, params, batch, pj.WholeSequence(), pj.on_one_device(1))

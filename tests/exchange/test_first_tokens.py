@@ -18,15 +18,19 @@ from prism_jax.testing import check_exchange
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
-@pytest.mark.parametrize("blocks", [{}, LLAMA_BLOCKS], ids=["bert", "llama"])
-def test_with_all_other_rows_it_equals_one_device(runner, blocks):
+@pytest.mark.parametrize(
+    ("blocks", "run"),
+    [({}, pj.on_one_device(3)), (LLAMA_BLOCKS, pj.on_one_device(3)), (LLAMA_BLOCKS, pj.on_mesh(3))],
+    ids=["bert", "llama", "llama_mesh"],
+)
+def test_with_all_other_rows_it_equals_one_device(blocks, run):
     """Padded on either side; 8 first tokens of 19 in 3 parts of 7 lie on two parts."""
     model, params = tiny_bert(**blocks)
     batch = tiny_batch(19, padded=True)
     batch["mask"][1] = batch["mask"][1, ::-1]
     expected = hidden_states(model, params, batch, pj.WholeSequence(), pj.on_one_device(1))
     for exchange in (FirstTokens(pj.AllGather(), 1), FirstTokens(KeysValues(pj.SegmentMeans(7)), 8)):
-        assert_close(hidden_states(model, params, batch, exchange, runner(3)), expected)
+        assert_close(hidden_states(model, params, batch, exchange, run), expected)
 
 
 @pytest.mark.parametrize("of", [pj.SegmentMeans(2), pj.AllGather()], ids=str)
@@ -39,10 +43,10 @@ def test_every_token_counts_once_on_every_part(of):
     np.testing.assert_array_equal(context.weight_BK.sum(-1), [[12, 7, 2]] * 3)
 
 
-def test_a_part_alone_sees_the_first_tokens_and_its_own(runner):
+def test_a_part_alone_sees_the_first_tokens_and_its_own():
     """By gradient, in a causal model of 12 tokens on 3 parts."""
     model, params = tiny_llama()
-    run, ids = runner(3), np.arange(12, dtype=np.int32)[None]
+    run, ids = pj.on_one_device(3), np.arange(12, dtype=np.int32)[None]
 
     def rows(table):
         with_table = params | {"encoder": params["encoder"] | {"token": {"embedding": table}}}

@@ -113,8 +113,12 @@ def test_golden_outputs_without_torch():
 
 def test_parameter_count():
     """Of HuggingFaceTB/SmolLM2-135M-Instruct."""
-    shapes = params_shapes(llama.LlamaForCausalLM(llama.SMOLLM2_135M))
-    assert sum(x.size for x in jax.tree.leaves(shapes)) == 134_515_008
+
+    def count(num_layers):
+        config = replace(llama.SMOLLM2_135M, stack=replace(llama.SMOLLM2_135M.stack, num_layers=num_layers))
+        return sum(x.size for x in jax.tree.leaves(params_shapes(llama.LlamaForCausalLM(config))))
+
+    assert count(1) + 29 * (count(2) - count(1)) == 134_515_008
 
 
 @pytest.mark.parametrize("shape", SHAPES)
