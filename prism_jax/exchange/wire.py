@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from prism_jax.errors import InputError
 
@@ -61,7 +62,7 @@ class Float32(Wire):
 class _SixteenBits(Wire):
     """A floating-point format of 16 bits, which travels as integers of 16 bits."""
 
-    dtype: ClassVar[type]
+    dtype: ClassVar[DTypeLike]
 
     def encode(self, z_BLD: jax.Array) -> jax.Array:
         limit = float(jnp.finfo(self.dtype).max)
