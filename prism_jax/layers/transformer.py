@@ -119,7 +119,7 @@ class Attention(nn.Module):
         return y_BTHF.astype(config.compute_dtype).swapaxes(1, 2)
 
     def _of_each_head(self, norm: nn.Module, y_BTE: jax.Array) -> jax.Array:
-        return norm(y_BTE.reshape(*y_BTE.shape[:2], -1, self.config.head_width)).reshape(y_BTE.shape)  # type: ignore
+        return norm(y_BTE.reshape(*y_BTE.shape[:2], -1, self.config.head_width)).reshape(y_BTE.shape)  # type: ignore[operator]
 
 
 class Mlp(nn.Module):
