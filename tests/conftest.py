@@ -1,5 +1,6 @@
 """Strict for every test: eight emulated devices, no silent rank promotion, full float32 products."""
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -24,6 +25,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "float32")
 UNREADABLE = "Error reading persistent compilation cache entry"
 jax.devices()  # JAX starts here, with these eight
+gc.freeze()  # what is imported stays: else every full collection walks through it, a sixteenth of all time
+gc.set_threshold(50_000)
 
 
 def pytest_configure(config):

@@ -53,21 +53,6 @@ def test_no_float_has_64_bits(model, batch, exchange):
 
 
 @pytest.mark.slow
-def test_parameters_and_gradients_are_those_of_32_bits():
-    model, on = BertForSequenceClassification(BERT), pj.on_one_device(2)
-
-    @jax.jit
-    def outcome(key, batch):
-        params = lora.add(pj.init_params(model, key), lora.LoRA(2), key)
-        parts = on.split(batch, key)
-        return params, jax.grad(lambda params: pj.forward(model, params, parts, pj.SegmentMeans(2), on).sum())(params)
-
-    expected = outcome(jax.random.key(0), TEXTS)
-    with jax.enable_x64(True):
-        jax.tree.map(assert_close, outcome(jax.random.key(0), TEXTS), expected)
-
-
-@pytest.mark.slow
 def test_texts_are_those_of_32_bits():
     def texts():
         model, params = tiny_gpt2()

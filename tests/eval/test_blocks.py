@@ -15,10 +15,10 @@ from prism_jax.forward import block_outputs
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
-def test_the_output_of_each_block(runner):
+def test_the_output_of_each_block():
     """The last one's is the model's, and that of a block is the model's if the stack ends there."""
     model, params = tiny_bert()
-    batch, run_on = tiny_batch(12, padded=False), runner(3)
+    batch, run_on = tiny_batch(12, padded=False), pj.on_mesh(3)
     of_blocks = jax.jit(lambda params, parts: block_outputs(model, params, parts, pj.SegmentMeans(2), run_on))
     outputs = of_blocks(run_on.replicate(params), run_on.split(batch))
     assert len(outputs) == model.config.stack.num_layers

@@ -12,18 +12,17 @@ from safetensors.numpy import load_file
 
 import prism_jax as pj
 from prism_jax.exchange import GatedMeans, KeysValues, MeansAfterNorm
-from prism_jax.testing import check_exchange
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
-def test_a_gate_of_zero_makes_plain_means(runner):
+def test_a_gate_of_zero_makes_plain_means():
     model, params = tiny_bert()
     batch = tiny_batch(19, padded=True)
-    gated = hidden_states(model, params, batch, GatedMeans(2), runner(3))
-    assert_close(gated, hidden_states(model, params, batch, pj.SegmentMeans(2), runner(3)))
-    gated = hidden_states(model, params, batch, KeysValues(GatedMeans(2)), runner(3))
-    assert_close(gated, hidden_states(model, params, batch, MeansAfterNorm(2), runner(3)))
+    gated = hidden_states(model, params, batch, GatedMeans(2), pj.on_mesh(3))
+    assert_close(gated, hidden_states(model, params, batch, pj.SegmentMeans(2), pj.on_mesh(3)))
+    gated = hidden_states(model, params, batch, KeysValues(GatedMeans(2)), pj.on_mesh(3))
+    assert_close(gated, hidden_states(model, params, batch, MeansAfterNorm(2), pj.on_mesh(3)))
 
 
 def test_rows_weigh_by_the_softmax_of_their_scores():
@@ -36,11 +35,6 @@ def test_rows_weigh_by_the_softmax_of_their_scores():
         rows = x_BLSD[b, segment][real_BLS[b, segment]].astype(float)
         share = np.exp(rows @ gate_D)
         assert_close(pooled[b, segment], (rows * share[:, None] / share.sum()).sum(0) if len(rows) else np.zeros(8))
-
-
-@pytest.mark.slow
-def test_it_is_an_exchange_like_all_others():
-    check_exchange(GatedMeans(2))
 
 
 def test_the_gradient_is_finite_where_a_segment_is_padding():

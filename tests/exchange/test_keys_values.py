@@ -11,7 +11,6 @@ import prism_jax as pj
 from prism_jax import cost
 from prism_jax.exchange import Codebooks, KeysValues, MeansAfterNorm
 from prism_jax.exchange.text import parse
-from prism_jax.testing import check_exchange
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -21,16 +20,16 @@ def test_means_of_keys_and_values_are_those_of_the_rows_in_front(runner, norm_fi
     model, params = tiny_bert(norm_first=norm_first, causal=norm_first)
     batch = tiny_batch(19, padded=True)
     expected = hidden_states(model, params, batch, MeansAfterNorm(2), pj.on_one_device(3))
-    assert_close(hidden_states(model, params, batch, KeysValues(pj.SegmentMeans(2)), runner(3)), expected)
+    assert_close(hidden_states(model, params, batch, KeysValues(pj.SegmentMeans(2)), pj.on_mesh(3)), expected)
 
 
-def test_all_keys_and_values_equal_one_device(runner):
+def test_all_keys_and_values_equal_one_device():
     for norm_first in (False, True):
         model, params = tiny_bert(norm_first=norm_first, causal=norm_first)
         batch = tiny_batch(19, padded=True)
         expected = hidden_states(model, params, batch, pj.WholeSequence(), pj.on_one_device(1))
-        assert_close(hidden_states(model, params, batch, KeysValues(pj.AllGather()), runner(3)), expected)
-        rounded = hidden_states(model, params, batch, KeysValues(pj.AllGather(wire=pj.WIRES["int2"])), runner(3))
+        assert_close(hidden_states(model, params, batch, KeysValues(pj.AllGather()), pj.on_mesh(3)), expected)
+        rounded = hidden_states(model, params, batch, KeysValues(pj.AllGather(wire=pj.WIRES["int2"])), pj.on_mesh(3))
         assert np.abs(rounded - expected).max() > 1e-2
 
 
@@ -44,11 +43,6 @@ def test_the_compiled_program_computes_and_sends_what_the_formula_says(exchange)
     assert formula.flops - isolated.flops == 2 * 4 * 6 * (2 * shared.rows_sent(6)) * 32
     row = {"keys_values:segment_means:2": 4 * 64, "keys_values:all_gather:int4": 64 // 2 + 4}[exchange]
     assert formula.bytes_sent == 2 * 2 * shared.rows_sent(6) * row
-
-
-@pytest.mark.slow
-def test_it_is_an_exchange_like_all_others():
-    check_exchange(KeysValues(pj.AllGather(wire=pj.WIRES["int3"])))
 
 
 @pytest.mark.slow

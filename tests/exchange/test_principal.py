@@ -48,7 +48,7 @@ def test_neighbouring_components_share_the_variance():
     assert sorted(large_beside_small(7)) == list(range(7))
 
 
-def test_all_components_equal_one_device(runner):
+def test_all_components_equal_one_device():
     model, params = tiny_bert()
     rng = np.random.default_rng(0)
     bases = {
@@ -61,7 +61,7 @@ def test_all_components_equal_one_device(runner):
     batch = tiny_batch(19, padded=True)
     expected = hidden_states(model, params, batch, pj.WholeSequence(), pj.on_one_device(1))
     for exchange in (Principal(pj.AllGather(), 32), Principal(KeysValues(pj.AllGather()), 64)):
-        assert_close(hidden_states(model, params, batch, exchange, runner(3)), expected)
+        assert_close(hidden_states(model, params, batch, exchange, pj.on_mesh(3)), expected)
 
 
 @pytest.mark.parametrize(

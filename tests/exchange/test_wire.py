@@ -1,7 +1,6 @@
 """Wire formats against NumPy, and against the compiled program: what is really sent."""
 
 import re
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -184,8 +183,8 @@ class FirstRow(pj.Sending):
     [*((pj.SegmentMeans(2), wire) for wire in (FLOAT16, BFLOAT16, INT8, INT4, INT3, INT2)), (FirstRow(), INT4)],
     ids=str,
 )
-def test_what_arrives_is_rounded_own_rows_are_not_and_the_gradient_goes_straight_through(wire, exchange, runner):
-    run, x = runner(2), np.random.default_rng(1).normal(size=(2, 8, 16)).astype(np.float32)
+def test_what_arrives_is_rounded_own_rows_are_not_and_the_gradient_goes_straight_through(wire, exchange):
+    run, x = pj.on_mesh(2), np.random.default_rng(1).normal(size=(2, 8, 16)).astype(np.float32)
     weight = np.random.default_rng(2).normal(size=(2, 2, 4 + exchange.rows_sent(4), 16)).astype(np.float32)
 
     parts = run.split({"x": x})
@@ -231,8 +230,8 @@ def repeated(function, x):
     ids=["grad_of_jit", "jit_inside", "checkpoint", "scan"],
 )
 @pytest.mark.parametrize("wire", [FLOAT16, INT8], ids=str)
-def test_a_training_step_of_any_form_differentiates_a_rounded_wire(wire, training_step, runner):
-    run, x = runner(2), np.random.default_rng(1).normal(size=(2, 8, 16)).astype(np.float32)
+def test_a_training_step_of_any_form_differentiates_a_rounded_wire(wire, training_step):
+    run, x = pj.on_mesh(2), np.random.default_rng(1).normal(size=(2, 8, 16)).astype(np.float32)
     parts = run.split({"x": x})
 
     def gradient(step, wire):
@@ -241,7 +240,7 @@ def test_a_training_step_of_any_form_differentiates_a_rounded_wire(wire, trainin
 
         return step(lambda x: run(part, {}, parts.replace(tokens={"x": x})).sum())(parts.tokens["x"])
 
-    with jax.set_mesh(run.mesh) if runner is pj.on_mesh else nullcontext():
+    with jax.set_mesh(run.mesh):
         assert_close(gradient(training_step, wire), gradient(lambda loss: jax.jit(jax.grad(loss)), FLOAT32))
 
 

@@ -60,13 +60,13 @@ def pictures():
     return {"patches": pixels.astype(np.float32)}
 
 
-def test_all_rows_sent_to_the_class_tokens_of_a_vit_are_one_device(runner):
+def test_all_rows_sent_to_the_class_tokens_of_a_vit_are_one_device():
     """And with means they are not."""
     plain, model, batch = ViTForImageClassification(vit_config()), ViTWithClassTokens(vit_config()), pictures()
     params = random_params(plain)
     expected = logits_of(plain, params, batch, pj.WholeSequence(), pj.on_one_device(1))
-    assert_close(logits_of(model, params, batch, pj.AllGather(), runner(3)), expected)
-    means = logits_of(model, params, batch, pj.SegmentMeans(1), runner(3))
+    assert_close(logits_of(model, params, batch, pj.AllGather(), pj.on_mesh(3)), expected)
+    means = logits_of(model, params, batch, pj.SegmentMeans(1), pj.on_mesh(3))
     assert np.abs(means - expected).max() > 1e-3
 
 
@@ -79,14 +79,14 @@ def test_numpy_arrays_come_through_where_nothing_is_compiled():
 
 
 @pytest.mark.parametrize("left", [False, True])
-def test_all_rows_sent_to_the_class_tokens_of_a_bert_are_one_device(left, runner):
+def test_all_rows_sent_to_the_class_tokens_of_a_bert_are_one_device(left):
     """`[CLS]` is the first real token, wherever the padding stands: its hidden state is what the classifier reads."""
     plain, model, batch = BertModel(bert_config()), BertWithClassTokens(bert_config()), texts(left)
     params, one_device = random_params(model), pj.on_one_device(1)
     parts = one_device.split(batch)
     hidden_BND = pj.forward(plain, without(params, "classifier"), parts, pj.WholeSequence(), one_device)[0]
     pooled_BD = np.tanh(applied(params["pooler"], np.asarray(hidden_BND)[np.arange(3), batch["mask"].argmax(1)]))
-    logits = logits_of(model, params, batch, pj.AllGather(), runner(3))
+    logits = logits_of(model, params, batch, pj.AllGather(), pj.on_mesh(3))
     assert_close(logits, applied(params["classifier"], pooled_BD))
 
 
@@ -97,11 +97,11 @@ def test_one_part_has_no_extra_row():
     assert_close(logits_of(model, params, batch, pj.WholeSequence(), one_device), expected)
 
 
-def test_the_class_rows_of_parts_without_a_real_token_do_not_count(runner):
+def test_the_class_rows_of_parts_without_a_real_token_do_not_count():
     """A text that ends in the first part is as on one device, whatever is sent."""
     model, batch = BertWithClassTokens(bert_config()), texts(left=False)
     params = random_params(model)
-    alone = logits_of(model, params, batch, pj.IsolatedParts(), runner(3))
+    alone = logits_of(model, params, batch, pj.IsolatedParts(), pj.on_mesh(3))
     exact = logits_of(model, params, batch, pj.WholeSequence(), pj.on_one_device(1))
     assert_close(alone[2], exact[2])
     assert np.abs(alone[:2] - exact[:2]).max(1).min() > 1e-3

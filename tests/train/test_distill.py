@@ -84,7 +84,7 @@ def relative_error(ours, exact, mask):
     return np.mean([(error * mask).sum(1) / mask.sum(1) for error in errors], axis=0)
 
 
-def test_the_losses_are_those_of_their_formulas(runner):
+def test_the_losses_are_those_of_their_formulas():
     model, teacher, student = a_pair()
     batch, exchange = tiny_batch(19, padded=True), pj.SegmentMeans(2)
     logits, ours = on_one_device(model, student, batch, exchange, 3)
@@ -98,7 +98,7 @@ def test_the_losses_are_those_of_their_formulas(runner):
     }
     assert min(x.min() for x in expected.values()) > 1e-3
     weights = {"logits": 0.7, "blocks": 1.1, "attention": 0.4}
-    how = Classification(None, None, ()), model, exchange, runner(3), Distillation(**weights)
+    how = Classification(None, None, ()), model, exchange, pj.on_mesh(3), Distillation(**weights)
     (to_student, to_teacher), (ours_B, amount_B) = gradients_of(*how, student, teacher, batch)
     assert_close(ours_B, plain + sum(weights[name] * loss_B for name, loss_B in expected.items()))
     assert (np.asarray(amount_B) == 1).all()
