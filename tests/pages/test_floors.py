@@ -19,7 +19,7 @@ cli
 links launching generating scoring
 reporting
 sweeping timing
-blocks evaluate generate latency launch paper plan report scale speed sweep wires
+blocks environment evaluate generate latency launch paper plan report scale speed sweep wires
 """
 FLOOR = {name: floor for floor, names in enumerate(FLOORS.strip().splitlines()) for name in names.split()}
 MODULES = {
