@@ -49,7 +49,7 @@ class Remembering(Wrapped):
                 "choose one that sends rows as they are"
             )
         if inner(self.of, type(self)):
-            raise InputError(f"{self.of} does so already; leave one {self.arrays_name} out")
+            raise InputError(f"{self.of} keeps rows already; leave one {self.arrays_name} out")
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
         before: Kept | None = layout.memory
