@@ -33,7 +33,7 @@ class FirstTokens(Wrapped):
             raise InputError(f"{self.of} keeps first tokens already; leave one first_tokens out")
         if self.of.remembers:
             raise InputError(
-                f"first tokens stand inside, as in displaced:first_tokens:1:all_gather, "
+                "first tokens stand inside, as in displaced:first_tokens:1:all_gather, "
                 f"but this is first_tokens:{self.num_first}:{self.of}"
             )
 

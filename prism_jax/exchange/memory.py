@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Context
+from prism_jax.exchange.base import Context, name_of
 from prism_jax.exchange.wrapped import Wrapped, inner, sender
 from prism_jax.parallel.partition import Layout
 from prism_jax.records import Count, check_value
@@ -49,7 +49,7 @@ class Remembering(Wrapped):
                 "choose one that sends rows as they are"
             )
         if inner(self.of, type(self)):
-            raise InputError(f"{self.of} keeps rows already; leave one {self.arrays_name} out")
+            raise InputError(f"{self.of} keeps rows already; leave one {name_of(type(self))} out")
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
         before: Kept | None = layout.memory
@@ -61,7 +61,7 @@ class Remembering(Wrapped):
         own_BTD, arrived_BKD = jnp.split(context.x_BKD, [x_BTD.shape[1]], axis=1)
         arrived = Kept(arrived_BKD, context.memory)
         read_BKD, kept = self.choose(arrived, arrived if before is None else before, layout.block)
-        return context.replace(x_BKD=jnp.concatenate([own_BTD, read_BKD], axis=1), memory=kept)
+        return replace(context, x_BKD=jnp.concatenate([own_BTD, read_BKD], axis=1), memory=kept)
 
     @abc.abstractmethod
     def choose(self, arrived: Kept, before: Kept, block: int) -> tuple[jax.Array, Kept]:

@@ -96,11 +96,12 @@ class MeansOfFirst(pj.Sending):
             tiny_gpt2, pj.SegmentMeans(3), lambda T: MeansOfFirst(T, 3), pj.on_mesh(4), marks=pytest.mark.slow
         ),
         (tiny_gpt2, pj.AllGather(), lambda T: MeansOfFirst(T, T), pj.on_one_device(2)),
-        (
+        pytest.param(
             tiny_gpt2,
             Displaced(pj.SegmentMeans(3)),
             lambda T: Displaced(MeansOfFirst(T, 3)),
             pj.on_one_device(2),
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             tiny_gpt2, pj.IsolatedParts(), lambda T: pj.IsolatedParts(), pj.on_mesh(4), marks=pytest.mark.slow

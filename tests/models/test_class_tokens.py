@@ -109,7 +109,12 @@ def test_the_class_rows_of_parts_without_a_real_token_do_not_count(runner):
 
 @pytest.mark.parametrize(
     "exchange",
-    [pj.SegmentMeans(2), pj.AllGather(), pj.IsolatedParts(), pj.exchange.Every(pj.SegmentMeans(2), 2)],
+    [
+        pj.SegmentMeans(2),
+        pj.AllGather(),
+        pj.IsolatedParts(),
+        pytest.param(pj.exchange.Every(pj.SegmentMeans(2), 2), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_the_formula_counts_the_class_row(exchange):
