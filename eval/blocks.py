@@ -25,7 +25,9 @@ from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
 from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
+from prism_jax.exchange.base import as_tuple
 from prism_jax.exchange.setting import Setting
+from prism_jax.exchange.text import text_of
 from prism_jax.experiments.recipe import Evaluation, Experiment, Preparation
 from prism_jax.parallel.processes import is_terminal
 from prism_jax.user_paths import UserPath
@@ -49,6 +51,11 @@ def main(argv: list[str]) -> None:
     experiment, setting = command.experiment, command.setting
     runner_for(setting.num_parts)
     setting.check(bucket_lengths(experiment.buckets, experiment.num_tokens))
+    if any(in_block.remembers for in_block in as_tuple(setting.exchange)):
+        raise InputError(
+            f"{text_of(setting.exchange)} reads rows of earlier blocks, so no block can be compressed alone; "
+            "choose another exchange"
+        )
     check_runs(experiment, [command.checkpoint])
     out = output_folder(command.out)
     scoring = load_scoring(experiment, [setting], {BASE: command.checkpoint})

@@ -113,6 +113,7 @@ def mean_cost(cost_of: Mapping[int, Cost], examples_of: Mapping[int, int]) -> Co
         bytes_sent=mean({length: x.bytes_sent for length, x in cost_of.items()}),
         bytes_received=mean({length: x.bytes_received for length, x in cost_of.items()}),
         collectives=cost_of[max(examples_of)].collectives,
+        collectives_hidden=cost_of[max(examples_of)].collectives_hidden,
         flops_outside={
             place: mean({length: x.flops_outside.get(place, 0.0) for length, x in cost_of.items()}) for place in places
         },

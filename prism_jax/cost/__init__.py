@@ -32,6 +32,8 @@ class Cost:
       bytes_sent: bytes sent by the exchanges of the blocks, to all other parts together.
       bytes_received: bytes received by the exchanges of the blocks, from all other parts together.
       collectives: number of collectives of the exchanges of the blocks, for a whole batch.
+      collectives_hidden: those among them that the block behind them does not read, but only a later one. They need not
+        delay a request.
       flops_outside: FLOPs of all other operations of the compiled program, by place; empty for the formula.
       bytes_join: bytes sent to join the rows that the head reads; None for the formula.
     """
@@ -40,6 +42,7 @@ class Cost:
     bytes_sent: float
     bytes_received: float
     collectives: int
+    collectives_hidden: int = 0
     flops_outside: dict[str, float] = field(default_factory=dict)
     bytes_join: float | None = None
 
@@ -56,7 +59,8 @@ def formula(
     and keys and values G F. A gated MLP has 6 T D M. A block sends (P-1) L rows of D numbers, of 4 bytes each or as the
     wire format defines. An exchange of keys and values computes those of T rows in place of K, and its rows have 2 G F
     numbers. The products of an exchange itself, such as the search for codes, are added, see `Exchange.flops`. First
-    tokens that every part gets whole are S rows more to attend to, and (P-1) S float32 rows to send.
+    tokens that every part gets whole are S rows more to attend to, and (P-1) S float32 rows to send. A block whose rows
+    nobody would read sends none, see `Exchange.read_after`.
 
     Args:
       stack: sizes of the blocks.
@@ -68,19 +72,24 @@ def formula(
     D, Q, E, M = stack.features, stack.query_features, stack.kv_features, _layers_of_mlp(stack) * stack.mlp_features
     T = _rows_of_a_part(num_parts, num_tokens, extra_rows)
     flops: float = 0
-    moved = collectives = 0
-    for block_exchange in per_block(exchange, stack.num_layers):
+    moved = collectives = hidden = 0
+    for block, block_exchange in enumerate(per_block(exchange, stack.num_layers)):
         own, width = part_length(num_tokens, num_parts), stack.width_of(block_exchange)
-        others = (num_parts - 1) * block_exchange.rows_sent(own)
-        first = block_exchange.first_rows if num_parts > 1 else 0
-        K = T + others + first
+        K = T + block_exchange.rows_received(own, num_parts)
         projected = T if block_exchange.keys_values else K
         flops += 4 * T * D * Q + 4 * projected * D * E + 4 * T * K * Q + 2 * T * D * M
+        read_after = block_exchange.read_after(block, stack.num_layers)
+        if read_after is None:
+            continue
+        others = (num_parts - 1) * block_exchange.rows_sent(own)
+        first = block_exchange.first_rows if num_parts > 1 else 0
         flops += block_exchange.flops(own, num_parts, width)
         moved += others * wire_of(block_exchange).row_bytes(block_exchange.coded_width(width))
         moved += 4 * (num_parts - 1) * first * width
-        collectives += (others > 0) + (first > 0)
-    return Cost(flops, moved, moved, collectives)
+        in_block = (others > 0) + (first > 0)
+        collectives += in_block
+        hidden += in_block if read_after else 0
+    return Cost(flops, moved, moved, collectives, hidden)
 
 
 def _layers_of_mlp(stack: TransformerConfig) -> int:
@@ -193,7 +202,7 @@ def cache_bytes(
 
 def compiled(program: jax.stages.Compiled, batch_size: int) -> Cost:
     """Returns the cost of the compiled program of one device. Operations in a loop count once for each iteration."""
-    flops, sent, received, join, collectives = 0.0, 0.0, 0.0, 0.0, 0
+    flops, sent, received, join, collectives, hidden = 0.0, 0.0, 0.0, 0.0, 0, 0
     outside: dict[str, float] = {}
     for operation in read_program(program.as_text() or ""):
         place = _place(operation)
@@ -204,11 +213,19 @@ def compiled(program: jax.stages.Compiled, batch_size: int) -> Cost:
         if place == "exchange":
             sent += operation.bytes_sent
             received += operation.bytes_received
-            collectives += operation.times if operation.bytes_sent else 0
+            times = operation.times if operation.bytes_sent else 0
+            collectives += times
+            hidden += times if _is_hidden(operation) else 0
         else:
             join += operation.bytes_sent
     flops, sent, received, join = (total / batch_size for total in (flops, sent, received, join))
-    return Cost(flops, sent, received, collectives, dict(sorted(outside.items())), join)
+    return Cost(flops, sent, received, collectives, hidden, dict(sorted(outside.items())), join)
+
+
+def _is_hidden(collective: Operation) -> bool:
+    """Returns whether nothing in the block of a collective depends on it, apart from the exchange itself."""
+    block = [name for name in collective.scope if name.startswith("block_")]
+    return all("exchange" in scope for scope in collective.readers if set(block) & set(scope))
 
 
 PRODUCTS = "products"

@@ -87,6 +87,7 @@ class Operation:
       bytes_sent: bytes that this device sends to all others together.
       bytes_received: bytes that this device receives from all others together.
       times: number of runs.
+      readers: scopes of the operations that depend on a collective, beside it in its computation; empty for others.
     """
 
     opcode: str
@@ -95,6 +96,7 @@ class Operation:
     bytes_sent: float
     bytes_received: float
     times: int
+    readers: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,22 @@ def read_program(text: str) -> list[Operation]:
             flops, (sent, received) = _flops(instruction, operands), _traffic(instruction, operands)
             if flops or sent:
                 opcode = instruction.opcode.removesuffix("-start")
-                operations.append(Operation(opcode, scope, times * flops, times * sent, times * received, times))
+                readers = _readers(instruction, instructions) if sent else ()
+                totals = (times * flops, times * sent, times * received, times)
+                operations.append(Operation(opcode, scope, *totals, readers))
 
     follow(entry, 1, ())
     return operations
+
+
+def _readers(collective: _Instruction, instructions: list[_Instruction]) -> tuple[tuple[str, ...], ...]:
+    """Returns the scopes of the instructions that depend on a collective. An operand stands before its reader."""
+    reached, scopes = {collective.name}, []
+    for instruction in instructions:
+        if not reached.isdisjoint(instruction.operands):
+            reached.add(instruction.name)
+            scopes.append(_scope(instruction))
+    return tuple(dict.fromkeys(scopes))
 
 
 def _scope(instruction: _Instruction) -> tuple[str, ...]:

@@ -1,11 +1,13 @@
 """Exchanges: rows that the parts send each other before a block."""
 
-from prism_jax.exchange.base import BlockArray, Context, Exchange, Exchanges, Sending, array_field
+from prism_jax.exchange.base import Context, Exchange, Exchanges, Sending
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
+from prism_jax.exchange.block_array import BlockArray, array_field
 from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.first_tokens import FirstTokens
 from prism_jax.exchange.gated_means import GatedMeans
 from prism_jax.exchange.keys_values import KeysValues
+from prism_jax.exchange.memory import Displaced, Every
 from prism_jax.exchange.principal import Principal
 from prism_jax.exchange.segments import MeansAfterNorm, SegmentMeans, Segments, UnscaledMeans, WeightedMeans
 from prism_jax.exchange.wire import WIRES, Wire
@@ -17,6 +19,8 @@ __all__ = [
     "BlockArray",
     "Codebooks",
     "Context",
+    "Displaced",
+    "Every",
     "Exchange",
     "Exchanges",
     "FirstTokens",

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import BlockArray, Exchange, Exchanges, as_tuple, per_block
+from prism_jax.exchange.base import Exchange, Exchanges, as_tuple, per_block
+from prism_jax.exchange.block_array import BlockArray
 from prism_jax.exchange.wrapped import Wrapped
 
 EXCHANGE = "exchange"

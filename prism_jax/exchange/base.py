@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.errors import InputError
+from prism_jax.exchange.block_array import BlockArray
 from prism_jax.exchange.wire import FLOAT32, Wire
 from prism_jax.parallel.partition import PARTS, Layout, check_parts
 
@@ -33,32 +34,14 @@ class Context:
       place_BK: float32, place of a row in its text. A token's is the number of real tokens before it; a row between two
         tokens may stand between theirs. Models with rotary positions turn the row's key by it. None for the places of
         `last_K`.
+      memory: what the same exchange is given as `layout.memory` in the next block. None for most.
     """
 
     x_BKD: jax.Array
     weight_BK: jax.Array
     last_K: jax.Array
     place_BK: jax.Array | None = None
-
-
-@dataclass(frozen=True)
-class BlockArray:
-    """An array that an exchange owns in every block, float32.
-
-    Attributes:
-      shape: of the array.
-      start: every number of the array before training, which then changes it. None for an array that `train.calibrate`
-        makes; training leaves it as it is.
-    """
-
-    shape: tuple[int, ...]
-    start: float | None = None
-
-
-def array_field() -> Any:
-    """Returns the field of an exchange that holds one of its arrays, None before the exchange is bound. It stands in no
-    text, and two exchanges are equal whatever it holds."""
-    return field(default=None, kw_only=True, compare=False, repr=False)
+    memory: Any = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +70,16 @@ class Exchange(abc.ABC):
     def keys_values(self) -> bool:
         """Whether x_BTD is keys and values side by side, [B, T, 2 G F], see `KeysValues`. So is the context then."""
         return False
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a part may read rows that were sent before an earlier block, see `Remembering`."""
+        return False
+
+    def read_after(self, block: int, num_blocks: int) -> int | None:
+        """Returns how many blocks after this one the rows sent before it are first read: 0 if the block itself reads
+        them, None if nobody does, so that they are not sent."""
+        return 0
 
     def coded_width(self, features: int) -> int:
         """Numbers in a row as the wire format gets it, for rows of `features` numbers in the exchange."""
@@ -271,8 +264,11 @@ Exchanges = Exchange | tuple[Exchange, ...]
 def check(exchange: Exchanges, num_tokens: int, num_parts: int) -> None:
     """Raises InputError if an exchange, or one of several, can't run on N tokens in P parts."""
     check_parts(num_parts, num_tokens)
-    for block_exchange in as_tuple(exchange):
+    exchanges = as_tuple(exchange)
+    for block_exchange in exchanges:
         block_exchange.check(num_tokens, num_parts)
+        if block_exchange.remembers and exchanges != (block_exchange,) * len(exchanges):
+            raise InputError(f"{block_exchange} needs the rows of an earlier block; give it alone, for all blocks")
 
 
 def as_tuple(exchange: Exchanges) -> tuple[Exchange, ...]:

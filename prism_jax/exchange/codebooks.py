@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import BlockArray, Context, Exchange, array_field
+from prism_jax.exchange.base import Context, Exchange
+from prism_jax.exchange.block_array import BlockArray, array_field
 from prism_jax.exchange.principal import Principal
 from prism_jax.exchange.wire import FLOAT32, Wire, pack, unpack
 from prism_jax.exchange.wrapped import Wrapped, inner, sender, wire_of, with_wire

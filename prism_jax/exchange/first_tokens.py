@@ -31,6 +31,11 @@ class FirstTokens(Wrapped):
         check_value("num_first", self.num_first, Count)
         if inner(self.of, FirstTokens):
             raise InputError(f"{self.of} keeps first tokens already; leave one first_tokens out")
+        if self.of.remembers:
+            raise InputError(
+                "first tokens stand inside, as in displaced:first_tokens:1:all_gather, "
+                f"but this is first_tokens:{self.num_first}:{self.of}"
+            )
 
     @property
     def first_rows(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from prism_jax.exchange.base import BlockArray, array_field
+from prism_jax.exchange.block_array import BlockArray, array_field
 from prism_jax.exchange.segments import Segments
 
 

@@ -27,6 +27,10 @@ class KeysValues(Wrapped):
             raise InputError(f"{self.of} sends nothing, so it shares no keys and values; choose one that sends rows")
         if self.of.keys_values:
             raise InputError(f"{self.of} shares keys and values already; leave one keys_values out")
+        if self.of.remembers:
+            raise InputError(
+                f"keys and values are those of one block, but {self.of} keeps rows for another; choose another"
+            )
         if self.of.after_norm:
             raise InputError(f"keys and values come behind the norm, so {self.of} can't normalise them; choose another")
         if has_own_wire(self.of) or inner(self.of, Principal):

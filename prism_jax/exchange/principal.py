@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import jax
 
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import BlockArray, Context, array_field
+from prism_jax.exchange.base import Context
+from prism_jax.exchange.block_array import BlockArray, array_field
 from prism_jax.exchange.wire import Wire
 from prism_jax.exchange.wrapped import Wrapped, has_own_wire, inner, sender, wire_of, with_wire
 from prism_jax.parallel.partition import Layout

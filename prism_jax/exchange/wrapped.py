@@ -27,6 +27,13 @@ class Wrapped(Exchange):
         return self.of.keys_values
 
     @property
+    def remembers(self) -> bool:
+        return self.of.remembers
+
+    def read_after(self, block: int, num_blocks: int) -> int | None:
+        return self.of.read_after(block, num_blocks)
+
+    @property
     def own_wire(self) -> Wire | None:
         """Wire format in place of that of the other exchange, if any."""
         return None

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -157,8 +158,9 @@ class Block(nn.Module):
         self.attention, self.mlp = Attention(self.config), Mlp(self.config)
         self.norm_1, self.norm_2 = norm(self.config), norm(self.config)
 
-    def __call__(self, x_BTD: jax.Array, exchange: Exchange, layout: Layout) -> tuple[jax.Array, KVCache]:
-        """Returns the rows after this block [B, T, D], and the keys and values that they attended to."""
+    def __call__(self, x_BTD: jax.Array, exchange: Exchange, layout: Layout) -> tuple[jax.Array, KVCache, Any]:
+        """Returns the rows after this block [B, T, D], the keys and values that they attended to, and what the exchange
+        hands on to the next block, see `Context`."""
         shared = self._shared(x_BTD, exchange)
         with jax.named_scope("exchange"):
             context = exchange(shared, layout)
@@ -182,7 +184,8 @@ class Block(nn.Module):
         cache = self._cache_of(context, exchange, layout)
         bias_of = partial(attention_bias, context.weight_BK, context.last_K, causal=self.config.causal)
         places = layout.real_before_BT
-        return self._update(x_BTD, cache, bias_of, layout.positions_T, places, layout.block_keys_B), cache
+        x_BTD = self._update(x_BTD, cache, bias_of, layout.positions_T, places, layout.block_keys_B)
+        return x_BTD, cache, context.memory
 
     def extend(
         self, x_B1D: jax.Array, place_B1: jax.Array, cache: KVCache, room: jax.Array
@@ -235,9 +238,9 @@ class Stack(nn.Module):
 
     def __call__(self, x_BTD: jax.Array, exchange: Exchanges, layout: Layout) -> tuple[jax.Array, tuple[KVCache, ...]]:
         """Returns the rows after the last block [B, T, D], and the keys and values of every block."""
-        caches = []
+        caches, memory = [], None
         for i, of_block in enumerate(per_block(exchange, self.config.num_layers)):
-            x_BTD, cache = self.blocks[i](x_BTD, of_block, replace(layout, block=i))
+            x_BTD, cache, memory = self.blocks[i](x_BTD, of_block, replace(layout, block=i, memory=memory))
             caches.append(cache)
         return x_BTD, tuple(caches)
 

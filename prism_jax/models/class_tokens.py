@@ -43,6 +43,7 @@ class BesideClassRow(Wrapped):
             jnp.concatenate([x_BTD[:, :1], context.x_BKD], 1),
             jnp.pad(context.weight_BK, ((0, 0), (1, 0)), constant_values=1),
             jnp.pad(context.last_K, [(0, 0)] * (context.last_K.ndim - 1) + [(1, 0)]),
+            memory=context.memory,
         )
 
     def rows_sent(self, part_len):

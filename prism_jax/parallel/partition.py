@@ -44,6 +44,7 @@ class Layout:
       num_parts: P.
       num_tokens: N, before padding to P*T.
       block: index of the Transformer block that is running.
+      memory: what the exchange of the block before handed on, see `Context`. None in front of the first block.
     """
 
     part: jax.Array
@@ -52,6 +53,7 @@ class Layout:
     num_parts: int = flax.struct.field(pytree_node=False)
     num_tokens: int = flax.struct.field(pytree_node=False)
     block: int = flax.struct.field(pytree_node=False, default=0)
+    memory: Any = None
 
     @property
     def block_keys_B(self) -> jax.Array | None:

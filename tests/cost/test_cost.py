@@ -9,7 +9,7 @@ from helpers.tiny import LLAMA_BLOCKS, stack_config, tiny_batch
 import prism_jax as pj
 from prism_jax import cost
 from prism_jax.errors import InputError
-from prism_jax.exchange import KeysValues
+from prism_jax.exchange import Displaced, KeysValues
 from prism_jax.forward import lower, params_shapes, parts_shapes
 from prism_jax.layers import attention
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertModel
@@ -56,6 +56,7 @@ def test_the_vit_table_by_formula(num_segments, published_gflops, communication_
         (pj.SegmentMeans(5), 3),
         ((pj.SegmentMeans(1), pj.AllGather()), 2),
         ((pj.IsolatedParts(), KeysValues(pj.SegmentMeans(2))), 4),
+        pytest.param(Displaced(pj.SegmentMeans(2)), 3, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -69,6 +70,7 @@ def test_formula_and_compiled_program_agree(exchange, num_parts, blocks):
     assert compiled.bytes_sent == formula.bytes_sent
     assert compiled.bytes_received == formula.bytes_received == formula.bytes_sent
     assert compiled.collectives == formula.collectives
+    assert compiled.collectives_hidden == formula.collectives_hidden
     assert compiled.flops == pytest.approx(formula.flops, rel=1e-2)
     assert compiled.bytes_join == cost.join_bytes(model, num_parts, num_tokens)
     named = {

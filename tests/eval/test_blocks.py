@@ -58,3 +58,8 @@ config = replace(configs.load({toy_config!r}), model=BertWithClassTokens)
     flags = ["--checkpoint", trained, "--exchange", "segment_means:1", "--num-parts", "3", "--out", tmp_path]
     assert command("eval.blocks", own, *flags) == 2
     assert "a block of BertWithClassTokens gives 21 rows for 18 tokens" in capsys.readouterr().err
+
+
+def test_an_exchange_that_reads_earlier_rows_is_refused(toy_config, capsys):
+    assert command("eval.blocks", toy_config, "--exchange", "displaced:segment_means:1", "--num-parts", "3") == 2
+    assert "displaced:segment_means:1 reads rows of earlier blocks" in capsys.readouterr().err

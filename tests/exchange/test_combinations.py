@@ -21,6 +21,23 @@ from prism_jax.exchange.text import parse
         ("keys_values:codebooks:8:4:all_gather", "stand in front, .* but this is keys_values:codebooks:8:4:all_gather"),
         ("keys_values:principal:8:all_gather", "stand in front, .* but this is keys_values:principal:8:all_gather"),
         ("principal:8:codebooks:4:4:all_gather", "stand in front, .* but this is principal:8:codebooks:4:4:all_gather"),
+        (
+            "displaced:isolated_parts",
+            "isolated_parts sends nothing, so there are no rows to keep; choose one that sends",
+        ),
+        ("every:2:keys_values:all_gather", "keys_values:all_gather sends what its own block alone can read, behind"),
+        ("displaced:means_after_norm:2", "means_after_norm:2 sends what its own block alone can read, behind a norm"),
+        (
+            "displaced:every:2:displaced:all_gather",
+            "every:2:displaced:all_gather keeps rows already; leave one displaced out",
+        ),
+        ("every:2:every:2:all_gather", "every:2:all_gather keeps rows already; leave one every out"),
+        ("every:0:all_gather", "period is 0; choose 1 or more"),
+        (
+            "first_tokens:1:displaced:all_gather",
+            "first tokens stand inside, .* but this is first_tokens:1:displaced:all",
+        ),
+        ("keys_values:displaced:all_gather", "keys and values are those of one block, but displaced:all_gather keeps"),
         ("keys_values", "and an exchange such as all_gather at the end"),
         ("principal:0:all_gather", "rank is 0; choose 1 or more"),
         ("codebooks:8:3:all_gather", "bits is 3; choose 2, 4 or 8"),

@@ -103,8 +103,14 @@ def test_a_part_attends_to_its_own_rows_and_those_sent_by_the_others(exchange, n
         assert (count.sum(-1) == 17).all()
 
 
-@pytest.mark.parametrize("exchange", EXCHANGES, ids=str)
-@pytest.mark.parametrize(("num_parts", "norm_first"), [(3, True), (8, False)])
+@pytest.mark.parametrize(
+    ("exchange", "num_parts", "norm_first"),
+    [
+        *((exchange, *case) for exchange in EXCHANGES for case in ((3, True), (8, False))),
+        (pj.exchange.Displaced(pj.AllGather()), 3, True),
+    ],
+    ids=str,
+)
 def test_no_token_sees_the_future(exchange, num_parts, norm_first):
     """The gradient from any token to the embedding of any later one is exactly zero,
     and not zero to all earlier ones."""

@@ -18,6 +18,7 @@ import prism_jax as pj
 from prism_jax import cost, weights
 from prism_jax.errors import RunError
 from prism_jax.exchange import KeysValues
+from prism_jax.exchange.memory import Displaced
 from prism_jax.exchange.segments import segment_table
 from prism_jax.models.gpt2 import GPT2LMHeadModel
 from prism_jax.models.llama import LlamaForCausalLM
@@ -96,6 +97,13 @@ class MeansOfFirst(pj.Sending):
         ),
         (tiny_gpt2, pj.AllGather(), lambda T: MeansOfFirst(T, T), pj.on_one_device(2)),
         pytest.param(
+            tiny_gpt2,
+            Displaced(pj.SegmentMeans(3)),
+            lambda T: Displaced(MeansOfFirst(T, 3)),
+            pj.on_one_device(2),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             tiny_gpt2, pj.IsolatedParts(), lambda T: pj.IsolatedParts(), pj.on_mesh(4), marks=pytest.mark.slow
         ),
         (
@@ -105,7 +113,14 @@ class MeansOfFirst(pj.Sending):
             pj.on_mesh(4),
         ),
     ],
-    ids=["llama-one_device", "segment_means-mesh", "all_gather-one_device", "isolated-mesh", "per_block-mesh"],
+    ids=[
+        "llama-one_device",
+        "segment_means-mesh",
+        "all_gather-one_device",
+        "displaced-one_device",
+        "isolated-mesh",
+        "per_block-mesh",
+    ],
 )
 def test_cached_logits_equal_teacher_forced_logits_at_the_same_boundaries(tiny, exchange, same_with_room, run):
     """The whole text at once: every part has room for the new tokens at its end, but only the last one uses it."""

@@ -107,7 +107,16 @@ def test_the_class_rows_of_parts_without_a_real_token_do_not_count():
     assert np.abs(alone[:2] - exact[:2]).max(1).min() > 1e-3
 
 
-@pytest.mark.parametrize("exchange", [pj.SegmentMeans(2), pj.AllGather(), pj.IsolatedParts()])
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        pj.SegmentMeans(2),
+        pj.AllGather(),
+        pj.IsolatedParts(),
+        pytest.param(pj.exchange.Every(pj.SegmentMeans(2), 2), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_the_formula_counts_the_class_row(exchange):
     """FLOPs, bytes and collectives are those of the compiled program: one row more to compute, none more to send."""
     model, plain = ViTWithClassTokens(vit_config()), ViTForImageClassification(vit_config())

@@ -1,0 +1,24 @@
+"""An array that an exchange owns in every block."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class BlockArray:
+    """An array that an exchange owns in every block, float32.
+
+    Attributes:
+      shape: of the array.
+      start: every number of the array before training, which then changes it. None for an array that `train.calibrate`
+        makes; training leaves it as it is.
+    """
+
+    shape: tuple[int, ...]
+    start: float | None = None
+
+
+def array_field() -> Any:
+    """Returns the field of an exchange that holds one of its arrays, None before the exchange is bound. It stands in no
+    text, and two exchanges are equal whatever it holds."""
+    return field(default=None, kw_only=True, compare=False, repr=False)
