@@ -142,6 +142,7 @@ class BertForSequenceClassification(ClassRowModel, _Bert):
 class BertWithClassTokens(WithClassTokens, BertForSequenceClassification):
     """`BertForSequenceClassification` with a class token on every part. The parameters are the same."""
 
+    architecture: ClassVar[str] = "BertForSequenceClassification"
     encoder_class = BertEncoderWithClassTokens
 
     def check(self, num_tokens: int) -> None:

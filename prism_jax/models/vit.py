@@ -229,6 +229,7 @@ class ViTForImageClassification(ClassRowModel, _ViT):
 class ViTWithClassTokens(WithClassTokens, ViTForImageClassification):
     """`ViTForImageClassification` with a class token on every part. The parameters are the same."""
 
+    architecture: ClassVar[str] = "ViTForImageClassification"
     encoder_class = ViTEncoderWithClassTokens
 
 
