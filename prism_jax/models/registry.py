@@ -10,6 +10,8 @@ from prism_jax.errors import InputError
 from prism_jax.models import (
     bert,
     bert_hf,
+    distilbert,
+    distilbert_hf,
     gpt2,
     gpt2_hf,
     llama,
@@ -18,6 +20,8 @@ from prism_jax.models import (
     qwen2_hf,
     qwen3,
     qwen3_hf,
+    roberta,
+    roberta_hf,
     vit,
     vit_hf,
 )
@@ -38,14 +42,14 @@ class Family:
 
     @cached_property
     def classes(self) -> dict[str, type[Model]]:
-        """The model classes by their names, in the order of their module."""
+        """The model classes by their names, in the order of their module; those with a head."""
         return {
             name: kind
             for name, kind in vars(self.models).items()
             if isinstance(kind, type)
             and issubclass(kind, Model)
             and kind.__module__ == self.models.__name__
-            and not name.startswith("_")
+            and kind.head is not Model.head
         }
 
     @property
@@ -56,10 +60,12 @@ class Family:
 
 FAMILIES = {
     "bert": Family(bert, bert_hf),
+    "distilbert": Family(distilbert, distilbert_hf),
     "gpt2": Family(gpt2, gpt2_hf),
     "llama": Family(llama, llama_hf),
     "qwen2": Family(qwen2, qwen2_hf),
     "qwen3": Family(qwen3, qwen3_hf),
+    "roberta": Family(roberta, roberta_hf),
     "vit": Family(vit, vit_hf),
 }
 """The families by Hugging Face's `model_type`."""

@@ -5,7 +5,7 @@ import json
 import pytest
 from helpers.paths import GOLDEN, ROOT
 
-from prism_jax import models, weights
+from prism_jax import models
 from prism_jax.errors import InputError
 from prism_jax.models.registry import FAMILIES, architecture_of, class_named, family_of
 
@@ -61,11 +61,6 @@ def test_what_auto_refuses(config, message, tmp_path):
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="no folder '.*nowhere'; give"):
         models.auto("./nowhere")
-
-
-def test_a_model_of_another_family_is_refused():
-    with pytest.raises(InputError, match="holds a gpt2 model, which BertModel is not"):
-        weights.load(class_named("BertModel"), str(GOLDEN / "gpt2_tiny"))
 
 
 def test_the_page_lists_what_is_implemented():
