@@ -10,6 +10,8 @@ from prism_jax.errors import InputError
 from prism_jax.models import (
     bert,
     bert_hf,
+    deit,
+    deit_hf,
     distilbert,
     distilbert_hf,
     gpt2,
@@ -60,6 +62,7 @@ class Family:
 
 FAMILIES = {
     "bert": Family(bert, bert_hf),
+    "deit": Family(deit, deit_hf),
     "distilbert": Family(distilbert, distilbert_hf),
     "gpt2": Family(gpt2, gpt2_hf),
     "llama": Family(llama, llama_hf),

@@ -1,0 +1,137 @@
+"""DeiT and others with ViT's blocks, against Hugging Face's PyTorch models, and against golden files where torch is not
+installed."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from helpers.cases import one_is_quick
+from helpers.closeness import assert_close
+from helpers.hf_bert import WHOLE, save_hf_model
+from helpers.hf_images import FAMILIES, hf_config
+from helpers.hf_vit import answer, random_pixels, run_hf
+from helpers.paths import GOLDEN
+
+import prism_jax as pj
+from prism_jax import models, weights
+from prism_jax.assets import hub
+from prism_jax.data import images
+from prism_jax.errors import InputError
+from prism_jax.forward import block_outputs
+from prism_jax.models import vit
+from prism_jax.models.registry import FAMILIES as FAMILIES_OF_MODELS
+from prism_jax.models.registry import class_named
+from prism_jax.testing import random_params
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+HEADS = [
+    ("deit", "Model"),
+    ("deit", "ForImageClassification"),
+    ("deit", "ForImageClassificationWithTeacher"),
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_golden_outputs_without_torch(family):
+    """Outputs of Hugging Face's PyTorch model, written by `python tests/golden/make.py`, in three parts."""
+    case, folder = json.loads((GOLDEN / f"{family}.json").read_text()), GOLDEN / f"{family}_tiny"
+    loaded = weights.load(models.auto(folder), str(folder))
+    pixels = np.array(case["pixels"], np.float32)
+    logits = answer(loaded.model, loaded.params, pixels, pj.AllGather(), pj.on_one_device(3))
+    assert_close(logits, np.array(case["logits"], np.float32))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("family", "head"), HEADS)
+def test_every_head_equals_hugging_face(family, head, tmp_path):
+    """And is read back by transformers, from weights of ours, with the same answers."""
+    name = FAMILIES[family][0] + head
+    theirs = save_hf_model(name, config := hf_config(family), tmp_path / "theirs")
+    kind = models.auto(tmp_path / "theirs")
+    assert kind is class_named(name)
+    loaded = weights.load(kind, str(tmp_path / "theirs"))
+    changed = jax.tree.map(lambda x: x * 1.25, loaded.params)
+    weights.export(weights.Pretrained(loaded.model, changed), tmp_path / "ours")
+    opened, report = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(report.values()), report
+    pixels = random_pixels(config)
+    for model, params in ((theirs, loaded.params), (opened.eval(), changed)):
+        ours = jax.tree.leaves(answer(loaded.model, params, pixels))
+        for mine, other in zip(ours, run_hf(model, pixels).values(), strict=False):
+            assert_close(mine, other.numpy())
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_layer_equals_hugging_face(family, tmp_path):
+    name = FAMILIES[family][0] + "Model"
+    theirs = save_hf_model(name, config := hf_config(family), tmp_path)
+    pixels = random_pixels(config)
+    hidden = run_hf(theirs, pixels, output_hidden_states=True).hidden_states[1:]
+    loaded, run = weights.load(class_named(name), str(tmp_path)), pj.on_one_device(1)
+    batch = {"patches": images.patchify(pixels, loaded.model.config)}
+    ours = block_outputs(loaded.model, loaded.params, run.split(batch), WHOLE, run)
+    for mine, other in zip(ours, hidden, strict=True):
+        assert_close(mine, other.numpy())
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_resolution_equals_hugging_face(family, tmp_path):
+    name = FAMILIES[family][0]
+    theirs = save_hf_model(f"{name}Model", hf_config(family), tmp_path)
+    pixels = np.random.default_rng(1).normal(size=(2, 1, 13, 24)).astype(np.float32)
+    given = {"interpolate_pos_encoding": True} if family == "deit" else {}
+    expected = run_hf(theirs, pixels, **given).last_hidden_state.numpy()
+    loaded = weights.load(class_named(f"{name}HiddenStates"), str(tmp_path))
+    model, params = vit.with_image_size(loaded.model, loaded.params, (13, 24))
+    assert_close(answer(model, params, pixels), expected)
+
+
+@pytest.mark.parametrize("family", one_is_quick("deit", FAMILIES))
+def test_class_tokens_on_every_part_are_that_of_one_device(family):
+    """With all rows sent. With means they are not."""
+    folder, name = GOLDEN / f"{family}_tiny", FAMILIES[family][0]
+    config = weights.load(models.auto(folder), str(folder)).model.config
+    plain, model = (class_named(name + head)(config) for head in ("ForImageClassification", "WithClassTokens"))
+    params, pixels, run = random_params(plain), random_pixels(hf_config(family)), pj.on_one_device(3)
+    expected = answer(plain, params, pixels)
+    assert_close(answer(model, params, pixels, pj.AllGather(), run), expected)
+    assert np.abs(answer(model, params, pixels, pj.SegmentMeans(1), run) - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_config_is_read_and_written_back(family, tmp_path):
+    """What transformers reads from ours is theirs, but for what says nothing about the answer."""
+    theirs = hf_config(family, image_size=[12, 16]).to_dict()
+    hf = FAMILIES_OF_MODELS[family].hf
+    (tmp_path / "config.json").write_text(json.dumps(hf.config_to_hf(hf.config_from_hf(theirs))))
+    again = hub.read_config(tmp_path, FAMILIES_OF_MODELS)
+    unequal = {name for name, value in theirs.items() if again.get(name) != value}
+    assert unequal <= {"_name_or_path", "id2label", "label2id"}
+
+
+@pytest.mark.parametrize(
+    ("family", "changed", "message"),
+    [
+        ("deit", {"hidden_act": "mish", "rope_theta": 1.0}, "this deit .*(?=.*'mish')(?=.*rope_theta=1.0)"),
+    ],
+)
+def test_a_config_that_is_not_implemented_is_refused(family, changed, message):
+    with pytest.raises(InputError, match=message):
+        FAMILIES_OF_MODELS[family].hf.config_from_hf(hf_config(family).to_dict() | changed)
+
+
+@pytest.mark.parametrize(
+    ("family", "changed", "message"),
+    [
+        ("vit", {"distilled": True}, "Hugging Face's vit has no other value of distilled; choose another family"),
+        ("deit", {"distilled": False}, "Hugging Face's deit has no other value of distilled"),
+    ],
+)
+def test_a_config_that_hugging_face_lacks_is_not_written(family, changed, message):
+    with pytest.raises(InputError, match=message):
+        FAMILIES_OF_MODELS[family].hf.config_to_hf(replace(vit.VIT_SMALL, **changed))
