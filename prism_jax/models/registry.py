@@ -12,6 +12,8 @@ from prism_jax.models import (
     bert_hf,
     deit,
     deit_hf,
+    dinov2,
+    dinov2_hf,
     distilbert,
     distilbert_hf,
     gpt2,
@@ -63,6 +65,7 @@ class Family:
 FAMILIES = {
     "bert": Family(bert, bert_hf),
     "deit": Family(deit, deit_hf),
+    "dinov2": Family(dinov2, dinov2_hf),
     "distilbert": Family(distilbert, distilbert_hf),
     "gpt2": Family(gpt2, gpt2_hf),
     "llama": Family(llama, llama_hf),

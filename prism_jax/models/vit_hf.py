@@ -1,4 +1,4 @@
-"""Hugging Face's config and tensor names for ViT, and what those of DeiT share with them."""
+"""Hugging Face's config and tensor names for ViT, and what those of DeiT and DINOv2 share with them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -98,15 +98,19 @@ def config_to_hf(config: ViTConfig) -> dict:
 
 def write(model_type: str, names: Mapping[str, str], config: ViTConfig, **own: Any) -> dict:
     """Returns the attributes of a Hugging Face config: the inverse of `read`."""
-
-    def number(size):  # some of Hugging Face's own code takes squares by one number only
-        return size[0] if size[0] == size[1] else list(size)
-
     config = replace(config, pooler_features=config.pooler_features or config.stack.features)
-    attributes = write_attributes(names, config)
-    attributes |= {"image_size": number(config.image_size), "patch_size": number(config.patch_size)}
-    check_written(model_type, config, read(names, attributes, **own))
-    return {"model_type": model_type} | attributes
+    written = attributes(names, config)
+    check_written(model_type, config, read(names, written, **own))
+    return {"model_type": model_type} | written
+
+
+def attributes(names: Mapping[str, str], config: ViTConfig) -> dict:
+    """Returns the values of a config of ours by Hugging Face's names; squares by one number."""
+    values = write_attributes(names, config)
+    for name in ("image_size", "patch_size"):  # some of Hugging Face's own code takes squares by one number only
+        height, width = values[name]
+        values[name] = height if height == width else [height, width]
+    return values
 
 
 def embeddings(config: ViTConfig) -> list[Entry]:

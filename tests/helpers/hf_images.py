@@ -3,6 +3,7 @@
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "image_size": 12, "patch_size": 4}
 FAMILIES = {
     "deit": ("DeiT", SIZES | {"intermediate_size": 24, "pooler_act": "relu"}, "ForImageClassificationWithTeacher"),
+    "dinov2": ("Dinov2", SIZES | {"mlp_ratio": 2, "layerscale_value": 0.7}, "ForImageClassification"),
 }
 """Hugging Face's name of the family, values of its config, and the head of its golden file."""
 

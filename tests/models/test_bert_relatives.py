@@ -69,7 +69,7 @@ def test_every_head_equals_hugging_face(family, head, tmp_path):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", one_is_quick("roberta", FAMILIES))
 def test_every_layer_equals_hugging_face(family, tmp_path):
     name = FAMILIES[family][0] + "Model"
     theirs = save_hf_model(name, config := hf_config(family), tmp_path)
@@ -82,7 +82,7 @@ def test_every_layer_equals_hugging_face(family, tmp_path):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", one_is_quick("roberta", FAMILIES))
 def test_a_sentence_embedding_is_the_masked_mean(family, tmp_path):
     name = FAMILIES[family][0]
     theirs = save_hf_model(f"{name}Model", config := hf_config(family), tmp_path)
@@ -94,7 +94,7 @@ def test_a_sentence_embedding_is_the_masked_mean(family, tmp_path):
 
 @pytest.mark.parity("peft")
 @pytest.mark.filterwarnings("ignore:.*(is_gradient_checkpointing|Could not find a config file)")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", one_is_quick("roberta", FAMILIES))
 def test_adapters_are_exchanged_with_peft(family, tmp_path):
     """One that PEFT writes for the classifier, and one of ours that it opens."""
     import peft
@@ -161,8 +161,8 @@ def test_a_head_of_two_layers_is_brought_into_the_order_of_classes(family, tmp_p
     before, after = (x.params["classifier"] for x in (loaded, turned))
     jax.tree.map(np.testing.assert_array_equal, before["dense"], after["dense"])
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[..., ::-1], y), before["out_proj"], after["out_proj"])
-    fresh = weights.load(kind, str(folder), num_labels=3, fresh=("classifier",)).params["classifier"]
-    assert fresh["out_proj"]["kernel"].shape == (16, 3)
+    drawn = weights.find(kind, str(folder), num_labels=3, fresh=("classifier",))
+    assert not [path for path in drawn.tensors if path.startswith("classifier")]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
