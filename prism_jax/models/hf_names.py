@@ -82,6 +82,10 @@ def write_attributes(names: Mapping[str, str], config: Any) -> dict:
     return {hf_name: attrgetter(our_name)(config) for hf_name, our_name in names.items()}
 
 
+NOT_WRITTEN = ("stack", "compute_dtype", "dropout", "class_id", "num_labels")
+"""Fields that are not among the attributes: no property of the weights, or written apart."""
+
+
 def check_written(model_type: str, config: Any, as_read: Any) -> None:
     """Raises InputError if a family of Hugging Face's lacks a config of ours, so that it would read another one.
 
@@ -102,10 +106,6 @@ def check_written(model_type: str, config: Any, as_read: Any) -> None:
             f"Hugging Face's {model_type} has no other value of {', '.join(lost)}; choose another family, or keep the "
             "model as a run"
         )
-
-
-NOT_WRITTEN = ("stack", "compute_dtype", "dropout", "class_id", "num_labels")
-"""Fields that are not among the attributes: they are no property of the weights, or written apart."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def hf_config(family: str, **kwargs):
     import transformers
 
     name, values = FAMILIES[family]
-    small = {"vocab_size": 48, "max_position_embeddings": 20, "initializer_range": 0.3, "num_labels": 5}
+    small = {"vocab_size": 99, "max_position_embeddings": 40, "initializer_range": 0.3, "num_labels": 5}
     return getattr(transformers, f"{name}Config")(**small | values | kwargs)
 
 
