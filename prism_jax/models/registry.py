@@ -99,7 +99,7 @@ def auto(source: str | Path, revision: str | None = None) -> type[Model]:
         return kind
     raise InputError(
         f"{folder}/config.json says architectures {', '.join(named)}; of {attributes['model_type']}, implemented are "
-        f"{', '.join(known)}; choose one of them, whose head is then read or drawn"
+        f"{', '.join(known)}; give one of these classes to weights.load yourself"
     )
 
 

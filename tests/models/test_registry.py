@@ -50,7 +50,7 @@ def test_auto(config, name, tmp_path):
         ({"model_type": "bert", "architectures": "BertModel"}, "architectures"),
         (
             {"model_type": "bert", "architectures": ["BertForQuestionAnswering"]},
-            "says architectures BertForQuestionAnswering; of bert, implemented are BertModel, .*; choose one of them",
+            "says architectures BertForQuestionAnswering; of bert, implemented are BertModel, .*; give one of these",
         ),
     ],
 )

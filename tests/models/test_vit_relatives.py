@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from helpers.cases import one_is_quick
 from helpers.closeness import assert_close
 from helpers.hf_bert import WHOLE, save_hf_model
@@ -20,10 +21,12 @@ from prism_jax.assets import hub
 from prism_jax.data import images
 from prism_jax.errors import InputError
 from prism_jax.forward import block_outputs, params_shapes
+from prism_jax.layers import lora
 from prism_jax.models import dinov2, vit
 from prism_jax.models.registry import FAMILIES as FAMILIES_OF_MODELS
 from prism_jax.models.registry import class_named
 from prism_jax.testing import random_params
+from prism_jax.weights import peft_files
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -91,6 +94,33 @@ def test_another_resolution_equals_hugging_face(family, tmp_path):
     loaded = weights.load(class_named(f"{name}Model"), str(tmp_path))
     model, params = vit.with_image_size(loaded.model, loaded.params, (13, 24))
     assert_close(answer(model, params, pixels)[0], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parity("peft")
+@pytest.mark.filterwarnings("ignore:.*(is_gradient_checkpointing|Could not find a config file)")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_peft_opens_an_adapter_of_ours(family, tmp_path):
+    import peft
+    import transformers
+
+    name, _, head = FAMILIES[family]
+    loaded = weights.load(models.auto(GOLDEN / f"{family}_tiny"), str(GOLDEN / f"{family}_tiny"))
+    params = lora.add(loaded.params, lora.LoRA(3, 5), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = unflatten_dict(
+        {
+            path: np.asarray(x + 0.1 * rng.normal(size=x.shape), np.float32) if lora.is_trained(path) else x
+            for path, x in flatten_dict(params).items()
+        }
+    )
+    peft_files.save(tmp_path, loaded.model, params, base="org/name")
+    base = getattr(transformers, name + head).from_pretrained(GOLDEN / f"{family}_tiny")
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path).eval()
+    pixels = random_pixels(base.config)
+    assert_close(answer(loaded.model, params, pixels), run_hf(theirs, pixels).logits.numpy())
+    again = weights.load(type(loaded.model), str(GOLDEN / f"{family}_tiny"), adapter=tmp_path)
+    assert_close(answer(again.model, again.params, pixels), run_hf(theirs, pixels).logits.numpy())
 
 
 @pytest.mark.parametrize("family", one_is_quick("dinov2", FAMILIES))
