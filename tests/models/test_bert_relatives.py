@@ -134,7 +134,8 @@ def test_adapters_are_exchanged_with_peft(family, tmp_path):
     assert_close(run_hf(opened, batch).logits.numpy(), ours(params, loaded.model))
 
 
-@pytest.mark.parametrize("family", one_is_quick("roberta", FAMILIES))
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_class_tokens_on_every_part_are_that_of_one_device(family):
     """With all rows sent; RoBERTa's for texts padded on either side."""
     case = json.loads((GOLDEN / f"{family}.json").read_text())[0]  # padded on the right
