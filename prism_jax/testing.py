@@ -73,11 +73,11 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
 
 
 def random_params(model: Model, seed: int = 0, scale: float = 0.3) -> Any:
-    """Returns normal parameters, the scales of norms around 1. Unlike `init_params` it compiles nothing."""
+    """Returns normal parameters, scales around 1. Unlike `init_params` it compiles nothing."""
     rng = np.random.default_rng(seed)
 
     def draw(path: tuple[Any, ...], spec: jax.ShapeDtypeStruct) -> np.ndarray:
-        around = 1 if path[-1].key == "scale" else 0
+        around = 1 if path[-1].key.startswith("scale") else 0
         return (around + scale * rng.normal(size=spec.shape)).astype(spec.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, params_shapes(model))

@@ -74,6 +74,7 @@ class HubConfig(TypedDict):
     """Keys of config.json that are read in addition to those that transformers reads."""
 
     model_type: str
+    architectures: NotRequired[list[str] | None]
     label2id: NotRequired[Any]
 
 
@@ -154,18 +155,27 @@ def _cached(source: str, revision: str | None) -> Path | None:
         return Path(partial) if partial else None
 
 
-def read_config(folder: Path, model_types: Collection[str]) -> dict:
-    """Returns the attributes of the Hugging Face config in `folder`, with its defaults. Its type must be one of
-    `model_types`."""
+def read_hub_config(folder: Path, model_types: Collection[str]) -> HubConfig:
+    """Returns the config.json of a folder as it stands there, without the defaults of transformers. Its type must be
+    one of `model_types`."""
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"no config.json in {folder}; give a folder in the hub's layout")
-    model_type = read_json(path, HubConfig)["model_type"]
-    if model_type not in model_types:
-        raise InputError(f"{path} says model_type {model_type!r}; implemented are {', '.join(model_types)}")
+    attributes = read_json(path, HubConfig)
+    if attributes["model_type"] not in model_types:
+        raise InputError(
+            f"{path} says model_type {attributes['model_type']!r}; implemented are {', '.join(model_types)}"
+        )
+    return attributes
+
+
+def read_config(folder: Path, model_types: Collection[str]) -> dict:
+    """Returns the attributes of the Hugging Face config in `folder`, with its defaults. Its type must be one of
+    `model_types`."""
+    read_hub_config(folder, model_types)
     from transformers import AutoConfig
 
-    return open_without_code(AutoConfig.from_pretrained, path).to_dict()
+    return open_without_code(AutoConfig.from_pretrained, folder / "config.json").to_dict()
 
 
 def open_without_code(open_folder: Callable, path: Path, **kwargs: Any) -> Any:

@@ -103,9 +103,9 @@ def patchify(pixels: np.ndarray, config: ViTConfig) -> np.ndarray:
       config: the model's config.
 
     Returns:
-      float32 [examples, N, channels * patch height * patch width]. Index 0 of N is zero, the place of the class token.
-      The patches follow in reading order. Each is flattened in the order (channel, height, width), as in Hugging Face's
-      convolution kernel.
+      float32 [examples, N, channels * patch height * patch width]. The first of N are zero, the places of the special
+      tokens. The patches follow in reading order. Each is flattened in the order (channel, height, width), as in
+      Hugging Face's convolution kernel.
 
     Raises:
       InputError: if the pixels are not of the model's shape.
@@ -120,7 +120,7 @@ def patchify(pixels: np.ndarray, config: ViTConfig) -> np.ndarray:
     whole = pixels[:, :, : rows * height, : columns * width]
     cut = whole.reshape(len(pixels), config.num_channels, rows, height, columns, width)
     patches = cut.transpose(0, 2, 4, 1, 3, 5).reshape(len(pixels), rows * columns, -1)
-    return np.pad(patches, [(0, 0), (1, 0), (0, 0)]).astype(np.float32)
+    return np.pad(patches, [(0, 0), (config.num_special, 0), (0, 0)]).astype(np.float32)
 
 
 def crop_and_flip(image: "Image", rng: np.random.Generator, area: tuple[float, float] = (0.5, 1.0)) -> "Image":

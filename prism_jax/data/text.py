@@ -91,10 +91,12 @@ class Tokens:
         return np.array([len(ids) for ids in self.ids], int)
 
     def check(self, rows: int, type_rows: int) -> None:
-        """Raises InputError unless every id and type, including those of padding, has a row in the model's tables."""
+        """Raises InputError unless every id and type, including those of padding, has a row in the model's tables.
+        A model without types, with `type_rows` 0, ignores them."""
         pad_id, pad_type = self.pad
         check_ids(np.concatenate([[pad_id], *self.ids]), rows, "the tokenised text")
-        check_ids(np.concatenate([[pad_type], *self.types]), type_rows, "the tokenised text", "token type")
+        if type_rows:
+            check_ids(np.concatenate([[pad_type], *self.types]), type_rows, "the tokenised text", "token type")
 
     def padded(self, index: Sequence[int] | np.ndarray, num_tokens: int) -> dict[str, np.ndarray]:
         """Returns the texts at `index` as arrays [examples, N], padded up to N: `ids` and `types` int32, `mask`

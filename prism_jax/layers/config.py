@@ -36,6 +36,8 @@ class TransformerConfig:
       rms_norm: True for norms without mean and bias (RMSNorm, arXiv 1910.07467), in place of layer norms.
       query_key_norm: whether queries and keys have an RMS norm over each head (Qwen3).
       gated: True for an MLP of three layers, `down(activation(gate(x)) * up(x))` (arXiv 2002.05202).
+      layer_scale: whether the outputs of attention and MLP are multiplied by a trained factor for each feature before
+        they are added to the residual stream (arXiv 2103.17239).
       rotary: rotary positions of queries and keys; None for a model that adds positions to its embeddings.
       compute_dtype: "float32" or "bfloat16", of the inputs of the matrix products. Weights, the residual stream, norms,
         softmax, logits and exchanged rows stay float32.
@@ -60,6 +62,7 @@ class TransformerConfig:
     rms_norm: bool = False
     query_key_norm: bool = False
     gated: bool = False
+    layer_scale: bool = False
     rotary: Rotary | None = None
     compute_dtype: str = "float32"
     dropout: Share = 0.0

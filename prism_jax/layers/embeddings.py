@@ -27,10 +27,11 @@ def vocabulary_logits(x_BND: jax.Array, token: nn.Embed, config: TransformerConf
     return jnp.einsum("BND,VD->BNV", x_BND.astype(dtype), table_VD.astype(dtype), preferred_element_type=jnp.float32)
 
 
-def check_length(num_positions: int, num_tokens: int) -> None:
-    """Raises InputError if a sequence is longer than the position table."""
-    if num_tokens > num_positions:
+def check_length(num_positions: int, num_tokens: int, first: int = 0) -> None:
+    """Raises InputError if a sequence, whose positions begin at `first`, is longer than the position table."""
+    if num_tokens > num_positions - first:
+        unused = f", of which tokens have those from {first} on" if first else ""
         raise InputError(
-            f"a sequence of {num_tokens} tokens, but the position table has {num_positions} rows; "
-            f"choose num_tokens <= {num_positions}"
+            f"a sequence of {num_tokens} tokens, but the position table has {num_positions} rows{unused}; "
+            f"choose num_tokens <= {num_positions - first}"
         )

@@ -157,6 +157,9 @@ class Block(nn.Module):
     def setup(self):
         self.attention, self.mlp = Attention(self.config), Mlp(self.config)
         self.norm_1, self.norm_2 = norm(self.config), norm(self.config)
+        if self.config.layer_scale:
+            ones, shape = nn.initializers.ones, (self.config.features,)
+            self.scale_1, self.scale_2 = (self.param(name, ones, shape, jnp.float32) for name in ("scale_1", "scale_2"))
 
     def __call__(self, x_BTD: jax.Array, exchange: Exchange, layout: Layout) -> tuple[jax.Array, KVCache, Any]:
         """Returns the rows after this block [B, T, D], the keys and values that they attended to, and what the exchange
@@ -221,11 +224,19 @@ class Block(nn.Module):
         return self.norm_1(x_BKD) if self.config.norm_first else x_BKD
 
     def _update(self, x_BTD, cache, bias_of, positions_T, place_BT, keys_B):
+        def attended(x_BTD):
+            y_BTD = self.attention(x_BTD, cache, bias_of, positions_T, place_BT, keys_B)
+            return y_BTD * self.scale_1[None, None] if self.config.layer_scale else y_BTD
+
+        def through_mlp(x_BTD):
+            y_BTD = self.mlp(x_BTD, keys_B)
+            return y_BTD * self.scale_2[None, None] if self.config.layer_scale else y_BTD
+
         if self.config.norm_first:
-            x_BTD = x_BTD + self.attention(self.norm_1(x_BTD), cache, bias_of, positions_T, place_BT, keys_B)
-            return x_BTD + self.mlp(self.norm_2(x_BTD), keys_B)
-        x_BTD = self.norm_1(x_BTD + self.attention(x_BTD, cache, bias_of, positions_T, place_BT, keys_B))
-        return self.norm_2(x_BTD + self.mlp(x_BTD, keys_B))
+            x_BTD = x_BTD + attended(self.norm_1(x_BTD))
+            return x_BTD + through_mlp(self.norm_2(x_BTD))
+        x_BTD = self.norm_1(x_BTD + attended(x_BTD))
+        return self.norm_2(x_BTD + through_mlp(x_BTD))
 
 
 class Stack(nn.Module):

@@ -16,10 +16,12 @@ class Model(nn.Module):
     Attributes:
       config: sizes of the model, a frozen dataclass with a `stack: TransformerConfig`.
       extra_rows: rows that a part computes beside those of its tokens.
+      label_layers: paths of the layers of the head that have an output for each class, where there are classes.
     """
 
     config: Any
     extra_rows: ClassVar[int] = 0
+    label_layers: ClassVar[tuple[str, ...]] = ("classifier",)
 
     def part(self, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges) -> jax.Array:
         """Returns the rows of this part that the head reads, [B, R, D]. Runs on every part: embeds, runs the blocks.

@@ -32,8 +32,10 @@ class BertConfig:
     Attributes:
       stack: the blocks.
       vocab_size: V.
-      num_positions: rows of the position table, the longest N.
-      num_types: rows of the token type table.
+      num_positions: rows of the position table.
+      num_types: rows of the token type table; 0 for a model without one (DistilBERT).
+      pad_id: token of padding, in RoBERTa. It is the position of padding too; real tokens have those after it. None
+        where positions count from the left, padding included.
       num_labels: C, classes of a classification head.
       classifier_dropout: rate on the input of a classifier; None for that of the stack.
       class_id: token that stands in front of every text, `[CLS]`; only a class token on every part needs it.
@@ -42,10 +44,16 @@ class BertConfig:
     stack: TransformerConfig
     vocab_size: Count = 30522
     num_positions: Count = 512
-    num_types: Count = 2
+    num_types: Natural = 2
+    pad_id: Natural | None = None
     num_labels: Width = 2
     classifier_dropout: Share | None = None
     class_id: Natural | None = None
+
+    @property
+    def first_position(self) -> int:
+        """Position of the first real token of a text without padding."""
+        return 0 if self.pad_id is None else self.pad_id + 1
 
 
 BERT_BASE = BertConfig(TransformerConfig(12, 768, 12, 3072, norm_first=False, dropout=0.1, attention_dropout=0.1))
@@ -60,7 +68,8 @@ class BertEncoder(nn.Module):
     def setup(self):
         config, stack = self.config, self.config.stack
         self.token = embedding(config.vocab_size, stack)
-        self.type = embedding(config.num_types, stack)
+        if config.num_types:
+            self.type = embedding(config.num_types, stack)
         self.position = embedding(config.num_positions, stack)
         self.norm = layer_norm(stack)
         self.blocks = Stack(stack)
@@ -70,12 +79,24 @@ class BertEncoder(nn.Module):
 
     def embed(self, tokens: dict[str, jax.Array], layout: Layout) -> jax.Array:
         """Returns the rows before the first block, [B, T, D]."""
-        config, stack = self.config, self.config.stack
-        ids_BT = tokens["ids"]
-        types_BT = tokens.get("types", jnp.zeros_like(ids_BT))
-        position_T = jnp.minimum(layout.positions_T, config.num_positions - 1)  # P*T may pass N by up to P - 1
-        x_BTD = self.norm(self.token(ids_BT) + self.type(types_BT) + self.position(position_T)[None])
-        return dropout(x_BTD, stack.dropout, replace(layout, block=stack.num_layers).block_keys_B, site=0)
+        x_BTD = self.of_tokens(tokens["ids"], tokens.get("types")) + self.of_positions(layout)
+        keys_B = replace(layout, block=self.config.stack.num_layers).block_keys_B
+        return dropout(self.norm(x_BTD), self.config.stack.dropout, keys_B, site=0)
+
+    def of_tokens(self, ids: jax.Array, types: jax.Array | None) -> jax.Array:
+        """Returns the embeddings of ids and types of one shape, [..., D]. Types are 0 where they are None."""
+        if not self.config.num_types:
+            return self.token(ids)
+        return self.token(ids) + self.type(jnp.zeros_like(ids) if types is None else types)
+
+    def of_positions(self, layout: Layout) -> jax.Array:
+        """Returns the position embeddings of this part's tokens, [1 or B, T, D]."""
+        config = self.config
+        if config.pad_id is None:
+            position_T = jnp.minimum(layout.positions_T, config.num_positions - 1)  # P*T may pass N by up to P - 1
+            return self.position(position_T)[None]
+        position_BT = layout.real_before_BT + config.first_position
+        return self.position(jnp.where(layout.real_BT, position_BT, config.pad_id))
 
 
 class BertEncoderWithClassTokens(BertEncoder):
@@ -87,31 +108,33 @@ class BertEncoderWithClassTokens(BertEncoder):
             return self.blocks(x_BTD, exchange, layout)[0]
         assert self.config.class_id is not None  # `check` refuses it
         position_B = class_positions(layout.real_BN)
-        ids_B, types_B = jnp.full_like(position_B, self.config.class_id), jnp.zeros_like(position_B)
-        class_BD = self.norm(self.token(ids_B) + self.type(types_B) + self.position(position_B))
+        ids_B = jnp.full_like(position_B, self.config.class_id)
+        if self.config.pad_id is not None:  # the first real token, wherever it stands
+            position_B = jnp.full_like(position_B, self.config.first_position)
+        class_BD = self.norm(self.of_tokens(ids_B, None) + self.position(position_B))
         return with_class_row(self.blocks, x_BTD, class_BD, layout, exchange)
 
 
-class _Bert(Model):
-    """The base of the BERT models."""
+class AbstractBert(Model):
+    """The base of the BERT models. Abstract: a subclass sets up the encoder and its head, and has `head`."""
 
     config: BertConfig
     encoder_class: ClassVar[type[nn.Module]] = BertEncoder
 
-    def dropped(self, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
-        """Returns the input of a classifier, with dropout where keys are given."""
+    def dropped(self, x: jax.Array, keys_B: jax.Array | None, site: int = 0) -> jax.Array:
+        """Returns the input of a layer of a classifier, with dropout where keys are given."""
         own = self.config.classifier_dropout
-        return dropout(x, self.config.stack.dropout if own is None else own, keys_B, site=0)
+        return dropout(x, self.config.stack.dropout if own is None else own, keys_B, site)
 
     def check(self, num_tokens: int) -> None:
-        check_length(self.config.num_positions, num_tokens)
+        check_length(self.config.num_positions, num_tokens, self.config.first_position)
 
     def batch_shapes(self, batch_size: int, num_tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
         shape = jax.ShapeDtypeStruct((batch_size, num_tokens), jnp.int32)
-        return {"ids": shape, "types": shape}
+        return {"ids": shape, "types": shape} if self.config.num_types else {"ids": shape}
 
 
-class BertModel(_Bert):
+class BertModel(AbstractBert):
     """Every hidden state, and the pooler's output."""
 
     def setup(self):
@@ -125,7 +148,7 @@ class BertModel(_Bert):
         return rows_BRD[:, : real_BN.shape[1]], jnp.tanh(self.pooler(rows_BRD[:, 0]))
 
 
-class BertForSequenceClassification(ClassRowModel, _Bert):
+class BertForSequenceClassification(ClassRowModel, AbstractBert):
     """Logits from the class row: pooler, tanh, classifier."""
 
     def setup(self):
@@ -142,6 +165,7 @@ class BertForSequenceClassification(ClassRowModel, _Bert):
 class BertWithClassTokens(WithClassTokens, BertForSequenceClassification):
     """`BertForSequenceClassification` with a class token on every part. The parameters are the same."""
 
+    architecture: ClassVar[str] = "BertForSequenceClassification"
     encoder_class = BertEncoderWithClassTokens
 
     def check(self, num_tokens: int) -> None:
@@ -153,7 +177,7 @@ class BertWithClassTokens(WithClassTokens, BertForSequenceClassification):
             )
 
 
-class BertForTokenClassification(_Bert):
+class BertForTokenClassification(AbstractBert):
     """Logits for every token, as for named entities."""
 
     def setup(self):
@@ -165,8 +189,11 @@ class BertForTokenClassification(_Bert):
         return self.classifier(self.dropped(rows_BRD[:, : real_BN.shape[1]], keys_B))
 
 
-class BertForMaskedLM(_Bert):
+class BertForMaskedLM(AbstractBert):
     """Logits of the vocabulary for every token: a dense layer, a norm, and the token table once more."""
+
+    activation: ClassVar[str | None] = None
+    """Of the head, a key of ACTIVATIONS; None for that of the blocks."""
 
     def setup(self):
         self.encoder = self.encoder_class(self.config)
@@ -177,11 +204,11 @@ class BertForMaskedLM(_Bert):
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         """Returns logits [B, N, V]."""
         stack = self.config.stack
-        h_BND = ACTIVATIONS[stack.activation](self.transform(rows_BRD[:, : real_BN.shape[1]]))
+        h_BND = ACTIVATIONS[self.activation or stack.activation](self.transform(rows_BRD[:, : real_BN.shape[1]]))
         return vocabulary_logits(self.norm(h_BND), self.encoder.token, stack) + self.bias[None, None]
 
 
-class BertForSentenceEmbedding(_Bert):
+class BertForSentenceEmbedding(AbstractBert):
     """The mean of the hidden states of the real tokens, as sentence-transformers pools them. Not normalised."""
 
     architecture: ClassVar[str] = "BertModel"

@@ -1,4 +1,7 @@
-"""Hugging Face's config and tensor names for BERT."""
+"""Hugging Face's config and tensor names for BERT, and what those of RoBERTa share with them."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from prism_jax.layers.activations import ACTIVATIONS
 from prism_jax.layers.config import TransformerConfig
@@ -8,6 +11,7 @@ from prism_jax.models.hf_names import (
     Entry,
     Table,
     Tie,
+    check_written,
     linear,
     norm,
     read_attributes,
@@ -58,29 +62,44 @@ def config_from_hf(hf_config: dict, num_labels: int | None = None) -> BertConfig
       InputError: if an attribute has a value that is not implemented; all of them are listed.
     """
     refuse_unsupported(hf_config, SUPPORTED)
-    stack, own = read_attributes(ATTRIBUTES, hf_config)
-    return BertConfig(
-        TransformerConfig(**stack, norm_first=False), **own, num_labels=num_labels or len(hf_config["id2label"])
-    )
+    return read(ATTRIBUTES, hf_config, num_labels=num_labels or len(hf_config["id2label"]))
+
+
+def read(names: Mapping[str, str], hf_config: dict, **own: Any) -> BertConfig:
+    """Returns our config, from attributes whose values are all implemented.
+
+    Args:
+      names: our fields by the attributes of a config.
+      hf_config: attributes of a Hugging Face config.
+      **own: fields that no attribute has.
+    """
+    stack, named = read_attributes(names, hf_config)
+    return BertConfig(TransformerConfig(**stack, norm_first=False), **named, **own)
 
 
 def config_to_hf(config: BertConfig) -> dict:
-    """Returns the attributes of the Hugging Face `BertConfig` that equals a config of ours."""
-    return {"model_type": "bert"} | write_attributes(ATTRIBUTES, config)
+    """Returns the attributes of the Hugging Face `BertConfig` that equals a config of ours.
+
+    Raises:
+      InputError: if there is none.
+    """
+    return write("bert", ATTRIBUTES, config)
 
 
-def table(config: BertConfig) -> Table:
-    """Returns Hugging Face's names for our parameters."""
+def write(model_type: str, names: Mapping[str, str], config: BertConfig, **own: Any) -> dict:
+    """Returns the attributes of a Hugging Face config: the inverse of `read`."""
+    attributes = write_attributes(names, config)
+    check_written(model_type, config, read(names, attributes, **own))
+    return {"model_type": model_type} | attributes
+
+
+def encoder(config: BertConfig) -> list[Entry]:
+    """Returns Hugging Face's names for the embeddings and the blocks."""
     entries = [
         Entry("embeddings.word_embeddings.weight", "encoder/token/embedding"),
         Entry("embeddings.position_embeddings.weight", "encoder/position/embedding"),
         Entry("embeddings.token_type_embeddings.weight", "encoder/type/embedding"),
         *norm("embeddings.LayerNorm", "encoder/norm"),
-        *linear("pooler.dense", "pooler"),
-        *linear("classifier", "classifier"),
-        *linear("cls.predictions.transform.dense", "transform"),
-        *norm("cls.predictions.transform.LayerNorm", "norm"),
-        Entry("cls.predictions.bias", "bias"),
     ]
     for i in range(config.stack.num_layers):
         module, layer = f"encoder.layer.{i}", f"encoder/blocks/block_{i}"
@@ -94,6 +113,19 @@ def table(config: BertConfig) -> Table:
             *linear(f"{module}.output.dense", f"{layer}/mlp/down"),
             *norm(f"{module}.output.LayerNorm", f"{layer}/norm_2"),
         ]
+    return entries
+
+
+def table(config: BertConfig) -> Table:
+    """Returns Hugging Face's names for our parameters."""
+    entries = [
+        *encoder(config),
+        *linear("pooler.dense", "pooler"),
+        *linear("classifier", "classifier"),
+        *linear("cls.predictions.transform.dense", "transform"),
+        *norm("cls.predictions.transform.LayerNorm", "norm"),
+        Entry("cls.predictions.bias", "bias"),
+    ]
     return Table(
         entries=tuple(entries),
         base="BertModel",

@@ -8,6 +8,7 @@ from prism_jax.models.hf_names import (
     Entry,
     Table,
     Tie,
+    check_written,
     norm,
     read_attributes,
     refuse_unsupported,
@@ -60,14 +61,24 @@ def config_from_hf(hf_config: dict, num_labels: int | None = None) -> GPT2Config
       InputError: if an attribute has a value that is not implemented; all of them are listed.
     """
     refuse_unsupported(hf_config, SUPPORTED)
+    return _read(hf_config)
+
+
+def _read(hf_config: dict) -> GPT2Config:
     stack, own = read_attributes(ATTRIBUTES, hf_config)
     stack["mlp_features"] = stack["mlp_features"] or 4 * stack["features"]
     return GPT2Config(TransformerConfig(**stack, causal=True), **own)
 
 
 def config_to_hf(config: GPT2Config) -> dict:
-    """Returns the attributes of the Hugging Face `GPT2Config` that equals a config of ours."""
-    return {"model_type": "gpt2"} | write_attributes(ATTRIBUTES, config)
+    """Returns the attributes of the Hugging Face `GPT2Config` that equals a config of ours.
+
+    Raises:
+      InputError: if there is none.
+    """
+    attributes = write_attributes(ATTRIBUTES, config)
+    check_written("gpt2", config, _read(attributes))
+    return {"model_type": "gpt2"} | attributes
 
 
 def table(config: GPT2Config) -> Table:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
@@ -80,6 +80,32 @@ def read_attributes(names: Mapping[str, str], hf_config: Mapping) -> tuple[dict,
 def write_attributes(names: Mapping[str, str], config: Any) -> dict:
     """Returns the values of a config of ours by Hugging Face's names: the inverse of `read_attributes`."""
     return {hf_name: attrgetter(our_name)(config) for hf_name, our_name in names.items()}
+
+
+NOT_WRITTEN = ("stack", "compute_dtype", "dropout", "class_id", "num_labels")
+"""Fields that are not among the attributes: no property of the weights, or written apart."""
+
+
+def check_written(model_type: str, config: Any, as_read: Any) -> None:
+    """Raises InputError if a family of Hugging Face's lacks a config of ours, so that it would read another one.
+
+    Args:
+      model_type: the family.
+      config: ours.
+      as_read: the one that our names of attributes give back.
+    """
+
+    def fields(config: Any) -> dict[str, Any]:
+        stack = config.stack
+        stack = replace(stack, num_kv_heads=stack.kv_heads, head_features=stack.head_width)
+        return vars(config) | vars(stack)
+
+    ours, theirs = fields(config), fields(as_read)
+    if lost := [name for name in ours if ours[name] != theirs[name] and name not in NOT_WRITTEN]:
+        raise InputError(
+            f"Hugging Face's {model_type} has no other value of {', '.join(lost)}; choose another family, or keep the "
+            "model as a run"
+        )
 
 
 @dataclass(frozen=True)

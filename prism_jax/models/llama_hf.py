@@ -1,7 +1,6 @@
 """Hugging Face's config and tensor names for Llama, and what those of Qwen2 and Qwen3 share with them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from typing import Any
 
 from prism_jax.errors import InputError
@@ -14,6 +13,7 @@ from prism_jax.models.hf_names import (
     Entry,
     Table,
     Tie,
+    check_written,
     linear,
     read_attributes,
     refuse_unsupported,
@@ -140,16 +140,7 @@ def write(model_type: str, names: Mapping[str, str], config: LlamaConfig, **of_s
     scaling = None if rope["rope_type"] == "default" else {key: x for key, x in rope.items() if key != "rope_theta"}
     old = {"rope_theta": rope["rope_theta"], "rope_scaling": scaling}
     attributes = {"model_type": model_type, "rope_parameters": rope} | write_attributes(names, config)
-    as_read = read(names, attributes, **of_stack).stack
-    ours, theirs = (
-        asdict(replace(stack, num_kv_heads=stack.kv_heads, head_features=stack.head_width))
-        for stack in (config.stack, as_read)
-    )
-    if lost := [name for name in ours if ours[name] != theirs[name] and name not in ("dropout", "compute_dtype")]:
-        raise InputError(
-            f"Hugging Face's {model_type} has no other value of {', '.join(lost)}; choose another family, or keep the "
-            "model as a run"
-        )
+    check_written(model_type, config, read(names, attributes, **of_stack))
     return attributes | old
 
 

@@ -1,7 +1,8 @@
 """ViT (arXiv 2010.11929), equal to Hugging Face's `ViTModel` and the heads on it.
 
-A batch holds `patches` float32 [B, N, pixels of a patch]: row 0 is empty, for the class token, and the
-patches follow row by row of the image (`images.patchify`). A device gets the pixels of its own patches only.
+A batch holds `patches` float32 [B, N, pixels of a patch]: row 0 is empty, for the class token (row 1 too where there
+is a distillation token), and the patches follow row by row of the image (`images.patchify`). A device gets the pixels
+of its own patches only.
 """
 
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ class ViTConfig:
       num_labels: C, classes of a classification head.
       pooler_features: width of the pooler's output; None for D.
       pooler_activation: a key of ACTIVATIONS.
+      distilled: whether a distillation token follows the class token (DeiT).
     """
 
     stack: TransformerConfig
@@ -45,6 +47,7 @@ class ViTConfig:
     num_labels: Width = 2
     pooler_features: Width | None = None
     pooler_activation: str = "tanh"
+    distilled: bool = False
 
     def __post_init__(self):
         if min(self.patch_size) < 1 or min(self.grid) < 1:
@@ -61,9 +64,14 @@ class ViTConfig:
         return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
 
     @property
+    def num_special(self) -> int:
+        """Tokens in front of the patches: the class token, and the distillation token if there is one."""
+        return 2 if self.distilled else 1
+
+    @property
     def num_tokens(self) -> int:
-        """N: the class token and the patches."""
-        return 1 + self.grid[0] * self.grid[1]
+        """N: the special tokens and the patches."""
+        return self.num_special + self.grid[0] * self.grid[1]
 
     @property
     def patch_pixels(self) -> int:
@@ -90,7 +98,7 @@ def check_tokens(config: ViTConfig, num_tokens: int) -> None:
     if num_tokens != config.num_tokens:
         raise InputError(
             f"a sequence of {num_tokens} tokens, but an image of {_by(config.image_size)} in patches of "
-            f"{_by(config.patch_size)} has {config.num_tokens}, its class token included; "
+            f"{_by(config.patch_size)} has {config.num_tokens}, special tokens included; "
             f"choose num_tokens = {config.num_tokens}, or another resolution by vit.with_image_size"
         )
 
@@ -105,6 +113,8 @@ class ViTEncoder(nn.Module):
         self.patch = dense(stack.features, stack)
         init = nn.initializers.normal(stack.init_scale)
         self.class_token = self.param("class_token", init, (stack.features,), jnp.float32)
+        if config.distilled:
+            self.distillation_token = self.param("distillation_token", init, (stack.features,), jnp.float32)
         self.position = embedding(config.num_tokens, stack)
         self.blocks = Stack(stack)
         self.norm = layer_norm(stack)
@@ -125,6 +135,9 @@ class ViTEncoder(nn.Module):
         # Each part knows by itself whether it holds position 0, and puts the class token there.
         first_BTD = (layout.positions_T == 0)[None, :, None]
         x_BTD = jnp.where(first_BTD, self.class_token[None, None], self.patch(patches))
+        if config.distilled:
+            second_BTD = (layout.positions_T == 1)[None, :, None]
+            x_BTD = jnp.where(second_BTD, self.distillation_token[None, None], x_BTD)
         position_T = jnp.minimum(layout.positions_T, config.num_tokens - 1)  # P*T may pass N by up to P - 1
         x_BTD = x_BTD + self.position(position_T)[None]
         return dropout(x_BTD, stack.dropout, replace(layout, block=stack.num_layers).block_keys_B, site=0)
@@ -142,8 +155,8 @@ class ViTEncoderWithClassTokens(ViTEncoder):
         return self.norm(with_class_row(self.blocks, x_BTD, class_BD, layout, exchange))
 
 
-class _ViT(Model):
-    """The base of the ViT models."""
+class AbstractViT(Model):
+    """The base of the ViT models. Abstract: a subclass sets up the encoder and its head, and has `head`."""
 
     config: ViTConfig
     encoder_class: ClassVar[type[nn.Module]] = ViTEncoder
@@ -162,7 +175,7 @@ class _ViT(Model):
         return ACTIVATIONS[self.config.pooler_activation](self.pooler(row_BD))
 
 
-class ViTModel(_ViT):
+class ViTModel(AbstractViT):
     """Every hidden state, and the pooler's output."""
 
     def setup(self):
@@ -175,7 +188,7 @@ class ViTModel(_ViT):
         return rows_BRD[:, : real_BN.shape[1]], self._pooled(rows_BRD[:, 0])
 
 
-class ViTHiddenStates(_ViT):
+class ViTHiddenStates(AbstractViT):
     """Every hidden state, of checkpoints without a pooler: Hugging Face's `ViTModel(add_pooling_layer=False)`."""
 
     architecture: ClassVar[str] = "ViTModel"
@@ -188,7 +201,7 @@ class ViTHiddenStates(_ViT):
         return rows_BRD[:, : real_BN.shape[1]]
 
 
-class ViTForImageFeatures(ClassRowModel, _ViT):
+class ViTForImageFeatures(ClassRowModel, AbstractViT):
     """The class row, as features of the image."""
 
     architecture: ClassVar[str] = "ViTModel"
@@ -201,7 +214,7 @@ class ViTForImageFeatures(ClassRowModel, _ViT):
         return self.class_row(rows_BRD, real_BN)
 
 
-class ViTForPooledFeatures(ClassRowModel, _ViT):
+class ViTForPooledFeatures(ClassRowModel, AbstractViT):
     """The pooler's output for the class row, as features of the image."""
 
     architecture: ClassVar[str] = "ViTModel"
@@ -214,7 +227,7 @@ class ViTForPooledFeatures(ClassRowModel, _ViT):
         return self._pooled(self.class_row(rows_BRD, real_BN))
 
 
-class ViTForImageClassification(ClassRowModel, _ViT):
+class ViTForImageClassification(ClassRowModel, AbstractViT):
     """Logits from the class row."""
 
     def setup(self):
@@ -229,6 +242,7 @@ class ViTForImageClassification(ClassRowModel, _ViT):
 class ViTWithClassTokens(WithClassTokens, ViTForImageClassification):
     """`ViTForImageClassification` with a class token on every part. The parameters are the same."""
 
+    architecture: ClassVar[str] = "ViTForImageClassification"
     encoder_class = ViTEncoderWithClassTokens
 
 
@@ -236,7 +250,7 @@ def with_image_size(model: Model, params: Any, image_size: tuple[int, int]) -> t
     """Returns the model for images of another (height, width), its position table resized.
 
     Equal to Hugging Face's `interpolate_pos_encoding=True`: bicubic over the grid of patches, without antialiasing; the
-    class token keeps its row. Resizing twice is not the same as once: start from the weights as they were loaded.
+    special tokens keep their rows. Resizing twice is not the same as once: start from the weights as they were loaded.
 
     Raises:
       InputError: if not even one patch fits in.
@@ -245,8 +259,9 @@ def with_image_size(model: Model, params: Any, image_size: tuple[int, int]) -> t
     table = params["encoder"]["position"]["embedding"]
     if config.grid == model.config.grid:
         return model.clone(config=config), params
-    patches = table[1:].reshape(*model.config.grid, -1)
+    special = config.num_special
+    patches = table[special:].reshape(*model.config.grid, -1)
     resized = jax.image.resize(patches, (*config.grid, patches.shape[-1]), "cubic-pytorch", antialias=False)
-    table = jnp.concatenate([table[:1], resized.reshape(-1, patches.shape[-1])])
+    table = jnp.concatenate([table[:special], resized.reshape(-1, patches.shape[-1])])
     encoder = {**params["encoder"], "position": {"embedding": table}}
     return model.clone(config=config), {**params, "encoder": encoder}

@@ -1,4 +1,8 @@
-"""Hugging Face's config and tensor names for ViT."""
+"""Hugging Face's config and tensor names for ViT, and what those of DeiT and DINOv2 share with them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from prism_jax.errors import InputError
 from prism_jax.layers.activations import ACTIVATIONS
@@ -7,6 +11,7 @@ from prism_jax.models.hf_names import (
     ANY,
     Entry,
     Table,
+    check_written,
     linear,
     norm,
     read_attributes,
@@ -58,6 +63,17 @@ def config_from_hf(hf_config: dict, num_labels: int | None = None) -> ViTConfig:
       InputError: if an attribute has a value that is not implemented; all of them are listed.
     """
     refuse_unsupported(hf_config, SUPPORTED)
+    return read(ATTRIBUTES, hf_config, num_labels=num_labels or len(hf_config["id2label"]))
+
+
+def read(names: Mapping[str, str], hf_config: dict, **own: Any) -> ViTConfig:
+    """Returns our config, from attributes whose values are all implemented.
+
+    Args:
+      names: our fields by the attributes of a config.
+      hf_config: attributes of a Hugging Face config.
+      **own: fields that no attribute has.
+    """
 
     def pair(name):
         value = hf_config[name]
@@ -66,62 +82,108 @@ def config_from_hf(hf_config: dict, num_labels: int | None = None) -> ViTConfig:
             raise InputError(f"{name} is {value!r}; it must be a number, or two: height and width")
         return size
 
-    stack, own = read_attributes(ATTRIBUTES, hf_config)
+    stack, named = read_attributes(names, hf_config)
     sizes = {name: pair(name) for name in ("image_size", "patch_size")}
-    return ViTConfig(TransformerConfig(**stack), **own | sizes, num_labels=num_labels or len(hf_config["id2label"]))
+    return ViTConfig(TransformerConfig(**stack), **named | sizes | own)
 
 
 def config_to_hf(config: ViTConfig) -> dict:
-    """Returns the attributes of the Hugging Face `ViTConfig` that equals a config of ours."""
+    """Returns the attributes of the Hugging Face `ViTConfig` that equals a config of ours.
 
-    def number(size):  # some of Hugging Face's own code takes squares by one number only
-        return size[0] if size[0] == size[1] else list(size)
-
-    return (
-        {"model_type": "vit"}
-        | write_attributes(ATTRIBUTES, config)
-        | {"image_size": number(config.image_size), "patch_size": number(config.patch_size)}
-        | {"pooler_output_size": config.pooler_features or config.stack.features}
-    )
+    Raises:
+      InputError: if there is none.
+    """
+    return write("vit", ATTRIBUTES, config)
 
 
-def table(config: ViTConfig) -> Table:
-    """Returns Hugging Face's names for our parameters."""
-    D, N, qkv_bias = config.stack.features, config.num_tokens, config.stack.qkv_bias
+def write(model_type: str, names: Mapping[str, str], config: ViTConfig, **own: Any) -> dict:
+    """Returns the attributes of a Hugging Face config: the inverse of `read`."""
+    config = replace(config, pooler_features=config.pooler_features or config.stack.features)
+    written = attributes(names, config)
+    check_written(model_type, config, read(names, written, **own))
+    return {"model_type": model_type} | written
+
+
+def attributes(names: Mapping[str, str], config: ViTConfig) -> dict:
+    """Returns the values of a config of ours by Hugging Face's names; squares by one number."""
+    values = write_attributes(names, config)
+    for name in ("image_size", "patch_size"):  # some of Hugging Face's own code takes squares by one number only
+        height, width = values[name]
+        values[name] = height if height == width else [height, width]
+    return values
+
+
+def embeddings(config: ViTConfig) -> list[Entry]:
+    """Returns Hugging Face's names for the parameters in front of the blocks, and for the last norm."""
+    D, N = config.stack.features, config.num_tokens
     kernel = (D, config.num_channels, *config.patch_size)
-    entries = [
+    return [
         Entry("embeddings.cls_token", "encoder/class_token", shape=(1, 1, D)),
         Entry("embeddings.position_embeddings", "encoder/position/embedding", shape=(1, N, D)),
         Entry("embeddings.patch_embeddings.projection.weight", "encoder/patch/kernel", transpose=True, shape=kernel),
         Entry("embeddings.patch_embeddings.projection.bias", "encoder/patch/bias"),
         *norm("layernorm", "encoder/norm"),
-        *linear("pooler.dense", "pooler"),
-        *linear("classifier", "classifier"),
     ]
+
+
+def attention(module: str, layer: str, config: ViTConfig) -> list[Entry]:
+    """Returns Hugging Face's names for the attention of a block."""
+    bias = config.stack.qkv_bias
+    return [
+        *linear(f"{module}.attention.attention.query", f"{layer}/attention/query", bias=bias),
+        *linear(f"{module}.attention.attention.key", f"{layer}/attention/key", bias=bias),
+        *linear(f"{module}.attention.attention.value", f"{layer}/attention/value", bias=bias),
+        *linear(f"{module}.attention.output.dense", f"{layer}/attention/output"),
+    ]
+
+
+NEW_ATTENTION = (
+    ("attention.attention.query", "attention.q_proj"),
+    ("attention.attention.key", "attention.k_proj"),
+    ("attention.attention.value", "attention.v_proj"),
+    ("attention.output.dense", "attention.o_proj"),
+)
+"""Newer names of the modules of attention, see `Table.renamed`."""
+
+
+def table(
+    config: ViTConfig,
+    base: str = "ViTModel",
+    prefix: str = "vit.",
+    heads: tuple[str, ...] = ("classifier",),
+) -> Table:
+    """Returns Hugging Face's names for our parameters.
+
+    Args:
+      config: sizes of the model.
+      base: Hugging Face's class without a head.
+      prefix: of the names of the base model in models with a head.
+      heads: names of the layers that classify, the same as ours.
+    """
+    entries = [*embeddings(config), *linear("pooler.dense", "pooler")]
+    for name in heads:
+        entries += linear(name, name)
+    if config.distilled:
+        shape = (1, 1, config.stack.features)
+        entries.append(Entry("embeddings.distillation_token", "encoder/distillation_token", shape=shape))
     for i in range(config.stack.num_layers):
         module, layer = f"encoder.layer.{i}", f"encoder/blocks/block_{i}"
         entries += [
             *norm(f"{module}.layernorm_before", f"{layer}/norm_1"),
-            *linear(f"{module}.attention.attention.query", f"{layer}/attention/query", bias=qkv_bias),
-            *linear(f"{module}.attention.attention.key", f"{layer}/attention/key", bias=qkv_bias),
-            *linear(f"{module}.attention.attention.value", f"{layer}/attention/value", bias=qkv_bias),
-            *linear(f"{module}.attention.output.dense", f"{layer}/attention/output"),
+            *attention(module, layer, config),
             *norm(f"{module}.layernorm_after", f"{layer}/norm_2"),
             *linear(f"{module}.intermediate.dense", f"{layer}/mlp/up"),
             *linear(f"{module}.output.dense", f"{layer}/mlp/down"),
         ]
     return Table(
         entries=tuple(entries),
-        base="ViTModel",
-        prefix="vit.",
-        heads=("classifier.", "decoder."),
+        base=base,
+        prefix=prefix,
+        heads=(*(f"{name}." for name in heads), "decoder."),
         unused=(r"embeddings\.mask_token", r"decoder\..*"),  # of the model that predicts masked patches
         renamed=(
             ("encoder.layer.", "layers."),
-            ("attention.attention.query", "attention.q_proj"),
-            ("attention.attention.key", "attention.k_proj"),
-            ("attention.attention.value", "attention.v_proj"),
-            ("attention.output.dense", "attention.o_proj"),
+            *NEW_ATTENTION,
             ("intermediate.dense", "mlp.fc1"),
             ("output.dense", "mlp.fc2"),
         ),

@@ -87,7 +87,7 @@ def _labelled_inputs(dataset: Labelled, pretrained: Pretrained, num_tokens: int,
         return Images(dataset.inputs["image"], processor, config, augment)
     tokenizer = load_tokenizer(pretrained.folder, config.vocab_size)
     tokens = cut(tokenizer, dataset.inputs["text"], num_tokens, dataset.inputs.get("pair"), dataset.name)
-    tokens.check(config.vocab_size, getattr(config, "num_types", 1))
+    tokens.check(config.vocab_size, getattr(config, "num_types", 0))
     return Texts(tokens)
 
 

@@ -18,7 +18,7 @@ from prism_jax.folders import check_empty, new_folder
 from prism_jax.forward import init_params, params_shapes
 from prism_jax.layers import lora
 from prism_jax.models.base import Model
-from prism_jax.models.bert import BertWithClassTokens
+from prism_jax.models.class_tokens import WithClassTokens
 from prism_jax.models.hf_names import Entry, Table, give, refuse_tensors
 from prism_jax.models.registry import FAMILIES, architecture_of, family_of
 from prism_jax.seeds import check_seed
@@ -131,7 +131,9 @@ def load(
     if order is None:
         return replace(checked.pretrained, params=params)
     if (order != np.arange(len(order))).any():
-        params = params | {"classifier": jax.tree.map(lambda x: x[..., order], params["classifier"])}
+        flat = flatten(params)
+        heads = [path for path in flat if path.rpartition("/")[0] in kind.label_layers]
+        params = unflatten(flat | {path: flat[path][..., order] for path in heads})
     return replace(checked.pretrained, params=params, label_names=tuple(label_names))
 
 
@@ -161,7 +163,7 @@ def find(
     config = family.hf.config_from_hf(hf_config, num_labels)
     config = replace(config, stack=replace(config.stack, compute_dtype=compute_dtype))
     records.check_fields(config, f"{folder}/config.json: ")
-    if issubclass(kind, BertWithClassTokens):
+    if issubclass(kind, WithClassTokens) and hasattr(config, "class_id"):
         config = replace(config, class_id=text.class_id(hub.resolve(source, folder.name), config.vocab_size))
     model = kind(config)
     if num_tokens is not None:
@@ -177,14 +179,15 @@ def find(
         path: x for path, x in flatten(shapes).items() if path.split("/")[0] not in drawn and path not in adapter_params
     }
     names: tuple[str, ...] = ()
-    if "classifier/kernel" in wanted:
+    head = f"{kind.label_layers[0]}/kernel"
+    if head in wanted:
         names = labels.names_in_config(
             hf_config["id2label"], hub.read_json(folder / "config.json", hub.HubConfig).get("label2id")
         )
-    elif "classifier" in shapes:
+    elif head in flatten(shapes):
         noted = (
             hub.read_label_names(adapter_folder / peft_files.WEIGHTS)
-            if adapter_folder and "classifier/kernel" in adapter_params
+            if adapter_folder and head in adapter_params
             else ()
         )
         names = noted or labels.placeholder_names(config.num_labels)

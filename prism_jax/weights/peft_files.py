@@ -34,10 +34,13 @@ BASE = "base_model.model."
 TASKS = {
     "BertForSequenceClassification": "SEQ_CLS",
     "BertForTokenClassification": "TOKEN_CLS",
+    "DistilBertForSequenceClassification": "SEQ_CLS",
+    "DistilBertForTokenClassification": "TOKEN_CLS",
     "GPT2LMHeadModel": "CAUSAL_LM",
     "LlamaForCausalLM": "CAUSAL_LM",
     "Qwen2ForCausalLM": "CAUSAL_LM",
     "Qwen3ForCausalLM": "CAUSAL_LM",
+    "RobertaForTokenClassification": "TOKEN_CLS",
 }
 """PEFT's task types by architecture. The other architectures have none."""
 
@@ -228,7 +231,8 @@ def _adapters(
 def num_labels(folder: Path) -> int | None:
     """Returns C of the classifier in an adapter; None if it has no classifier."""
     tensors = hub.read_file(folder / WEIGHTS).items()
-    return next((x.shape[0] for name, x in tensors if name.endswith(".classifier.weight")), None)
+    ends = (".classifier.weight", ".classifier.out_proj.weight")
+    return next((x.shape[0] for name, x in tensors if name.endswith(ends)), None)
 
 
 def _dense_layers(table: Table) -> dict[str, list[Entry]]:

@@ -115,6 +115,7 @@ def test_ids_that_the_model_has_not_are_refused(toy_folder, tmp_path):
     refused("the tokenised text holds the token type 2, but", {"post_processor": json.loads(pair)})
     with pytest.raises(ValueError, match="the tokenised text holds the token type 3, but"):
         text.Tokens([np.array([1])], [np.array([0])], pad=(0, 3)).check(99, 2)
+    text.Tokens([np.array([1])], [np.array([0])], pad=(0, 3)).check(99, 0)  # of a model without types
 
 
 def test_a_folder_without_a_tokenizer_is_refused():

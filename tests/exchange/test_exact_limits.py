@@ -19,7 +19,7 @@ STACKS = {
     "bert": {},
     "vit": {"norm_first": True},
     "gpt2": {"norm_first": True, "causal": True},
-    "post_norm_causal": {"causal": True},
+    "post_norm_causal": {"causal": True, "layer_scale": True},
     "llama": LLAMA_BLOCKS,
 }
 

@@ -8,7 +8,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 import torch  # noqa: E402
-from helpers import hf_gpt2, hf_llama, hf_vit  # noqa: E402
+from helpers import hf_gpt2, hf_images, hf_llama, hf_texts, hf_vit  # noqa: E402
 from helpers.hf_bert import hf_config, pair_batch, run_hf, save_hf_model  # noqa: E402
 from helpers.real_assets import SENTENCES, minilm  # noqa: E402
 from helpers.training_steps import families, torch_steps  # noqa: E402
@@ -47,10 +47,25 @@ def main() -> None:
             )
         (HERE / f"{name}.json").write_text(json.dumps(cases))
 
+    for family, (name, _) in hf_texts.FAMILIES.items():
+        model = save_hf_model(f"{name}ForSequenceClassification", hf_texts.hf_config(family), HERE / f"{family}_tiny")
+        cases = []
+        for padding in ("right", "left"):
+            batch = hf_texts.text_batch(model.config, padding)
+            logits = hf_texts.run_hf(model, batch).logits.tolist()
+            cases.append({name: x.tolist() for name, x in batch.items()} | {"logits": logits})
+        (HERE / f"{family}.json").write_text(json.dumps(cases))
+
     model = save_hf_model("ViTForImageClassification", hf_vit.hf_config("oblong"), HERE / "vit_tiny")
     pixels = hf_vit.random_pixels(model.config).round(4)
     case = {"folder": "vit_tiny", "pixels": pixels.tolist(), "logits": hf_vit.run_hf(model, pixels).logits.tolist()}
     (HERE / "vit.json").write_text(json.dumps(case))
+
+    for family, (name, _, head) in hf_images.FAMILIES.items():
+        model = save_hf_model(name + head, hf_images.hf_config(family), HERE / f"{family}_tiny")
+        pixels = hf_vit.random_pixels(model.config).round(2)
+        case = {"pixels": pixels.tolist(), "logits": hf_vit.run_hf(model, pixels).logits.tolist()}
+        (HERE / f"{family}.json").write_text(json.dumps(case))
 
     steps = {name: torch_steps(family) for name, family in families().items()}
     (HERE / "training_steps.json").write_text(json.dumps(steps, indent=2) + "\n")

@@ -117,6 +117,11 @@ def save_model(experiment: recipe.Experiment, folder: Path) -> list:
         settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 12, "width": 21}}
         (folder / "preprocessor_config.json").write_text(json.dumps(settings))
         return ["--num-tokens", 13, "--image-size", 12] if experiment.image_size else ["--num-tokens", 22]
+    if family == "dinov2":
+        settings = {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 16}, "do_center_crop": True}
+        settings |= {"crop_size": {"height": 12, "width": 12}, "image_mean": [0.5], "image_std": [0.2]}
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+        return ["--num-tokens", 10, "--image-size", 12]
     if not (folder / "tokenizer.json").exists():
         save_toy_tokenizer(folder)
         path = folder / "tokenizer_config.json"

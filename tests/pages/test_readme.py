@@ -25,7 +25,7 @@ PAGES = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT /
 EVERYTHING = "\n".join(PAGES.values())
 NAMES = (
     "check_exchange|LastTokens|LearnedPower|cost[.]lowered|BertForSentenceEmbedding|encode_part|"
-    "ViTForImageFeatures|pj[.]Generator|DictReader"
+    "ViTForImageFeatures|pj[.]Generator|DictReader|models[.]auto"
 )
 BLOCKS = {
     re.search(NAMES, block)[0]: block for block in re.findall(r"```python\n(.*?)```", EVERYTHING, flags=re.DOTALL)
@@ -61,6 +61,12 @@ def test_the_image_example(tmp_path, monkeypatch):
     names = {}
     exec(BLOCKS["ViTForImageFeatures"].replace("asset:dinov2", str(folder)).replace("(224, 224)", "(24, 18)"), names)
     assert names["features"].shape == (1, 32)
+
+
+def test_the_class_is_found_in_the_example():
+    names = {}
+    exec(BLOCKS["models.auto"].replace("openai-community/gpt2", str(GOLDEN / "gpt2_tiny")), names)
+    assert type(names["loaded"].model).__name__ == "GPT2LMHeadModel"
 
 
 def test_the_generation_example(tmp_path, capsys):
