@@ -34,7 +34,7 @@ class SigmaPoints(pj.SegmentMeans):
 
     def __call__(self, x_BTD, layout):
         context = super().__call__(x_BTD, layout)
-        return context.replace(weight_BK=context.weight_BK.at[:, layout.part_len :].divide(2))
+        return replace(context, weight_BK=context.weight_BK.at[:, layout.part_len :].divide(2))
 
     def rows_sent(self, part_len):
         return 2 * self.num_segments
@@ -120,7 +120,7 @@ class QueriedMeans(Segments):
         }
 
     def segments(self, part_len):
-        index_LS, inside_LS = super().segments(part_len)
+        index_LS, _ = super().segments(part_len)
         self_LT = np.zeros((self.num_segments, part_len), bool)
         np.put_along_axis(self_LT, index_LS, True, axis=1)
         return np.broadcast_to(np.arange(part_len), self_LT.shape), self_LT
