@@ -140,8 +140,8 @@ PLOTS = {
     "score_flops.png": Plot(
         score_against_flops,
         "score against FLOPs",
-        "The same against the matrix products that a device computes for one example. The front joins all numbers of "
-        "parts: with more of them a device computes less.",
+        "The score against the matrix products that a device computes for one example: to the left is cheaper. The "
+        "grey front joins all numbers of parts, and with more of them a device computes less.",
     ),
     "score_rate.png": Plot(
         score_against_rate,
