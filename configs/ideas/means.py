@@ -1,43 +1,17 @@
-"""Rows other than plain means for the same bytes: sigma points, sorted segments, learned queries.
+r"""Rows other than plain means for the same bytes: sigma points, and means of like tokens.
 
-python -m eval.sweep configs/ideas/means.py --limit 1024 --out runs/newsgroups/means
+python -m eval.sweep configs/ideas/means.py --base configs/adapters/minilm_newsgroups --limit 1024 \
+    --out runs/newsgroups/means
 """
 
 from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import prism_jax as pj
-from prism_jax.exchange import BlockArray, Segments, array_field
 from prism_jax.experiments import recipe as configs
 from prism_jax.experiments.recipe import Grid
-
-
-@dataclass(frozen=True)
-class SigmaPoints(pj.SegmentMeans):
-    """Two rows for a segment: its mean plus and minus its principal deviation, each with half of its count."""
-
-    def segments(self, part_len):
-        index_LS, inside_LS = super().segments(part_len)
-        return np.concatenate([index_LS, index_LS]), np.concatenate([inside_LS, inside_LS])
-
-    def pool(self, x_BLSD, real_BLS):
-        x_BLSD, real_BLS = x_BLSD[:, : self.num_segments], real_BLS[:, : self.num_segments]
-        mean_BLD = super().pool(x_BLSD, real_BLS)
-        d_BLSD = jnp.where(real_BLS[..., None], x_BLSD - mean_BLD[:, :, None], 0)
-        along_BLS = (d_BLSD * principal(d_BLSD)[:, :, None]).sum(-1)
-        variance_BL1 = (along_BLS**2).sum(-1, keepdims=True) / jnp.maximum(real_BLS.sum(-1, keepdims=True), 1)
-        v_BLD = principal(d_BLSD) * jnp.sqrt(variance_BL1)
-        return jnp.concatenate([mean_BLD + v_BLD, mean_BLD - v_BLD], axis=1)
-
-    def __call__(self, x_BTD, layout):
-        context = super().__call__(x_BTD, layout)
-        return replace(context, weight_BK=context.weight_BK.at[:, layout.part_len :].divide(2))
-
-    def rows_sent(self, part_len):
-        return 2 * self.num_segments
 
 
 def principal(d_SD):
@@ -106,38 +80,19 @@ class BisectedMeans(SortedMeans):
             raise pj.InputError(f"{self.num_segments} segments can't be halved from one; choose a power of 2")
 
 
-@dataclass(frozen=True)
-class QueriedMeans(Segments):
-    """Learned queries, one for each row, which attend to all tokens of the part. Before training they make means."""
-
-    query_LD: jax.Array | None = array_field()
-    near_L: jax.Array | None = array_field()
-
-    def arrays(self, features):
-        return {
-            "query_LD": BlockArray((self.num_segments, features), start=0.0),
-            "near_L": BlockArray((self.num_segments,), start=8.0),
-        }
-
-    def segments(self, part_len):
-        index_LS, _ = super().segments(part_len)
-        self_LT = np.zeros((self.num_segments, part_len), bool)
-        np.put_along_axis(self_LT, index_LS, True, axis=1)
-        return np.broadcast_to(np.arange(part_len), self_LT.shape), self_LT
-
-    def pool(self, x_BLSD, real_BLS):
-        x_BTD, real_BT = x_BLSD[:, 0], real_BLS.any(1)
-        near_BLT = jnp.where(real_BLS, self.near_L[None, :, None], 0)
-        score_BLT = jnp.einsum("BTD,LD->BLT", x_BTD, self.query_LD) + near_BLT
-        share_BLT = jax.nn.softmax(jnp.where(real_BT[:, None], score_BLT, -1e9), axis=-1)
-        return jnp.einsum("BLT,BTD->BLD", share_BLT, jnp.where(real_BT[..., None], x_BTD, 0))
-
-    def flops(self, part_len, num_parts, features):
-        return 4 * self.num_segments * part_len * features if num_parts > 1 else 0
-
-
-MEANS = tuple(kind(L) for L in (4, 8) for kind in (pj.SegmentMeans, SortedMeans, BisectedMeans))
 config = replace(
     configs.load("configs/bert_newsgroups.py"),
-    grid=Grid(parts=(2, 4), segments=(), exchanges=(pj.IsolatedParts(), *MEANS, SigmaPoints(2), SigmaPoints(4))),
+    grid=Grid(
+        parts=(4, 2),
+        segments=(),
+        exchanges=(
+            pj.SegmentMeans(4),
+            pj.exchange.SigmaPoints(2),
+            SortedMeans(4),
+            BisectedMeans(4),
+            pj.SegmentMeans(8),
+            pj.exchange.SigmaPoints(4),
+            BisectedMeans(8),
+        ),
+    ),
 )
