@@ -24,13 +24,14 @@ class Report:
     """Folders with a results.json of eval.sweep."""
     page: Literal["report.md", "README.md"] = "report.md"
     """File name of the report. Web sites show README.md below the list of a folder's files."""
-    plots: tuple[Literal["score_bytes", "score_rate", "compute_parts"], ...] = (
+    plots: tuple[Literal["score_bytes", "score_flops", "score_rate", "compute_parts"], ...] = (
         "score_bytes",
+        "score_flops",
         "score_rate",
         "compute_parts",
     )
-    """Plots to draw: the score against bytes and against the compression rate, and FLOPs against the number of
-    parts."""
+    """Plots to draw: the score against bytes, against FLOPs and against the compression rate, and FLOPs against the
+    number of parts."""
     out: UserPath | None = None
     """Folder for the report. The default is the folder of the results, if there is only one."""
 

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 from prism_jax.cli.entry import write
@@ -17,6 +20,9 @@ plt.rcParams["text.parse_math"] = False  # a $ in a path starts no formula
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito
 MARKERS = ("o", "v", "s", "D", "^", "P", "X", "*", "<", ">", "p", "h", "d", "8")
 FILLS = ("full", "none", "left", "top", "right", "bottom")
+
+CHARACTERS = 90
+"""Number of a legend's characters that fit into the width of a panel."""
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -31,3 +37,28 @@ def save(figure: Figure, path: Path) -> None:
     few_colours.save(picture, format="png", optimize=True)
     write(path, picture.getvalue())
     plt.close(figure)
+
+
+def logarithmic(axes: Axes) -> None:
+    """Makes the x axis logarithmic, with room at its ends, and plain numbers."""
+    axes.set_xscale("log")
+    axes.margins(x=0.1)
+    plain_numbers(axes.xaxis)
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Labels a logarithmic axis at 1, 2 and 5 of each decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def legend_below(axes: Axes) -> None:
+    """Draws the legend below the panel, with columns that fit its width. Makes the figure higher for a long legend."""
+    labels = axes.get_legend_handles_labels()[1]
+    columns = min(4, max(1, CHARACTERS // (max(map(len, labels)) + 8)))
+    rows = -(-len(labels) // columns)
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    figure.set_figheight(max(figure.get_figheight(), 3.6 + 0.14 * rows))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=6, ncols=columns)

@@ -6,17 +6,14 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
-from eval.reporting.style import COLOURS, FILLS, MARKERS, plt, save
+from eval.reporting.style import COLOURS, FILLS, MARKERS, legend_below, logarithmic, plain_numbers, plt, save
 from eval.reporting.tables import UNITS
 from eval.scoring.variants import BASE, CONTROL
 from prism_jax.metrics.scores import METRICS
 
-CHARACTERS = 90
-"""Number of a legend's characters that fit into the width of a panel."""
+GFLOPS = "GFLOPs of matrix products"
 
 Panels = Mapping[tuple[str, int], dict]
 """Contents of results.json with only the scored records of one N, by name of the run and N."""
@@ -28,22 +25,36 @@ def scored(content: dict) -> list[dict]:
 
 
 def score_against_bytes(path: Path, panels: Panels) -> bool:
-    """Plots the score against bytes sent: a line for each number of parts, with the Pareto front in grey."""
+    """Plots the score against the bytes that a device sends."""
+    return score_against(sent, "kB sent per device and example", path, panels, is_logarithmic=True)
+
+
+def score_against_flops(path: Path, panels: Panels) -> bool:
+    """Plots the score against the FLOPs that a device computes."""
+    return score_against(computed, f"{GFLOPS} per device and example", path, panels, is_logarithmic=False)
+
+
+def score_against(
+    cost: Callable[[dict], float], label: str, path: Path, panels: Panels, *, is_logarithmic: bool
+) -> bool:
+    """Plots the score against a cost: a line for each number of parts, with the Pareto front in grey."""
     figure, all_axes = panels_of(panels)
     for ((name, _), content), axes in zip(panels.items(), all_axes, strict=True):
         rows = [row for row in content["rows"] if row["num_parts"] > 1]
-        edge = min((sent(row) for row in rows if sent(row)), default=1.0) / 4
+        edge = min((cost(row) for row in rows if cost(row)), default=1.0) / 4
+        nothing = "" if all(map(cost, rows)) else f" (nothing sent: at {edge:.2g})"
+        if is_logarithmic:
+            logarithmic(axes)
         one_device_lines(axes, content)
-        front = pareto(rows)
-        xs = [max(sent(row), edge) for row in front]
+        front = pareto(rows, cost)
+        xs = [max(cost(row), edge) for row in front]
         axes.step(
             xs, [row["score"] for row in front], where="post", color="0.85", linewidth=5, zorder=0, label="Pareto front"
         )
         styles = Styles(rows)
-        draw_rows(axes, rows, [max(sent(row), edge) for row in rows], styles)
+        draw_rows(axes, rows, [max(cost(row), edge) for row in rows], styles)
         styles.legend(axes)
-        logarithmic(axes)
-        axes.set_xlabel(f"kB sent per device and example (nothing sent: at {edge:.2g})")
+        axes.set_xlabel(label + nothing)
         describe(axes, name, content, len(panels) > 1)
     save(figure, path)
     return True
@@ -59,11 +70,11 @@ def score_against_rate(path: Path, panels: Panels) -> bool:
     figure, all_axes = panels_of(panels)
     for ((name, _), content), axes in zip(panels.items(), all_axes, strict=True):
         rows = [row for row in content["rows"] if row["compression_rate"]]
+        logarithmic(axes)
         one_device_lines(axes, content)
         styles = Styles(rows)
         draw_rows(axes, rows, [row["compression_rate"] for row in rows], styles)
         styles.legend(axes)
-        logarithmic(axes)
         axes.set_xlabel("compression rate, tokens of a part / rows sent")
         describe(axes, name, content, len(panels) > 1)
     save(figure, path)
@@ -86,7 +97,7 @@ def compute_against_parts(path: Path, panels: Panels) -> bool:
             if row["num_parts"] > 1:
                 length = f", L = {row['num_segments']}" if row["num_segments"] else ""
                 label = row["exchange"].replace("_", " ") + length
-                lines.setdefault(label, {1: whole})[row["num_parts"]] = row["flops_per_device"] / 1e9
+                lines.setdefault(label, {1: whole})[row["num_parts"]] = computed(row)
         for i, (label, line) in enumerate(lines.items()):
             colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
             axes.plot(
@@ -97,7 +108,7 @@ def compute_against_parts(path: Path, panels: Panels) -> bool:
         axes.set_xticks(parts, [str(num_parts) for num_parts in parts])
         axes.yaxis.set_major_formatter("{x:.3g}")
         axes.set_xlabel("parts P")
-        describe(axes, name, content, len(panels) > 1, "GFLOPs of matrix products per device and example")
+        describe(axes, name, content, len(panels) > 1, f"{GFLOPS} per device and example")
         legend_below(axes)
     save(figure, path)
     return True
@@ -125,6 +136,12 @@ PLOTS = {
         "The score against the bytes that a device sends for one example: to the left is cheaper. "
         "No record that sends as little beats a record on the grey front. Bars are 95 % intervals; "
         "markers are filled as the legend says for each kind of weights.",
+    ),
+    "score_flops.png": Plot(
+        score_against_flops,
+        "score against FLOPs",
+        "The score against the matrix products that a device computes for one example: to the left is cheaper. The "
+        "grey front joins all numbers of parts, and with more of them a device computes less.",
     ),
     "score_rate.png": Plot(
         score_against_rate,
@@ -184,8 +201,10 @@ class Styles:
 
 def draw_rows(axes: Axes, rows: list[dict], xs: list[float], styles: Styles) -> None:
     """Draws the score of each record against its x. A line joins records that agree in everything else."""
+    is_logarithmic = axes.get_xscale() == "log"
     for group in dict.fromkeys(map(styles.of, rows)):
-        line = [(x * styles.shift(group[0]), row) for x, row in zip(xs, rows, strict=True) if styles.of(row) == group]
+        shift = styles.shift(group[0]) if is_logarithmic else 1
+        line = [(x * shift, row) for x, row in zip(xs, rows, strict=True) if styles.of(row) == group]
         line.sort(key=lambda pair: pair[0])
         at, scores = zip(*((x, row["score"]) for x, row in line), strict=True)
         dashes, colour = "-" if group[1] == BASE else "--", styles.colour(group[0])
@@ -199,11 +218,15 @@ def sent(row: dict) -> float:
     return row["bytes_sent_per_device"] / 1e3
 
 
-def pareto(rows: list[dict]) -> list[dict]:
-    """Returns the records of the Pareto front, from few bytes to many: no other record has a better score for as few
-    bytes."""
+def computed(row: dict) -> float:
+    """Returns the GFLOPs of a device for one example, by formula."""
+    return row["flops_per_device"] / 1e9
+
+
+def pareto(rows: list[dict], cost: Callable[[dict], float]) -> list[dict]:
+    """Returns the records of the Pareto front, from cheap to dear: no other record has a better score for as little."""
     front: list[dict] = []
-    for row in sorted(rows, key=lambda row: (sent(row), -goodness(row))):
+    for row in sorted(rows, key=lambda row: (cost(row), -goodness(row))):
         if not front or goodness(row) > goodness(front[-1]):
             front.append(row)
     return front
@@ -258,28 +281,3 @@ def describe(axes: Axes, name: str, content: dict, has_several_panels: bool, lab
     axes.set_title(f"{name}\n{title}" if has_several_panels else title, fontsize=7)
     axes.set_ylabel(label or f"{UNITS[first['metric']]} (bars: 95 % interval)")
     axes.grid(alpha=0.25)
-
-
-def logarithmic(axes: Axes) -> None:
-    """Makes the x axis logarithmic, with room at its ends, and plain numbers."""
-    axes.set_xscale("log")
-    axes.margins(x=0.1)
-    plain_numbers(axes.xaxis)
-
-
-def plain_numbers(axis: Axis) -> None:
-    """Labels a logarithmic axis at 1, 2 and 5 of each decade."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())
-
-
-def legend_below(axes: Axes) -> None:
-    """Draws the legend below the panel, with columns that fit its width. Makes the figure higher for a long legend."""
-    labels = axes.get_legend_handles_labels()[1]
-    columns = min(4, max(1, CHARACTERS // (max(map(len, labels)) + 8)))
-    rows = -(-len(labels) // columns)
-    figure = axes.figure
-    assert isinstance(figure, Figure)
-    figure.set_figheight(max(figure.get_figheight(), 3.6 + 0.14 * rows))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=6, ncols=columns)

@@ -10,6 +10,7 @@ from prism_jax.exchange.keys_values import KeysValues
 from prism_jax.exchange.memory import Displaced, Every
 from prism_jax.exchange.principal import Principal
 from prism_jax.exchange.segments import MeansAfterNorm, SegmentMeans, Segments, UnscaledMeans, WeightedMeans
+from prism_jax.exchange.sigma_points import SigmaPoints
 from prism_jax.exchange.wire import WIRES, Wire
 from prism_jax.exchange.wrapped import Wrapped
 
@@ -32,6 +33,7 @@ __all__ = [
     "SegmentMeans",
     "Segments",
     "Sending",
+    "SigmaPoints",
     "UnscaledMeans",
     "WeightedMeans",
     "WholeSequence",

@@ -80,7 +80,7 @@ def test_sweep(toy_config, trained, tmp_path, capsys):
     with (out / "results.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(rows)
     assert "python -m eval.sweep" in (out / "report.md").read_text()
-    for name in ("score_bytes.png", "score_rate.png", "compute_parts.png"):
+    for name in ("score_bytes.png", "score_flops.png", "score_rate.png", "compute_parts.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
         assert f"({name})" in (out / "report.md").read_text()
     printed = capsys.readouterr().out

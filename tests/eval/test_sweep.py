@@ -415,7 +415,7 @@ def test_the_pareto_front(metric, expected):
         {"metric": metric, "score": score, "bytes_sent_per_device": 1e3 * kb, "number": i}
         for i, (score, kb) in enumerate(zip(scores, sent, strict=True))
     ]
-    assert [row["number"] for row in sweep_plots.pareto(rows)] == expected
+    assert [row["number"] for row in sweep_plots.pareto(rows, sweep_plots.sent)] == expected
 
 
 def test_what_recovery_must_not_be_taken_for_is_said(trained, toy_config, tmp_path, capsys):
