@@ -44,7 +44,8 @@ class Evaluation:
     split: str = "test"
     """Split to score: test, held_out (examples that training holds out), or the name of another split."""
     limit: Annotated[int, Meta(ge=0, description="a number of examples, or 0 for all")] = 256
-    """Number of examples to score, at even distances over the split; 0 for all."""
+    """Number of examples to score, at even distances over the split; 0 for all. An example of plain text is a window of
+    N tokens."""
 
     def check(self) -> None:
         """Raises InputError if the adapter's folder holds no adapter."""
