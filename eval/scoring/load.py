@@ -60,7 +60,7 @@ class Scoring:
       base: the model, with the weights of kind `BASE`.
       variants: weights by kind.
       dataset: the examples.
-      index: indices of the examples in their split; None for plain text, whose windows count from 0.
+      index: indices of the examples in their split; None for plain text, whose scored windows count from 0.
       task: the examples as arrays for the model.
     """
 

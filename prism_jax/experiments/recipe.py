@@ -91,7 +91,7 @@ class Preparation:
     validation: Annotated[float, Meta(gt=0, lt=1, description="a share between 0 and 1")] = 0.1
     """Share of the training split that is held out to choose the checkpoint. It is the same for every seed."""
     validation_limit: Natural = 0
-    """Number of held-out examples to score, at even distances; 0 for all."""
+    """Number of held-out examples to score, at even distances; 0 for all. Of plain text it counts documents."""
     seed: Seed = 0
     """Seed of fresh parameters, of the order of the examples, and of dropout."""
 
@@ -157,7 +157,7 @@ class Training(Preparation):
     lora_alpha: Positive = 16.0
     """The adapters' outputs are multiplied by lora_alpha / lora_rank."""
     limit: Natural = 0
-    """Number of training examples, at even distances; 0 for all."""
+    """Number of training examples, at even distances; 0 for all. Of plain text it counts documents."""
     evaluate_every: Natural = 0
     """Steps between two evaluations, each with a checkpoint; 0 for one evaluation at the end of each epoch."""
     patience: Annotated[int, Meta(ge=1, description="1 or more, or None")] | None = None
