@@ -36,7 +36,7 @@ class Calibrate:
     base: UserPath | None = None
     """A run of train.finetune (RUN or RUN@STEP) whose rows are read, in place of the config's weights."""
     examples: Count = 256
-    """Number of training examples, at even distances."""
+    """Number of training examples, at even distances. Of plain text it counts documents."""
     rows: Count = 16384
     """Most rows of a block that are fitted to."""
     dtype: Literal["float32", "float16"] = "float32"

@@ -26,7 +26,7 @@ from prism_jax.experiments.build import (
     load_model,
     load_run,
 )
-from prism_jax.experiments.recipe import Experiment
+from prism_jax.experiments.recipe import Evaluation, Experiment
 from prism_jax.layers import lora
 from prism_jax.models.base import Model
 from prism_jax.parallel.processes import check_same, from_terminal, is_terminal
@@ -60,7 +60,7 @@ class Scoring:
       base: the model, with the weights of kind `BASE`.
       variants: weights by kind.
       dataset: the examples.
-      index: indices of the examples in their split; None for plain text, whose windows count from 0.
+      index: indices of the examples in their split; None for plain text, whose scored windows count from 0.
       task: the examples as arrays for the model.
     """
 
@@ -83,7 +83,8 @@ class Scoring:
         """Returns the same scoring with another N."""
         if num_tokens == self.experiment.num_tokens:
             return self
-        task = prepare(self.dataset, self.base, num_tokens)
+        max_windows = _limit(self.experiment.evaluation)
+        task = prepare(self.dataset, self.base, num_tokens, max_windows=max_windows)
         return replace(self, experiment=replace(self.experiment, num_tokens=num_tokens), task=task)
 
     def predictor(self, setting: Setting, run: PlacedRunner) -> Predictor:
@@ -137,10 +138,10 @@ def load_scoring(
     for setting in settings:
         exchange, num_parts = setting.exchange, setting.num_parts
         cost.check_memory(base.model, exchange, num_parts, experiment.num_tokens, experiment.batch_size)
-    limit = 0 if evaluation.split == HELD_OUT else evaluation.limit  # training scored all held-out examples
-    index = None if isinstance(dataset, Corpus) else even_indices(len(dataset), limit)
-    dataset = subset(dataset, limit)
-    task = prepare(dataset, base, experiment.num_tokens)
+    limit, index = _limit(evaluation), None
+    if not isinstance(dataset, Corpus):
+        index, dataset = even_indices(len(dataset), limit), subset(dataset, limit)
+    task = prepare(dataset, base, experiment.num_tokens, max_windows=limit)
     variants = {
         kind: Variant(
             _with_same_arrays(kind, pretrained, settings), sources[kind] or evaluation.adapter or experiment.weights
@@ -152,6 +153,12 @@ def load_scoring(
     if any(arrays.has_arrays(setting.exchange, width_of) for setting in settings):
         _note_other_source(experiment.exchange_arrays, variants[BASE].source)
     return Scoring(experiment, base, variants, dataset, index, task)
+
+
+def _limit(evaluation: Evaluation) -> int:
+    """Returns the number of examples to score, for plain text of windows; 0 for all. Training scored all held-out
+    examples."""
+    return 0 if evaluation.split == HELD_OUT else evaluation.limit
 
 
 def _with_same_arrays(kind: str, pretrained: Pretrained, settings: Sequence[Setting]) -> Any:

@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,10 @@ class Tokens:
     def lengths(self) -> np.ndarray:
         """Number of tokens of each text."""
         return np.array([len(ids) for ids in self.ids], int)
+
+    def take(self, index: np.ndarray) -> "Tokens":
+        """Returns the texts at `index`."""
+        return replace(self, ids=[self.ids[i] for i in index], types=[self.types[i] for i in index])
 
     def check(self, rows: int, type_rows: int) -> None:
         """Raises InputError unless every id and type, including those of padding, has a row in the model's tables.

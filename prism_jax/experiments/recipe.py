@@ -44,7 +44,8 @@ class Evaluation:
     split: str = "test"
     """Split to score: test, held_out (examples that training holds out), or the name of another split."""
     limit: Annotated[int, Meta(ge=0, description="a number of examples, or 0 for all")] = 256
-    """Number of examples to score, at even distances over the split; 0 for all."""
+    """Number of examples to score, at even distances over the split; 0 for all. An example of plain text is a window of
+    N tokens."""
 
     def check(self) -> None:
         """Raises InputError if the adapter's folder holds no adapter."""
@@ -90,7 +91,7 @@ class Preparation:
     validation: Annotated[float, Meta(gt=0, lt=1, description="a share between 0 and 1")] = 0.1
     """Share of the training split that is held out to choose the checkpoint. It is the same for every seed."""
     validation_limit: Natural = 0
-    """Number of held-out examples to score, at even distances; 0 for all."""
+    """Number of held-out examples to score, at even distances; 0 for all. Of plain text it counts documents."""
     seed: Seed = 0
     """Seed of fresh parameters, of the order of the examples, and of dropout."""
 
@@ -156,7 +157,7 @@ class Training(Preparation):
     lora_alpha: Positive = 16.0
     """The adapters' outputs are multiplied by lora_alpha / lora_rank."""
     limit: Natural = 0
-    """Number of training examples, at even distances; 0 for all."""
+    """Number of training examples, at even distances; 0 for all. Of plain text it counts documents."""
     evaluate_every: Natural = 0
     """Steps between two evaluations, each with a checkpoint; 0 for one evaluation at the end of each epoch."""
     patience: Annotated[int, Meta(ge=1, description="1 or more, or None")] | None = None

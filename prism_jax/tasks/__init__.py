@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from prism_jax.data import images
-from prism_jax.data.datasets import Corpus, Dataset, Labelled
+from prism_jax.data.datasets import Corpus, Dataset, Labelled, even_indices
 from prism_jax.data.text import cut, load_tokenizer
 from prism_jax.errors import InputError
 from prism_jax.exchange.baselines import WholeSequence
@@ -25,7 +25,13 @@ from prism_jax.weights import Pretrained
 
 
 def prepare(
-    dataset: Dataset, pretrained: Pretrained, num_tokens: int, *, augment: bool = False, smoothing: float = 0.0
+    dataset: Dataset,
+    pretrained: Pretrained,
+    num_tokens: int,
+    *,
+    augment: bool = False,
+    smoothing: float = 0.0,
+    max_windows: int = 0,
 ) -> Task:
     """Returns the task of a data set for a model. On processes other than 0 its inputs are a `Placeholder`.
 
@@ -35,6 +41,7 @@ def prepare(
       num_tokens: N, the length at which texts are cut.
       augment: whether to crop and flip images in training.
       smoothing: label smoothing in the loss, 0 for none.
+      max_windows: number of windows of plain text to keep, at even distances; 0 for all.
 
     Raises:
       InputError: if the model's answers don't fit the data set, a metric does not take them, labels are none of the
@@ -50,12 +57,14 @@ def prepare(
     if augment and "image" not in getattr(dataset, "inputs", ()):
         raise InputError(f"images are cropped and flipped, which {dataset.name} has none of; leave augment out")
     return from_terminal(
-        lambda: _prepare(dataset, pretrained, num_tokens, augment, smoothing),
+        lambda: _prepare(dataset, pretrained, num_tokens, augment, smoothing, max_windows),
         lambda task: replace(task, inputs=placeholder(task.inputs, num_tokens)),
     )
 
 
-def _prepare(dataset: Dataset, pretrained: Pretrained, num_tokens: int, augment: bool, smoothing: float) -> Task:
+def _prepare(
+    dataset: Dataset, pretrained: Pretrained, num_tokens: int, augment: bool, smoothing: float, max_windows: int
+) -> Task:
     model = pretrained.model
     if isinstance(dataset, Labelled):
         inputs = _labelled_inputs(dataset, pretrained, num_tokens, augment)
@@ -65,7 +74,9 @@ def _prepare(dataset: Dataset, pretrained: Pretrained, num_tokens: int, augment:
     tokenizer = load_tokenizer(pretrained.folder, model.config.vocab_size)
     if isinstance(dataset, Corpus):
         windows, num_bytes = likelihood.windows(tokenizer, dataset.documents, num_tokens, dataset.name)
-        return LanguageModelling(Texts(windows), np.stack([windows.lengths - 1, num_bytes], axis=1))
+        labels = np.stack([windows.lengths - 1, num_bytes], axis=1)
+        kept = even_indices(len(labels), max_windows)
+        return LanguageModelling(Texts(windows.take(kept)), labels[kept])
     contexts = likelihood.token_ids(tokenizer, dataset.contexts, dataset.name)
     endings = likelihood.token_ids(
         tokenizer, [ending for endings in dataset.endings for ending in endings], f"the endings of {dataset.name}"

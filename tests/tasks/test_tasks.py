@@ -91,6 +91,23 @@ def test_windows_predict_every_token_once(tokenizer, num_tokens):
     assert starts.count(tokenizer.eos_token_id) == 3  # one for each document with text
 
 
+@pytest.mark.parametrize(("max_windows", "kept"), [(3, [1, 3, 5]), (9, range(6))])
+def test_a_long_text_is_scored_on_windows_at_even_distances(tmp_path, max_windows, kept):
+    """A window counts, not a document: a novel is one document."""
+    save_toy_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "[SEP]"}')
+    words = [f"w{i}" for i in range(1, 23)]
+    pretrained = Pretrained(GPT2LMHeadModel(GPT2), None, tmp_path)
+    task = tasks.prepare(Corpus("d", [" ".join(words)]), pretrained, 5, max_windows=max_windows)
+    ids, _ = task.arrays(np.arange(len(kept)), 5, None)
+    first = [4 * i for i in kept]  # a window predicts four words
+    vocabulary = load_tokenizer(tmp_path, 99).get_vocab()
+    assert ids["ids"][:, 1].tolist() == [vocabulary[words[i]] for i in first]
+    predicted = [words[i : i + 4] for i in first]
+    num_bytes = [sum(map(len, of)) + len(of) - (i == 0) for i, of in zip(kept, predicted, strict=True)]
+    assert task.labels.tolist() == [[len(of), size] for of, size in zip(predicted, num_bytes, strict=True)]
+
+
 def test_bytes_of_letters_outside_ascii(tokenizer):
     _, num_bytes = likelihood.windows(tokenizer, ["é w1 é"], 3)  # windows of 2 predicted tokens, then 1
     assert num_bytes.tolist() == [2 + 1 + 2, 1 + 2]
