@@ -128,7 +128,7 @@ def test_sending_all_last_tokens_is_an_all_gather():
 
 
 COMMANDS = re.findall(
-    r"python -m (?:eval\.launch -n 2 -- )?((?:eval|train)\.\w+) (.*?)(?=python -m|`|&&|\n\n|\Z)",
+    r"python -m (?:eval\.launch -n 2 -- )?((?:eval|train)\.\w+)\s(.*?)(?=python -m|`|&&|\n\n|\Z)",
     EVERYTHING,
     flags=re.DOTALL,
 )
