@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from prism_jax.errors import InputError
 from prism_jax.layers.activations import ACTIVATIONS
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.models.bert import BertConfig
@@ -74,7 +75,10 @@ def read(names: Mapping[str, str], hf_config: dict, **own: Any) -> BertConfig:
       **own: fields that no attribute has.
     """
     stack, named = read_attributes(names, hf_config)
-    return BertConfig(TransformerConfig(**stack, norm_first=False), **named, **own)
+    config = BertConfig(TransformerConfig(**stack, norm_first=False), **named, **own)
+    if "type_vocab_size" in names and config.num_types == 0:
+        raise InputError("type_vocab_size is 0, but every token of this family has a type; choose 1 or more")
+    return config
 
 
 def config_to_hf(config: BertConfig) -> dict:

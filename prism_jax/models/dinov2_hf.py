@@ -63,6 +63,12 @@ def _read(hf_config: dict) -> ViTConfig:
     width = int(hf_config["hidden_size"] * hf_config["mlp_ratio"])
     names = ATTRIBUTES | {"intermediate_size": "stack.mlp_features"}
     config = vit_hf.read(names, hf_config | {"intermediate_size": width})
+    rows, columns = config.grid
+    if rows != columns:
+        raise InputError(
+            f"Hugging Face's dinov2 reads every position table as a square of patches, but image_size gives {rows} x "
+            f"{columns}; give the size of a square, and choose another by vit.with_image_size"
+        )
     return replace(config, stack=replace(config.stack, layer_scale=True))
 
 

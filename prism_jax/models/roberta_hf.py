@@ -23,8 +23,14 @@ def config_from_hf(hf_config: dict, num_labels: int | None = None) -> BertConfig
       InputError: if an attribute has a value that is not implemented; all of them are listed.
     """
     refuse_unsupported(hf_config, SUPPORTED)
-    if hf_config["pad_token_id"] is None:
+    pad_id, rows = hf_config["pad_token_id"], hf_config["max_position_embeddings"]
+    if pad_id is None:
         raise InputError("pad_token_id is None, but RoBERTa's positions begin after it; give its number in config.json")
+    if pad_id >= rows - 1:
+        raise InputError(
+            f"pad_token_id is {pad_id}, and RoBERTa's positions begin after it, but max_position_embeddings is {rows}; "
+            "give its number in config.json"
+        )
     return bert_hf.read(ATTRIBUTES, hf_config, num_labels=num_labels or len(hf_config["id2label"]))
 
 

@@ -192,6 +192,8 @@ def test_a_config_is_read_and_written_back(family, tmp_path):
         ),
         ("distilbert", {"activation": "mish", "n_head": 3}, "this distilbert .*(?=.*'mish')(?=.*n_head=3)"),
         ("roberta", {"pad_token_id": None}, "pad_token_id is None, but RoBERTa's positions begin after it"),
+        ("roberta", {"pad_token_id": 39}, "pad_token_id is 39, .*begin after it, but max_position_embeddings is 40"),
+        ("roberta", {"type_vocab_size": 0}, "type_vocab_size is 0, but every token of this family has a type; choose"),
     ],
 )
 def test_a_config_that_is_not_implemented_is_refused(family, changed, message):
@@ -204,6 +206,7 @@ def test_a_config_that_is_not_implemented_is_refused(family, changed, message):
     [
         ("roberta", {"pad_id": None}, "positions begin after pad_id, but it is None"),
         ("distilbert", {"stack": {"norm_eps": 1e-5}}, "distilbert has no other value of num_types, pad_id, norm_eps"),
+        ("bert", {"num_types": 0, "pad_id": None}, "type_vocab_size is 0, but every token of this family has a type"),
         ("bert", {"pad_id": 1}, "Hugging Face's bert has no other value of pad_id; choose another family"),
         ("roberta", {"stack": {"rms_norm": True}}, "Hugging Face's roberta has no other value of rms_norm"),
     ],

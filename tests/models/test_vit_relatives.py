@@ -140,7 +140,7 @@ def test_class_tokens_on_every_part_are_that_of_one_device(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_config_is_read_and_written_back(family, tmp_path):
     """What transformers reads from ours is theirs, but for what says nothing about the answer."""
-    theirs = hf_config(family, image_size=[12, 16]).to_dict()
+    theirs = hf_config(family, image_size=[12, 16] if family == "deit" else 16).to_dict()
     hf = FAMILIES_OF_MODELS[family].hf
     (tmp_path / "config.json").write_text(json.dumps(hf.config_to_hf(hf.config_from_hf(theirs))))
     again = hub.read_config(tmp_path, FAMILIES_OF_MODELS)
@@ -156,6 +156,11 @@ def test_a_config_is_read_and_written_back(family, tmp_path):
             "dinov2",
             {"use_swiglu_ffn": True, "drop_path_rate": 0.1, "hidden_dropout_prob": 0.1},
             "this dinov2 .*(?=.*use_swiglu_ffn=True)(?=.*drop_path_rate=0.1)(?=.*hidden_dropout_prob=0.1)",
+        ),
+        (
+            "dinov2",
+            {"image_size": [8, 32]},
+            "a square of patches, but image_size gives 2 x 8; give the size of a square",
         ),
     ],
 )
@@ -175,6 +180,11 @@ def test_a_config_that_is_not_implemented_is_refused(family, changed, message):
             "dinov2",
             {"stack": replace(dinov2.DINOV2_SMALL.stack, mlp_features=1000)},
             "an MLP of a multiple of 384 features, but mlp_features is 1000; choose",
+        ),
+        (
+            "dinov2",
+            {"stack": dinov2.DINOV2_SMALL.stack, "image_size": (224, 240)},
+            "dinov2 reads every position table as a square of patches, but image_size gives 14 x 15",
         ),
     ],
 )
