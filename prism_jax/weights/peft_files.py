@@ -231,7 +231,7 @@ def _adapters(
 def num_labels(folder: Path) -> int | None:
     """Returns C of the classifier in an adapter; None if it has no classifier."""
     tensors = hub.read_file(folder / WEIGHTS).items()
-    ends = (".classifier.weight", ".classifier.out_proj.weight")
+    ends = (".classifier.weight", ".classifier.out_proj.weight", ".cls_classifier.weight")
     return next((x.shape[0] for name, x in tensors if name.endswith(ends)), None)
 
 
