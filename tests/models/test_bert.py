@@ -47,7 +47,7 @@ def test_every_layer_equals_hugging_face(shape, padding, tmp_path):
     )
     encoder = captured["intermediates"]["encoder"]
     blocks = [encoder["blocks"][f"block_{i}"]["__call__"][0] for i in range(loaded.model.config.stack.num_layers)]
-    ours = [encoder["norm"]["__call__"][0], *(rows for rows, _ in blocks)]
+    ours = [encoder["norm"]["__call__"][0], *(rows for rows, *_ in blocks)]
     assert len(ours) == len(theirs.hidden_states)
     for mine, hidden in zip(ours, theirs.hidden_states, strict=True):
         assert_close(np.asarray(mine)[batch["mask"]], hidden.numpy()[batch["mask"]])
