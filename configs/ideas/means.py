@@ -10,18 +10,9 @@ import jax
 import jax.numpy as jnp
 
 import prism_jax as pj
+from prism_jax.exchange.sigma_points import principal_direction
 from prism_jax.experiments import recipe as configs
 from prism_jax.experiments.recipe import Grid
-
-
-def principal(d_SD):
-    """Returns the direction of the largest deviations, [..., D]: two power iterations from the largest one."""
-    longest = jnp.argmax((d_SD**2).sum(-1), axis=-1)[..., None, None]
-    u_D = jnp.take_along_axis(d_SD, longest, axis=-2, mode="clip")[..., 0, :]
-    for _ in range(2):
-        u_D = ((d_SD * u_D[..., None, :]).sum(-1, keepdims=True) * d_SD).sum(-2)
-        u_D = u_D / jnp.maximum(jnp.linalg.norm(u_D, axis=-1, keepdims=True), 1e-12)
-    return jax.lax.stop_gradient(u_D)
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ def halves(x_BTD, real_BT, count_B1, cell_BT, cells, parts):
     mean_BCD = (jnp.where(inside_BCT[..., None], x_BTD[:, None], 0)).sum(2)
     mean_BCD = mean_BCD / jnp.maximum(inside_BCT.sum(-1), 1)[..., None]
     d_BCTD = jnp.where(inside_BCT[..., None], x_BTD[:, None] - mean_BCD[:, :, None], 0)
-    score_BT = (d_BCTD * principal(d_BCTD)[:, :, None]).sum((1, 3))
+    score_BT = (d_BCTD * principal_direction(d_BCTD)[:, :, None]).sum((1, 3))
     order_BT = jnp.lexsort((score_BT, cell_BT, ~real_BT))
     rank_BT = jnp.argsort(order_BT)
     return rank_BT * parts // jnp.maximum(count_B1, 1)

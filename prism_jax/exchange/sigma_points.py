@@ -47,24 +47,35 @@ class SigmaPoints(SegmentMeans):
 def principal_deviation(off_BLSD: jax.Array, real_BLS: jax.Array) -> jax.Array:
     """Returns the standard deviation of each segment along its principal direction, as a vector, [B, L, D].
 
-    The direction comes from two power iterations that start at the token farthest from the mean. It has no gradient,
-    the deviation along it has.
+    The direction has no gradient, the deviation along it has.
 
     Args:
       off_BLSD: tokens of each segment less its mean, 0 where a place does not count.
       real_BLS: see `Segments.pool`.
     """
-    fixed_BLSD = jax.lax.stop_gradient(off_BLSD)
-    farthest_BL11 = jnp.argmax((fixed_BLSD**2).sum(-1), axis=-1)[..., None, None]
-    direction_BLD = jnp.take_along_axis(fixed_BLSD, farthest_BL11, axis=2, mode="clip")[:, :, 0]
-    for _ in range(2):
-        along_BLS = (fixed_BLSD * direction_BLD[:, :, None]).sum(-1)
-        direction_BLD = _unit((fixed_BLSD * along_BLS[..., None]).sum(2))
+    direction_BLD = principal_direction(off_BLSD)
     along_BLS = (off_BLSD * direction_BLD[:, :, None]).sum(-1)
     count_BL1 = jnp.maximum(real_BLS.sum(-1, keepdims=True), 1).astype(off_BLSD.dtype)
     # sqrt(mean(along^2)) as sum(share * along): the square root has no gradient where all tokens are equal.
     share_BLS = _unit(jax.lax.stop_gradient(along_BLS)) / jnp.sqrt(count_BL1)
     return direction_BLD * (share_BLS * along_BLS).sum(-1, keepdims=True)
+
+
+def principal_direction(off_BLSD: jax.Array) -> jax.Array:
+    """Returns the direction of the largest variance of each segment, a unit vector [B, L, D]; 0 where all is 0.
+
+    It comes from two power iterations that start at the token farthest from the mean, and has no gradient.
+
+    Args:
+      off_BLSD: see `principal_deviation`.
+    """
+    off_BLSD = jax.lax.stop_gradient(off_BLSD)
+    farthest_BL11 = jnp.argmax((off_BLSD**2).sum(-1), axis=-1)[..., None, None]
+    direction_BLD = jnp.take_along_axis(off_BLSD, farthest_BL11, axis=2, mode="clip")[:, :, 0]
+    for _ in range(2):
+        along_BLS = (off_BLSD * direction_BLD[:, :, None]).sum(-1)
+        direction_BLD = _unit((off_BLSD * along_BLS[..., None]).sum(2))
+    return direction_BLD
 
 
 def _unit(x: jax.Array) -> jax.Array:

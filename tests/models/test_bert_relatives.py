@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from helpers.cases import one_is_quick
 from helpers.closeness import assert_close
 from helpers.hf_bert import WHOLE, run_ours, save_hf_model
+from helpers.hf_export import loaded_by_auto, reopened
 from helpers.hf_texts import CLASS_ID, FAMILIES, HEADS, hf_config, run_hf, text_batch
 from helpers.paths import GOLDEN
 from helpers.tiny import stack_config
@@ -48,18 +49,14 @@ def test_every_head_equals_hugging_face(family, head, tmp_path):
     """And is read back by transformers, from weights of ours, with the same answers."""
     name = FAMILIES[family][0] + head
     theirs = save_hf_model(name, config := hf_config(family), tmp_path / "theirs")
-    kind = models.auto(tmp_path / "theirs")
-    assert kind is class_named(name)
-    loaded = weights.load(kind, str(tmp_path / "theirs"))
+    loaded = loaded_by_auto(name, tmp_path / "theirs")
     changed = jax.tree.map(lambda x: x * 1.25, loaded.params)
-    weights.export(weights.Pretrained(loaded.model, changed), tmp_path / "ours")
-    opened, report = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert not any(report.values()), report
+    opened = reopened(weights.Pretrained(loaded.model, changed), theirs, tmp_path / "ours")
     run = pj.on_one_device(1)
     program = jax.jit(lambda params, parts: pj.forward(loaded.model, params, parts, WHOLE, run))
     for padding in ("right", "left"):
         batch = text_batch(config, padding)
-        for model, params in ((theirs, loaded.params), (opened.eval(), changed)):
+        for model, params in ((theirs, loaded.params), (opened, changed)):
             ours = program(params, run.split(batch))
             pairs = zip(jax.tree.leaves(ours), run_hf(model, batch).values(), strict=True)
             for mine, other in pairs:

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from helpers.cases import one_is_quick
 from helpers.closeness import assert_close
 from helpers.hf_bert import WHOLE, save_hf_model
+from helpers.hf_export import loaded_by_auto, reopened
 from helpers.hf_images import FAMILIES, hf_config
 from helpers.hf_vit import answer, random_pixels, run_hf
 from helpers.paths import GOLDEN
@@ -55,15 +56,11 @@ def test_every_head_equals_hugging_face(family, head, tmp_path):
     """And is read back by transformers, from weights of ours, with the same answers."""
     name = FAMILIES[family][0] + head
     theirs = save_hf_model(name, config := hf_config(family), tmp_path / "theirs")
-    kind = models.auto(tmp_path / "theirs")
-    assert kind is class_named(name)
-    loaded = weights.load(kind, str(tmp_path / "theirs"))
+    loaded = loaded_by_auto(name, tmp_path / "theirs")
     changed = jax.tree.map(lambda x: x * 1.25, loaded.params)
-    weights.export(weights.Pretrained(loaded.model, changed), tmp_path / "ours")
-    opened, report = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert not any(report.values()), report
+    opened = reopened(weights.Pretrained(loaded.model, changed), theirs, tmp_path / "ours")
     pixels = random_pixels(config)
-    for model, params in ((theirs, loaded.params), (opened.eval(), changed)):
+    for model, params in ((theirs, loaded.params), (opened, changed)):
         ours = jax.tree.leaves(answer(loaded.model, params, pixels))
         for mine, other in zip(ours, run_hf(model, pixels).values(), strict=False):
             assert_close(mine, other.numpy())
