@@ -50,6 +50,11 @@ def used_calibrated_arrays(trained: checkpoint.Trained) -> bool:
 def main(argv: list[str]) -> None:
     command = flags.parse_flags(Export, __doc__, argv)
     trained = checkpoint.named(command.run)
+    if command.adapter and trained.config["adapter"]:
+        raise InputError(
+            f"the run in {command.run} trained an adapter beside {trained.config['adapter']}, which is folded into its "
+            "weights; leave --adapter out to write the whole model"
+        )
     recipes = [run.config["training"] for run in checkpoint.chain(trained)] if command.adapter else []
     if not all(recipe["lora_rank"] for recipe in recipes):
         raise InputError(

@@ -1,6 +1,6 @@
 """Trains the model of a config on its training split, through the exchanges in `training`.
 
-python -m train.finetune configs/X.py [--out DIR] [--resume] [--start RUN] [flags]
+python -m train.finetune configs/X.py [--out DIR] [--resume] [--start RUN or ADAPTER] [flags]
     -> DIR/config.json, DIR/metrics.jsonl, DIR/checkpoints, DIR/result.json
 """
 
@@ -32,8 +32,8 @@ class Finetune:
     resume: bool = False
     """Resume the run in that folder."""
     start: UserPath | None = None
-    """Run whose best checkpoint training starts from; RUN@STEP for another checkpoint. The default is the config's
-    weights."""
+    """Run whose best checkpoint training starts from; RUN@STEP for another checkpoint; or an adapter in PEFT's layout,
+    which is folded into the config's weights. The default is the config's weights."""
 
 
 def main(argv: list[str]) -> None:

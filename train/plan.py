@@ -1,6 +1,6 @@
 """Plans a run: checks its input, and determines its settings, data and initial weights."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -30,6 +30,7 @@ from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.processes import from_terminal, several
 from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks import num_labels
+from prism_jax.weights.peft_config import is_adapter
 from train.log import check_tensorboard
 
 SCORED_BY = ("exchange", "num_parts")
@@ -56,10 +57,11 @@ class Plan:
     """A run that is ready to begin or resume. Its input is checked and its data are read; its weights are not.
 
     Attributes:
-      experiment: the experiment, without adapters that are for scoring only.
+      experiment: the experiment. Its adapter is the one that training starts from, folded into the weights; None for
+        none.
       folder: folder of config.json, checkpoints and metrics.jsonl.
       resume: whether the run may resume from a checkpoint in `folder`.
-      start: checkpoint of another run that training starts from; None for the experiment's weights.
+      start: checkpoint of another run that training starts from; None for the experiment's weights and its adapter.
       settings: settings to train through. Each step draws one.
       scored: setting for scoring the held-out examples.
       lengths: bucket lengths, in tokens.
@@ -109,7 +111,8 @@ def plan_run(experiment: Experiment, out: str, *, resume: bool = False, start: s
       experiment: the experiment to train. Its `setting` is for scoring the held-out examples.
       out: folder of the run.
       resume: whether to resume the run in `out` from its last complete checkpoint.
-      start: `RUN` or `RUN@STEP`, a checkpoint of another run to start from.
+      start: `RUN` or `RUN@STEP`, a checkpoint of another run to start from, or a folder with an adapter in PEFT's
+        layout.
 
     Raises:
       InputError: if the input is wrong.
@@ -125,13 +128,17 @@ def plan_run(experiment: Experiment, out: str, *, resume: bool = False, start: s
     if training.tensorboard:
         check_tensorboard()
     runners = {setting.num_parts: _runner(training, setting.num_parts) for setting in (*settings, scored)}
-    if start:
-        check_run(experiment, start, "training.validation")
+    run, adapter = (None, start) if start and is_adapter(start) else (start, None)
+    if run:
+        check_run(experiment, run, "training.validation")
     folder = output_folder(out)
     from_terminal(lambda: _check_folder(folder, experiment, resume))
-    trained = from_terminal(lambda: _checkpoint_to_start_from(folder, start, experiment))
-    _check_teacher(training, trained)
-    check_sources(experiment, fresh=training.fresh)
+    trained = from_terminal(lambda: _checkpoint_to_start_from(folder, run, experiment))
+    adapter = from_terminal(lambda: _adapter_to_start_from(folder, adapter, trained))
+    experiment = replace(experiment, evaluation=replace(experiment.evaluation, adapter=adapter))
+    checked = check_sources(experiment, fresh=training.fresh)
+    if trained is None:
+        _check_teacher(training, {path.split("/")[0] for path in checked.adapter_params})
     exchange_arrays.check(experiment.exchange_arrays)
 
     dataset, held_out = load_training_data(experiment)
@@ -153,12 +160,18 @@ def _check_recipe(experiment: Experiment) -> None:
         )
 
 
-def _check_teacher(training: Training, start: checkpoint.Trained | None) -> None:
-    """Raises InputError if a teacher would answer at random."""
-    factors, fresh = training.distill, training.fresh
-    if start is None and fresh and (factors.logits or (factors.teaches and "encoder" in fresh)):
+def _check_teacher(training: Training, of_adapter: Collection[str]) -> None:
+    """Raises InputError if a teacher would answer at random.
+
+    Args:
+      training: the recipe of a run that starts from no other run.
+      of_adapter: top-level parameters of which an adapter holds some.
+    """
+    factors = training.distill
+    drawn = [name for name in training.fresh if name == "encoder" or name not in of_adapter]
+    if drawn and (factors.logits or (factors.teaches and "encoder" in drawn)):
         raise InputError(
-            f"training.distill has no teacher yet: {', '.join(fresh)} would be drawn at random; train it without an "
+            f"training.distill has no teacher yet: {', '.join(drawn)} would be drawn at random; train it without an "
             "exchange first, and give that run with --start"
         )
 
@@ -230,6 +243,24 @@ def _checkpoint_to_start_from(folder: Path, start: str | None, experiment: Exper
     if trained:
         checkpoint.check_same_model(trained.run, trained.config, experiment, "training.validation")
     return trained
+
+
+def _adapter_to_start_from(folder: Path, given: str | None, trained: checkpoint.Trained | None) -> str | None:
+    """Returns the adapter that is folded into the weights before training, or None if there is none.
+
+    For a new run, this is the given one, or that of the run that training starts from. A resumed run uses the one
+    noted in its config.json.
+
+    Raises:
+      InputError: if the given adapter differs from the one noted by the run.
+    """
+    path = str(Path(given).absolute()) if given else None
+    if not (folder / "config.json").exists():
+        return path or (trained.config["adapter"] if trained else None)
+    noted = read_config(folder)["adapter"]
+    if path not in (None, noted):
+        raise InputError(f"{folder} was started from {noted or 'no adapter'}; leave --start out to go on with it")
+    return noted
 
 
 def _unchanged_contents(folder: Path, datasets: dict[str, Dataset]) -> dict[str, dict[str, Any]]:

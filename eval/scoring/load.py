@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,8 @@ from prism_jax.tasks import prepare
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.predict import Predictor
 from prism_jax.trees import flatten, unflatten
-from prism_jax.weights import Pretrained, peft_config
+from prism_jax.weights import Pretrained
+from prism_jax.weights.peft_config import is_adapter
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _without_arrays(
 ) -> Pretrained:
     if source is None:
         return load_model(experiment, dataset, fresh=fresh, reader=reader)
-    if _is_adapter(source):
+    if is_adapter(source):
         return load_model(_with_adapter(experiment, source), dataset, reader=reader)
     trained = from_terminal(lambda: checkpoint.named(source))
     checkpoint.check_same_model(trained.run, trained.config, experiment, *_same_fields(experiment))
@@ -223,7 +223,7 @@ def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, 
     """Raises the errors of `load_variant` that don't depend on the data set."""
     if source is None:
         check_sources(experiment, fresh=fresh)
-    elif _is_adapter(source):
+    elif is_adapter(source):
         check_sources(_with_adapter(experiment, source))
 
 
@@ -231,7 +231,7 @@ def check_runs(experiment: Experiment, sources: Iterable[str | None]) -> None:
     """Raises InputError if a run among the sources does not exist, or is of another model. See `load_scoring` for
     sources."""
     for source in sources:
-        if source is not None and not _is_adapter(source):
+        if source is not None and not is_adapter(source):
             check_run(experiment, source, *_same_fields(experiment))
 
 
@@ -244,7 +244,3 @@ def _same_fields(experiment: Experiment) -> tuple[str, ...]:
 
 def _with_adapter(experiment: Experiment, folder: str) -> Experiment:
     return replace(experiment, evaluation=replace(experiment.evaluation, adapter=folder))
-
-
-def _is_adapter(source: str) -> bool:
-    return (Path(source) / peft_config.CONFIG).is_file()

@@ -99,15 +99,18 @@ def load_model(
     return pretrained
 
 
-def check_sources(experiment: Experiment, *, fresh: Iterable[str] = ()) -> None:
+def check_sources(experiment: Experiment, *, fresh: Iterable[str] = ()) -> weights.Checked:
     """Checks the names of data and weights, and all that can be checked before they are read.
+
+    Returns:
+      The weights that were found, and an adapter's parameters.
 
     Raises:
       InputError: as `data.check` and `weights.find`.
     """
     data.check(experiment.dataset, experiment.data_source)
     hub.check_source(experiment.weights)
-    weights.find(experiment.model, experiment.weights, fresh=fresh, **_source(recipe.to_json(experiment)))
+    return weights.find(experiment.model, experiment.weights, fresh=fresh, **_source(recipe.to_json(experiment)))
 
 
 def _source(config_json: Mapping[str, Any]) -> dict[str, Any]:

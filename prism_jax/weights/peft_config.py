@@ -44,6 +44,11 @@ class _Json(TypedDict, total=False):
     use_rslora: bool | None
 
 
+def is_adapter(folder: Path | str) -> bool:
+    """Returns whether a folder holds an adapter in PEFT's layout."""
+    return (Path(folder) / CONFIG).is_file()
+
+
 @dataclass(frozen=True)
 class PeftConfig:
     """A LoRA config. The fields have PEFT's names, meanings and defaults."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -11,9 +12,14 @@ import pytest
 from helpers.command import command
 from helpers.runs import FULL, PRISM
 
+import train.build
 from prism_jax import trees
+from prism_jax.errors import InputError
 from prism_jax.experiments import build, checkpoint, recipe
+from prism_jax.layers import lora
 from prism_jax.models.bert import BertForSequenceClassification
+from train import trainable
+from train.plan import plan_run
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -71,6 +77,44 @@ def test_an_exported_adapter_predicts_as_its_run(prism, toy_config, tmp_path):
         predictions.append((scored / "predictions.tsv").read_text())
     assert predictions[0] == predictions[1]
     assert len(predictions[0].splitlines()) == 41
+
+
+def test_a_run_starts_from_an_adapter_folded_in(exact, toy_config, tmp_path, capsys):
+    adapter, out = tmp_path / "adapter", tmp_path / "run"
+    assert command("train.export", exact, adapter, "--adapter") == 0
+    experiment = recipe.load(toy_config)
+    taught = replace(experiment.training, frozen=(), lora_rank=3, distill=recipe.Distillation(logits=1))
+    plan = plan_run(replace(experiment, training=taught), str(out), start=str(adapter))
+    run = train.build.build(plan)
+    before = checkpoint.Trained(out, json.loads(json.dumps(plan.config)), 0, trainable.without_none(run.state.params))
+    scored = build.load_run(before, BertForSequenceClassification).params
+    expected = build.load_run(checkpoint.load(exact), BertForSequenceClassification).params
+    for params in (trainable.combine(run.state.params, run.frozen), scored, run.teacher):
+        jax.tree.map(np.testing.assert_array_equal, lora.merge(params), lora.merge(expected))
+
+    (out / "config.json").write_text(json.dumps(plan.config))
+    assert plan_run(plan.experiment, str(out), resume=True).experiment.evaluation.adapter == str(adapter)
+    shutil.copytree(adapter, tmp_path / "other")
+    with pytest.raises(InputError, match=f"was started from {adapter}; leave --start out"):
+        plan_run(plan.experiment, str(out), resume=True, start=str(tmp_path / "other"))
+
+
+@pytest.mark.slow
+def test_what_follows_a_run_from_an_adapter(exact, toy_config, tmp_path, capsys):
+    adapter, runs = tmp_path / "adapter", [tmp_path / name for name in ("first", "second")]
+    assert command("train.export", exact, adapter, "--adapter") == 0
+    for start, out in zip((adapter, runs[0]), runs, strict=True):
+        assert command("train.finetune", toy_config, *ADAPTERS, "--start", start, "--out", out) == 0
+        assert json.loads((out / "config.json").read_text())["adapter"] == str(adapter)
+    assert command("train.export", runs[1], tmp_path / "none", "--adapter") == 2
+    assert f"trained an adapter beside {adapter}, which is folded into its weights" in capsys.readouterr().err
+    scored = tmp_path / "scored"
+    for out in runs:
+        evaluate = ("eval.evaluate", toy_config, "--checkpoint", out, "--split", "held_out", "--out", scored)
+        assert command(*evaluate) == 0
+        row = json.loads((scored / "results.json").read_text())["rows"][0]
+        evaluation = json.loads((out / "result.json").read_text())["evaluation"]
+        assert row["score"] == pytest.approx(evaluation["held_out_accuracy_percent"])
 
 
 @pytest.mark.slow
