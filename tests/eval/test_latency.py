@@ -343,15 +343,15 @@ def test_lines_cross_where_they_are_equal():
 def planned(toy_config, tmp_path, capsys):
     """Runs eval.plan on made-up scores and times; returns its status, what it printed, and plan.json."""
     scored = [
-        ("whole_sequence", 1, "base", 80.0, None),
-        ("all_gather", 2, "base", 80.0, 0.0),
-        ("segment_means:1", 2, "base", 77.0, -3.0),
-        ("segment_means:1", 2, "tuned", 79.5, -0.5),
-        ("isolated_parts", 2, "base", 60.0, -20.0),
-        ("segment_means:1", 4, "tuned", 79.2, -0.8),
+        ("whole_sequence", 1, "base", 80.0, None, None),
+        ("all_gather", 2, "base", 80.0, 0.0, [0.0, 0.0]),
+        ("segment_means:1", 2, "base", 77.0, -3.0, [-5.0, -1.0]),
+        ("segment_means:1", 2, "tuned", 79.5, -0.5, [-0.9, -0.1]),
+        ("isolated_parts", 2, "base", 60.0, -20.0, None),
+        ("segment_means:1", 4, "tuned", 79.2, -0.8, [-2.5, 0.9]),
     ]
-    names = ("setting", "num_parts", "weights", "score", "difference_to_one_device")
-    nothing = ("num_segments", "compression_rate", "score_ci95", "difference_ci95", "flops_per_device_compiled")
+    names = ("setting", "num_parts", "weights", "score", "difference_to_one_device", "difference_ci95")
+    nothing = ("num_segments", "compression_rate", "score_ci95", "flops_per_device_compiled")
     shared = dict.fromkeys((*nothing, "bytes_sent_per_device_compiled")) | {"exchange": "-", "wire": "float32"}
     shared |= {"metric": "accuracy_percent", "tokens": 32, "examples": 8, "real_tokens_median": 20.0, "seconds": 1.0}
     shared |= {
@@ -408,6 +408,26 @@ def test_the_plan_is_the_fastest_that_may_be_used(planned):
     assert (chosen["setting"], chosen["num_parts"], chosen["weights"]) == ("segment_means:1", 2, "tuned")
     assert "Use segment_means:1 on 2 devices with tuned weights" in said
     assert next(x["rejected"] for x in content["candidates"] if x["num_parts"] == 4) == "needs 4 devices"
+
+
+def test_a_plan_says_what_the_interval_leaves_open(planned):
+    _, said, content = planned("--rate", "50mbit", "--devices", "4")
+    best, second = content["candidates"][0], content["candidates"][2]
+    assert (best["drop"], best["drop_ci95"]) == (0.8, [-0.9, 2.5])
+    assert "for a loss of 0.8 [-0.9, 2.5] and" in said
+    assert (second["setting"], second["num_parts"], second["weights"]) == ("segment_means:1", 2, "tuned")
+    tuned = f"segment_means:1 on 2 devices with tuned weights{{}}{1e3 * second['seconds']:.1f} ms"
+    assert f"Its loss may reach 2.5; the fastest whose interval ends within 1 is {tuned.format(', ')}." in said
+    assert f"Next: {tuned.format(' (')}, loss 0.5 [0.1, 0.9]), one device (50.0 ms, loss 0.0)." in said
+    assert "Ruled out: 2 by the loss, 1 by the time." in said
+
+    _, said, _ = planned("--rate", "50mbit", "--devices", "2")
+    assert "Its loss" not in said
+    assert "Ruled out: 1 by the number of devices, 2 by the loss." in said
+
+    _, said, _ = planned("--rate", "50mbit", "--devices", "2", "--max-drop", "30")
+    assert "Use isolated_parts on 2 devices" in said
+    assert "Its loss has no interval in the sweep; the fastest whose interval ends within 30 is segment_means:1" in said
 
 
 def test_a_plan_may_say_one_device(planned):

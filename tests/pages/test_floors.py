@@ -18,7 +18,7 @@ experiments
 cli
 links launching generating scoring
 reporting
-sweeping timing
+sweeping timing planning
 blocks environment evaluate generate latency launch paper plan report scale speed sweep wires
 """
 FLOOR = {name: floor for floor, names in enumerate(FLOORS.strip().splitlines()) for name in names.split()}
