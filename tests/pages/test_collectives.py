@@ -28,7 +28,7 @@ COMMUNICATION = {
 FILES = {
     "exchange/base.py": {"all_gather"},
     "parallel/mesh.py": {"reshard", "shard_map"},
-    "parallel/transfer.py": {"all_to_all", "shard_map"},
+    "parallel/transfer.py": {"ppermute", "shard_map"},
     "parallel/processes.py": {"process_allgather", "broadcast_one_to_all", "sync_global_devices"},
 }
 SOURCES = [path for folder in ("prism_jax", "eval", "train", "configs") for path in (ROOT / folder).rglob("*.py")]
