@@ -24,11 +24,12 @@ from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
 from prism_jax.exchange.segments import SegmentMeans, Segments
 from prism_jax.exchange.wire import WIRES, Wire
 from prism_jax.exchange.wrapped import Wrapped
-from prism_jax.forward import forward, init_params
+from prism_jax.forward import forward
 from prism_jax.generation import Generator
 from prism_jax.parallel.mesh import emulate_devices, on_mesh
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.partition import Layout, Parts, split
+from prism_jax.programs import init_params
 from prism_jax.sampling import Sampling
 
 if TYPE_CHECKING:

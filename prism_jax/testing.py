@@ -12,7 +12,7 @@ from prism_jax.exchange import arrays
 from prism_jax.exchange.base import Exchange
 from prism_jax.exchange.wire import FLOAT32
 from prism_jax.exchange.wrapped import with_wire
-from prism_jax.forward import forward, params_shapes
+from prism_jax.forward import forward
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.layers.rotary import Rotary
 from prism_jax.models.base import Model
@@ -21,6 +21,7 @@ from prism_jax.parallel.mesh import on_mesh
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.runner import PlacedRunner
+from prism_jax.programs import params_shapes
 from prism_jax.trees import unflatten
 
 NUM_PARTS, NUM_TOKENS = 3, 17

@@ -14,13 +14,14 @@ from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchanges, per_block
 from prism_jax.exchange.baselines import IsolatedParts
 from prism_jax.exchange.wrapped import wire_of
-from prism_jax.forward import encode, lower, params_shapes, parts_shapes
+from prism_jax.forward import encode
 from prism_jax.layers.attention import SCORES_BYTES
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.models.base import Model
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.partition import part_length
 from prism_jax.parallel.runner import PlacedRunner
+from prism_jax.programs import lower, params_shapes, parts_shapes
 
 
 @dataclass(frozen=True)

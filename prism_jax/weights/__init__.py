@@ -15,12 +15,12 @@ from prism_jax.assets import hub, pickles
 from prism_jax.data import images, labels, text
 from prism_jax.errors import InputError
 from prism_jax.folders import check_empty, new_folder
-from prism_jax.forward import init_params, params_shapes
 from prism_jax.layers import lora
 from prism_jax.models.base import Model
 from prism_jax.models.class_tokens import WithClassTokens
 from prism_jax.models.hf_names import Entry, Table, give, refuse_tensors
 from prism_jax.models.registry import FAMILIES, architecture_of, family_of
+from prism_jax.programs import init_params, params_shapes
 from prism_jax.seeds import check_seed
 from prism_jax.trees import flatten, unflatten
 from prism_jax.weights import peft_files

@@ -19,11 +19,11 @@ import numpy as np
 
 from prism_jax.assets import hub
 from prism_jax.errors import InputError
-from prism_jax.forward import params_shapes
 from prism_jax.layers.lora import has_adapters
 from prism_jax.models.base import Model
 from prism_jax.models.hf_names import Entry, Table, give, one_name_each, refuse_tensors
 from prism_jax.models.registry import architecture_of, family_of
+from prism_jax.programs import params_shapes
 from prism_jax.weights.peft_config import CONFIG, PeftConfig
 from prism_jax.weights.strict import faults
 

@@ -10,10 +10,10 @@ import prism_jax as pj
 from prism_jax import cost
 from prism_jax.errors import InputError
 from prism_jax.exchange import Displaced, KeysValues
-from prism_jax.forward import lower, params_shapes, parts_shapes
 from prism_jax.layers import attention
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertModel
 from prism_jax.models.vit import VIT_BASE, ViTConfig, ViTForImageClassification, ViTModel
+from prism_jax.programs import lower, params_shapes, parts_shapes
 from prism_jax.testing import random_params
 
 BLOCKS = {"bert": {}, "vit": {"norm_first": True}, "llama": LLAMA_BLOCKS}

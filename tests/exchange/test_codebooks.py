@@ -17,9 +17,9 @@ from prism_jax.exchange.base import all_gather
 from prism_jax.exchange.codebooks import Codes
 from prism_jax.exchange.text import parse
 from prism_jax.exchange.wire import FLOAT32
-from prism_jax.forward import lower
 from prism_jax.models.bert import BertConfig, BertModel
 from prism_jax.parallel.partition import PARTS
+from prism_jax.programs import lower
 from prism_jax.testing import check_exchange, random_params
 from prism_jax.trees import unflatten
 

@@ -10,7 +10,7 @@ errors trees seeds records user_paths folders
 parallel assets metrics
 exchange
 layers
-forward sampling models
+forward sampling models programs
 cost data
 weights generation testing
 tasks

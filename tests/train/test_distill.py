@@ -12,8 +12,8 @@ from helpers.tiny import random_tokens, stack_config, tiny_batch, tiny_gpt2
 import prism_jax as pj
 from prism_jax.exchange import Codebooks
 from prism_jax.experiments.recipe import Distillation
-from prism_jax.forward import part_with_insides
 from prism_jax.models.bert import BertConfig, BertForSequenceClassification, BertWithClassTokens
+from prism_jax.programs import part_with_insides
 from prism_jax.tasks.classification import Classification, Regression
 from prism_jax.tasks.language import LanguageModelling
 from prism_jax.testing import random_params
