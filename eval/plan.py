@@ -28,10 +28,11 @@ from eval.scoring.variants import CONTROL
 from eval.timing import latency_model
 from eval.timing.latency_model import Constants, Link
 from prism_jax.cli import flags
-from prism_jax.cli.entry import output_folder, run, write
+from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
 from prism_jax.errors import InputError
 from prism_jax.experiments.recipe import Experiment
+from prism_jax.folders import write
 from prism_jax.metrics import scores
 from prism_jax.records import Count, NotNegative
 from prism_jax.user_paths import UserPath

@@ -16,7 +16,7 @@ import numpy as np
 
 from eval.reporting.records import SCHEMA
 from eval.scoring.load import Scoring
-from prism_jax.cli.entry import write
+from prism_jax.folders import write
 
 
 def environment() -> dict:

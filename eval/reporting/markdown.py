@@ -7,7 +7,7 @@ import numpy as np
 
 from eval.reporting import sweep_plots, tables
 from eval.scoring.variants import BASE, CONTROL
-from prism_jax.cli.entry import write
+from prism_jax.folders import write
 
 FINAL_FILES = ("results.csv", "report.md", *sweep_plots.PLOTS)
 """Files that are written after the last record. Until then, results.json grows record by record, but results of a

@@ -15,12 +15,12 @@ import numpy as np
 from eval.reporting.records import StoredFields
 from eval.scoring.measure import Measured
 from prism_jax import records
-from prism_jax.cli.entry import write
 from prism_jax.data import datasets
 from prism_jax.exchange.base import Exchange, as_tuple
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
 from prism_jax.exchange.wrapped import Wrapped, wire_of
+from prism_jax.folders import write
 from prism_jax.models.base import Model
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.inputs import Images

@@ -95,19 +95,6 @@ def output_folder(path: str) -> Path:
     return Path(path) if processes.is_terminal() else processes.scratch_folder()
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Writes a file completely or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        partial.replace(path)
-    except OSError as error:
-        error.filename = str(path)  # the error of a failed write names no file
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _stop(message: str, status: int) -> None:
     print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)  # a file name may contain line breaks
     raise SystemExit(status)
