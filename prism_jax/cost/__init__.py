@@ -255,7 +255,7 @@ def _place(operation: Operation) -> str:
     return next((place for name, place in _PLACES.items() if name in scope), "elsewhere")
 
 
-def lowered(model: Model, exchange: Exchanges, run: PlacedRunner, num_tokens: int) -> Cost:
+def compiled_from_shapes(model: Model, exchange: Exchanges, run: PlacedRunner, num_tokens: int) -> Cost:
     """Returns the compiled cost of one example. Compiles `forward` from shapes alone, without weights."""
     return compiled(lower(model, exchange, run, 1, num_tokens).compile(), 1)
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_to_compile")
 PAGES = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 EVERYTHING = "\n".join(PAGES.values())
 NAMES = (
-    "check_exchange|LastTokens|LearnedPower|cost[.]lowered|BertForSentenceEmbedding|encode_part|"
+    "check_exchange|LastTokens|LearnedPower|cost[.]compiled_from_shapes|BertForSentenceEmbedding|encode_part|"
     "ViTForImageFeatures|pj[.]Generator|DictReader|models[.]auto"
 )
 BLOCKS = {
@@ -33,9 +33,9 @@ BLOCKS = {
 
 
 def test_the_cost_example_prints_what_it_says(capsys):
-    exec(BLOCKS["cost.lowered"], {})
+    exec(BLOCKS["cost.compiled_from_shapes"], {})
     printed = capsys.readouterr().out.splitlines()
-    said = re.findall(r"# (\d.*)", BLOCKS["cost.lowered"])
+    said = re.findall(r"# (\d.*)", BLOCKS["cost.compiled_from_shapes"])
     assert said
     assert set(said) <= set(printed)
 
