@@ -23,7 +23,7 @@ from prism_jax.errors import InputError, one_line
 T = TypeVar("T")
 
 WEIGHTS = "model.safetensors"
-HUB_ID = r"[\w.-]+(/[\w.-]+)?"
+HUB_ID = r"[\w.-]+(?:/[\w.-]+)?"
 COMPANIONS = (
     *("generation_config.json", "preprocessor_config.json", "tokenizer*", "vocab.*", "merges.txt"),
     *("added_tokens.json", "special_tokens_map.json"),

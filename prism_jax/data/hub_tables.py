@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prism_jax.assets import hub
 from prism_jax.data.datasets import Labelled, LazyItems
 from prism_jax.data.folders import TABLES, local_files
 from prism_jax.errors import InputError, one_line
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     import datasets
     from PIL.Image import Image
 
-HUB_ID = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?")
+SET = re.compile(rf"({hub.HUB_ID})(?::([\w.-]+))?")
+"""A hub id, with a config of the set behind a colon or without."""
 
 
 def own_split(title: str, split: str, splits: Mapping[str, str]) -> str:
@@ -52,7 +54,7 @@ def read(
     folder = Path(source)
     if folder.is_dir():
         return read_folder(folder, config, split)
-    named = HUB_ID.fullmatch(source)
+    named = SET.fullmatch(source)
     if source.startswith((".", "~")) or not named:
         raise InputError(f"no folder {source!r}; give a folder in the hub's layout, or a hub id such as 'org/name'")
     options = {}

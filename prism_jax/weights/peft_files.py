@@ -24,7 +24,7 @@ from prism_jax.models.base import Model
 from prism_jax.models.hf_names import Entry, Table, give, one_name_each, refuse_tensors
 from prism_jax.models.registry import architecture_of, family_of
 from prism_jax.programs import params_shapes
-from prism_jax.weights.peft_config import CONFIG, PeftConfig
+from prism_jax.weights.peft_config import PeftConfig
 from prism_jax.weights.strict import faults
 
 WEIGHTS = "adapter_model.safetensors"
@@ -107,23 +107,17 @@ def save(
     task = TASKS.get(architecture, "FEATURE_EXTRACTION" if architecture == table.base else None)
     if task in ("SEQ_CLS", "TOKEN_CLS") and "classifier" not in kept:
         task = None  # for these tasks, PEFT expects a classifier in the file
-    config_json = {
-        "peft_type": "LORA",
-        "task_type": task,
-        "base_model_name_or_path": base,
-        "r": rank,
-        "lora_alpha": alpha,
-        "rank_pattern": {name: r for name, (r, _) in sizes.items() if r != rank},
-        "alpha_pattern": {name: a for name, (_, a) in sizes.items() if a != alpha},
-        "target_modules": sorted(sizes),
-        "modules_to_save": sorted(kept) or None,
-        "fan_in_fan_out": not all(entry.transpose for entries in _dense_layers(table).values() for entry in entries),
-        "bias": "none",
-        "lora_dropout": 0.0,
-        "inference_mode": True,
-    }
+    config = PeftConfig(
+        r=rank,
+        lora_alpha=alpha,
+        rank_pattern={name: r for name, (r, _) in sizes.items() if r != rank},
+        alpha_pattern={name: a for name, (_, a) in sizes.items() if a != alpha},
+        target_modules=sorted(sizes),
+        modules_to_save=sorted(kept) or None,
+    )
+    fan_in_fan_out = not all(entry.transpose for entries in _dense_layers(table).values() for entry in entries)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config_json, indent=2) + "\n")
+    config.write(folder, base, task, fan_in_fan_out=fan_in_fan_out)
     named = {BASE + name: np.ascontiguousarray(x, dtype) for name, x in tensors.items()}
     notes = {"label_names": json.dumps([*label_names])} if label_names else {}
     hub.write_file(folder / WEIGHTS, named, notes)
