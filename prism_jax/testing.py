@@ -39,7 +39,7 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
       causal: False for an exchange that is not meant for models with a causal mask.
 
     Raises:
-      InputError: if a token sees a later one; if the content of padded places or of another example changes an answer;
+      InputError: if a token sees a later one; if the content of padding or of another example changes an answer;
         if the parts give another result on a device each than on the same device, or send a number of bytes other than
         `cost.formula` states. The last two are checked only where there are 3 devices (`emulate_devices(3)`), the bytes
         only on a CPU.
@@ -59,13 +59,13 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
         answer = hidden(ids, real, run)
         same = partial(_same, exchange, answer)
         new_padding = hidden(np.where(real, ids, others), real, run)
-        same(new_padding, real, "the content of padded places changes an answer")
+        same(new_padding, real, "the content of padding changes an answer")
         new_neighbour = hidden(np.stack([others[0], ids[1]]), real, run)
         same(new_neighbour, real & [[False], [True]], "another example of the batch changes an answer")
-        for place in range(1, NUM_TOKENS) if masked else ():
-            before = real & (np.arange(NUM_TOKENS) < place)
+        for position in range(1, NUM_TOKENS) if masked else ():
+            before = real & (np.arange(NUM_TOKENS) < position)
             changed = hidden(np.where(before, ids, others), real, run)
-            same(changed, before, f"the tokens from {place} on change what is computed before them")
+            same(changed, before, f"the tokens from {position} on change what is computed before them")
         if mesh:
             fault = "the parts give another answer on a device each than on the same device"
             same(hidden(ids, real, mesh), real, fault)

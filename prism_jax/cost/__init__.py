@@ -35,7 +35,7 @@ class Cost:
       collectives: number of collectives of the exchanges of the blocks, for a whole batch.
       collectives_hidden: those among them that the block behind them does not read, but only a later one. They need not
         delay a request.
-      flops_outside: FLOPs of all other operations of the compiled program, by place; empty for the formula.
+      flops_outside: FLOPs of all other operations of the compiled program, by label; empty for the formula.
       bytes_join: bytes sent to join the rows that the head reads; None for the formula.
     """
 
@@ -206,12 +206,12 @@ def compiled(program: jax.stages.Compiled, batch_size: int) -> Cost:
     flops, sent, received, join, collectives, hidden = 0.0, 0.0, 0.0, 0.0, 0, 0
     outside: dict[str, float] = {}
     for operation in read_program(program.as_text() or ""):
-        place = _place(operation)
-        if place == PRODUCTS:
+        label = _label(operation)
+        if label == PRODUCTS:
             flops += operation.flops
         elif operation.flops:
-            outside[place] = outside.get(place, 0.0) + operation.flops / batch_size
-        if place == "exchange":
+            outside[label] = outside.get(label, 0.0) + operation.flops / batch_size
+        if label == "exchange":
             sent += operation.bytes_sent
             received += operation.bytes_received
             times = operation.times if operation.bytes_sent else 0
@@ -231,7 +231,7 @@ def _is_hidden(collective: Operation) -> bool:
 
 PRODUCTS = "products"
 
-_PLACES = {
+_LABELS = {
     "softmax": "softmax and masks",
     "activation": "activation",
     "norm": "layer norm",
@@ -243,8 +243,8 @@ _PLACES = {
 """Label for operations that are neither matrix products nor exchanges. The first scope name found decides."""
 
 
-def _place(operation: Operation) -> str:
-    """Returns the place in the model that an operation belongs to."""
+def _label(operation: Operation) -> str:
+    """Returns what an operation belongs to, as a label."""
     scope = operation.scope
     if operation.opcode == "dot" and "blocks" in scope:
         return PRODUCTS
@@ -252,7 +252,7 @@ def _place(operation: Operation) -> str:
         return "exchange"
     if any(name.endswith(".head") for name in scope):
         return "head"
-    return next((place for name, place in _PLACES.items() if name in scope), "elsewhere")
+    return next((label for name, label in _LABELS.items() if name in scope), "elsewhere")
 
 
 def compiled_from_shapes(model: Model, exchange: Exchanges, run: PlacedRunner, num_tokens: int) -> Cost:

@@ -76,8 +76,8 @@ def read(
 
 def read_folder(folder: Path, config: str | None, split: str) -> "datasets.Dataset":
     """Reads a split of a local folder in the hub's layout."""
-    places = [folder / config] if config and (folder / config).is_dir() else [folder]
-    files = local_files(places, split)
+    parents = [folder / config] if config and (folder / config).is_dir() else [folder]
+    files = local_files(parents, split)
     if not files:
         expected = f"{config}/" if config else ""
         raise InputError(
