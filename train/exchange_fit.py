@@ -129,7 +129,7 @@ def fit_basis(principal: Principal, rows: list[np.ndarray]) -> dict[str, dict[st
 
 
 def coordinates(rows: list[np.ndarray], bases: dict[str, dict[str, np.ndarray]]) -> list[np.ndarray]:
-    """Returns the coordinates of the rows of each block in bases of `fit_basis`, [rows, R]."""
+    """Returns the coordinates of the rows of each block in bases of `fit_basis`, [rows, W]."""
     of_blocks = (bases[f"block_{i}"] for i in range(len(rows)))
     return [(x - own["mean"]) @ own["basis"] for x, own in zip(rows, of_blocks, strict=True)]
 

@@ -20,24 +20,24 @@ class Projected(Wire):
     Attributes:
       of: the other format.
       mean_D: the origin.
-      basis_DR: R orthonormal columns.
+      basis_DW: W orthonormal columns.
     """
 
     of: Wire
     mean_D: jax.Array
-    basis_DR: jax.Array
+    basis_DW: jax.Array
 
     name = "projected"
 
     def encode(self, z_BLD: jax.Array) -> jax.Array:
-        return self.of.encode((z_BLD - self._origin(z_BLD)) @ self.basis_DR)
+        return self.of.encode((z_BLD - self._origin(z_BLD)) @ self.basis_DW)
 
     def decode(self, sent: jax.Array, features: int) -> jax.Array:
-        z = self.of.decode(sent, self.basis_DR.shape[1]) @ self.basis_DR.T
+        z = self.of.decode(sent, self.basis_DW.shape[1]) @ self.basis_DW.T
         return z + self._origin(z)
 
     def row_bytes(self, features: int) -> int:
-        return self.of.row_bytes(self.basis_DR.shape[1])
+        return self.of.row_bytes(self.basis_DW.shape[1])
 
     def _origin(self, z: jax.Array) -> jax.Array:
         return self.mean_D.reshape((1,) * (z.ndim - 1) + self.mean_D.shape)
@@ -53,8 +53,8 @@ class Principal(Wrapped):
     values in such a basis.
 
     Attributes:
-      rank: R, components that are kept.
-      mean, basis: of one block, [D] and [D, R], see `Projected`.
+      rank: W, components that are kept.
+      mean, basis: of one block, [D] and [D, W], see `Projected`.
     """
 
     rank: Count

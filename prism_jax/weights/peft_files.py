@@ -91,12 +91,12 @@ def save(
     kept: set[str] = set()
     for module, entries in _dense_layers(table).items():
         pieces = [_a_b_scale(flat, entry) for entry in entries if entry.path in flat]
-        if not any(a_DR.size for a_DR, _, _ in pieces):
+        if not any(a_DW.size for a_DW, _, _ in pieces):
             continue
         name = table.full_name(table.module_name(module), architecture)
-        a_DR, b_RM, scale = _as_one(pieces)
-        tensors |= {f"{name}.lora_A.weight": a_DR.T, f"{name}.lora_B.weight": b_RM.T}
-        sizes[name] = (a_DR.shape[1], _number(np.float32(scale) * np.float32(a_DR.shape[1])))
+        a_DW, b_WM, scale = _as_one(pieces)
+        tensors |= {f"{name}.lora_A.weight": a_DW.T, f"{name}.lora_B.weight": b_WM.T}
+        sizes[name] = (a_DW.shape[1], _number(np.float32(scale) * np.float32(a_DW.shape[1])))
     for entry in table.entries:
         if entry.path in flat and entry.path.split("/")[0] in whole:
             name = table.full_name(entry.hf_name, architecture)
@@ -172,7 +172,7 @@ class _Adapter:
     Attributes:
       module: name of the module in the table.
       entries: table entries of our layers' kernels.
-      rank: R, the rank.
+      rank: W, the rank.
       scale: factor of the adapter's output.
     """
 
@@ -189,11 +189,11 @@ class _Adapter:
 
     def params(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns our parameters by path, given the tensors by name."""
-        a_DR, b_RM = arrays[f"{self.module}.lora_A.weight"].T, arrays[f"{self.module}.lora_B.weight"].T
+        a_DW, b_WM = arrays[f"{self.module}.lora_A.weight"].T, arrays[f"{self.module}.lora_B.weight"].T
         params = {}
         for entry in self.entries:
             (i, n), layer = entry.column, entry.path.removesuffix("kernel")
-            params[f"{layer}lora_a"], params[f"{layer}lora_b"] = a_DR, np.split(b_RM, n, axis=1)[i]
+            params[f"{layer}lora_a"], params[f"{layer}lora_b"] = a_DW, np.split(b_WM, n, axis=1)[i]
             params[f"{layer}lora_scale"] = np.array(self.scale, np.float32)
         return params
 
@@ -255,15 +255,15 @@ def _a_b_scale(flat: Mapping[str, np.ndarray], entry: Entry) -> tuple[np.ndarray
 
 def _as_one(pieces: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> tuple[np.ndarray, np.ndarray, float]:
     """Merges the adapters of layers that read the same input and whose outputs are concatenated."""
-    first_DR, scale = pieces[0][0], max(scale for *_, scale in pieces)
-    scaled = [b_RM * np.float32(own_scale / scale) for _, b_RM, own_scale in pieces]
-    if all(np.array_equal(a_DR, first_DR) for a_DR, *_ in pieces):
-        return first_DR, np.concatenate(scaled, axis=1), scale
+    first_DW, scale = pieces[0][0], max(scale for *_, scale in pieces)
+    scaled = [b_WM * np.float32(own_scale / scale) for _, b_WM, own_scale in pieces]
+    if all(np.array_equal(a_DW, first_DW) for a_DW, *_ in pieces):
+        return first_DW, np.concatenate(scaled, axis=1), scale
     blocks = [
-        np.concatenate([b_RM if i == j else np.zeros((len(b_RM), other.shape[1])) for j, other in enumerate(scaled)], 1)
-        for i, b_RM in enumerate(scaled)
+        np.concatenate([b_WM if i == j else np.zeros((len(b_WM), other.shape[1])) for j, other in enumerate(scaled)], 1)
+        for i, b_WM in enumerate(scaled)
     ]
-    return np.concatenate([a_DR for a_DR, *_ in pieces], axis=1), np.concatenate(blocks), scale
+    return np.concatenate([a_DW for a_DW, *_ in pieces], axis=1), np.concatenate(blocks), scale
 
 
 def _number(x: np.float32) -> float | int:
