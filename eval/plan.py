@@ -27,6 +27,7 @@ from eval.reporting.records import SCHEMA, Milliseconds, read_calibration, read_
 from eval.scoring.variants import CONTROL
 from eval.timing import latency_model
 from eval.timing.latency_model import Constants, Link
+from eval.timing.measurements import HOSTS
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
@@ -42,9 +43,10 @@ from prism_jax.user_paths import UserPath
 class Plan:
     experiment: Flat[Experiment]
     rate: str | None = None
-    """Rate of the link between the devices, for example 50mbit. Required."""
+    """Rate of the link between the devices, for example 50mbit. The default is the link of a calibration between real
+    hosts."""
     rtt: Milliseconds = 0.0
-    """Round-trip time of the link, in milliseconds."""
+    """Round-trip time of the link, in milliseconds. It goes with --rate."""
     devices: Count = 2
     """Largest number of devices."""
     max_drop: NotNegative = 1.0
@@ -58,12 +60,22 @@ class Plan:
     out: UserPath | None = None
     """Folder for plan.json. The default is runs/NAME/plan."""
 
-    @property
-    def link(self) -> Link:
-        """The link of the flags. Raises InputError if the rate is missing or wrong."""
-        if self.rate is None:
-            raise InputError("give the --rate of the link, such as 50mbit")
-        return Link(shaped.rate_of(self.rate), self.rtt)
+    def link(self, measured: Sequence[dict]) -> Link:
+        """Returns the link of the flags, or else the one between the hosts of a calibration.
+
+        Raises:
+          InputError: if the rate is wrong, or it is missing and no link between hosts was measured.
+        """
+        if self.rate is not None:
+            return Link(shaped.rate_of(self.rate), self.rtt)
+        between_hosts = {latency_model.link_of(row) for row in measured if row["link"] == HOSTS}
+        if self.rtt or len(between_hosts) != 1:
+            raise InputError("give the --rate of the link, such as 50mbit, or a --calibration between real hosts alone")
+        return between_hosts.pop()
+
+    def of_request(self, row: dict) -> bool:
+        """Returns whether a record is of the N and B that are asked for."""
+        return (row["tokens"], row["batch_size"]) == (self.experiment.num_tokens, self.examples)
 
     @property
     def limits(self) -> Limits:
@@ -72,7 +84,9 @@ class Plan:
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Plan, __doc__, argv)
-    name, link = Path(argv[0]).stem, command.link
+    name = Path(argv[0]).stem
+    if command.rate is not None:
+        shaped.rate_of(command.rate)  # a wrong one is seen before anything is read
     sweep = read_sweep(command.sweep or f"runs/{name}/sweep")
     calibration = read_calibration(command.calibration or f"runs/{name}/latency")
     if sweep["model"] != calibration["model"]:
@@ -80,20 +94,17 @@ def main(argv: list[str]) -> None:
             f"the sweep is of {sweep['model']}, but the calibration of {calibration['model']}; "
             "name folders of one model"
         )
-    measured = _measured(calibration, command)
+    measured = [row for row in calibration["rows"] if row["rate_measured"] and command.of_request(row)]
+    link = command.link(measured)
+    _check_links(measured, link, command)
     latency_model.predict_each_from_other_links(measured)
     constants = latency_model.fit(measured)
-    candidates = verdicts(candidates_of(sweep, calibration, command, constants), command.limits)
+    candidates = verdicts(candidates_of(sweep, calibration, command, constants, link), command.limits)
     regrets = regrets_on_measured_links(measured, _drops(sweep, command), command.max_drop)
     out = output_folder(command.out or f"runs/{name}/plan")
     print(table(candidates, sweep["rows"][0]["metric"]))
     print(answer(candidates, command.limits, {row["num_parts"] for row in measured}))
-    errors = latency_model.errors(measured)
-    print(
-        f"the calibration ({calibration['environment']['cpu']}, {len({*map(latency_model.link_of, measured)})} links): "
-        f"each link predicted from the others is off by {np.median(errors):.0%} in the median"
-        + (f"; the choice there costs {_spread(regrets)} over the best" if regrets else "")
-    )
+    print(f"the calibration ({calibration['environment']['cpu']}): {_trust(measured, regrets)}")
     content = {
         "schema": SCHEMA,
         "link": asdict(link),
@@ -105,22 +116,20 @@ def main(argv: list[str]) -> None:
     print(f"wrote {out}/plan.json")
 
 
-def candidates_of(sweep: dict, calibration: dict, command: Plan, constants: Constants) -> list[Candidate]:
+def candidates_of(sweep: dict, calibration: dict, command: Plan, constants: Constants, link: Link) -> list[Candidate]:
     """Returns every setting that was both scored and timed.
 
     Raises:
       InputError: if one device is not among them.
     """
     parts_alone = {
-        (row["setting"], row["num_parts"]): row
-        for row in calibration["parts_alone"]
-        if (row["tokens"], row["batch_size"]) == (command.experiment.num_tokens, command.examples)
+        (row["setting"], row["num_parts"]): row for row in calibration["parts_alone"] if command.of_request(row)
     }
     candidates = []
     for (setting, num_parts, weights), (score, drop, ci95) in _drops(sweep, command).items():
         if part := parts_alone.get((setting, num_parts)):
             traffic = latency_model.traffic_of(part)
-            seconds = constants.seconds(part["seconds"], traffic, command.link)
+            seconds = constants.seconds(part["seconds"], traffic, link)
             candidates.append(Candidate(setting, num_parts, weights, score, drop, ci95, seconds, traffic.sent))
     if not any(candidate.num_parts == 1 for candidate in candidates):
         raise InputError(
@@ -174,21 +183,28 @@ def _drops(sweep: dict, command: Plan) -> dict[tuple[str, int, str], Drop]:
     return drops
 
 
-def _measured(calibration: dict, command: Plan) -> list[dict]:
-    wanted = {"tokens": command.experiment.num_tokens, "batch_size": command.examples}
-    rows = [row for row in calibration["rows"] if row["rate_bits_per_second"] and wanted.items() <= row.items()]
-    if len({latency_model.link_of(row) for row in rows if row["num_parts"] > 1}) < 2:
+def _check_links(measured: Sequence[dict], link: Link, command: Plan) -> None:
+    """Raises InputError if the measured links say nothing about a link: one link speaks for itself alone."""
+    links = {latency_model.link_of(row) for row in measured if row["num_parts"] > 1}
+    if len(links) < 2 and links != {link}:
         raise InputError(
-            f"the calibration has fewer than two shaped links between devices at N = {wanted['tokens']} and B = "
-            f"{wanted['batch_size']}; run eval.latency "
-            "with the same --num-tokens and --batch-sizes, and two or more --rates or --rtts"
+            f"the calibration has fewer than two shaped links between devices at N = {command.experiment.num_tokens} "
+            f"and B = {command.examples}; run eval.latency with the same --num-tokens and --batch-sizes, and two or "
+            "more --rates or --rtts"
         )
-    return rows
 
 
-def _spread(regrets: Sequence[dict]) -> str:
+def _trust(measured: Sequence[dict], regrets: Sequence[dict]) -> str:
+    """Returns how well the links of a calibration predict each other, as text."""
+    errors = latency_model.errors(measured)
+    if not len(errors):
+        return "it has the link that is asked for, and no other to check the times"
+    links = len({latency_model.link_of(row) for row in measured})
+    text = f"each of {links} links, predicted from the others, is off by {np.median(errors):.0%} in the median"
+    if not regrets:
+        return text
     values = [link["regret"] for link in regrets]
-    return f"{np.median(values):.0%} in the median and {max(values):.0%} at worst"
+    return f"{text}; the choice there costs {np.median(values):.0%} in the median and {max(values):.0%} at worst"
 
 
 if __name__ == "__main__":
