@@ -182,7 +182,9 @@ def test_a_data_set_of_ones_own(toy_config, tmp_path, monkeypatch):
 
 
 def test_the_plan_says_what_the_page_says(tmp_path, capsys):
-    printed_command = re.search(r"python -m eval\.plan (configs/bert_newsgroups.*?)\n\n", EVERYTHING, flags=re.DOTALL)
+    printed_command = re.search(
+        r"^    python -m eval\.plan (configs.*?)\n\n", EVERYTHING, flags=re.MULTILINE | re.DOTALL
+    )
     words = printed_command[1].replace("\\\n", " ").split()
     assert command("eval.plan", *words, "--out", tmp_path) == 0
     printed = " ".join(capsys.readouterr().out.split())
