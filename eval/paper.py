@@ -27,8 +27,8 @@ from prism_jax.user_paths import UserPath
 
 GFLOPS, COMPUTE, COMPUTE_TO_VOLTAGE, TRAFFIC = (
     "GFLOPs per device",
-    "compute saved %, to one device",
-    "compute saved %, to Voltage",
+    "compute saved %, vs one device",
+    "compute saved %, vs Voltage",
     "communication saved %",
 )
 POINTS, RELATIVE = 0.5, 0.01

@@ -50,7 +50,7 @@ class Plan:
     devices: Count = 2
     """Largest number of devices."""
     max_drop: NotNegative = 1.0
-    """Largest allowed loss to one device, in the units of the score (points, for an accuracy)."""
+    """Largest allowed loss against one device, in the units of the score (points, for an accuracy)."""
     examples: Count = 1
     """B, the examples of a request."""
     sweep: UserPath | None = None
@@ -163,8 +163,8 @@ def regrets_on_measured_links(
 
 
 def _drops(sweep: dict, command: Plan) -> dict[tuple[str, int, str], Drop]:
-    """Returns the score and the loss to one device of each setting and kind of weights, if both are known. The control
-    is left out: it is a reference, not a choice.
+    """Returns the score and the loss against one device of each setting and kind of weights, if both are known. The
+    control is left out: it is a reference, not a choice.
     """
     drops = {}
     for row in sweep["rows"]:

@@ -2,7 +2,7 @@
 
 A model has three methods that run here, see `models.base.Model`:
   `part(tokens, layout, exchange) -> rows_BRD`   embeds, runs the blocks, picks the rows that the head reads; every part
-  `head(rows_BRD, real_BN, keys_B)`              from the joined rows [B, P*R, D] to the answer; on the terminal
+  `head(rows_BRD, real_BN, keys_B)`              from the joined rows [B, P*R, D] to the answer; on every device
   `check(num_tokens)`                            raises InputError for sequences that the model can't take
 """
 

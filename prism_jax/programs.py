@@ -21,7 +21,7 @@ from prism_jax.trees import unflatten
 
 @flax.struct.dataclass
 class Insides:
-    """What the blocks of a part compute, [B, T, D] for each block. Rows beside those of tokens stand in front.
+    """Outputs inside the blocks of a part, [B, T, D] for each block. Rows beside those of tokens stand in front.
 
     Attributes:
       blocks: rows after each block.
@@ -35,7 +35,7 @@ class Insides:
 def part_with_insides(
     model: Model, params: Any, tokens: dict[str, jax.Array], layout: Layout, exchange: Exchanges
 ) -> tuple[jax.Array, Insides]:
-    """Returns the rows of one part that the head reads, and what its blocks compute. Called as `Model.part`."""
+    """Returns the rows of one part that the head reads, and the outputs inside its blocks. Called as `Model.part`."""
 
     def is_kept(module: nn.Module, method: str) -> bool:
         return isinstance(module, Block | Attention) and method == "__call__"

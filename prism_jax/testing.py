@@ -116,5 +116,5 @@ def _check_bytes(model: BertModel, exchange: Exchange, mesh: PlacedRunner) -> No
     if sent != expected:
         raise InputError(
             f"{exchange} can't be trusted: it sends {sent:.0f} bytes for an example, "
-            f"but by its rows_sent and its wire format it is {expected:.0f}"
+            f"but by its rows_sent and its wire format it is {expected:.0f}; make the two agree"
         )

@@ -9,11 +9,11 @@ from eval.reporting.text_table import Column, TextTable
 
 
 class Limits(NamedTuple):
-    """What a choice must keep to.
+    """Limits of a choice.
 
     Attributes:
       devices: largest number of devices.
-      drop: largest loss to one device, in the units of the score.
+      drop: largest loss against one device, in the units of the score.
     """
 
     devices: int
@@ -29,7 +29,7 @@ class Candidate:
       num_parts: P, the number of devices.
       weights: "base", "tuned" or the name of a further checkpoint.
       score: score, in the units of the metric.
-      drop: loss to one device, in the same units; below 0 for a gain.
+      drop: loss against one device, in the same units; below 0 for a gain.
       drop_ci95: its 95 % interval; None if the sweep has none, and for one device.
       seconds: predicted latency of a request.
       sent: bytes that a device sends for a request, including the cut and the join.
@@ -55,7 +55,7 @@ class Candidate:
 
     @property
     def loss(self) -> str:
-        """The loss to one device with its interval, as text."""
+        """The loss against one device with its interval, as text."""
         drop, *ends = (f"{round(value, 1) + 0.0:.1f}" for value in (self.drop, *(self.drop_ci95 or ())))  # no -0.0
         return f"{drop} [{', '.join(ends)}]" if ends else drop
 
@@ -65,7 +65,7 @@ class Candidate:
 
 
 class Drop(NamedTuple):
-    """Score of a setting, its loss to one device, and the interval of the loss. See `Candidate`."""
+    """Score of a setting, its loss against one device, and the interval of the loss. See `Candidate`."""
 
     score: float
     drop: float

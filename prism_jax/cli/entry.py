@@ -1,4 +1,6 @@
-"""Exit status of every entry point: 0 after success, 2 for faults that the user can correct, 1 for a failed run."""
+"""Exit status of every entry point: 0 after success, 2 for faults that the user can correct, 1 for a failed or
+interrupted run, 141 if the reader of its output is gone. Commands that start processes end with 130 after Ctrl-C, see
+`eval.launch`."""
 
 import contextlib
 import errno

@@ -33,8 +33,7 @@ class Cost:
       bytes_sent: bytes sent by the exchanges of the blocks, to all other parts together.
       bytes_received: bytes received by the exchanges of the blocks, from all other parts together.
       collectives: number of collectives of the exchanges of the blocks, for a whole batch.
-      collectives_hidden: those among them that the block behind them does not read, but only a later one. They need not
-        delay a request.
+      collectives_hidden: collectives whose rows only a later block reads. They need not delay a request.
       flops_outside: FLOPs of all other operations of the compiled program, by label; empty for the formula.
       bytes_join: bytes sent to join the rows that the head reads; None for the formula.
     """
@@ -111,7 +110,9 @@ def reordered_flops(stack: TransformerConfig, num_parts: int, num_tokens: int) -
     queries, and no gated MLP.
     """
     if stack.kv_features != stack.features or stack.gated:
-        raise InputError("the other order is known for stacks with keys of D numbers and an MLP of two layers only")
+        raise InputError(
+            "the other order is known for stacks with keys of D numbers and an MLP of two layers; use formula"
+        )
     T, D, M = part_length(num_tokens, num_parts), stack.features, stack.mlp_features
     return stack.num_layers * (8 * T * D * D + 4 * T * D * M + 4 * stack.num_heads * num_parts * T * T * D)
 

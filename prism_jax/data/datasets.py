@@ -55,7 +55,7 @@ class LazyItems(Sequence):
     def __len__(self) -> int:
         return len(self.stored)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return Selected(self, np.arange(len(self))[i])
         stored_item = self.stored[int(i)]
@@ -211,7 +211,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if before["examples"] != now["examples"]:
         return f"{now['examples']} examples, where there were {before['examples']}"
     differing = ", ".join(name for name in now if now[name] != before.get(name))
-    return differing and f"another {differing}"
+    return differing and f"different {differing}"
 
 
 def digest(items: Iterable[Any]) -> str:

@@ -146,7 +146,9 @@ def labelled_images(
     try:
         images = table.select_columns(image).cast_column(image, datasets.Image(decode=False))
     except Exception as error:  # Arrow may raise anything for a column of another type
-        raise InputError(f"the column {image!r} of {name} holds no images: {one_line(error)}") from error
+        raise InputError(
+            f"the column {image!r} of {name} holds no images: {one_line(error)}; choose a data_source with images there"
+        ) from error
     lacking = pc.index(pc.is_null(pc.struct_field(images.data.column(image), "bytes")), True).as_py()
     if lacking >= 0:
         path = (images[lacking][image] or {}).get("path")

@@ -18,7 +18,8 @@ from prism_jax.records import Count, check_value
 
 @dataclass(frozen=True, eq=False)
 class Codes(Wire):
-    """A row is cut into equal groups of features. Each is sent as the index of the nearest centroid of its codebook.
+    """A row is divided into equal groups of features. Each is sent as the index of the nearest centroid of its
+    codebook.
 
     A group with a number that is not finite arrives as some centroid.
 
@@ -104,7 +105,10 @@ class Codebooks(Wrapped):
         if sender(self.of) is None or wire_of(self.of) != FLOAT32:
             raise InputError(f"codebooks can't send the rows of {self.of}; choose an exchange that sends float32 rows")
         if self.of.after_norm:
-            raise InputError(f"codebooks are made of rows before the norm, but {self.of} sends rows behind it")
+            raise InputError(
+                f"codebooks are made of rows before the norm, but {self.of} sends rows behind it; "
+                "choose an exchange that sends rows before the norm"
+            )
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
         return with_wire(self.of, Codes(self.groups, self.bits, self.centroids))(x_BTD, layout)

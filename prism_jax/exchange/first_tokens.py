@@ -33,8 +33,8 @@ class FirstTokens(Wrapped):
             raise InputError(f"{self.of} keeps first tokens already; leave one first_tokens out")
         if self.of.remembers:
             raise InputError(
-                "first tokens stand inside, as in displaced:first_tokens:1:all_gather, "
-                f"but this is first_tokens:{self.num_first}:{self.of}"
+                f"first_tokens:{self.num_first}:{self.of} wraps an exchange with a memory; put first tokens "
+                "inside, as in displaced:first_tokens:1:all_gather"
             )
 
     @property

@@ -66,13 +66,16 @@ class Principal(Wrapped):
         if sender(self.of) is None:
             raise InputError(f"{self.of} sends nothing, so there is nothing to project; choose one that sends rows")
         if self.of.after_norm:
-            raise InputError(f"a basis is made of rows before the norm, but {self.of} sends rows behind it")
+            raise InputError(
+                f"a basis is made of rows before the norm, but {self.of} sends rows behind it; "
+                "choose an exchange that sends rows before the norm"
+            )
         if inner(self.of, Principal):
             raise InputError(f"{self.of} projects its rows already; leave one principal out")
         if has_own_wire(self.of):
             raise InputError(
-                f"codebooks stand in front, as in codebooks:48:8:principal:192:all_gather, but this is "
-                f"principal:{self.rank}:{self.of}"
+                f"principal:{self.rank}:{self.of} has codebooks behind the basis; put them in front, as in "
+                "codebooks:48:8:principal:192:all_gather"
             )
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:

@@ -117,7 +117,7 @@ GROUP = 64
 class _FewBits(Wire):
     """Whole numbers of a few bits: the steps by which a feature lies above an offset. A group of features shares both.
 
-    A row is cut into equal groups of up to 64 features. The offset is rounded down and the step up to bfloat16, so
+    A row is divided into equal groups of up to 64 features. The offset is rounded down and the step up to bfloat16, so
     every number below 1e38 lies in range and arrives within half a step. The two travel as 4 more bytes a group. A
     group with a number that is not finite arrives as numbers that are not finite.
     """

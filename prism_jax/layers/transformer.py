@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Exchange, Exchanges, per_block
+from prism_jax.exchange.base import Context, Exchange, Exchanges, per_block
 from prism_jax.layers.activations import ACTIVATIONS
 from prism_jax.layers.attention import KVCache, attend_in_blocks, attention_bias, weight_bias
 from prism_jax.layers.config import TransformerConfig
@@ -66,7 +66,7 @@ class Attention(nn.Module):
         return self._cache(self._keys(x_BKD), self.value(x_BKD), weight_BK, place_BK)
 
     def keys_values(self, x_BTD: jax.Array) -> jax.Array:
-        """Returns keys and values of rows side by side, [B, T, 2 G F], before they are rotated and cut into heads."""
+        """Returns keys and values of rows side by side, [B, T, 2 G F], before they are rotated and divided into heads."""
         return jnp.concatenate([self._keys(x_BTD), self.value(x_BTD)], axis=-1)
 
     def cache_of(self, x_BKA: jax.Array, weight_BK: jax.Array, place_BK: jax.Array) -> KVCache:
@@ -112,7 +112,7 @@ class Attention(nn.Module):
         return KVCache(self._heads(k_BKA, place_BK), self._heads(v_BKA), weight_BK)
 
     def _heads(self, y_BTA: jax.Array, place_BT: jax.Array | None = None) -> jax.Array:
-        """Returns queries, keys or values cut into heads, [B, H or G, T, F]; rotated, if a place is given."""
+        """Returns queries, keys or values divided into heads, [B, H or G, T, F]; rotated, if a place is given."""
         config = self.config
         y_BTHF = y_BTA.reshape(*y_BTA.shape[:2], -1, config.head_width)
         if config.rotary and place_BT is not None:
@@ -201,18 +201,18 @@ class Block(nn.Module):
         own = self.attention.cache(self._normed(x_B1D), weight_B1, place_B1)
         cache = cache.write(own, cache.weight_BK.shape[1] - room)
 
-        def bias_of(_):
+        def bias_of(_: jax.Array) -> jax.Array:
             return weight_bias(cache.weight_BK)
 
         return self._update(x_B1D, cache, bias_of, jnp.zeros(1, jnp.int32), place_B1, None), cache
 
-    def _shared(self, x_BTD, exchange):
-        """Returns what a part shares of its rows."""
+    def _shared(self, x_BTD: jax.Array, exchange: Exchange) -> jax.Array:
+        """Returns the rows, normalised rows, or keys and values that the exchange is called on."""
         if exchange.keys_values:
             return self.attention.keys_values(self._normed(x_BTD))
         return self._normed(x_BTD) if exchange.after_norm else x_BTD
 
-    def _cache_of(self, context, exchange, layout):
+    def _cache_of(self, context: Context, exchange: Exchange, layout: Layout) -> KVCache:
         """Returns keys and values of a context, which holds what was shared."""
         places = layout.places(context.last_K) if context.place_BK is None else context.place_BK
         if exchange.keys_values:
@@ -220,15 +220,25 @@ class Block(nn.Module):
         x_BKD = context.x_BKD if exchange.after_norm else self._normed(context.x_BKD)
         return self.attention.cache(x_BKD, context.weight_BK, places)
 
-    def _normed(self, x_BKD):
+    def _normed(self, x_BKD: jax.Array) -> jax.Array:
         return self.norm_1(x_BKD) if self.config.norm_first else x_BKD
 
-    def _update(self, x_BTD, cache, bias_of, positions_T, place_BT, keys_B):
-        def attended(x_BTD):
+    def _update(
+        self,
+        x_BTD: jax.Array,
+        cache: KVCache,
+        bias_of: Callable[[jax.Array], jax.Array],
+        positions_T: jax.Array,
+        place_BT: jax.Array,
+        keys_B: jax.Array | None,
+    ) -> jax.Array:
+        """Returns the rows after attention and MLP. Arguments as for `Attention`."""
+
+        def attended(x_BTD: jax.Array) -> jax.Array:
             y_BTD = self.attention(x_BTD, cache, bias_of, positions_T, place_BT, keys_B)
             return y_BTD * self.scale_1[None, None] if self.config.layer_scale else y_BTD
 
-        def through_mlp(x_BTD):
+        def through_mlp(x_BTD: jax.Array) -> jax.Array:
             y_BTD = self.mlp(x_BTD, keys_B)
             return y_BTD * self.scale_2[None, None] if self.config.layer_scale else y_BTD
 

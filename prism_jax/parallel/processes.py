@@ -1,8 +1,8 @@
 """Runs of several processes, on one machine or on several hosts: roles and communication.
 
-Every process runs the same command. Process 0, the terminal, reads the input and gets the results. The other processes
-need only the config and the weights; `from_terminal` sends them values that only process 0 has. In a run of one
-process, these functions do nothing.
+Every process runs the same command. Process 0 reads the input and gets the results. The other processes need only the
+config and the weights; `from_terminal` sends them values that only process 0 has. In a run of one process, these
+functions do nothing.
 """
 
 import argparse
@@ -184,9 +184,7 @@ def check_same(name: str, value: Any) -> None:
     own_digest = np.frombuffer(sha.digest(), np.uint8)
     digests = np.asarray(multihost_utils.process_allgather(own_digest))
     if others := [str(i) for i, digest in enumerate(digests) if (digest != digests[0]).any()]:
-        raise InputError(
-            f"other {name} on process {', '.join(others)} than on process 0; start all of them with the same"
-        )
+        raise InputError(f"{name} differ between process 0 and process {', '.join(others)}; start all with the same")
 
 
 def scratch_folder() -> Path:

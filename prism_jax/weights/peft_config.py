@@ -123,4 +123,6 @@ def _matches(pattern: str, name: str) -> bool:
     try:
         return re.fullmatch(pattern, name) is not None
     except re.error as error:
-        raise InputError(f"{CONFIG} has the pattern {pattern!r}, which is none: {error}") from error
+        raise InputError(
+            f"{CONFIG} has the pattern {pattern!r}, which is no regular expression: {error}; correct it"
+        ) from error

@@ -64,7 +64,7 @@ def save(
       model: a model of the base model's class.
       params: parameters with adapters.
       base: source of the base model: a hub id or a folder.
-      whole: parts of the head to save completely, if the model has them: the parts that were trained in addition to the
+      whole: layers of the head to save completely, if the model has them: those that were trained in addition to the
         adapters.
       dtype: type of the tensors, "float32" or "float16".
       label_names: names of the classes. The tensor file notes them in its metadata, since PEFT has no place for them.
@@ -77,7 +77,7 @@ def save(
         raise InputError(f"dtype is {dtype!r}; choose float32 or float16")
     if "encoder" in whole:
         raise InputError(
-            "the encoder is not saved whole beside its adapters; choose parts of the head, such as classifier"
+            "the encoder is not saved whole beside its adapters; choose layers of the head, such as classifier"
         )
     if not has_adapters(params):
         raise InputError(

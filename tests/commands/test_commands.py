@@ -364,7 +364,7 @@ def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "nothing to go on with; give --prompt"),
+        ([], "no prompt; give --prompt"),
         (["--prompt", "w1", "--chat"], "the tokenizer has no chat template; leave out --chat"),
         (["--prompt-file", "none.txt"], "none.txt can't be read"),
         (["--prompt-file", "LICENSE"], "line 1 of LICENSE is empty; give a prompt on every line"),

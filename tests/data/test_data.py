@@ -156,7 +156,8 @@ def test_contents_tell_data_sets_apart(tmp_path):
     assert contents(lazy[0]) == contents(lazy[1]) != contents(lazy[2])
     cloze = Cloze("c", texts, [("a", "bc"), ("ab", "c")] * 2, labels)
     assert (
-        changes(contents(cloze), contents(replace(cloze, endings=[("ab", "c"), ("a", "bc")] * 2))) == "another endings"
+        changes(contents(cloze), contents(replace(cloze, endings=[("ab", "c"), ("a", "bc")] * 2)))
+        == "different endings"
     )
 
 

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What is predicted, and what is compiled, from now on."""
+    """Records predictions and compilations from now on."""
     seen, predict, compile_ = [], Predictor.__call__, jax.stages.Lowered.compile
 
     def counted(self, *args, **kwargs):

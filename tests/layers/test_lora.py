@@ -437,7 +437,7 @@ def without(*parts: str):
         (spoil_config(r="8"), "r: Expected int, got str"),
         (spoil_config(rank_pattern={"query": 0}), "rank_pattern[...]: Expected int >= 1"),
         (spoil_config(alpha_pattern={"query": "8"}), "alpha_pattern[...]: Expected float, got str"),
-        (spoil_config(rank_pattern={"(": 2}), "has the pattern .*, which is none"),
+        (spoil_config(rank_pattern={"(": 2}), "has the pattern .*, which is no regular expression"),
     ],
 )
 def test_adapters_that_do_not_fit_are_refused(folder, spoil, message):

@@ -89,7 +89,7 @@ PACKAGED = {
     "newsgroups": lambda split: Labelled(split, {"text": sentences(20)}, np.arange(20) % 3, ("a", "b", "c")),
     "tales": lambda split: Corpus(split, sentences(20, 8)),
 }
-"""What stands in for the data sets of packages."""
+"""Small data sets in place of those of packages."""
 
 
 SMALL = {
@@ -102,7 +102,7 @@ SMALL = {
     },
     "gpt2": {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 40},
 }
-"""What makes a config of the repository a tiny one."""
+"""Values that make a config of the repository a tiny one."""
 
 
 def save_model(experiment: recipe.Experiment, folder: Path) -> list:

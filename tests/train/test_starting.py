@@ -126,7 +126,7 @@ def test_data_that_changed_are_noticed(toy_config, tmp_path, monkeypatch, capsys
     status, error = go("train.finetune", "--out", out, "--resume")
     assert (status, error) == (
         2,
-        f"error: the data have changed since {out} was started; training: another text; "
+        f"error: the data have changed since {out} was started; training: different text; "
         "choose another --out, or give the same data\n",
     )
     write(source, 50)
