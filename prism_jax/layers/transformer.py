@@ -66,7 +66,7 @@ class Attention(nn.Module):
         return self._cache(self._keys(x_BKD), self.value(x_BKD), weight_BK, place_BK)
 
     def keys_values(self, x_BTD: jax.Array) -> jax.Array:
-        """Returns keys and values of rows side by side, [B, T, 2 G F], before they are rotated and divided into heads."""
+        """Returns keys and values of rows side by side, [B, T, 2 G F], not rotated, and not divided into heads."""
         return jnp.concatenate([self._keys(x_BTD), self.value(x_BTD)], axis=-1)
 
     def cache_of(self, x_BKA: jax.Array, weight_BK: jax.Array, place_BK: jax.Array) -> KVCache:

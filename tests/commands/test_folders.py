@@ -163,7 +163,7 @@ def test_a_wrong_run_is_refused_before_anything_is_loaded(
         assert message in said
     other = [toy_config, "--num-tokens", "17", flag, trained, *more]
     assert command(module, *other) == 2
-    assert "was trained with another num_tokens; use the same values" in capsys.readouterr().err
+    assert "was trained with different num_tokens; use the same values" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

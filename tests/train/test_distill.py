@@ -192,7 +192,7 @@ def test_a_run_with_a_teacher_reaches_its_end_and_resumes_only_with_the_same_one
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
     assert command("train.finetune", *flags, "--resume", "--training.distill.logits", 2) != 0
-    assert "was started with another training.distill" in capsys.readouterr().err
+    assert "was started with different training.distill" in capsys.readouterr().err
     assert command("train.finetune", *flags, *teach, "--resume") == 0
     assert command("train.finetune", *flags, "--training.distill.logits", -1) != 0
     assert "training.distill.logits is -1" in capsys.readouterr().err
