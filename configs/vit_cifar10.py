@@ -11,8 +11,8 @@ r"""ViT-B/16 on CIFAR-10, the paper's table: what segment means cost on two devi
 
 Weights: google/vit-base-patch16-224-in21k, never tuned on CIFAR-10; the classifier is drawn at random. Expected: the
 paper's 98.01 % on one device, 95.64, 96.84 and 97.06 % through L = 10, 20 and 30, and 97.43 % fine-tuned at L = 10;
-ours: not yet measured. The recipe is ours, as the paper gives none: AdamW at the usual rate for a ViT, random crops
-and flips.
+ours: not yet measured. The recipe is ours, as the paper's is not known to us: AdamW at the usual rate for a ViT, random
+crops and flips.
 """
 
 from prism_jax.exchange.segments import SegmentMeans

@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
             Column("cosine similarity", 17),
             Column("relative error", 14),
             Column(with_unit, len(with_unit)),
-            Column("to one device [95 %]", 20),
+            Column("vs one device [95 %]", 20),
         )
     )
     print(table.header, flush=True)

@@ -1,4 +1,4 @@
-"""What a bug report needs: versions, devices and machine.
+"""Prints versions, devices and machine, for a bug report.
 
 python -m eval.environment
     -> JSON on stdout

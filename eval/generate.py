@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
         )
     texts = from_terminal(lambda: prompts.all_of(command.prompt, command.prompt_file))
     if not texts:
-        raise InputError('nothing to go on with; give --prompt "Once upon a time", or --prompt-file with several texts')
+        raise InputError('no prompt; give --prompt "Once upon a time", or --prompt-file with several texts')
     if several() and setting.num_parts != jax.device_count():
         raise InputError(
             f"num_parts is {setting.num_parts}; choose {jax.device_count()}, the number of devices of all processes"

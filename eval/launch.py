@@ -78,7 +78,8 @@ def supervise(commands: Sequence[Sequence[str]], *, come: float = COME_SECONDS, 
       silent: seconds without a sign of life after which a rank counts as not responding.
 
     Returns:
-      The exit status: 0 on success, 130 after Ctrl-C, else 1, after printing a line with the rank and the reason.
+      The exit status: 0 on success, 130 after Ctrl-C or SIGTERM, else 1, after printing a line with the rank and the
+      reason.
     """
     ranks = [_start(i, command) for i, command in enumerate(commands)]
     interrupted: list[float] = []

@@ -3,14 +3,17 @@
 Arrays carry their dimensions as a suffix (`x_BTD`). The letters, for the whole package:
 
     B  examples of a batch           H  attention heads
-    N  tokens of a sequence          F  features of a head
-    P  parts (devices)               M  width of the MLP
-    T  tokens of a part, ceil(N/P)   V  vocabulary
-    L  rows that a part sends        C  classes
-    K  rows that a part attends to   R  rows of a part that the head reads
-    D  features of a token           S  tokens of the longest segment
-    G  groups of features            E  features of a group
-    J  centroids of a group
+    N  tokens of a sequence          G  heads of keys and values
+    P  parts (devices)               F  features of a head
+    Q  the other parts               A  features of all heads, side by side
+    T  tokens of a part, ceil(N/P)   M  width of the MLP
+    L  rows that a part sends        V  vocabulary
+    K  rows that a part attends to   C  classes
+    D  features of a token           R  rows of a part that the head reads
+    S  tokens of the longest segment U  queries that are attended at once
+    X  groups of features            W  rank of an adapter or a basis
+    E  features of a group           J  centroids of a group
+    I  first tokens, kept whole
 
 `N` in the shape of an array that is cut into parts is `P*T`: the sequence with its padding.
 """
@@ -24,11 +27,12 @@ from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
 from prism_jax.exchange.segments import SegmentMeans, Segments
 from prism_jax.exchange.wire import WIRES, Wire
 from prism_jax.exchange.wrapped import Wrapped
-from prism_jax.forward import forward, init_params
+from prism_jax.forward import forward
 from prism_jax.generation import Generator
 from prism_jax.parallel.mesh import emulate_devices, on_mesh
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.partition import Layout, Parts, split
+from prism_jax.programs import init_params
 from prism_jax.sampling import Sampling
 
 if TYPE_CHECKING:

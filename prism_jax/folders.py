@@ -1,4 +1,4 @@
-"""Output folders of commands: locks against other processes, and folders that are written whole or not at all."""
+"""Output folders of commands: locks against other processes, and what is written whole or not at all."""
 
 import os
 import shutil
@@ -22,6 +22,19 @@ WRITES = "PRISM_JAX_WRITES"
 
 LONGEST_BELOW = "x" * 128 + "/" + "x" * 128
 """Relative path as long as the longest one below an output folder: that of a checkpoint."""
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Writes a file completely or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # the error of a failed write names no file
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -43,7 +43,10 @@ class Sampling:
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p}; choose more than 0, up to 1")
         if self.temperature == 0 and (self.top_k or self.top_p < 1):
-            raise InputError("top_k and top_p choose among tokens, but temperature 0 always takes the most likely one")
+            raise InputError(
+                "top_k and top_p choose among tokens, but temperature 0 always takes the most likely one; "
+                "choose a temperature above 0, or leave them out"
+            )
 
     def filter(self, logits_BV: jax.Array) -> jax.Array:
         """Returns the logits divided by the temperature, with -inf outside of top k, and then outside of top p.

@@ -12,7 +12,7 @@ from prism_jax.exchange import arrays
 from prism_jax.exchange.base import Exchange
 from prism_jax.exchange.wire import FLOAT32
 from prism_jax.exchange.wrapped import with_wire
-from prism_jax.forward import forward, params_shapes
+from prism_jax.forward import forward
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.layers.rotary import Rotary
 from prism_jax.models.base import Model
@@ -21,6 +21,7 @@ from prism_jax.parallel.mesh import on_mesh
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.runner import PlacedRunner
+from prism_jax.programs import params_shapes
 from prism_jax.trees import unflatten
 
 NUM_PARTS, NUM_TOKENS = 3, 17
@@ -38,7 +39,7 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
       causal: False for an exchange that is not meant for models with a causal mask.
 
     Raises:
-      InputError: if a token sees a later one; if the content of padded places or of another example changes an answer;
+      InputError: if a token sees a later one; if the content of padding or of another example changes an answer;
         if the parts give another result on a device each than on the same device, or send a number of bytes other than
         `cost.formula` states. The last two are checked only where there are 3 devices (`emulate_devices(3)`), the bytes
         only on a CPU.
@@ -58,13 +59,13 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
         answer = hidden(ids, real, run)
         same = partial(_same, exchange, answer)
         new_padding = hidden(np.where(real, ids, others), real, run)
-        same(new_padding, real, "the content of padded places changes an answer")
+        same(new_padding, real, "the content of padding changes an answer")
         new_neighbour = hidden(np.stack([others[0], ids[1]]), real, run)
         same(new_neighbour, real & [[False], [True]], "another example of the batch changes an answer")
-        for place in range(1, NUM_TOKENS) if masked else ():
-            before = real & (np.arange(NUM_TOKENS) < place)
+        for position in range(1, NUM_TOKENS) if masked else ():
+            before = real & (np.arange(NUM_TOKENS) < position)
             changed = hidden(np.where(before, ids, others), real, run)
-            same(changed, before, f"the tokens from {place} on change what is computed before them")
+            same(changed, before, f"the tokens from {position} on change what is computed before them")
         if mesh:
             fault = "the parts give another answer on a device each than on the same device"
             same(hidden(ids, real, mesh), real, fault)
@@ -110,10 +111,10 @@ def _same(exchange: Exchange, answer: np.ndarray, other: np.ndarray, where: np.n
 
 
 def _check_bytes(model: BertModel, exchange: Exchange, mesh: PlacedRunner) -> None:
-    sent = cost.lowered(model, exchange, mesh, num_tokens=NUM_TOKENS).bytes_sent
+    sent = cost.compiled_from_shapes(model, exchange, mesh, num_tokens=NUM_TOKENS).bytes_sent
     expected = cost.formula(model.config.stack, exchange, NUM_PARTS, NUM_TOKENS).bytes_sent
     if sent != expected:
         raise InputError(
             f"{exchange} can't be trusted: it sends {sent:.0f} bytes for an example, "
-            f"but by its rows_sent and its wire format it is {expected:.0f}"
+            f"but by its rows_sent and its wire format it is {expected:.0f}; make the two agree"
         )

@@ -1,1 +1,1 @@
-"""Entry points and parts of training. Run from the checkout: `python -m train.finetune configs/X.py`."""
+"""Entry points and modules of training. Run from the checkout: `python -m train.finetune configs/X.py`."""

@@ -16,10 +16,11 @@ from prism_jax.exchange.base import Exchanges
 from prism_jax.exchange.baselines import AllGather
 from prism_jax.exchange.keys_values import KeysValues
 from prism_jax.experiments.recipe import Distillation
-from prism_jax.forward import Head, check_batch, part_with_insides
+from prism_jax.forward import Head, check_batch
 from prism_jax.models.base import Model
 from prism_jax.parallel.partition import Layout, Parts
 from prism_jax.parallel.runner import Runner
+from prism_jax.programs import part_with_insides
 from prism_jax.tasks.base import Task
 from train.step import LossFunction
 from train.trainable import combine

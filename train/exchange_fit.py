@@ -1,5 +1,6 @@
 """Bases and codebooks of exchanges, from the rows that the blocks of a model read."""
 
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
 from prism_jax.data.datasets import Dataset, subset
@@ -127,7 +129,7 @@ def fit_basis(principal: Principal, rows: list[np.ndarray]) -> dict[str, dict[st
 
 
 def coordinates(rows: list[np.ndarray], bases: dict[str, dict[str, np.ndarray]]) -> list[np.ndarray]:
-    """Returns the coordinates of the rows of each block in bases of `fit_basis`, [rows, R]."""
+    """Returns the coordinates of the rows of each block in bases of `fit_basis`, [rows, W]."""
     of_blocks = (bases[f"block_{i}"] for i in range(len(rows)))
     return [(x - own["mean"]) @ own["basis"] for x, own in zip(rows, of_blocks, strict=True)]
 
@@ -164,5 +166,7 @@ def _centroids(piece: np.ndarray, number: int, seed: int) -> np.ndarray:
     distinct = np.unique(piece, axis=0)
     if len(distinct) <= number:
         return np.resize(distinct, (number, piece.shape[1])).astype(np.float32)
-    means = KMeans(number, init="random", n_init=1, max_iter=ITERATIONS, random_state=seed).fit(piece)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # rows that differ by rounding alone share a centroid
+        means = KMeans(number, init="random", n_init=1, max_iter=ITERATIONS, random_state=seed).fit(piece)
     return means.cluster_centers_.astype(np.float32)

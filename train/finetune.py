@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prism_jax.cli import flags
-from prism_jax.cli.entry import run, write
+from prism_jax.cli.entry import run
 from prism_jax.cli.flags import Flat
 from prism_jax.exchange.setting import Setting
 from prism_jax.experiments.recipe import Experiment, Training
+from prism_jax.folders import write
 from prism_jax.parallel.mesh import emulate_devices
 from prism_jax.parallel.processes import is_terminal
 from prism_jax.user_paths import UserPath

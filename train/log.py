@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from prism_jax import records
-from prism_jax.cli.entry import write
 from prism_jax.errors import InputError
 from prism_jax.experiments.run_files import Line
+from prism_jax.folders import write
 
 
 class Log:

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from prism_jax.cli.entry import write
 from prism_jax.errors import RunError
 from prism_jax.exchange.setting import Setting
 from prism_jax.experiments import checkpoint, saving
+from prism_jax.folders import write
 from prism_jax.layers import lora
 from prism_jax.metrics import scores
 from prism_jax.parallel.processes import from_terminal, on_any

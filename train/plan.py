@@ -218,7 +218,7 @@ def _check_folder(folder: Path, experiment: Experiment, resume: bool) -> None:
     noted = {*config_json, *(f"training.{name}" for name in config_json["training"])}
     if differing := checkpoint.differences(config_json, experiment, (*STAYS, *(x for x in ADDED if x in noted))):
         raise InputError(
-            f"{folder} was started with another {', '.join(differing)}; choose another --out, or the same values"
+            f"{folder} was started with different {', '.join(differing)}; choose another --out, or the same values"
         )
 
 

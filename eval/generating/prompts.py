@@ -60,7 +60,10 @@ def as_chats(tokenizer: Any, messages: Sequence[str]) -> list[str]:
             chat = [{"role": "user", "content": message}]
             return tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         except Exception as error:  # a template is a program of the tokenizer's author
-            raise InputError(f"the chat template refuses {message[:40]!r}: {one_line(error)}") from error
+            raise InputError(
+                f"the chat template refuses {message[:40]!r}: {one_line(error)}; "
+                "leave out --chat, or change the message"
+            ) from error
 
     return [in_template(message) for message in messages]
 

@@ -8,17 +8,13 @@ nothing is left behind, however the run ends. Linux only; needs root or user nam
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from prism_jax.errors import InputError, RunError, one_line
 
@@ -29,12 +25,6 @@ ADDRESSES = ("10.77.0.1", "10.77.0.2")
 MTU = 1500
 BURST_BYTES, QUEUE = 1600, "400ms"
 """Parameters of the token bucket. A burst larger than a message would let the message pass unlimited."""
-
-LADDER_BYTES = (1_000, 10_000, 30_000, 100_000, 400_000)
-LADDER_ROUNDS = 5
-LADDER_PORT = 20077
-LADDER_SECONDS = 60.0
-"""Seconds that an end waits for the other at most."""
 
 NEEDED = ("ip", "tc", "unshare", "nsenter", "mount", "hostname")
 TUN = "/dev/net/tun"
@@ -164,60 +154,6 @@ def counters() -> tuple[int, int] | None:
     return None
 
 
-def ladder(end: int) -> list[dict]:
-    """Sends messages of growing size from end 0 to end 1, each answered by a byte, to verify rate and delay. Called at
-    both ends.
-
-    Returns:
-      The median seconds until the answer for each size; an empty list at end 1.
-    """
-    try:
-        return _send_up() if end == 0 else _answer()
-    except OSError as error:
-        raise RunError(f"the link carries nothing: {error}") from error
-
-
-def _answer() -> list[dict]:
-    with socket.create_server((ADDRESSES[1], LADDER_PORT)) as server:
-        server.settimeout(LADDER_SECONDS)
-        with server.accept()[0] as link:
-            for size in LADDER_BYTES:
-                for _ in range(LADDER_ROUNDS + 1):
-                    _receive(link, size)
-                    link.sendall(b".")
-    return []
-
-
-def _send_up() -> list[dict]:
-    rows = []
-    with _connect() as link:
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for size in LADDER_BYTES:
-            seconds, before = [], _sent()
-            for _ in range(LADDER_ROUNDS + 1):
-                started = time.perf_counter()
-                link.sendall(bytes(size))
-                _receive(link, 1)
-                seconds.append(time.perf_counter() - started)
-            counted = _sent() - before
-            rows.append(
-                {
-                    "bytes": size,
-                    "seconds": float(np.median(seconds[1:])),
-                    "bytes_counted": counted / (LADDER_ROUNDS + 1),
-                }
-            )
-    return rows
-
-
-def measured(rows: Sequence[dict]) -> dict[str, float]:
-    """Returns the results of a ladder: the rate, from its largest message, and the round-trip time, from its
-    smallest."""
-    first, *_, last = rows
-    rate = 8 * (last["bytes_counted"] - first["bytes_counted"]) / (last["seconds"] - first["seconds"])
-    return {"rtt_ms": 1e3 * (first["seconds"] - 8 * first["bytes_counted"] / rate), "rate_bits_per_second": rate}
-
-
 def _keeper(number: int) -> Keeper:
     begin = 'mount --bind "$0" /etc/hosts && hostname "$1" && ip link set lo up && echo ready && exec cat >&2'
     lines = ["127.0.0.1 localhost", *(f"{address} prism{i}" for i, address in enumerate(ADDRESSES))]
@@ -242,28 +178,3 @@ def _start(command: Sequence[str], fault: str) -> subprocess.Popen[bytes]:
 
 def _succeeds(*words: str) -> bool:
     return subprocess.run(words, capture_output=True, check=False).returncode == 0
-
-
-def _sent() -> int:
-    counted = counters()
-    assert counted is not None
-    return counted[0]
-
-
-def _connect() -> socket.socket:
-    until = time.monotonic() + 10
-    while True:
-        try:
-            return socket.create_connection((ADDRESSES[1], LADDER_PORT), timeout=LADDER_SECONDS)
-        except ConnectionRefusedError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.05)
-
-
-def _receive(link: socket.socket, size: int) -> None:
-    while size:
-        read = link.recv(min(size, 1 << 16))
-        if not read:
-            raise RunError("the other end of the link is gone")
-        size -= len(read)

@@ -16,7 +16,7 @@ import numpy as np
 
 from eval.reporting.records import SCHEMA
 from eval.scoring.load import Scoring
-from prism_jax.cli.entry import write
+from prism_jax.folders import write
 
 
 def environment() -> dict:
@@ -71,7 +71,7 @@ def finite(value: Any) -> Any:
 
 def write_json(out: Path, content: dict) -> None:
     """Writes results.json, with a line for each record."""
-    records = ",\n".join(f"    {json.dumps(row)}" for row in content["rows"])
+    records = ",\n".join(json.dumps(row, separators=(",", ":")) for row in content["rows"])
     frame = json.dumps(content | {"rows": []}, indent=2)
     write(out / "results.json", frame.replace('\n  "rows": []', f'\n  "rows": [\n{records}\n  ]') + "\n")
 

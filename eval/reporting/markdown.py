@@ -7,7 +7,7 @@ import numpy as np
 
 from eval.reporting import sweep_plots, tables
 from eval.scoring.variants import BASE, CONTROL
-from prism_jax.cli.entry import write
+from prism_jax.folders import write
 
 FINAL_FILES = ("results.csv", "report.md", *sweep_plots.PLOTS)
 """Files that are written after the last record. Until then, results.json grows record by record, but results of a
@@ -125,7 +125,7 @@ def section(content: dict, name: str | None) -> str:
 
 HOW_TO_READ = """- *CR* is the compression rate, tokens of a part over rows that it sends.
 - A score has its 95 % interval (accuracy: Wilson; other figures: bootstrap).
-- *To one device* is the difference on the same examples to one device with the same weights, with its
+- *Vs one device* is the difference from one device on the same examples with the same weights, with its
   95 % interval. Tuned and control are compared with base.
 - *GFLOPs* are the matrix products of the blocks, *kB sent* the bytes of the block exchanges. Both are
   per device and example, by the formula / in the compiled program. results.json has everything else

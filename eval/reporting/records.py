@@ -100,7 +100,8 @@ class PartAlone(TypedDict):
 
 
 class Timed(PartAlone):
-    """A request of `eval.latency`. Values are null if its link was not shaped."""
+    """A request of `eval.latency`. The rates and times of its link are null if they are unknown: over loopback all, and
+    between hosts the requested ones."""
 
     seconds_p10: Seconds
     seconds_p90: Seconds
@@ -109,6 +110,7 @@ class Timed(PartAlone):
     rate_bits_per_second: Rate | None
     rate_measured: Rate | None
     rtt_ms: Milliseconds | None
+    rtt_measured_ms: NotRequired[float | None]
 
 
 class Shaped(TypedDict):
@@ -124,7 +126,7 @@ class Measurement(TypedDict):
 
 
 class Ladder(TypedDict):
-    """Measurement of the rate of a shaped link."""
+    """Measurement of a link."""
 
     link: str
     measured: Measurement

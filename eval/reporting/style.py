@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
-from prism_jax.cli.entry import write
+from prism_jax.folders import write
 
 matplotlib.use("Agg")  # no window
 

@@ -233,6 +233,7 @@ def pareto(rows: list[dict], cost: Callable[[dict], float]) -> list[dict]:
 
 
 def goodness(row: dict) -> float:
+    """Returns the score of a record, with its sign changed if lower is better."""
     return row["score"] if METRICS[row["metric"]].higher_is_better else -row["score"]
 
 
@@ -243,6 +244,7 @@ def panels_of(panels: Panels) -> tuple[Figure, list[Axes]]:
 
 
 def one_device_lines(axes: Axes, content: dict) -> None:
+    """Draws a horizontal line at the score of one device, for each kind of weights."""
     for row in content["rows"]:
         if row["num_parts"] == 1:
             control = row["weights"] == CONTROL
@@ -257,6 +259,7 @@ def one_device_lines(axes: Axes, content: dict) -> None:
 
 
 def point(axes: Axes, x: float, row: dict, styles: Styles) -> None:
+    """Draws the score of a record with its interval. Base weights have L beside the point."""
     low, high = row["score_ci95"] or (row["score"], row["score"])
     bars = [
         [max(row["score"] - low, 0)],

@@ -19,7 +19,7 @@ UNITS = {
 WIDTHS = {
     "N": 5,
     "wire": 8,
-    "last part, to one device [95 %]": 31,
+    "last part, vs one device [95 %]": 31,
     "parts": 5,
     "exchange": 14,
     "weights": 7,
@@ -40,9 +40,9 @@ def columns(rows: Sequence[Mapping], metric: str) -> tuple[str, ...]:
     ]
     recovered = ("recovery % [95 %]",) if {TUNED, CONTROL} <= values["weights"] else ()
     score = f"{UNITS[metric]} [95 %]"
-    last_part = ("last part, to one device [95 %]",) if metric == "perplexity" else ()
+    last_part = ("last part, vs one device [95 %]",) if metric == "perplexity" else ()
     costs = ("GFLOPs", "kB sent", "real tokens", "in every part", "s")
-    return ("parts", "exchange", "L", "CR", *chosen, score, "to one device [95 %]", *recovered, *last_part, *costs)
+    return ("parts", "exchange", "L", "CR", *chosen, score, "vs one device [95 %]", *recovered, *last_part, *costs)
 
 
 def cells(row: dict, columns: Collection[str]) -> list[str]:
@@ -60,9 +60,9 @@ def cells(row: dict, columns: Collection[str]) -> list[str]:
         "wire": row["wire"],
         "weights": row["weights"],
         score: with_interval(row["score"], row["score_ci95"], digits),
-        "to one device [95 %]": with_interval(row["difference_to_one_device"], row["difference_ci95"], digits, "+"),
+        "vs one device [95 %]": with_interval(row["difference_to_one_device"], row["difference_ci95"], digits, "+"),
         "recovery % [95 %]": with_interval(row.get("recovery_percent"), row.get("recovery_ci95"), 0),
-        "last part, to one device [95 %]": with_interval(
+        "last part, vs one device [95 %]": with_interval(
             row.get("last_part_difference_to_one_device"), row.get("last_part_difference_ci95"), digits, "+"
         ),
         "GFLOPs": formula_and_compiled(row, "flops_per_device", 1e9, 3),

@@ -14,12 +14,12 @@ from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchanges, per_block
 from prism_jax.exchange.baselines import AllGather
 from prism_jax.exchange.setting import Setting
-from prism_jax.forward import block_outputs
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.place import make_runner
 from prism_jax.parallel.processes import several
 from prism_jax.parallel.runner import PlacedRunner
+from prism_jax.programs import block_outputs
 from prism_jax.tasks.batches import scoring_batches
 
 

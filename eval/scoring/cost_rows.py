@@ -106,7 +106,7 @@ def mean_cost(cost_of: Mapping[int, Cost], examples_of: Mapping[int, int]) -> Co
     def mean(figure_of: Mapping[int, float]) -> float:
         return over_buckets(figure_of, examples_of)
 
-    places = sorted({place for at_length in cost_of.values() for place in at_length.flops_outside})
+    labels = sorted({label for at_length in cost_of.values() for label in at_length.flops_outside})
     joins = {length: x.bytes_join for length, x in cost_of.items() if x.bytes_join is not None}
     return Cost(
         flops=mean({length: x.flops for length, x in cost_of.items()}),
@@ -115,7 +115,7 @@ def mean_cost(cost_of: Mapping[int, Cost], examples_of: Mapping[int, int]) -> Co
         collectives=cost_of[max(examples_of)].collectives,
         collectives_hidden=cost_of[max(examples_of)].collectives_hidden,
         flops_outside={
-            place: mean({length: x.flops_outside.get(place, 0.0) for length, x in cost_of.items()}) for place in places
+            label: mean({length: x.flops_outside.get(label, 0.0) for length, x in cost_of.items()}) for label in labels
         },
         bytes_join=mean(joins) if joins else None,
     )

@@ -163,12 +163,12 @@ def _limit(evaluation: Evaluation) -> int:
 
 def _with_same_arrays(kind: str, pretrained: Pretrained, settings: Sequence[Setting]) -> Any:
     """Returns the parameters with the arrays of the exchanges of the settings, and with those of no others, since
-    all kinds of weights run through the same programs. A note names arrays that are as before training."""
+    all kinds of weights run through the same programs. A note names the exchanges whose trained arrays are missing."""
     stack, exchanges = pretrained.model.config.stack, [setting.exchange for setting in settings]
     params = flatten(pretrained.params)
     before = arrays.starts(exchanges, stack.num_layers, stack.width_of)
     if is_terminal() and (names := sorted({path.split("/")[1] for path in before.keys() - params.keys()})):
-        print(f"note: the {kind} weights have no trained arrays of {', '.join(names)}, which are as before training")
+        print(f"note: the {kind} weights have no trained arrays of {', '.join(names)}; their initial values are used")
     stated = {path for one in exchanges for path in arrays.stated(one, stack.num_layers, stack.width_of)}
     used = {path: x for path, x in params.items() if path.split("/")[0] != arrays.EXCHANGE or path in stated}
     return unflatten({path: np.asarray(x) for path, x in before.items()} | used)

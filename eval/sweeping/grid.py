@@ -72,6 +72,7 @@ def is_lossy(exchange: Exchanges) -> bool:
 
 
 def impossible_reason(setting: Setting, lengths: tuple[int, ...]) -> str | None:
+    """Returns the reason why a setting can't run on one of the lengths; None if it can."""
     try:
         setting.check(lengths)
     except InputError as error:

@@ -15,12 +15,12 @@ import numpy as np
 from eval.reporting.records import StoredFields
 from eval.scoring.measure import Measured
 from prism_jax import records
-from prism_jax.cli.entry import write
 from prism_jax.data import datasets
 from prism_jax.exchange.base import Exchange, as_tuple
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
 from prism_jax.exchange.wrapped import Wrapped, wire_of
+from prism_jax.folders import write
 from prism_jax.models.base import Model
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.inputs import Images
@@ -93,6 +93,8 @@ def digest_of_exchange(setting: Setting) -> str:
 
 
 def sources_of(exchange: Exchange) -> list[bytes | str]:
+    """Returns the contents of the files that define an exchange: those of its class, its base classes, its wire format,
+    and the exchange that it wraps."""
     wrapped = sources_of(exchange.of) if isinstance(exchange, Wrapped) else []
     return [*wrapped, *map(source_of, (*type(exchange).__mro__, *type(wire_of(exchange)).__mro__))]
 
@@ -103,6 +105,7 @@ def digest_of_model(model: Model) -> str:
 
 
 def source_of(kind: type) -> bytes | str:
+    """Returns the contents of the file that defines a class; the name of the class if there is no file."""
     try:
         return Path(inspect.getfile(kind)).read_bytes()
     except (OSError, TypeError):  # defined at an interactive prompt

@@ -16,7 +16,7 @@ from prism_jax.parallel.processes import from_terminal, several
 from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.predict import Predictor
 
-Place = tuple[int, Setting, str]
+RecordId = tuple[int, Setting, str]
 """N, the setting, and the kind of weights of a record."""
 
 
@@ -43,9 +43,9 @@ class Sweeper:
         self._rows: dict[Planned, tuple[list[bool], dict]] = {}
         possible = [row for row in planned if not row.impossible]
         self._keys = self._keys_of(possible)
-        stored = from_terminal(lambda: [self._store.load(self._keys[_place(row)]) for row in possible])
+        stored = from_terminal(lambda: [self._store.load(self._keys[_record_id(row)]) for row in possible])
         self._measured: dict[str, Measured] = {
-            self._keys[_place(row)]: measured for row, measured in zip(possible, stored, strict=True) if measured
+            self._keys[_record_id(row)]: measured for row, measured in zip(possible, stored, strict=True) if measured
         }
         for row in planned:
             if row.impossible:
@@ -53,8 +53,8 @@ class Sweeper:
 
     def __call__(self, planned: Planned) -> dict:
         """Returns a record. If it fails, its field "error" has the reason."""
-        if planned not in self._failed and not self._at(_place(planned)):
-            key = self._keys[_place(planned)]
+        if planned not in self._failed and not self._at(_record_id(planned)):
+            key = self._keys[_record_id(planned)]
             try:
                 self._measured[key] = self._measure(planned)
             except Exception as error:
@@ -66,23 +66,23 @@ class Sweeper:
     @property
     def rows(self) -> list[dict]:
         """The records so far, in the order of the plan."""
-        return [self._row(row) for row in self._planned if row in self._failed or self._at(_place(row))]
+        return [self._row(row) for row in self._planned if row in self._failed or self._at(_record_id(row))]
 
-    def _at(self, place: Place) -> Measured | None:
-        return self._measured.get(self._keys.get(place, ""))
+    def _at(self, record_id: RecordId) -> Measured | None:
+        return self._measured.get(self._keys.get(record_id, ""))
 
     def _row(self, planned: Planned) -> dict:
         """Returns a record. Builds it again when a record that it is compared with has been added."""
         if planned in self._failed:
             return self._failed[planned]
-        num_tokens, setting, weights = place = _place(planned)
+        num_tokens, setting, weights = record_id = _record_id(planned)
         one_device = (num_tokens, ONE_DEVICE, BASE if weights in (TUNED, CONTROL) else weights)
         compared = (one_device, (num_tokens, setting, BASE), (num_tokens, ONE_DEVICE, CONTROL))
         present = [self._at(other) is not None for other in compared]
         if self._rows.get(planned, (None, None))[0] != present:
-            measured = self._at(place)
+            measured = self._at(record_id)
             assert measured is not None
-            references = References(*(None if other == place else self._outcomes(other) for other in compared))
+            references = References(*(None if other == record_id else self._outcomes(other) for other in compared))
             try:
                 fields = record(self._scorings[num_tokens], setting, weights, measured, references)
             except Exception as error:
@@ -90,8 +90,8 @@ class Sweeper:
             self._rows[planned] = present, fields
         return self._rows[planned][1]
 
-    def _outcomes(self, place: Place) -> np.ndarray | None:
-        measured = self._at(place)
+    def _outcomes(self, record_id: RecordId) -> np.ndarray | None:
+        measured = self._at(record_id)
         return None if measured is None else measured.outcomes
 
     def _fail(self, planned: Planned, error: Exception) -> dict:
@@ -100,7 +100,7 @@ class Sweeper:
         self._failed[planned] = failed_row(self._scorings[planned.num_tokens].task, planned, error)
         return self._failed[planned]
 
-    def _keys_of(self, rows: Sequence[Planned]) -> dict[Place, str]:
+    def _keys_of(self, rows: Sequence[Planned]) -> dict[RecordId, str]:
         """Returns for each record a digest of all its inputs."""
         first = next(iter(self._scorings.values()))
         library = store.digest_of_library("eval.scoring.measure", "eval.scoring.rows")
@@ -115,7 +115,7 @@ class Sweeper:
             exchange = store.digest_of_exchange(setting)
             return store.digest(library, exchange, params[row.weights], tasks[row.num_tokens], model, numbers)
 
-        return {_place(row): key(row) for row in rows}
+        return {_record_id(row): key(row) for row in rows}
 
     def _measure(self, planned: Planned) -> Measured:
         scoring, setting = self._scorings[planned.num_tokens], planned.setting
@@ -125,5 +125,5 @@ class Sweeper:
         return measure(scoring, predictor, planned.weights)
 
 
-def _place(planned: Planned) -> Place:
+def _record_id(planned: Planned) -> RecordId:
     return planned.num_tokens, planned.setting, planned.weights

@@ -22,7 +22,7 @@ FIRST_WINDOW = 14_600
 
 @dataclass(frozen=True)
 class Link:
-    """A shaped link.
+    """A link between two devices.
 
     Attributes:
       rate: rate in bits a second, each way.
@@ -88,8 +88,9 @@ def traffic_of(row: dict) -> Traffic:
 
 
 def link_of(row: dict) -> Link:
-    """Returns the link of a record, with the rate measured by its ladder."""
-    return Link(row["rate_measured"], row["rtt_ms"])
+    """Returns the link of a record, with the rate measured by its ladder, and the round-trip time that was asked for. A
+    link between hosts has its measured one."""
+    return Link(row["rate_measured"], max(row["rtt_measured_ms"], 0.0) if row["rtt_ms"] is None else row["rtt_ms"])
 
 
 def fit(rows: Sequence[dict]) -> Constants:

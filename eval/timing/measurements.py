@@ -36,7 +36,7 @@ class LinkFields:
 
 
 class Measurements:
-    """Records of requests, times of single parts, and the ladders that verify the rates of links.
+    """Records of requests, times of single parts, and the ladders that measure links.
 
     All processes hold the same measurements. Process 0 reads the file. Every process writes it into its
     `output_folder`.
@@ -75,13 +75,13 @@ class Measurements:
         """Stores the records of a link, N and B at the end, in place of earlier ones.
 
         Args:
-          link: the link between the processes. If it is shaped, its ladder must be stored.
+          link: the link between the processes. If it is shaped or joins hosts, its ladder must be stored.
           num_tokens: N.
           batch_size: B. Times of parts alone must be stored for this N and B.
           timed: records from `requests.time_in_turn`.
         """
         seconds_alone = {_name_of(row): row["seconds"] for row in self._parts_alone[num_tokens, batch_size]}
-        head = asdict(link) | {"rate_measured": self._rate_measured(link)}
+        head = asdict(link) | self._measured(link)
         self._tables.pop((link, num_tokens, batch_size), None)
         self._tables[link, num_tokens, batch_size] = [
             head | row | {"seconds_alone": seconds_alone[_name_of(row)]} for row in timed
@@ -98,13 +98,17 @@ class Measurements:
         self._parts_alone.pop((num_tokens, batch_size), None)
         self._parts_alone[num_tokens, batch_size] = list(timed)
 
+    def has_ladder(self, link: LinkFields) -> bool:
+        """Returns whether the ladder of a link is stored."""
+        return link.link in self._ladders
+
     def put_ladder(self, link: LinkFields, measured: dict[str, float], rungs: Sequence[dict]) -> None:
         """Stores the ladder of a link at the end, in place of an earlier one.
 
         Args:
-          link: a shaped link.
-          measured: rate and round-trip time, from `shaped.measured`.
-          rungs: from `shaped.ladder`.
+          link: a shaped link, or one between hosts.
+          measured: rate and round-trip time, from `ladder.measured`.
+          rungs: from `ladder.climb`.
         """
         self._ladders.pop(link.link, None)
         self._ladders[link.link] = asdict(link) | {"measured": measured, "rungs": list(rungs)}
@@ -115,10 +119,11 @@ class Measurements:
         measured = {"rows": rows, "parts_alone": parts_alone, "ladders": list(self._ladders.values())}
         files.write_json(self._path.parent, self._header | measured)
 
-    def _rate_measured(self, link: LinkFields) -> float | None:
-        """Returns the rate in bits a second measured by the ladder of a link; None without a ladder."""
-        ladder = self._ladders.get(link.link)
-        return ladder["measured"]["rate_bits_per_second"] if ladder else None
+    def _measured(self, link: LinkFields) -> dict[str, float | None]:
+        """Returns the rate in bits a second and the round-trip time in ms that the ladder of a link measured; None
+        without a ladder."""
+        measured = self._ladders[link.link]["measured"] if self.has_ladder(link) else {}
+        return {"rate_measured": measured.get("rate_bits_per_second"), "rtt_measured_ms": measured.get("rtt_ms")}
 
 
 def _read(path: Path, header: dict[str, Any]) -> dict[str, list[dict]]:

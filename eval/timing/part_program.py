@@ -14,9 +14,9 @@ import numpy as np
 from prism_jax import cost
 from prism_jax.exchange.base import Context, Exchange, own_rows
 from prism_jax.exchange.wrapped import Wrapped
-from prism_jax.forward import init_params
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertModel
 from prism_jax.parallel.partition import Layout, part_length
+from prism_jax.programs import init_params
 
 AT_LEAST_SECONDS, AT_MOST_RUNS = 5.0, 20
 """Seconds and number of runs after which a measurement ends."""

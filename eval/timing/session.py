@@ -8,22 +8,22 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from eval.links import shaped
+from eval.links import ladder, shaped
 from eval.reporting import files
 from eval.reporting.records import read_calibration
 from eval.scoring.load import Scoring
 from eval.scoring.variants import ONE_DEVICE
 from eval.sweeping.grid import grid_of_exchanges, impossible_reason
 from eval.timing import latency_model, part_alone, requests
-from eval.timing.measurements import LinkFields, Measurements
+from eval.timing.measurements import HOSTS, LinkFields, Measurements
 from prism_jax.errors import RunError
 from prism_jax.exchange.baselines import AllGather
 from prism_jax.exchange.setting import Setting
-from prism_jax.parallel.processes import from_terminal
+from prism_jax.parallel.processes import from_terminal, host_of_terminal
 
 SOURCES = (
     *("eval.timing.requests", "eval.timing.part_alone", "eval.timing.part_program"),
-    *("eval.links.shaped", "eval.links.relay", "eval.launch", "eval.launching.rank"),
+    *("eval.links.shaped", "eval.links.ladder", "eval.links.relay", "eval.launch", "eval.launching.rank"),
 )
 """Modules that affect latency. Times measured by another version of them are not reused."""
 
@@ -60,6 +60,8 @@ class Session:
                 if link.rate_bits_per_second and link != shaped_link:
                     measurements.put_ladder(link, *shape_and_verify(link))
                     shaped_link = link
+                elif link.link == HOSTS and not measurements.has_ladder(link):
+                    measurements.put_ladder(link, *measure(link))
                 scoring = self.scoring.at(num_tokens)
                 time_parts_alone(scoring, batch_size, measurements)
                 if (num_tokens, batch_size) not in prepared:
@@ -75,28 +77,39 @@ def shape_and_verify(link: LinkFields) -> tuple[dict[str, float], list[dict]]:
     """Shapes the link to its rate, and measures it. Called on every process.
 
     Returns:
-      The results of its ladder, and the ladder, see `shaped.measured` and `shaped.ladder`.
+      As `measure`.
 
     Raises:
       RunError: if the machine can't hold the rate.
     """
-    assert link.rate_bits_per_second is not None
     requested = link.rate_bits_per_second
+    assert requested is not None
     shaped.shape(f"{requested:.0f}bit")
-    rungs = shaped.ladder(jax.process_index())
+    measured, rungs = measure(link)
 
-    def on_process_0() -> tuple[dict[str, float], list[dict]]:
-        measured = shaped.measured(rungs)
+    def verify() -> None:
         rate = measured["rate_bits_per_second"]
         if not 0.75 < rate / requested < 1.1:
             raise RunError(
                 f"{link.link}: this machine can't hold that rate, the ladder shows {rate / 1e6:.1f} Mbit/s; "
                 "choose a lower one"
             )
-        print(f"{link.link}: measured {rate / 1e6:.1f} Mbit/s, {measured['rtt_ms']:.2f} ms")
-        return measured, rungs
 
-    return from_terminal(on_process_0)
+    from_terminal(verify)
+    return measured, rungs
+
+
+def measure(link: LinkFields) -> tuple[dict[str, float], list[dict]]:
+    """Measures the link between processes 0 and 1. Called on every process.
+
+    Returns:
+      The results of its ladder, and the ladder, see `ladder.measured` and `ladder.climb`.
+    """
+    climbed = ladder.climb(host_of_terminal())
+    rungs = from_terminal(lambda: climbed)
+    measured = ladder.measured(rungs)
+    print(f"{link.link}: measured {measured['rate_bits_per_second'] / 1e6:.1f} Mbit/s, {measured['rtt_ms']:.2f} ms")
+    return measured, rungs
 
 
 def time_parts_alone(scoring: Scoring, batch_size: int, measurements: Measurements) -> None:

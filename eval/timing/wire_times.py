@@ -46,23 +46,23 @@ def measure(wires: Sequence[str], num_parts: int, num_tokens: int, rounds: int) 
         sent = np.concatenate([np.asarray(encode(own_BLD))] * (num_parts - 1), axis=1)
         decode = jax.jit(partial(wire.decode, features=features)).lower(sent).compile()
         calls += [partial(encode, own_BLD), partial(decode, sent)]
-    seconds_RC = np.array([[_seconds(call) for call in calls] for _ in range(rounds + 1)])[1:]  # the first warms up
-    block_R = seconds_RC[:, 0] / LAYERS
+    seconds = np.array([[_seconds(call) for call in calls] for _ in range(rounds + 1)])[1:]  # the first warms up
+    block_seconds = seconds[:, 0] / LAYERS
     records = []
     for i, name in enumerate(wires):
-        encode_R, decode_R = seconds_RC[:, 1 + 2 * i], seconds_RC[:, 2 + 2 * i]
-        share_R = (encode_R + decode_R) / block_R
+        encode_seconds, decode_seconds = seconds[:, 1 + 2 * i], seconds[:, 2 + 2 * i]
+        share = (encode_seconds + decode_seconds) / block_seconds
         records.append(
             {
                 "wire": name,
                 "row_bytes": WIRES[name].row_bytes(features),
                 "num_parts": num_parts,
                 "tokens": num_tokens,
-                "encode_seconds": float(np.median(encode_R)),
-                "decode_seconds": float(np.median(decode_R)),
-                "block_seconds": float(np.median(block_R)),
-                "share_of_block": float(np.median(share_R)),
-                "share_of_block_p10_p90": [float(x) for x in np.quantile(share_R, (0.1, 0.9))],
+                "encode_seconds": float(np.median(encode_seconds)),
+                "decode_seconds": float(np.median(decode_seconds)),
+                "block_seconds": float(np.median(block_seconds)),
+                "share_of_block": float(np.median(share)),
+                "share_of_block_p10_p90": [float(x) for x in np.quantile(share, (0.1, 0.9))],
             }
         )
     return records

@@ -1,7 +1,7 @@
 """The tokenizer of a GGUF file (the format of llama.cpp), as files in the hub's layout.
 
 The file holds the vocabulary, and how it was learned: by byte-level BPE with its merges, or by SentencePiece's BPE with
-a score for each token. How a text is cut into words before that is known by a name.
+a score for each token. Before that a text is divided into words, by a rule that the file names.
 """
 
 import json

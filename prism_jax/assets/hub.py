@@ -23,7 +23,7 @@ from prism_jax.errors import InputError, one_line
 T = TypeVar("T")
 
 WEIGHTS = "model.safetensors"
-HUB_ID = r"[\w.-]+(/[\w.-]+)?"
+HUB_ID = r"[\w.-]+(?:/[\w.-]+)?"
 COMPANIONS = (
     *("generation_config.json", "preprocessor_config.json", "tokenizer*", "vocab.*", "merges.txt"),
     *("added_tokens.json", "special_tokens_map.json"),
@@ -141,7 +141,10 @@ def resolve(source: str, revision: str | None = None, files: Sequence[str] = FIL
             print(f"the hub did not give {source!r}, so what the cache has of it is used: {reason}", file=sys.stderr)
             return cached
         at = f" at revision {revision!r}" if revision else ""
-        raise InputError(f"{source!r} is no folder here, and the hub did not give it{at}: {reason}") from error
+        raise InputError(
+            f"{source!r} is no folder here, and the hub did not give it{at}: {reason}; "
+            "check the id and the network, or give a folder in the hub's layout"
+        ) from error
 
 
 def _cached(source: str, revision: str | None) -> Path | None:
@@ -197,7 +200,10 @@ def open_without_code(open_folder: Callable, path: Path, **kwargs: Any) -> Any:
     try:
         return open_folder(path.parent, trust_remote_code=False, **kwargs)
     except Exception as error:  # transformers may raise anything for a wrong value
-        raise InputError(f"{path} has a value that transformers refuses: {one_line(error, 400)}") from error
+        raise InputError(
+            f"{path} has a value that transformers refuses: {one_line(error, 400)}; "
+            "correct it, or download the file again"
+        ) from error
 
 
 def companions(folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise InputError(
-            f"{path} is a pickle, which PyTorch must open: pip install torch, or give safetensors"
+            f"{path} is a pickle, which PyTorch must open; pip install torch, or give safetensors"
         ) from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,4 +1,6 @@
-"""Exit status of every entry point: 0 after success, 2 for faults that the user can correct, 1 for a failed run."""
+"""Exit status of every entry point: 0 after success, 2 for faults that the user can correct, 1 for a failed or
+interrupted run, 141 if the reader of its output is gone. Commands that start processes end with 130 after Ctrl-C, see
+`eval.launch`."""
 
 import contextlib
 import errno
@@ -93,19 +95,6 @@ def output_folder(path: str) -> Path:
     """
     processes.from_terminal(lambda: _at_end.enter_context(held(path)))
     return Path(path) if processes.is_terminal() else processes.scratch_folder()
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Writes a file completely or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        partial.replace(path)
-    except OSError as error:
-        error.filename = str(path)  # the error of a failed write names no file
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _stop(message: str, status: int) -> None:

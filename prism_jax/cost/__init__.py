@@ -14,13 +14,14 @@ from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchanges, per_block
 from prism_jax.exchange.baselines import IsolatedParts
 from prism_jax.exchange.wrapped import wire_of
-from prism_jax.forward import encode, lower, params_shapes, parts_shapes
+from prism_jax.forward import encode
 from prism_jax.layers.attention import SCORES_BYTES
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.models.base import Model
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.partition import part_length
 from prism_jax.parallel.runner import PlacedRunner
+from prism_jax.programs import lower, params_shapes, parts_shapes
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,8 @@ class Cost:
       bytes_sent: bytes sent by the exchanges of the blocks, to all other parts together.
       bytes_received: bytes received by the exchanges of the blocks, from all other parts together.
       collectives: number of collectives of the exchanges of the blocks, for a whole batch.
-      collectives_hidden: those among them that the block behind them does not read, but only a later one. They need not
-        delay a request.
-      flops_outside: FLOPs of all other operations of the compiled program, by place; empty for the formula.
+      collectives_hidden: collectives whose rows only a later block reads. They need not delay a request.
+      flops_outside: FLOPs of all other operations of the compiled program, by label; empty for the formula.
       bytes_join: bytes sent to join the rows that the head reads; None for the formula.
     """
 
@@ -110,7 +110,9 @@ def reordered_flops(stack: TransformerConfig, num_parts: int, num_tokens: int) -
     queries, and no gated MLP.
     """
     if stack.kv_features != stack.features or stack.gated:
-        raise InputError("the other order is known for stacks with keys of D numbers and an MLP of two layers only")
+        raise InputError(
+            "the other order is known for stacks with keys of D numbers and an MLP of two layers; use formula"
+        )
     T, D, M = part_length(num_tokens, num_parts), stack.features, stack.mlp_features
     return stack.num_layers * (8 * T * D * D + 4 * T * D * M + 4 * stack.num_heads * num_parts * T * T * D)
 
@@ -205,12 +207,12 @@ def compiled(program: jax.stages.Compiled, batch_size: int) -> Cost:
     flops, sent, received, join, collectives, hidden = 0.0, 0.0, 0.0, 0.0, 0, 0
     outside: dict[str, float] = {}
     for operation in read_program(program.as_text() or ""):
-        place = _place(operation)
-        if place == PRODUCTS:
+        label = _label(operation)
+        if label == PRODUCTS:
             flops += operation.flops
         elif operation.flops:
-            outside[place] = outside.get(place, 0.0) + operation.flops / batch_size
-        if place == "exchange":
+            outside[label] = outside.get(label, 0.0) + operation.flops / batch_size
+        if label == "exchange":
             sent += operation.bytes_sent
             received += operation.bytes_received
             times = operation.times if operation.bytes_sent else 0
@@ -230,7 +232,7 @@ def _is_hidden(collective: Operation) -> bool:
 
 PRODUCTS = "products"
 
-_PLACES = {
+_LABELS = {
     "softmax": "softmax and masks",
     "activation": "activation",
     "norm": "layer norm",
@@ -242,8 +244,8 @@ _PLACES = {
 """Label for operations that are neither matrix products nor exchanges. The first scope name found decides."""
 
 
-def _place(operation: Operation) -> str:
-    """Returns the place in the model that an operation belongs to."""
+def _label(operation: Operation) -> str:
+    """Returns what an operation belongs to, as a label."""
     scope = operation.scope
     if operation.opcode == "dot" and "blocks" in scope:
         return PRODUCTS
@@ -251,10 +253,10 @@ def _place(operation: Operation) -> str:
         return "exchange"
     if any(name.endswith(".head") for name in scope):
         return "head"
-    return next((place for name, place in _PLACES.items() if name in scope), "elsewhere")
+    return next((label for name, label in _LABELS.items() if name in scope), "elsewhere")
 
 
-def lowered(model: Model, exchange: Exchanges, run: PlacedRunner, num_tokens: int) -> Cost:
+def compiled_from_shapes(model: Model, exchange: Exchanges, run: PlacedRunner, num_tokens: int) -> Cost:
     """Returns the compiled cost of one example. Compiles `forward` from shapes alone, without weights."""
     return compiled(lower(model, exchange, run, 1, num_tokens).compile(), 1)
 

@@ -184,7 +184,9 @@ def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
         elif current is not None and " = " in line:
             current.append(_instruction(line))
     if not entry:
-        raise InputError("this is not the text of a compiled XLA program: it has no ENTRY")
+        raise InputError(
+            "this is not the text of a compiled XLA program, as it has no ENTRY; give that of `Compiled.as_text()`"
+        )
     return computations, entry
 
 
@@ -207,7 +209,7 @@ def _balanced(text: str) -> tuple[str, str]:
         depth += (character == "(") - (character == ")")
         if depth == 0:
             return text[: i + 1], text[i + 1 :]
-    raise InputError(f"unbalanced parentheses in {text[:80]!r}")
+    raise InputError(f"unbalanced parentheses in {text[:80]!r}; give the whole text of `Compiled.as_text()`")
 
 
 def _callees(instruction: _Instruction) -> list[tuple[str, int]]:

@@ -25,17 +25,17 @@ class Selected(Sequence, Generic[Item]):
     """Selected items of a sequence. Each is read on access."""
 
     items: Sequence[Item]
-    places: np.ndarray
+    chosen: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.chosen)
 
     @overload
     def __getitem__(self, i: int) -> Item: ...
     @overload
     def __getitem__(self, i: slice) -> "Selected[Item]": ...
     def __getitem__(self, i):
-        return Selected(self.items, self.places[i]) if isinstance(i, slice) else self.items[int(self.places[i])]
+        return Selected(self.items, self.chosen[i]) if isinstance(i, slice) else self.items[int(self.chosen[i])]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class LazyItems(Sequence):
     def __len__(self) -> int:
         return len(self.stored)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return Selected(self, np.arange(len(self))[i])
         stored_item = self.stored[int(i)]
@@ -211,7 +211,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if before["examples"] != now["examples"]:
         return f"{now['examples']} examples, where there were {before['examples']}"
     differing = ", ".join(name for name in now if now[name] != before.get(name))
-    return differing and f"another {differing}"
+    return differing and f"different {differing}"
 
 
 def digest(items: Iterable[Any]) -> str:
@@ -225,7 +225,7 @@ def digest(items: Iterable[Any]) -> str:
 
 def _stored(items: Any) -> Any:
     if isinstance(items, Selected):
-        return Selected(_stored(items.items), items.places)
+        return Selected(_stored(items.items), items.chosen)
     return items.stored if isinstance(items, LazyItems) else items
 
 

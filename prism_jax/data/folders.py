@@ -28,19 +28,19 @@ class ImagesByClass:
     label_names: tuple[str, ...]
 
 
-def visible(place: Path, pattern: str) -> Iterator[Path]:
+def visible(folder: Path, pattern: str) -> Iterator[Path]:
     """Yields the paths below a folder that match a pattern, except hidden ones: names that start with a dot, and
     `__MACOSX`.
 
     Examples are `.ipynb_checkpoints`, `.DS_Store`, and the `._x` and `__MACOSX` that macOS adds.
     """
-    for path in place.glob(pattern):
-        if not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(place).parts):
+    for path in folder.glob(pattern):
+        if not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts):
             yield path
 
 
-def local_files(places: Collection[Path], split: str, suffixes: Collection[str] = tuple(TABLES)) -> list[Path]:
-    """Returns the files of a split, all of one suffix, from the first of the places (or its folder `data`) that has
+def local_files(parents: Collection[Path], split: str, suffixes: Collection[str] = tuple(TABLES)) -> list[Path]:
+    """Returns the files of a split, all of one suffix, from the first of the parents (or its folder `data`) that has
     any.
 
     Files are named SPLIT or SPLIT-*, or lie in a folder SPLIT. For the split "validation", "val" and "valid" also
@@ -48,11 +48,11 @@ def local_files(places: Collection[Path], split: str, suffixes: Collection[str] 
     """
     names = {"validation": ("validation", "valid", "val")}.get(split, (split,))
     belongs = re.compile(rf"({'|'.join(map(re.escape, names))})([-._\d].*)?")
-    for place in [place for parent in places for place in (parent, parent / "data")]:
+    for folder in [child for parent in parents for child in (parent, parent / "data")]:
         for suffix in suffixes:
-            own = [path for path in visible(place, f"*{suffix}") if belongs.fullmatch(path.name.removesuffix(suffix))]
+            own = [path for path in visible(folder, f"*{suffix}") if belongs.fullmatch(path.name.removesuffix(suffix))]
             inside = f"**/*{suffix}" if suffix == ".txt" else f"*{suffix}"
-            below = [path for name in names for path in visible(place / name, inside)]
+            below = [path for name in names for path in visible(folder / name, inside)]
             if files := sorted(path for path in own + below if not path.is_dir()):
                 return files
     return []
@@ -66,25 +66,25 @@ def images_by_class(folder: Path, split: str) -> ImagesByClass:
       InputError: if there are no images, or the split has a class that `train` lacks.
     """
     names = {"train": ("train",), "validation": ("val", "validation")}.get(split, ())
-    place = next((folder / name for name in names if (folder / name).is_dir()), None)
-    if place is None:
+    of_split = next((folder / name for name in names if (folder / name).is_dir()), None)
+    if of_split is None:
         raise InputError(
             f"no split {split!r} in {folder}; it should hold {split}-*.parquet, "
             "or train/WNID/*.JPEG and val/WNID/*.JPEG"
         )
-    wnids = _folders_in(folder / "train") or _folders_in(place)
-    if unknown := set(_folders_in(place)).difference(wnids):
+    wnids = _folders_in(folder / "train") or _folders_in(of_split)
+    if unknown := set(_folders_in(of_split)).difference(wnids):
         raise InputError(
-            f"{place} has the class {min(unknown)}, which {folder / 'train'} lacks; give both the same folders"
+            f"{of_split} has the class {min(unknown)}, which {folder / 'train'} lacks; give both the same folders"
         )
     files = [
         (path.absolute(), label)
         for label, wnid in enumerate(wnids)
-        for path in sorted(visible(place / wnid, "*"))
+        for path in sorted(visible(of_split / wnid, "*"))
         if path.suffix.lower() in IMAGES and not path.is_dir()
     ]
     if not files:
-        raise InputError(f"no images in {place}; they should lie in a folder for each class, as in WNID/x.JPEG")
+        raise InputError(f"no images in {of_split}; they should lie in a folder for each class, as in WNID/x.JPEG")
     paths, labels = zip(*files, strict=True)
     return ImagesByClass(paths, labels, tuple(wnids))
 
@@ -99,6 +99,6 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path} can't be read: {error.strerror}; get it again, or leave it out") from error
 
 
-def _folders_in(place: Path) -> list[str]:
+def _folders_in(folder: Path) -> list[str]:
     """Returns the names of the folders in a folder, in alphabetic order. Empty if the folder does not exist."""
-    return sorted(path.name for path in visible(place, "*") if path.is_dir())
+    return sorted(path.name for path in visible(folder, "*") if path.is_dir())

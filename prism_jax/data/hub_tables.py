@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prism_jax.assets import hub
 from prism_jax.data.datasets import Labelled, LazyItems
 from prism_jax.data.folders import TABLES, local_files
 from prism_jax.errors import InputError, one_line
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     import datasets
     from PIL.Image import Image
 
-HUB_ID = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?")
+SET = re.compile(rf"({hub.HUB_ID})(?::([\w.-]+))?")
+"""A hub id, with a config of the set behind a colon or without."""
 
 
 def own_split(title: str, split: str, splits: Mapping[str, str]) -> str:
@@ -52,7 +54,7 @@ def read(
     folder = Path(source)
     if folder.is_dir():
         return read_folder(folder, config, split)
-    named = HUB_ID.fullmatch(source)
+    named = SET.fullmatch(source)
     if source.startswith((".", "~")) or not named:
         raise InputError(f"no folder {source!r}; give a folder in the hub's layout, or a hub id such as 'org/name'")
     options = {}
@@ -74,8 +76,8 @@ def read(
 
 def read_folder(folder: Path, config: str | None, split: str) -> "datasets.Dataset":
     """Reads a split of a local folder in the hub's layout."""
-    places = [folder / config] if config and (folder / config).is_dir() else [folder]
-    files = local_files(places, split)
+    parents = [folder / config] if config and (folder / config).is_dir() else [folder]
+    files = local_files(parents, split)
     if not files:
         expected = f"{config}/" if config else ""
         raise InputError(
@@ -83,10 +85,12 @@ def read_folder(folder: Path, config: str | None, split: str) -> "datasets.Datas
         )
     import datasets
 
-    kind, patterns = TABLES[files[0].suffix], {split: [as_pattern(path) for path in files]}
+    # load_dataset would tell the hub of it, and wait 5 s where there is no network
+    load = {"parquet": datasets.Dataset.from_parquet, "json": datasets.Dataset.from_json}[TABLES[files[0].suffix]]
+    patterns = {split: [as_pattern(path) for path in files]}
     try:
         with quiet():
-            table = datasets.load_dataset(kind, version(files), data_files=patterns, split=split)
+            table = load(patterns, split=split, config_name=version(files))
     except Exception as error:  # the library wraps Arrow's error for a broken file
         reason = one_line(error.__cause__ or error)
         raise InputError(f"can't read {files[0]}{' and more' * (len(files) > 1)}: {reason}; get it again") from error
@@ -142,7 +146,9 @@ def labelled_images(
     try:
         images = table.select_columns(image).cast_column(image, datasets.Image(decode=False))
     except Exception as error:  # Arrow may raise anything for a column of another type
-        raise InputError(f"the column {image!r} of {name} holds no images: {one_line(error)}") from error
+        raise InputError(
+            f"the column {image!r} of {name} holds no images: {one_line(error)}; choose a data_source with images there"
+        ) from error
     lacking = pc.index(pc.is_null(pc.struct_field(images.data.column(image), "bytes")), True).as_py()
     if lacking >= 0:
         path = (images[lacking][image] or {}).get("path")

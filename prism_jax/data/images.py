@@ -1,4 +1,4 @@
-"""Images as batches of patches: Hugging Face's image processing on Pillow, then a cut into patches."""
+"""Images as batches of patches: Hugging Face's image processing on Pillow, then patches."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +48,7 @@ def _read_processor(folder: Path, **sizes: Any) -> Any:
     return processor
 
 
-def _output_size(processor):
+def _output_size(processor: Any) -> Any:
     """Returns the output size in an image processor's settings."""
     return processor.crop_size if processor.do_center_crop else processor.size
 
@@ -59,7 +59,7 @@ def size_of(processor: Any) -> tuple[int, int]:
     return size["height"], size["width"]
 
 
-def _sizes_for(processor, image_size):
+def _sizes_for(processor: Any, image_size: tuple[int, int]) -> dict[str, dict[str, int]]:
     new = dict(zip(("height", "width"), image_size, strict=True))
     if not processor.do_center_crop:
         return {"size": new}
@@ -91,7 +91,10 @@ def process(processor: Any, images: Sequence["Image"], config: ViTConfig) -> dic
     try:
         processed = processor(list(images), do_convert_rgb=not grey, return_tensors="np")
     except ValueError as error:
-        raise InputError(f"the image processor refuses images of {config.num_channels} channels: {error}") from error
+        raise InputError(
+            f"the image processor refuses images of {config.num_channels} channels: {error}; "
+            "use the processor of the model's own folder"
+        ) from error
     return {"patches": patchify(processed["pixel_values"], config)}
 
 

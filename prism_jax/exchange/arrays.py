@@ -55,7 +55,7 @@ def has_arrays(exchange: Exchanges, width_of: WidthOf) -> bool:
 
 
 def starts(exchanges: Iterable[Exchanges], num_layers: int, width_of: WidthOf) -> dict[str, jax.Array]:
-    """Returns the arrays that training changes, as they are before it, by their paths."""
+    """Returns the initial values of the trained arrays, by path."""
     specs = {path: spec for one in exchanges for path, spec in stated(one, num_layers, width_of).items()}
     return {path: _start(spec.shape, spec.start) for path, spec in specs.items() if spec.start is not None}
 
@@ -67,7 +67,7 @@ def _start(shape: tuple[int, ...], value: float) -> jax.Array:
 def bind(exchange: Exchanges, params: Any, num_layers: int, width_of: WidthOf) -> Exchanges:
     """Returns the exchange of each block with its arrays, or `exchange` itself if it has none.
 
-    An array that training would change is as before training where the parameters lack it.
+    A trained array that the parameters lack has its initial value.
 
     Args:
       exchange: one for all blocks, or one for each.

@@ -68,7 +68,8 @@ class Exchange(abc.ABC):
 
     @property
     def keys_values(self) -> bool:
-        """Whether x_BTD is keys and values side by side, [B, T, 2 G F], see `KeysValues`. So is the context then."""
+        """Whether x_BTD is keys and values side by side, [B, T, 2 G F], see `KeysValues`.
+        The context then holds keys and values too."""
         return False
 
     @property
@@ -77,8 +78,8 @@ class Exchange(abc.ABC):
         return False
 
     def read_after(self, block: int, num_blocks: int) -> int | None:
-        """Returns how many blocks after this one the rows sent before it are first read: 0 if the block itself reads
-        them, None if nobody does, so that they are not sent."""
+        """Number of blocks between the sending of rows before this block and their first read: 0 if this block reads
+        them; None if no block does (then they are not sent)."""
         return 0
 
     def coded_width(self, features: int) -> int:

@@ -10,8 +10,8 @@ class BlockArray:
 
     Attributes:
       shape: of the array.
-      start: every number of the array before training, which then changes it. None for an array that `train.calibrate`
-        makes; training leaves it as it is.
+      start: initial value of every element, for an array that is trained; None for one that `train.calibrate` makes,
+        which training leaves as it is.
     """
 
     shape: tuple[int, ...]

@@ -18,27 +18,28 @@ from prism_jax.records import Count, check_value
 
 @dataclass(frozen=True, eq=False)
 class Codes(Wire):
-    """A row is cut into equal groups of features. Each is sent as the index of the nearest centroid of its codebook.
+    """A row is divided into equal groups of features. Each is sent as the index of the nearest centroid of its
+    codebook.
 
     A group with a number that is not finite arrives as some centroid.
 
     Attributes:
-      groups: G, pieces of a row.
+      groups: X, pieces of a row.
       bits: of an index.
-      centroids_GJE: J = 2**bits centroids of E = D / G features for each group; None to count bytes only.
+      centroids_XJE: J = 2**bits centroids of E = D / X features for each group; None to count bytes only.
     """
 
     groups: int
     bits: int
-    centroids_GJE: jax.Array | None = None
+    centroids_XJE: jax.Array | None = None
 
     name = "codes"
 
     def encode(self, z_BLD: jax.Array) -> jax.Array:
         """Returns the codes, 8 / bits of them in a byte."""
-        z_GBLE = jnp.moveaxis(z_BLD.reshape(*z_BLD.shape[:-1], self.groups, -1), 2, 0)
-        codes_BLG = jnp.moveaxis(jax.lax.map(_nearest, (z_GBLE, self._centroids())), 0, -1)
-        return codes_BLG if self.bits == 8 else jnp.concatenate(pack(codes_BLG, self.bits), axis=-1)
+        z_XBLE = jnp.moveaxis(z_BLD.reshape(*z_BLD.shape[:-1], self.groups, -1), 2, 0)
+        codes_BLX = jnp.moveaxis(jax.lax.map(_nearest, (z_XBLE, self._centroids())), 0, -1)
+        return codes_BLX if self.bits == 8 else jnp.concatenate(pack(codes_BLX, self.bits), axis=-1)
 
     def decode(self, sent: jax.Array, features: int) -> jax.Array:
         codes = sent if self.bits == 8 else unpack(sent, self.bits)
@@ -51,8 +52,8 @@ class Codes(Wire):
         return self.groups * self.bits // 8
 
     def _centroids(self) -> jax.Array:
-        assert self.centroids_GJE is not None  # `bind` gives them
-        return jnp.asarray(self.centroids_GJE)
+        assert self.centroids_XJE is not None  # `bind` gives them
+        return jnp.asarray(self.centroids_XJE)
 
 
 def _nearest(group: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -86,10 +87,10 @@ class Codebooks(Wrapped):
     groups * bits / 8 bytes. The gradient is straight-through, and the codebooks have none.
 
     Attributes:
-      groups: G, pieces of a row; divides the numbers of a row: those that the exchange is called on, or R behind
+      groups: X, pieces of a row; divides the numbers of a row: those that the exchange is called on, or W behind
         `Principal`.
       bits: of a code, 2, 4 or 8.
-      centroids: of one block, [G, J, E], see `Codes`.
+      centroids: of one block, [X, J, E], see `Codes`.
     """
 
     groups: Count
@@ -104,7 +105,10 @@ class Codebooks(Wrapped):
         if sender(self.of) is None or wire_of(self.of) != FLOAT32:
             raise InputError(f"codebooks can't send the rows of {self.of}; choose an exchange that sends float32 rows")
         if self.of.after_norm:
-            raise InputError(f"codebooks are made of rows before the norm, but {self.of} sends rows behind it")
+            raise InputError(
+                f"codebooks are made of rows before the norm, but {self.of} sends rows behind it; "
+                "choose an exchange that sends rows before the norm"
+            )
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
         return with_wire(self.of, Codes(self.groups, self.bits, self.centroids))(x_BTD, layout)

@@ -33,8 +33,8 @@ class FirstTokens(Wrapped):
             raise InputError(f"{self.of} keeps first tokens already; leave one first_tokens out")
         if self.of.remembers:
             raise InputError(
-                "first tokens stand inside, as in displaced:first_tokens:1:all_gather, "
-                f"but this is first_tokens:{self.num_first}:{self.of}"
+                f"first_tokens:{self.num_first}:{self.of} wraps an exchange with a memory; put first tokens "
+                "inside, as in displaced:first_tokens:1:all_gather"
             )
 
     @property
@@ -48,22 +48,22 @@ class FirstTokens(Wrapped):
         is_first_BN = layout.real_BN & (before_BN < self.num_first)
         context = self.of(x_BTD, replace(layout, real_BN=layout.real_BN & ~is_first_BN))
         place_BK = layout.places(context.last_K) if context.place_BK is None else context.place_BK + self.num_first
-        first_S = jnp.arange(self.num_first, dtype=jnp.int32)
-        is_BSN = is_first_BN[:, None] & (before_BN[:, None] == first_S[None, :, None])
-        position_BS = jnp.argmax(is_BSN, axis=2).astype(jnp.int32)
+        first_I = jnp.arange(self.num_first, dtype=jnp.int32)
+        is_BIN = is_first_BN[:, None] & (before_BN[:, None] == first_I[None, :, None])
+        position_BI = jnp.argmax(is_BIN, axis=2).astype(jnp.int32)
         last_BK = jnp.broadcast_to(context.last_K, context.weight_BK.shape)
-        place_BS = jnp.broadcast_to(first_S[None], position_BS.shape)
+        place_BI = jnp.broadcast_to(first_I[None], position_BI.shape)
         return Context(
-            jnp.concatenate([context.x_BKD, self._rows(x_BTD, position_BS, layout)], axis=1),
-            jnp.concatenate([context.weight_BK, is_BSN.any(2).astype(jnp.float32)], axis=1),
-            jnp.concatenate([last_BK, position_BS], axis=1),
-            jnp.concatenate([place_BK.astype(jnp.float32), place_BS.astype(jnp.float32)], axis=1),
+            jnp.concatenate([context.x_BKD, self._rows(x_BTD, position_BI, layout)], axis=1),
+            jnp.concatenate([context.weight_BK, is_BIN.any(2).astype(jnp.float32)], axis=1),
+            jnp.concatenate([last_BK, position_BI], axis=1),
+            jnp.concatenate([place_BK.astype(jnp.float32), place_BI.astype(jnp.float32)], axis=1),
         )
 
-    def _rows(self, x_BTD: jax.Array, position_BS: jax.Array, layout: Layout) -> jax.Array:
+    def _rows(self, x_BTD: jax.Array, position_BI: jax.Array, layout: Layout) -> jax.Array:
         """Returns the rows at given positions of the sequence, [B, S, D]. Each comes from the part that has it."""
-        own_BS = jnp.clip(position_BS - layout.part * layout.part_len, 0, layout.part_len - 1)
-        own_BSD = jnp.take_along_axis(x_BTD, own_BS[..., None], axis=1, mode="clip")
-        owner_BS = position_BS // layout.part_len
-        all_BPSD = all_gather(own_BSD, FLOAT32)
-        return jnp.take_along_axis(all_BPSD, owner_BS[:, None, :, None], axis=1, mode="clip")[:, 0]
+        own_BI = jnp.clip(position_BI - layout.part * layout.part_len, 0, layout.part_len - 1)
+        own_BID = jnp.take_along_axis(x_BTD, own_BI[..., None], axis=1, mode="clip")
+        owner_BI = position_BI // layout.part_len
+        all_BPID = all_gather(own_BID, FLOAT32)
+        return jnp.take_along_axis(all_BPID, owner_BI[:, None, :, None], axis=1, mode="clip")[:, 0]

@@ -15,9 +15,9 @@ from prism_jax.parallel.partition import Layout
 class KeysValues(Wrapped):
     """Shares keys and values by way of another exchange, which is called on them in place of rows.
 
-    A part computes keys and values of its own rows only. Voltage and PRISM compute those of received rows once more. In
-    exchange a row has 2 G F numbers, the key in front of the value. Serving engines call the all-gather of keys and
-    values KV-gather.
+    A part computes keys and values of its own rows only. Voltage and PRISM compute those of received rows once more.
+    Each row sent has 2 G F numbers: its key, then its value. Serving engines call the all-gather of keys and values
+    KV-gather.
     """
 
     keys_values = True
@@ -35,8 +35,8 @@ class KeysValues(Wrapped):
             raise InputError(f"keys and values come behind the norm, so {self.of} can't normalise them; choose another")
         if has_own_wire(self.of) or inner(self.of, Principal):
             raise InputError(
-                "codebooks and bases stand in front, as in codebooks:48:8:principal:192:keys_values:all_gather, "
-                f"but this is keys_values:{self.of}"
+                f"keys_values:{self.of} has codebooks or a basis behind keys_values; put them in front, as in "
+                "codebooks:48:8:principal:192:keys_values:all_gather"
             )
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:

@@ -1,6 +1,6 @@
 """Exchanges with a memory: a part reads rows that the others sent before an earlier block.
 
-The memory goes from block to block as `Context.memory` and `Layout.memory`. Own rows are always those of now. Row
+The memory goes from block to block as `Context.memory` and `Layout.memory`. A part's own rows are always current. Row
 weights and positions are those of the block that reads. The rows that a block reads are projected by that block.
 """
 
@@ -19,7 +19,7 @@ from prism_jax.records import Count, check_value
 
 
 class Kept(NamedTuple):
-    """What a `Remembering` exchange hands on to the next block.
+    """Memory of a `Remembering` exchange, handed on to the next block.
 
     Attributes:
       x_BKD: rows of the other parts, K of them.
@@ -34,8 +34,8 @@ class Kept(NamedTuple):
 class Remembering(Wrapped):
     """Has a part read the rows that another exchange brought in an earlier block.
 
-    In the context of the other exchange, the part's own rows come first, as those of `Sending.share` do. Rows that are
-    sent and read by nobody are computed by no program: the compiler drops them, with their collective.
+    In the context of the other exchange, the part's own rows come first, as those of `Sending.share` do. The compiler
+    removes a collective whose rows no block reads.
     """
 
     remembers = True

@@ -20,24 +20,24 @@ class Projected(Wire):
     Attributes:
       of: the other format.
       mean_D: the origin.
-      basis_DR: R orthonormal columns.
+      basis_DW: W orthonormal columns.
     """
 
     of: Wire
     mean_D: jax.Array
-    basis_DR: jax.Array
+    basis_DW: jax.Array
 
     name = "projected"
 
     def encode(self, z_BLD: jax.Array) -> jax.Array:
-        return self.of.encode((z_BLD - self._origin(z_BLD)) @ self.basis_DR)
+        return self.of.encode((z_BLD - self._origin(z_BLD)) @ self.basis_DW)
 
     def decode(self, sent: jax.Array, features: int) -> jax.Array:
-        z = self.of.decode(sent, self.basis_DR.shape[1]) @ self.basis_DR.T
+        z = self.of.decode(sent, self.basis_DW.shape[1]) @ self.basis_DW.T
         return z + self._origin(z)
 
     def row_bytes(self, features: int) -> int:
-        return self.of.row_bytes(self.basis_DR.shape[1])
+        return self.of.row_bytes(self.basis_DW.shape[1])
 
     def _origin(self, z: jax.Array) -> jax.Array:
         return self.mean_D.reshape((1,) * (z.ndim - 1) + self.mean_D.shape)
@@ -53,8 +53,8 @@ class Principal(Wrapped):
     values in such a basis.
 
     Attributes:
-      rank: R, components that are kept.
-      mean, basis: of one block, [D] and [D, R], see `Projected`.
+      rank: W, components that are kept.
+      mean, basis: of one block, [D] and [D, W], see `Projected`.
     """
 
     rank: Count
@@ -66,13 +66,16 @@ class Principal(Wrapped):
         if sender(self.of) is None:
             raise InputError(f"{self.of} sends nothing, so there is nothing to project; choose one that sends rows")
         if self.of.after_norm:
-            raise InputError(f"a basis is made of rows before the norm, but {self.of} sends rows behind it")
+            raise InputError(
+                f"a basis is made of rows before the norm, but {self.of} sends rows behind it; "
+                "choose an exchange that sends rows before the norm"
+            )
         if inner(self.of, Principal):
             raise InputError(f"{self.of} projects its rows already; leave one principal out")
         if has_own_wire(self.of):
             raise InputError(
-                f"codebooks stand in front, as in codebooks:48:8:principal:192:all_gather, but this is "
-                f"principal:{self.rank}:{self.of}"
+                f"principal:{self.rank}:{self.of} has codebooks behind the basis; put them in front, as in "
+                "codebooks:48:8:principal:192:all_gather"
             )
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:

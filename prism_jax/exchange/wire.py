@@ -117,7 +117,7 @@ GROUP = 64
 class _FewBits(Wire):
     """Whole numbers of a few bits: the steps by which a feature lies above an offset. A group of features shares both.
 
-    A row is cut into equal groups of up to 64 features. The offset is rounded down and the step up to bfloat16, so
+    A row is divided into equal groups of up to 64 features. The offset is rounded down and the step up to bfloat16, so
     every number below 1e38 lies in range and arrives within half a step. The two travel as 4 more bytes a group. A
     group with a number that is not finite arrives as numbers that are not finite.
     """
@@ -128,16 +128,16 @@ class _FewBits(Wire):
         *rows, features = z_BLD.shape
         groups, size = _groups(features)
         padded = jnp.pad(z_BLD, [*[(0, 0)] * len(rows), (0, groups * size - features)], mode="edge")
-        z_BLGE = padded.reshape(*rows, groups, size)
-        top, low_BLG, high_BLG = 2**self.bits - 1, z_BLGE.min(-1), z_BLGE.max(-1)
-        offset_BLG = (low_BLG - jnp.abs(low_BLG) * 2.0**-8).astype(jnp.bfloat16)
-        width_BLG = high_BLG - offset_BLG.astype(jnp.float32)
-        step_BLG = (width_BLG * ((1 + 2.0**-7) / top)).astype(jnp.bfloat16)
-        per_step_BLG = 1 / jnp.maximum(step_BLG.astype(jnp.float32), jnp.finfo(jnp.float32).tiny)
-        steps_BLGE = (z_BLGE - offset_BLG.astype(jnp.float32)[..., None]) * per_step_BLG[..., None]
-        q_BLGE = jnp.clip(jnp.round(steps_BLGE), 0, top).astype(jnp.uint8)
-        scales_BLG4 = jax.lax.bitcast_convert_type(jnp.stack([offset_BLG, step_BLG], -1), jnp.uint8)
-        return jnp.concatenate([*pack(q_BLGE.reshape(*rows, -1), self.bits), scales_BLG4.reshape(*rows, -1)], -1)
+        z_BLXE = padded.reshape(*rows, groups, size)
+        top, low_BLX, high_BLX = 2**self.bits - 1, z_BLXE.min(-1), z_BLXE.max(-1)
+        offset_BLX = (low_BLX - jnp.abs(low_BLX) * 2.0**-8).astype(jnp.bfloat16)
+        width_BLX = high_BLX - offset_BLX.astype(jnp.float32)
+        step_BLX = (width_BLX * ((1 + 2.0**-7) / top)).astype(jnp.bfloat16)
+        per_step_BLX = 1 / jnp.maximum(step_BLX.astype(jnp.float32), jnp.finfo(jnp.float32).tiny)
+        steps_BLXE = (z_BLXE - offset_BLX.astype(jnp.float32)[..., None]) * per_step_BLX[..., None]
+        q_BLXE = jnp.clip(jnp.round(steps_BLXE), 0, top).astype(jnp.uint8)
+        scales_BLX4 = jax.lax.bitcast_convert_type(jnp.stack([offset_BLX, step_BLX], -1), jnp.uint8)
+        return jnp.concatenate([*pack(q_BLXE.reshape(*rows, -1), self.bits), scales_BLX4.reshape(*rows, -1)], -1)
 
     def decode(self, sent: jax.Array, features: int) -> jax.Array:
         *rows, _ = sent.shape

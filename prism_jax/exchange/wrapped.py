@@ -105,5 +105,5 @@ def with_wire(exchange: Exchange, wire: Wire) -> Exchange:
     if isinstance(exchange, Sending):
         return replace(exchange, wire=wire)
     if wire != FLOAT32:
-        raise InputError(f"{exchange} sends nothing, so it takes no wire format")
+        raise InputError(f"{exchange} sends nothing, so it takes no wire format; leave the wire format out")
     return exchange

@@ -46,7 +46,7 @@ def load_data(experiment: Experiment, split: str) -> Dataset:
 def load_training_data(experiment: Experiment) -> tuple[Dataset, Dataset]:
     """Returns the training examples, and the examples held out of their split.
 
-    Plain text with too few documents to hold one out is cut into pieces first.
+    Plain text with too few documents to hold one out is divided into pieces first.
 
     Raises:
       InputError: if the data set is unknown, too small to hold an example out, or without labels.
@@ -218,7 +218,7 @@ def check_same_held_out(trained: Trained, held_out: Dataset) -> None:
         if changed := before and changes(before["held_out"], contents(held_out)):
             raise InputError(
                 f"the data have changed since the run in {trained.run} was trained: {changed} held out; "
-                "give the same data, or another data_source if they are meant to be others"
+                "give the same data, or name another data_source if other data are intended"
             )
 
     from_terminal(check)

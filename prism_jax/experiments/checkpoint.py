@@ -251,7 +251,7 @@ def check_same_model(run: Path, config: Mapping[str, Any], experiment: recipe.Ex
     if config["model"] in (kind.__name__ for kind in experiment.model.__mro__):
         config = {**config, "model": experiment.model.__name__}
     if differing := differences(config, experiment, (*SAME_MODEL, *more)):
-        raise InputError(f"the run in {run} was trained with another {', '.join(differing)}; use the same values")
+        raise InputError(f"the run in {run} was trained with different {', '.join(differing)}; use the same values")
 
 
 def differences(before: Mapping[str, Any], experiment: recipe.Experiment, fields: tuple[str, ...]) -> list[str]:

@@ -172,7 +172,8 @@ class Training(Preparation):
         records.check_fields(self, "training.")
         if self.data is not None and len(self.parts) > 1:
             raise InputError(
-                f"training.data is {self.data} with {len(self.parts)} numbers of parts; a mesh has one number of parts"
+                f"training.data is {self.data} with {len(self.parts)} numbers of parts, but a mesh has one; "
+                "give one value of training.parts"
             )
         if not self.exchanges:
             raise InputError("training.exchanges is empty; choose one exchange or several")
@@ -180,7 +181,10 @@ class Training(Preparation):
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise InputError(f"training.frozen has {pattern!r}, which is no regular expression: {error}") from error
+                raise InputError(
+                    f"training.frozen has {pattern!r}, which is no regular expression: {error}; "
+                    "give one, such as encoder/.*"
+                ) from error
 
 
 @dataclass(frozen=True)
@@ -248,7 +252,7 @@ def load(path: str) -> Experiment:
     except (Exception, SystemExit) as error:
         raise InputError(f"{path} can't be read: {type(error).__name__}: {error}") from error
     if not isinstance(experiment := getattr(module, "config", None), Experiment):
-        raise InputError(f"{path} has no `config = Experiment(...)`")
+        raise InputError(f"{path} has no `config = Experiment(...)`; add one, as in configs/bert_newsgroups.py")
     records.check_fields(experiment, f"{path}: ")
     if not issubclass(experiment.model, Model):
         raise InputError(f"{path}: model is {experiment.model.__name__}; choose a class such as models.bert.BertModel")

@@ -18,7 +18,7 @@ def exact_gelu(x: jax.Array) -> jax.Array:
 
 
 @exact_gelu.defjvp
-def _exact_gelu_jvp(primals, tangents):
+def _exact_gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
     z = -x * math.sqrt(0.5)
     cdf = 0.5 * jax.lax.erfc(z)

@@ -98,9 +98,9 @@ def attend(
     """
     (B, H, T, F), G = q_BHTF.shape, k_BGKF.shape[1]
     if H != G:
-        q_BGRTF, bias = q_BHTF.reshape(B, G, H // G, T, F), bias_BHTK[:, :, None]
+        q, bias = q_BHTF.reshape(B, G, H // G, T, F), bias_BHTK[:, :, None]
         keep = None if keep_BHTK is None else keep_BHTK.reshape(B, G, H // G, T, -1)
-        return _attend(q_BGRTF, k_BGKF, v_BGKF, bias, keep).reshape(B, H, T, F)
+        return _attend(q, k_BGKF, v_BGKF, bias, keep).reshape(B, H, T, F)
     return _attend(q_BHTF, k_BGKF, v_BGKF, bias_BHTK, keep_BHTK)
 
 
@@ -152,8 +152,8 @@ def attend_in_blocks(
 
     @jax.checkpoint
     def one_block(block):
-        q_BHRF, positions_R, keep_BHRK = block
-        return attend(q_BHRF, k_BGKF, v_BGKF, bias_of(positions_R), keep_BHRK)
+        q_BHUF, positions_U, keep_BHUK = block
+        return attend(q_BHUF, k_BGKF, v_BGKF, bias_of(positions_U), keep_BHUK)
 
     keep = None if keep_BHTK is None else cut(keep_BHTK, 2)
     out = jnp.moveaxis(jax.lax.map(one_block, (cut(q_BHTF, 2), cut(positions_T, 0), keep)), 0, 2)

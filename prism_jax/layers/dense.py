@@ -1,6 +1,6 @@
 """Dense layers: their matrix product, arranged for a fast backward pass, and their low-rank adapter.
 
-The gradient of a kernel is a product over all rows. Where parts are batched inside one device, JAX by itself writes it
+The gradient of a kernel is a product over all rows. Where parts are batched on the same device, JAX by itself writes it
 over two axes, parts and rows, and XLA on a CPU then copies the transposed input of every layer. Here parts and rows are
 one axis.
 """
@@ -38,16 +38,16 @@ def _rounded_einsum(subscripts: str, *factors: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def _rounded_product(x_BTD, kernel_DM):
+def _rounded_product(x_BTD: jax.Array, kernel_DM: jax.Array) -> jax.Array:
     return _rounded_einsum("BTD,DM->BTM", x_BTD, kernel_DM)
 
 
-def _product_and_factors(x_BTD, kernel_DM):
+def _product_and_factors(x_BTD: jax.Array, kernel_DM: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     x_BTD, kernel_DM = x_BTD.astype(jnp.bfloat16), kernel_DM.astype(jnp.bfloat16)
     return _rounded_einsum("BTD,DM->BTM", x_BTD, kernel_DM), (x_BTD, kernel_DM)
 
 
-def _gradients(factors, gradient_BTM):
+def _gradients(factors: tuple[jax.Array, jax.Array], gradient_BTM: jax.Array) -> tuple[jax.Array, jax.Array]:
     x_BTD, kernel_DM = factors
     gradient_x_BTD = _rounded_einsum("BTM,DM->BTD", gradient_BTM, kernel_DM)
     return gradient_x_BTD, _rounded_einsum("BTD,BTM->DM", x_BTD, gradient_BTM)

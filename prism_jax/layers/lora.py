@@ -85,6 +85,6 @@ def merge(params: Any) -> Any:
     """Returns the parameters without adapters, with kernels W + scale A B: the same answers."""
     flat = flax.traverse_util.flatten_dict(params)
     for layer in [path[:-1] for path in flat if path[-1] == "lora_a"]:
-        a_DR, b_RM, scale = (flat.pop((*layer, name)) for name in ("lora_a", "lora_b", "lora_scale"))
-        flat[*layer, "kernel"] = flat[*layer, "kernel"] + scale * jnp.matmul(a_DR, b_RM, precision="float32")
+        a_DW, b_WM, scale = (flat.pop((*layer, name)) for name in ("lora_a", "lora_b", "lora_scale"))
+        flat[*layer, "kernel"] = flat[*layer, "kernel"] + scale * jnp.matmul(a_DW, b_WM, precision="float32")
     return flax.traverse_util.unflatten_dict(flat)

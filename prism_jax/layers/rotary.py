@@ -17,7 +17,7 @@ Factor = Annotated[float, Meta(ge=1, description="1 or more")]
 
 @dataclass(frozen=True)
 class Rotary:
-    """How far the features of a head turn from one token to the next.
+    """Angles by which the features of a head turn from one token to the next.
 
     Attributes:
       theta: base of the frequencies: pair f of a head of F features turns by `theta ** (-2 f / F)`.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Exchange, Exchanges, per_block
+from prism_jax.exchange.base import Context, Exchange, Exchanges, per_block
 from prism_jax.layers.activations import ACTIVATIONS
 from prism_jax.layers.attention import KVCache, attend_in_blocks, attention_bias, weight_bias
 from prism_jax.layers.config import TransformerConfig
@@ -66,13 +66,13 @@ class Attention(nn.Module):
         return self._cache(self._keys(x_BKD), self.value(x_BKD), weight_BK, place_BK)
 
     def keys_values(self, x_BTD: jax.Array) -> jax.Array:
-        """Returns keys and values of rows side by side, [B, T, 2 G F], before they are rotated and cut into heads."""
+        """Returns keys and values of rows side by side, [B, T, 2 G F], not rotated, and not divided into heads."""
         return jnp.concatenate([self._keys(x_BTD), self.value(x_BTD)], axis=-1)
 
-    def cache_of(self, x_BKE: jax.Array, weight_BK: jax.Array, place_BK: jax.Array) -> KVCache:
+    def cache_of(self, x_BKA: jax.Array, weight_BK: jax.Array, place_BK: jax.Array) -> KVCache:
         """Returns keys and values to attend to, given side by side, [B, K, 2 G F]."""
-        k_BKC, v_BKC = jnp.split(x_BKE, 2, axis=-1)
-        return self._cache(k_BKC, v_BKC, weight_BK, place_BK)
+        keys, values = jnp.split(x_BKA, 2, axis=-1)
+        return self._cache(keys, values, weight_BK, place_BK)
 
     def __call__(
         self,
@@ -93,34 +93,34 @@ class Attention(nn.Module):
           place_BT: of the rows in their texts, see `Context`.
           keys_B: for dropout; None where nothing is dropped.
         """
-        q_BTE = self.query(x_BTD)
+        q_BTA = self.query(x_BTD)
         if self.config.query_key_norm:
-            q_BTE = self._of_each_head(self.query_norm, q_BTE)
-        q_BHTF = self._heads(q_BTE, place_BT)
+            q_BTA = self._of_each_head(self.query_norm, q_BTA)
+        q_BHTF = self._heads(q_BTA, place_BT)
         with jax.named_scope("softmax"):
             shape = (*q_BHTF.shape[:3], cache.k_BGKF.shape[2])
             keep_BHTK = keep_factors(shape, self.config.attention_dropout, keys_B, site=0)
             out_BHTF = attend_in_blocks(q_BHTF, cache.k_BGKF, cache.v_BGKF, bias_of, positions_T, keep_BHTK)
-        out_BTE = out_BHTF.swapaxes(1, 2).reshape(*x_BTD.shape[:2], -1)
-        return dropout(self.output(out_BTE), self.config.dropout, keys_B, site=1)
+        out_BTA = out_BHTF.swapaxes(1, 2).reshape(*x_BTD.shape[:2], -1)
+        return dropout(self.output(out_BTA), self.config.dropout, keys_B, site=1)
 
     def _keys(self, x_BTD: jax.Array) -> jax.Array:
-        k_BTE = self.key(x_BTD)
-        return self._of_each_head(self.key_norm, k_BTE) if self.config.query_key_norm else k_BTE
+        k_BTA = self.key(x_BTD)
+        return self._of_each_head(self.key_norm, k_BTA) if self.config.query_key_norm else k_BTA
 
-    def _cache(self, k_BKE: jax.Array, v_BKE: jax.Array, weight_BK: jax.Array, place_BK: jax.Array) -> KVCache:
-        return KVCache(self._heads(k_BKE, place_BK), self._heads(v_BKE), weight_BK)
+    def _cache(self, k_BKA: jax.Array, v_BKA: jax.Array, weight_BK: jax.Array, place_BK: jax.Array) -> KVCache:
+        return KVCache(self._heads(k_BKA, place_BK), self._heads(v_BKA), weight_BK)
 
-    def _heads(self, y_BTE: jax.Array, place_BT: jax.Array | None = None) -> jax.Array:
-        """Returns queries, keys or values cut into heads, [B, H or G, T, F]; rotated, if a place is given."""
+    def _heads(self, y_BTA: jax.Array, place_BT: jax.Array | None = None) -> jax.Array:
+        """Returns queries, keys or values divided into heads, [B, H or G, T, F]; rotated, if a place is given."""
         config = self.config
-        y_BTHF = y_BTE.reshape(*y_BTE.shape[:2], -1, config.head_width)
+        y_BTHF = y_BTA.reshape(*y_BTA.shape[:2], -1, config.head_width)
         if config.rotary and place_BT is not None:
             y_BTHF = rotate(y_BTHF, place_BT, config.rotary)
         return y_BTHF.astype(config.compute_dtype).swapaxes(1, 2)
 
-    def _of_each_head(self, norm: nn.Module, y_BTE: jax.Array) -> jax.Array:
-        return norm(y_BTE.reshape(*y_BTE.shape[:2], -1, self.config.head_width)).reshape(y_BTE.shape)  # type: ignore[operator]
+    def _of_each_head(self, norm: nn.Module, y_BTA: jax.Array) -> jax.Array:
+        return norm(y_BTA.reshape(*y_BTA.shape[:2], -1, self.config.head_width)).reshape(y_BTA.shape)  # type: ignore[operator]
 
 
 class Mlp(nn.Module):
@@ -201,18 +201,18 @@ class Block(nn.Module):
         own = self.attention.cache(self._normed(x_B1D), weight_B1, place_B1)
         cache = cache.write(own, cache.weight_BK.shape[1] - room)
 
-        def bias_of(_):
+        def bias_of(_: jax.Array) -> jax.Array:
             return weight_bias(cache.weight_BK)
 
         return self._update(x_B1D, cache, bias_of, jnp.zeros(1, jnp.int32), place_B1, None), cache
 
-    def _shared(self, x_BTD, exchange):
-        """Returns what a part shares of its rows."""
+    def _shared(self, x_BTD: jax.Array, exchange: Exchange) -> jax.Array:
+        """Returns the rows, normalised rows, or keys and values that the exchange is called on."""
         if exchange.keys_values:
             return self.attention.keys_values(self._normed(x_BTD))
         return self._normed(x_BTD) if exchange.after_norm else x_BTD
 
-    def _cache_of(self, context, exchange, layout):
+    def _cache_of(self, context: Context, exchange: Exchange, layout: Layout) -> KVCache:
         """Returns keys and values of a context, which holds what was shared."""
         places = layout.places(context.last_K) if context.place_BK is None else context.place_BK
         if exchange.keys_values:
@@ -220,15 +220,25 @@ class Block(nn.Module):
         x_BKD = context.x_BKD if exchange.after_norm else self._normed(context.x_BKD)
         return self.attention.cache(x_BKD, context.weight_BK, places)
 
-    def _normed(self, x_BKD):
+    def _normed(self, x_BKD: jax.Array) -> jax.Array:
         return self.norm_1(x_BKD) if self.config.norm_first else x_BKD
 
-    def _update(self, x_BTD, cache, bias_of, positions_T, place_BT, keys_B):
-        def attended(x_BTD):
+    def _update(
+        self,
+        x_BTD: jax.Array,
+        cache: KVCache,
+        bias_of: Callable[[jax.Array], jax.Array],
+        positions_T: jax.Array,
+        place_BT: jax.Array,
+        keys_B: jax.Array | None,
+    ) -> jax.Array:
+        """Returns the rows after attention and MLP. Arguments as for `Attention`."""
+
+        def attended(x_BTD: jax.Array) -> jax.Array:
             y_BTD = self.attention(x_BTD, cache, bias_of, positions_T, place_BT, keys_B)
             return y_BTD * self.scale_1[None, None] if self.config.layer_scale else y_BTD
 
-        def through_mlp(x_BTD):
+        def through_mlp(x_BTD: jax.Array) -> jax.Array:
             y_BTD = self.mlp(x_BTD, keys_B)
             return y_BTD * self.scale_2[None, None] if self.config.layer_scale else y_BTD
 

@@ -28,37 +28,37 @@ def ratio(above: np.ndarray, below: np.ndarray, undefined: float = math.nan) -> 
     return np.divide(above, below, out=np.full(np.shape(above), float(undefined)), where=below != 0)
 
 
-def accuracy_value(predictions, labels):
+def accuracy_value(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Returns the share of examples with the right class."""
     return 100 * int((predictions == labels).sum()) / len(labels)
 
 
-def accuracy_resampled(predictions, labels, counts):
+def accuracy_resampled(predictions: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Returns the share of draws with the right class."""
     return 100 * counts @ (predictions == labels) / counts.sum(1)
 
 
-def f1_value(predictions, labels):
+def f1_value(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Returns the F1 score of class 1; 0 if neither predictions nor labels contain it, as in GLUE."""
     from sklearn.metrics import f1_score
 
     return 100 * float(f1_score(labels, predictions, zero_division=0))
 
 
-def f1_resampled(predictions, labels, counts):
+def f1_resampled(predictions: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Returns twice the number of examples that both call 1, over the number of ones in predictions and labels."""
     in_both, ones = (predictions == 1) & (labels == 1), predictions.astype(float) + labels
     return 100 * ratio(2 * counts @ in_both, counts @ ones, 0)
 
 
-def matthews_value(predictions, labels):
+def matthews_value(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Returns Matthews' correlation; 0 if all predictions or all labels are of one class, as in scikit-learn."""
     from sklearn.metrics import matthews_corrcoef
 
     return 100 * float(matthews_corrcoef(labels, predictions))
 
 
-def matthews_resampled(predictions, labels, counts):
+def matthews_resampled(predictions: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Returns Matthews' correlation for any number of classes (Gorodkin 2004): the correlation of the one-hot
     tables."""
     names = np.union1d(predictions, labels)
@@ -87,7 +87,7 @@ def constant(*arrays: np.ndarray) -> bool:
     return any(len(array) < 2 or not np.isfinite(array).all() or np.ptp(array) == 0 for array in arrays)
 
 
-def pearson_value(predictions, labels):
+def pearson_value(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Returns the linear correlation."""
     from scipy.stats import pearsonr  # a second to import
 
@@ -97,19 +97,19 @@ def pearson_value(predictions, labels):
     return 100 * float(pearsonr(predictions, labels).statistic)
 
 
-def pearson_resampled(predictions, labels, counts):
+def pearson_resampled(predictions: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Returns the linear correlation of the draws."""
     return correlation(predictions.astype(float), labels.astype(float), counts)
 
 
-def spearman_value(predictions, labels):
+def spearman_value(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Returns the correlation of the ranks."""
     from scipy.stats import spearmanr
 
     return math.nan if constant(predictions, labels) else 100 * float(spearmanr(predictions, labels).statistic)
 
 
-def spearman_resampled(predictions, labels, counts):
+def spearman_resampled(predictions: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Returns the correlation of the ranks among the draws."""
     return correlation(ranks(predictions, counts), ranks(labels, counts), counts)
 
@@ -129,16 +129,16 @@ def language_value(key: str, predictions: np.ndarray, labels: np.ndarray) -> flo
     return float(summary(float(predictions.sum(dtype=np.float64)), int(tokens), int(num_bytes))[key])
 
 
-def loss_resampled(predictions, labels, counts):
+def loss_resampled(predictions: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Returns the loss in nats per token; nan if no drawn window has a token."""
     return -ratio(counts @ predictions.astype(float), counts @ labels[:, 0])
 
 
-def perplexity_resampled(predictions, labels, counts):
+def perplexity_resampled(predictions: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Returns the perplexity per token."""
     return np.exp(loss_resampled(predictions, labels, counts))
 
 
-def bits_per_byte_resampled(predictions, labels, counts):
+def bits_per_byte_resampled(predictions: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Returns the bits per byte of the text."""
     return -ratio(counts @ predictions.astype(float), counts @ labels[:, 1]) / math.log(2)

@@ -202,20 +202,29 @@ def checked(metric: Metric, labels: np.ndarray, *predictions: np.ndarray) -> lis
 def check_classes(name: str, predictions: np.ndarray, labels: np.ndarray) -> None:
     """Raises InputError unless predictions and labels are classes."""
     if labels.ndim != 1 or not {predictions.dtype.kind, labels.dtype.kind} <= set("iub"):
-        raise InputError(f"{name} takes classes, int [examples], not {predictions.dtype} and labels {labels.dtype}")
+        raise InputError(
+            f"{name} takes classes, int [examples], not {predictions.dtype} and labels {labels.dtype}; "
+            "give those, or choose another metric"
+        )
 
 
 def check_two_classes(name: str, predictions: np.ndarray, labels: np.ndarray) -> None:
     """Raises InputError unless predictions and labels are 0 or 1."""
     check_classes(name, predictions, labels)
     if not np.isin(predictions, (0, 1)).all() or not np.isin(labels, (0, 1)).all():
-        raise InputError(f"{name} takes the classes 0 and 1, not {np.union1d(predictions, labels).tolist()[:9]}")
+        raise InputError(
+            f"{name} takes the classes 0 and 1, not {np.union1d(predictions, labels).tolist()[:9]}; "
+            "give those, or choose another metric"
+        )
 
 
 def check_numbers(name: str, predictions: np.ndarray, labels: np.ndarray) -> None:
     """Raises InputError unless predictions are floating point numbers, one for each example."""
     if labels.ndim != 1 or predictions.dtype.kind != "f":
-        raise InputError(f"{name} takes numbers, float [examples], not {predictions.dtype} and labels {labels.dtype}")
+        raise InputError(
+            f"{name} takes numbers, float [examples], not {predictions.dtype} and labels {labels.dtype}; "
+            "give those, or choose another metric"
+        )
 
 
 def check_windows(name: str, predictions: np.ndarray, labels: np.ndarray) -> None:
@@ -223,10 +232,13 @@ def check_windows(name: str, predictions: np.ndarray, labels: np.ndarray) -> Non
     if predictions.dtype.kind != "f" or labels.shape[1:] != (2,) or labels.dtype.kind not in "iu":
         raise InputError(
             f"{name} takes log-likelihoods, float [windows], and int [windows, 2] of tokens and bytes, "
-            f"not {predictions.dtype} and {labels.dtype} {labels.shape}"
+            f"not {predictions.dtype} and {labels.dtype} {labels.shape}; give those, or choose another metric"
         )
     if (labels < 0).any() or not (labels.sum(0) > 0).all():
-        raise InputError(f"{name} takes windows with at least one token and one byte, not {labels.sum(0).tolist()}")
+        raise InputError(
+            f"{name} takes windows with at least one token and one byte, not {labels.sum(0).tolist()}; "
+            "give longer texts"
+        )
 
 
 def _language(name: str, key: str, resampled: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> Metric:

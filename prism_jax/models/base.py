@@ -10,7 +10,7 @@ from prism_jax.parallel.partition import Layout
 
 
 class Model(nn.Module):
-    """A Transformer whose tokens are split over parts. Abstract: a subclass names its config's class, sets up
+    """A Transformer whose tokens are cut into parts. Abstract: a subclass names its config's class, sets up
     `self.encoder` and the layers of its head, and has `head`, `check` and `batch_shapes`.
 
     Attributes:
@@ -38,7 +38,7 @@ class Model(nn.Module):
         return x_BTD
 
     def head(self, rows_BRD: jax.Array, real_BN: jax.Array, keys_B: jax.Array | None = None) -> Any:
-        """Returns the answer for a batch, from the joined rows. Runs on the terminal.
+        """Returns the answer for a batch, from the joined rows. Runs on every device, after the join.
 
         Args:
           rows_BRD: rows of all parts, in the order of the parts: [B, P*R, D].

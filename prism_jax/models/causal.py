@@ -1,4 +1,4 @@
-"""What causal models share: every hidden state, the logits of the next token, and generation.
+"""Base classes of causal models: every hidden state, the logits of the next token, and generation.
 
 A batch holds `ids` int32 [B, N] and optionally `mask` [B, N] (1 = real). The place of a token is the number of real
 tokens before it, as in Hugging Face's `generate`, so that padding on either side changes nothing.

@@ -36,7 +36,7 @@ class WithClassTokens(ClassRowModel):
 class BesideClassRow(Wrapped):
     """Runs an exchange on a part's rows without the first. That is the class row, which is not sent."""
 
-    def __call__(self, x_BTD, layout):
+    def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
         inner = replace(layout, real_BN=layout.real_BPT[:, :, 1:].reshape(len(x_BTD), -1))
         context = self.of(x_BTD[:, 1:], replace(inner, num_tokens=inner.real_BN.shape[1]))
         return Context(
@@ -46,7 +46,7 @@ class BesideClassRow(Wrapped):
             memory=context.memory,
         )
 
-    def rows_sent(self, part_len):
+    def rows_sent(self, part_len: int) -> int:
         return self.of.rows_sent(part_len - 1)
 
 

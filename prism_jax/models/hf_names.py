@@ -137,7 +137,7 @@ class Entry:
         piece = np.split(tensor.reshape(*flat[:-1], flat[-1] * n), n, axis=-1)[i]
         return piece.T if self.transpose else piece
 
-    def _flat(self, shape):
+    def _flat(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape[::-1] if self.transpose else shape
 
 

@@ -126,4 +126,7 @@ def _family_and_class(kind: type[Model]) -> tuple[Family, type[Model]]:
         for family in FAMILIES.values():
             if base.__module__ == family.models.__name__:
                 return family, base
-    raise InputError(f"{kind.__name__} is no model of {', '.join(FAMILIES)}, so Hugging Face has no name for it")
+    raise InputError(
+        f"{kind.__name__} is no model of {', '.join(FAMILIES)}, so Hugging Face has no name for it; "
+        "extend a class of theirs"
+    )

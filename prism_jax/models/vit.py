@@ -168,10 +168,10 @@ class AbstractViT(Model):
         shape = (batch_size, num_tokens, self.config.patch_pixels)
         return {"patches": jax.ShapeDtypeStruct(shape, jnp.float32)}
 
-    def _new_pooler(self):
+    def _new_pooler(self) -> nn.Module:
         return head_dense(self.config.pooler_features or self.config.stack.features, self.config.stack)
 
-    def _pooled(self, row_BD):
+    def _pooled(self, row_BD: jax.Array) -> jax.Array:
         return ACTIVATIONS[self.config.pooler_activation](self.pooler(row_BD))
 
 

@@ -67,6 +67,7 @@ class Layout:
 
     @property
     def real_BPT(self) -> jax.Array:
+        """Bool mask of the real tokens, by part."""
         return self.real_BN.reshape(-1, self.num_parts, self.part_len)
 
     @property
@@ -131,7 +132,7 @@ def split(batch: Mapping[str, Any], num_parts: int, key: jax.Array | None = None
     tokens = {name: value for name, value in batch.items() if name != "mask"}
     shapes = {name: value.shape[:2] for name, value in batch.items()}
     if len(set(shapes.values())) != 1 or any(len(shape) != 2 for shape in shapes.values()):
-        raise InputError(f"every array of a batch is [B, N, ...] with the same B and N, but these are {shapes}")
+        raise InputError(f"the arrays of a batch begin with {shapes}; give them all as [B, N, ...], with one B and N")
     batch_size, num_tokens = next(iter(shapes.values()))
     check_parts(num_parts, num_tokens)
     pad = num_parts * part_length(num_tokens, num_parts) - num_tokens

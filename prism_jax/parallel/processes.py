@@ -1,8 +1,8 @@
 """Runs of several processes, on one machine or on several hosts: roles and communication.
 
-Every process runs the same command. Process 0, the terminal, reads the input and gets the results. The other processes
-need only the config and the weights; `from_terminal` sends them values that only process 0 has. In a run of one
-process, these functions do nothing.
+Every process runs the same command. Process 0 reads the input and gets the results. The other processes need only the
+config and the weights; `from_terminal` sends them values that only process 0 has. In a run of one process, these
+functions do nothing.
 """
 
 import argparse
@@ -43,6 +43,7 @@ NEVER_SECONDS = 10**6
 ones. The bond checks whether they are alive."""
 
 _bond: Bond | None = None
+_host: str | None = None
 
 USAGE = (
     "On several hosts: the same command on each, with --coordinator HOST:PORT (of process 0) --num-processes P "
@@ -66,7 +67,7 @@ def join(argv: list[str], lost_after: float = LOST_AFTER_SECONDS) -> list[str]:
         processes.
       RunError: if a process does not join in time.
     """
-    global _bond
+    global _bond, _host
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--coordinator")
     parser.add_argument("--num-processes", type=int)
@@ -92,7 +93,7 @@ def join(argv: list[str], lost_after: float = LOST_AFTER_SECONDS) -> list[str]:
         )
     _use_batch_scheduling()
     bond = meet(host, port, num_processes, process_id, seconds=seconds, lost_after=lost_after)
-    _bond, service = bond, f"unix:{bond.service}"
+    _bond, _host, service = bond, host, f"unix:{bond.service}"
     atexit.register(_leave, bond)
     jax.config.update("jax_num_cpu_devices", 1)
     jax.config.update("jax_check_proxy_envs", False)  # socket files need no proxy
@@ -119,6 +120,12 @@ def join(argv: list[str], lost_after: float = LOST_AFTER_SECONDS) -> list[str]:
 def several() -> bool:
     """Returns whether this run has more than one process. Starts JAX only if it has."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def host_of_terminal() -> str:
+    """Returns the host of process 0 as `--coordinator` names it, in a run of several processes."""
+    assert _host is not None
+    return _host
 
 
 def is_terminal() -> bool:
@@ -177,9 +184,7 @@ def check_same(name: str, value: Any) -> None:
     own_digest = np.frombuffer(sha.digest(), np.uint8)
     digests = np.asarray(multihost_utils.process_allgather(own_digest))
     if others := [str(i) for i, digest in enumerate(digests) if (digest != digests[0]).any()]:
-        raise InputError(
-            f"other {name} on process {', '.join(others)} than on process 0; start all of them with the same"
-        )
+        raise InputError(f"{name} differ between process 0 and process {', '.join(others)}; start all with the same")
 
 
 def scratch_folder() -> Path:

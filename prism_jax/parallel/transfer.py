@@ -44,8 +44,8 @@ class _Piece:
     def stop(self) -> int:
         return self.start + math.prod(self.shape) * self.dtype.itemsize
 
-    def read(self, bytes_N: jax.Array) -> jax.Array:
-        own_bytes = bytes_N[self.start : self.stop]
+    def read(self, buffer: jax.Array) -> jax.Array:
+        own_bytes = buffer[self.start : self.stop]
         if self.dtype == bool:
             return own_bytes.reshape(self.shape).astype(bool)
         width = () if self.dtype.itemsize == 1 else (self.dtype.itemsize,)
@@ -54,13 +54,16 @@ class _Piece:
 
 @cache
 def _sender(mesh: jax.sharding.Mesh, pieces: tuple[_Piece, ...], specs: tuple[jax.P, ...]) -> Callable:
-    """Returns the program of `send`: every device gets its row of the first device's table, and reads its pieces from
-    it."""
+    """Returns the program of `send`: every device gets its row of the first device's table, [devices, bytes], and reads
+    its pieces from it."""
     axes = mesh.axis_names
 
-    def received(table_1DN):
-        bytes_N = jax.lax.all_to_all(table_1DN[0], axes, 0, 0, tiled=True)[0]
-        return tuple(piece.read(bytes_N) for piece in pieces)
+    def received(table):
+        buffer, device = table[0, 0], jax.lax.axis_index(axes)
+        for other in range(1, mesh.devices.size):
+            sent = jax.lax.ppermute(table[0, other], axes, [(0, other)])
+            buffer = jnp.where(device == other, sent, buffer)
+        return tuple(piece.read(buffer) for piece in pieces)
 
     return jax.jit(jax.shard_map(received, mesh=mesh, in_specs=jax.P(axes), out_specs=specs, check_vma=False))
 
@@ -69,8 +72,8 @@ def send(mesh: jax.sharding.Mesh, trees: tuple, specs: tuple) -> tuple:
     """Puts process 0's trees of arrays on the mesh, sharded by `specs`. Each device receives only its own pieces of cut
     arrays.
 
-    Uses one all-to-all, in which all devices except the first one of process 0 send zeros. It takes one round trip for
-    any number of arrays.
+    A message from the first device to each of the others, for any number of arrays. Process 0 waits for no answer: an
+    all-to-all would bring it zeros from the others, a round trip later.
     """
     leaves, structure = jax.tree.flatten(trees)
     leaves = [np.asarray(x, jax.dtypes.canonicalize_dtype(np.asarray(x).dtype)) for x in leaves]
@@ -82,14 +85,14 @@ def send(mesh: jax.sharding.Mesh, trees: tuple, specs: tuple) -> tuple:
         start = pieces[-1].stop if pieces else 0
         pieces.append(_Piece(start, sharding.shard_shape(x.shape), x.dtype))
     axes, devices = mesh.axis_names, mesh.devices
-    table_DN = np.zeros((devices.size, pieces[-1].stop), np.uint8)
+    table = np.zeros((devices.size, pieces[-1].stop), np.uint8)
     if devices.flat[0] in mesh.local_devices:
-        for row_N, device in zip(table_DN, devices.flat, strict=True):
+        for row, device in zip(table, devices.flat, strict=True):
             cut = [np.ascontiguousarray(x[index[device]]) for x, index in zip(leaves, indices, strict=True)]
-            row_N[:] = np.concatenate([x.reshape(-1).view(np.uint8) for x in cut])
+            row[:] = np.concatenate([x.reshape(-1).view(np.uint8) for x in cut])
     stacked = jax.make_array_from_callback(
-        (devices.size, *table_DN.shape),
+        (devices.size, *table.shape),
         jax.NamedSharding(mesh, jax.P(axes)),
-        lambda index: table_DN[None] if index and not index[0].start else np.zeros_like(table_DN)[None],
+        lambda index: table[None] if index and not index[0].start else np.zeros_like(table)[None],
     )
     return jax.tree.unflatten(structure, _sender(mesh, tuple(pieces), tuple(leaf_specs))(stacked))

@@ -10,11 +10,12 @@ from prism_jax.data.datasets import Corpus, Dataset, Labelled, even_indices
 from prism_jax.data.text import cut, load_tokenizer
 from prism_jax.errors import InputError
 from prism_jax.exchange.baselines import WholeSequence
-from prism_jax.forward import forward, params_shapes, parts_shapes
+from prism_jax.forward import forward
 from prism_jax.metrics.scores import METRICS
 from prism_jax.models.base import Model
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.processes import from_terminal
+from prism_jax.programs import params_shapes, parts_shapes
 from prism_jax.tasks import likelihood
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.classification import Classification, Regression

@@ -9,7 +9,6 @@ import grain
 import numpy as np
 
 from prism_jax.data.text import bucket_of
-from prism_jax.errors import InputError
 from prism_jax.tasks.base import Task
 
 
@@ -34,9 +33,7 @@ class Batch:
         return next(iter(self.tokens.values())).shape[1]
 
 
-def training_batches(
-    task: Task, buckets: Sequence[int], batch_size: int, seed: int, *, shard: tuple[int, int] = (0, 1)
-) -> grain.IterDataset:
+def training_batches(task: Task, buckets: Sequence[int], batch_size: int, seed: int) -> grain.IterDataset:
     """Returns endless batches: every sequence once in each epoch, in an order that depends on the seed.
 
     Their iterator has `get_state` and `set_state`. A batch holds sequences of one bucket. The last batch of a bucket is
@@ -47,17 +44,9 @@ def training_batches(
       buckets: lengths, from `bucket_lengths`.
       batch_size: B.
       seed: seed of the order and of the augmentation.
-      shard: (i, n) for the i-th of n equal pieces of every batch, one for each host. The default is the whole batch.
-
-    Raises:
-      InputError: if B does not cut into n pieces.
     """
-    if batch_size % shard[1]:
-        raise InputError(
-            f"a batch of {batch_size} does not cut into {shard[1]} pieces; choose a multiple of {shard[1]}"
-        )
     plans = _plans(task, task.training_index, buckets, batch_size, seed).seed(seed).shuffle().repeat()
-    batches = plans.random_map(partial(_load, task, batch_size, shard))
+    batches = plans.random_map(partial(_load, task, batch_size))
     return batches.to_iter_dataset(_read_options())
 
 
@@ -70,7 +59,7 @@ def steps_per_epoch(task: Task, buckets: Sequence[int], batch_size: int) -> int:
 def scoring_batches(task: Task, buckets: Sequence[int], batch_size: int) -> Iterator[Batch]:
     """Yields batches with every sequence once, bucket after bucket."""
     plans = _plans(task, np.arange(len(task.lengths)), buckets, batch_size, None)
-    return iter(plans.map(lambda plan: _load(task, batch_size, (0, 1), plan, None)).to_iter_dataset(_read_options()))
+    return iter(plans.map(lambda plan: _load(task, batch_size, plan, None)).to_iter_dataset(_read_options()))
 
 
 def _plans(
@@ -88,15 +77,13 @@ def _plans(
 def _load(
     task: Task,
     batch_size: int,
-    shard: tuple[int, int],
     plan: tuple[np.ndarray, int],
     rng: np.random.Generator | None,
 ) -> Batch:
     index, num_tokens = plan
     filled = np.concatenate([index, np.repeat(index[-1:], batch_size - len(index))])
-    piece = np.arange(batch_size).reshape(shard[1], -1)[shard[0]]
-    tokens, targets = task.arrays(filled[piece], num_tokens, rng)
-    weight_B = (piece < len(index)).astype(np.float32)
+    tokens, targets = task.arrays(filled, num_tokens, rng)
+    weight_B = (np.arange(batch_size) < len(index)).astype(np.float32)
     return Batch(tokens, targets, weight_B, index)
 
 

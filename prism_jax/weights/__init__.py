@@ -15,12 +15,12 @@ from prism_jax.assets import hub, pickles
 from prism_jax.data import images, labels, text
 from prism_jax.errors import InputError
 from prism_jax.folders import check_empty, new_folder
-from prism_jax.forward import init_params, params_shapes
 from prism_jax.layers import lora
 from prism_jax.models.base import Model
 from prism_jax.models.class_tokens import WithClassTokens
 from prism_jax.models.hf_names import Entry, Table, give, refuse_tensors
 from prism_jax.models.registry import FAMILIES, architecture_of, family_of
+from prism_jax.programs import init_params, params_shapes
 from prism_jax.seeds import check_seed
 from prism_jax.trees import flatten, unflatten
 from prism_jax.weights import peft_files
@@ -31,7 +31,7 @@ HINTS = {
     "run)",
     "pooler": " (choose a model class without a pooler, or draw one with fresh=['pooler'])",
 }
-"""Advice for error messages, by part of the model: for a part that is missing in the source, or has another shape."""
+"""Advice for error messages, by module of the model: for one that is missing in the source, or has another shape."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,10 @@ def find(
     hf_config = hub.read_config(folder := hub.resolve(source, revision, ("config.json",)), FAMILIES)
     family = FAMILIES[hf_config["model_type"]]
     if family is not family_of(kind):
-        raise InputError(f"{source!r} holds a {hf_config['model_type']} model, which {kind.__name__} is not")
+        raise InputError(
+            f"{source!r} holds a {hf_config['model_type']} model, which {kind.__name__} is not; "
+            "choose another class, or models.auto(source)"
+        )
     adapter_folder = Path(adapter).expanduser() if adapter is not None else None
     if adapter_folder and num_labels is None:
         num_labels = peft_files.num_labels(adapter_folder)

@@ -1,9 +1,10 @@
 """The config of a LoRA adapter in PEFT's layout: adapter_config.json."""
 
+import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, TypedDict
 
@@ -78,6 +79,27 @@ class PeftConfig:
         fields: dict[str, Any] = {name: value for name, value in config_json.items() if name in _Json.__annotations__}
         return cls(**fields)
 
+    def write(self, folder: Path, base: str, task: str | None, *, fan_in_fan_out: bool) -> None:
+        """Writes the config for inference.
+
+        Args:
+          folder: where `read` finds it.
+          base: source of the base model.
+          task: PEFT's name of the task; None for none of them.
+          fan_in_fan_out: whether the adapted layers of the base model keep their weights as [inputs, outputs].
+        """
+        attributes = {
+            "peft_type": "LORA",
+            "task_type": task,
+            "base_model_name_or_path": base,
+            **{name: value for name, value in asdict(self).items() if name != "use_rslora"},
+            "fan_in_fan_out": fan_in_fan_out,
+            "bias": "none",
+            "lora_dropout": 0.0,
+            "inference_mode": True,
+        }
+        (folder / CONFIG).write_text(json.dumps(attributes, indent=2) + "\n")
+
     def has_adapter(self, table: Table, module: str) -> bool:
         """Returns whether the config gives a module an adapter, by PEFT's rules."""
         targets = self.target_modules or ()
@@ -106,4 +128,6 @@ def _matches(pattern: str, name: str) -> bool:
     try:
         return re.fullmatch(pattern, name) is not None
     except re.error as error:
-        raise InputError(f"{CONFIG} has the pattern {pattern!r}, which is none: {error}") from error
+        raise InputError(
+            f"{CONFIG} has the pattern {pattern!r}, which is no regular expression: {error}; correct it"
+        ) from error

@@ -19,12 +19,12 @@ import numpy as np
 
 from prism_jax.assets import hub
 from prism_jax.errors import InputError
-from prism_jax.forward import params_shapes
 from prism_jax.layers.lora import has_adapters
 from prism_jax.models.base import Model
 from prism_jax.models.hf_names import Entry, Table, give, one_name_each, refuse_tensors
 from prism_jax.models.registry import architecture_of, family_of
-from prism_jax.weights.peft_config import CONFIG, PeftConfig
+from prism_jax.programs import params_shapes
+from prism_jax.weights.peft_config import PeftConfig
 from prism_jax.weights.strict import faults
 
 WEIGHTS = "adapter_model.safetensors"
@@ -64,7 +64,7 @@ def save(
       model: a model of the base model's class.
       params: parameters with adapters.
       base: source of the base model: a hub id or a folder.
-      whole: parts of the head to save completely, if the model has them: the parts that were trained in addition to the
+      whole: layers of the head to save completely, if the model has them: those that were trained in addition to the
         adapters.
       dtype: type of the tensors, "float32" or "float16".
       label_names: names of the classes. The tensor file notes them in its metadata, since PEFT has no place for them.
@@ -77,7 +77,7 @@ def save(
         raise InputError(f"dtype is {dtype!r}; choose float32 or float16")
     if "encoder" in whole:
         raise InputError(
-            "the encoder is not saved whole beside its adapters; choose parts of the head, such as classifier"
+            "the encoder is not saved whole beside its adapters; choose layers of the head, such as classifier"
         )
     if not has_adapters(params):
         raise InputError(
@@ -91,12 +91,12 @@ def save(
     kept: set[str] = set()
     for module, entries in _dense_layers(table).items():
         pieces = [_a_b_scale(flat, entry) for entry in entries if entry.path in flat]
-        if not any(a_DR.size for a_DR, _, _ in pieces):
+        if not any(a_DW.size for a_DW, _, _ in pieces):
             continue
         name = table.full_name(table.module_name(module), architecture)
-        a_DR, b_RM, scale = _as_one(pieces)
-        tensors |= {f"{name}.lora_A.weight": a_DR.T, f"{name}.lora_B.weight": b_RM.T}
-        sizes[name] = (a_DR.shape[1], _number(np.float32(scale) * np.float32(a_DR.shape[1])))
+        a_DW, b_WM, scale = _as_one(pieces)
+        tensors |= {f"{name}.lora_A.weight": a_DW.T, f"{name}.lora_B.weight": b_WM.T}
+        sizes[name] = (a_DW.shape[1], _number(np.float32(scale) * np.float32(a_DW.shape[1])))
     for entry in table.entries:
         if entry.path in flat and entry.path.split("/")[0] in whole:
             name = table.full_name(entry.hf_name, architecture)
@@ -107,23 +107,17 @@ def save(
     task = TASKS.get(architecture, "FEATURE_EXTRACTION" if architecture == table.base else None)
     if task in ("SEQ_CLS", "TOKEN_CLS") and "classifier" not in kept:
         task = None  # for these tasks, PEFT expects a classifier in the file
-    config_json = {
-        "peft_type": "LORA",
-        "task_type": task,
-        "base_model_name_or_path": base,
-        "r": rank,
-        "lora_alpha": alpha,
-        "rank_pattern": {name: r for name, (r, _) in sizes.items() if r != rank},
-        "alpha_pattern": {name: a for name, (_, a) in sizes.items() if a != alpha},
-        "target_modules": sorted(sizes),
-        "modules_to_save": sorted(kept) or None,
-        "fan_in_fan_out": not all(entry.transpose for entries in _dense_layers(table).values() for entry in entries),
-        "bias": "none",
-        "lora_dropout": 0.0,
-        "inference_mode": True,
-    }
+    config = PeftConfig(
+        r=rank,
+        lora_alpha=alpha,
+        rank_pattern={name: r for name, (r, _) in sizes.items() if r != rank},
+        alpha_pattern={name: a for name, (_, a) in sizes.items() if a != alpha},
+        target_modules=sorted(sizes),
+        modules_to_save=sorted(kept) or None,
+    )
+    fan_in_fan_out = not all(entry.transpose for entries in _dense_layers(table).values() for entry in entries)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config_json, indent=2) + "\n")
+    config.write(folder, base, task, fan_in_fan_out=fan_in_fan_out)
     named = {BASE + name: np.ascontiguousarray(x, dtype) for name, x in tensors.items()}
     notes = {"label_names": json.dumps([*label_names])} if label_names else {}
     hub.write_file(folder / WEIGHTS, named, notes)
@@ -178,7 +172,7 @@ class _Adapter:
     Attributes:
       module: name of the module in the table.
       entries: table entries of our layers' kernels.
-      rank: R, the rank.
+      rank: W, the rank.
       scale: factor of the adapter's output.
     """
 
@@ -195,11 +189,11 @@ class _Adapter:
 
     def params(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns our parameters by path, given the tensors by name."""
-        a_DR, b_RM = arrays[f"{self.module}.lora_A.weight"].T, arrays[f"{self.module}.lora_B.weight"].T
+        a_DW, b_WM = arrays[f"{self.module}.lora_A.weight"].T, arrays[f"{self.module}.lora_B.weight"].T
         params = {}
         for entry in self.entries:
             (i, n), layer = entry.column, entry.path.removesuffix("kernel")
-            params[f"{layer}lora_a"], params[f"{layer}lora_b"] = a_DR, np.split(b_RM, n, axis=1)[i]
+            params[f"{layer}lora_a"], params[f"{layer}lora_b"] = a_DW, np.split(b_WM, n, axis=1)[i]
             params[f"{layer}lora_scale"] = np.array(self.scale, np.float32)
         return params
 
@@ -261,15 +255,15 @@ def _a_b_scale(flat: Mapping[str, np.ndarray], entry: Entry) -> tuple[np.ndarray
 
 def _as_one(pieces: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> tuple[np.ndarray, np.ndarray, float]:
     """Merges the adapters of layers that read the same input and whose outputs are concatenated."""
-    first_DR, scale = pieces[0][0], max(scale for *_, scale in pieces)
-    scaled = [b_RM * np.float32(own_scale / scale) for _, b_RM, own_scale in pieces]
-    if all(np.array_equal(a_DR, first_DR) for a_DR, *_ in pieces):
-        return first_DR, np.concatenate(scaled, axis=1), scale
+    first_DW, scale = pieces[0][0], max(scale for *_, scale in pieces)
+    scaled = [b_WM * np.float32(own_scale / scale) for _, b_WM, own_scale in pieces]
+    if all(np.array_equal(a_DW, first_DW) for a_DW, *_ in pieces):
+        return first_DW, np.concatenate(scaled, axis=1), scale
     blocks = [
-        np.concatenate([b_RM if i == j else np.zeros((len(b_RM), other.shape[1])) for j, other in enumerate(scaled)], 1)
-        for i, b_RM in enumerate(scaled)
+        np.concatenate([b_WM if i == j else np.zeros((len(b_WM), other.shape[1])) for j, other in enumerate(scaled)], 1)
+        for i, b_WM in enumerate(scaled)
     ]
-    return np.concatenate([a_DR for a_DR, *_ in pieces], axis=1), np.concatenate(blocks), scale
+    return np.concatenate([a_DW for a_DW, *_ in pieces], axis=1), np.concatenate(blocks), scale
 
 
 def _number(x: np.float32) -> float | int:

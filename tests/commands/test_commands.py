@@ -157,7 +157,7 @@ def test_wrong_input_is_one_line_and_status_2(module, flags, message, toy_config
 def test_a_checkpoint_of_another_run_or_a_damaged_one(toy_config, trained, tmp_path, capsys):
     flags = ["--checkpoint", trained, "--num-parts", "2", "--exchange", "isolated_parts", "--out", tmp_path / "out"]
     assert command("eval.evaluate", toy_config, *flags, "--num-tokens", "12") == 2
-    assert "was trained with another num_tokens; use the same values" in capsys.readouterr().err
+    assert "was trained with different num_tokens; use the same values" in capsys.readouterr().err
     flags[1] = shutil.copytree(trained, tmp_path / "damaged")
     for path in flags[1].glob("checkpoints/*/state/**/*"):
         if path.is_file():
@@ -364,7 +364,7 @@ def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "nothing to go on with; give --prompt"),
+        ([], "no prompt; give --prompt"),
         (["--prompt", "w1", "--chat"], "the tokenizer has no chat template; leave out --chat"),
         (["--prompt-file", "none.txt"], "none.txt can't be read"),
         (["--prompt-file", "LICENSE"], "line 1 of LICENSE is empty; give a prompt on every line"),

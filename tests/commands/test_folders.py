@@ -19,7 +19,7 @@ from prism_jax.assets import hub
 from prism_jax.cli import entry
 from prism_jax.errors import InputError
 from prism_jax.experiments import checkpoint
-from prism_jax.folders import LOCK, check_empty, held
+from prism_jax.folders import LOCK, check_empty, held, write
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -163,7 +163,7 @@ def test_a_wrong_run_is_refused_before_anything_is_loaded(
         assert message in said
     other = [toy_config, "--num-tokens", "17", flag, trained, *more]
     assert command(module, *other) == 2
-    assert "was trained with another num_tokens; use the same values" in capsys.readouterr().err
+    assert "was trained with different num_tokens; use the same values" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -231,7 +231,7 @@ def test_a_checkpoint_that_can_not_be_saved_ends_the_run_at_once(fails, reason, 
 
 def test_what_the_system_refuses_is_one_line(tmp_path, capsys):
     def fails(argv):
-        entry.write(Path(argv[0]) / "results.json", "x")
+        write(Path(argv[0]) / "results.json", "x")
 
     with pytest.raises(SystemExit, match="1"):
         entry.run(fails, [str(tmp_path / "gone")])
@@ -240,7 +240,7 @@ def test_what_the_system_refuses_is_one_line(tmp_path, capsys):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
-    entry.write(path, json.dumps(1))
+    write(path, json.dumps(1))
 
     def full(self, content):
         with self.open("wb") as file:
@@ -249,6 +249,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left on device: '.*results.json'"):
-        entry.write(path, json.dumps(22))
+        write(path, json.dumps(22))
     assert path.read_text() == "1"
     assert list(tmp_path.iterdir()) == [path]

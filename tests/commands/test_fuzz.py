@@ -46,7 +46,7 @@ VALUES: tuple[Any, ...] = (
     "", "x", "$x$^",
     "é\n", [], [None], [1, 2, 3], {}, {"x": 1}, [[[[[]]]]],
 )  # fmt: skip
-"""What is put in the place of a value."""
+"""Values that are put in the place of another."""
 
 
 def places(value: Any, at: tuple = ()) -> Iterator[tuple]:

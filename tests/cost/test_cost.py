@@ -10,10 +10,10 @@ import prism_jax as pj
 from prism_jax import cost
 from prism_jax.errors import InputError
 from prism_jax.exchange import Displaced, KeysValues
-from prism_jax.forward import lower, params_shapes, parts_shapes
 from prism_jax.layers import attention
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertModel
 from prism_jax.models.vit import VIT_BASE, ViTConfig, ViTForImageClassification, ViTModel
+from prism_jax.programs import lower, params_shapes, parts_shapes
 from prism_jax.testing import random_params
 
 BLOCKS = {"bert": {}, "vit": {"norm_first": True}, "llama": LLAMA_BLOCKS}
@@ -138,7 +138,7 @@ def test_bytes_of_the_split():
 def test_formula_and_compiled_program_agree_for_images(exchange, num_parts):
     config = ViTConfig(stack_config(norm_first=True), image_size=(20, 24), patch_size=(4, 4))
     model, num_tokens = ViTModel(config), config.num_tokens
-    compiled = cost.lowered(model, exchange, pj.on_mesh(num_parts), num_tokens)
+    compiled = cost.compiled_from_shapes(model, exchange, pj.on_mesh(num_parts), num_tokens)
     formula = cost.formula(config.stack, exchange, num_parts, num_tokens)
     assert compiled.bytes_sent == formula.bytes_sent
     assert compiled.flops == pytest.approx(formula.flops, rel=1e-2)
@@ -152,7 +152,7 @@ def test_formula_and_compiled_program_agree_for_images(exchange, num_parts):
 
 def test_the_patch_embedding_of_vit_base_is_told_apart():
     """197 patches of 768 numbers (the empty one of the class token too) to 768 features: 2 * 197 * 768^2 FLOPs."""
-    one = cost.lowered(ViTForImageClassification(VIT_BASE), pj.WholeSequence(), pj.on_mesh(1), 197)
+    one = cost.compiled_from_shapes(ViTForImageClassification(VIT_BASE), pj.WholeSequence(), pj.on_mesh(1), 197)
     assert one.flops_outside["embeddings"] / 1e9 == pytest.approx(0.2324, rel=5e-3)
     assert one.flops == cost.formula(VIT_BASE.stack, pj.WholeSequence(), 1, 197).flops
 

@@ -143,10 +143,10 @@ def test_contents_tell_data_sets_apart(tmp_path):
     stored = replace(dataset, inputs={**dataset.inputs, "pair": Selected(texts, np.array([3, 2, 1, 0]))})
     assert changes(told, contents(stored)) == ""
     for other, said in (
-        (replace(dataset, inputs={**dataset.inputs, "text": ["a ", "bc", "", "d"]}), "another text"),
-        (replace(dataset, inputs={"text": texts[::-1], "pair": texts}), "another text, pair"),
-        (replace(dataset, labels=np.array([0, 1, 0, 1])), "another labels"),
-        (replace(dataset, label_names=("yes", "no")), "another label_names"),
+        (replace(dataset, inputs={**dataset.inputs, "text": ["a ", "bc", "", "d"]}), "different text"),
+        (replace(dataset, inputs={"text": texts[::-1], "pair": texts}), "different text, pair"),
+        (replace(dataset, labels=np.array([0, 1, 0, 1])), "different labels"),
+        (replace(dataset, label_names=("yes", "no")), "different label_names"),
         (subset(dataset, 3), "3 examples, where there were 4"),
     ):
         assert changes(told, contents(other)) == said
@@ -156,7 +156,8 @@ def test_contents_tell_data_sets_apart(tmp_path):
     assert contents(lazy[0]) == contents(lazy[1]) != contents(lazy[2])
     cloze = Cloze("c", texts, [("a", "bc"), ("ab", "c")] * 2, labels)
     assert (
-        changes(contents(cloze), contents(replace(cloze, endings=[("ab", "c"), ("a", "bc")] * 2))) == "another endings"
+        changes(contents(cloze), contents(replace(cloze, endings=[("ab", "c"), ("a", "bc")] * 2)))
+        == "different endings"
     )
 
 
@@ -171,11 +172,11 @@ def test_contents_of_images_are_the_bytes_that_are_stored(tmp_path):
 
     before = told(*paths[:2])
     assert changes(before, told(*paths[:2])) == ""
-    assert changes(before, told(*paths[1::-1])) == changes(before, told(*paths[1:])) == "another image"
+    assert changes(before, told(*paths[1::-1])) == changes(before, told(*paths[1:])) == "different image"
     shutil.copy(paths[0], tmp_path / "moved.png")
     assert changes(before, told(tmp_path / "moved.png", paths[1])) == ""
     own = [contents(Labelled("d", {"image": [Image.new(*how)]}, None, ())) for how in (("L", (1, 2)), ("L", (2, 1)))]
-    assert changes(*own) == "another image"
+    assert changes(*own) == "different image"
 
 
 def test_what_is_no_text_is_named(toy_folder):

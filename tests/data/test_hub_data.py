@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 from pathlib import Path
 
 import datasets
@@ -364,6 +365,18 @@ def test_another_file_of_the_same_time_is_read_anew(tmp_path):
     write(path, {"sentence": ["won"], "label": [1]})
     os.utime(path, (1, 1))
     assert data.load("glue/sst2", "train", str(source)).inputs["text"] == ["won"]
+
+
+def test_a_local_folder_asks_no_host(tmp_path, monkeypatch):
+    """The `datasets` library would report the load, and swallow the error where there is no network."""
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **named: asked.append(args) or [])
+    write(tmp_path / "sst2" / "train.parquet", {"sentence": ["good"], "label": [1]})
+    (tmp_path / "cola").mkdir()
+    (tmp_path / "cola/train.jsonl").write_text(json.dumps({"sentence": "good", "label": 1}))
+    data.load("glue/sst2", "train", str(tmp_path))
+    data.load("glue/cola", "train", str(tmp_path))
+    assert not asked
 
 
 def test_loading_prints_nothing(tmp_path, capfd):

@@ -10,7 +10,7 @@ from helpers.command import command
 from helpers.tiny import hidden_states, tiny_batch, tiny_bert
 
 import prism_jax as pj
-from prism_jax.forward import block_outputs
+from prism_jax.programs import block_outputs
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 

@@ -1,4 +1,4 @@
-"""What generation prints, and what ends a text."""
+"""Generation: its output, and the end of a text."""
 
 import json
 from types import SimpleNamespace

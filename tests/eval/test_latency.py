@@ -1,5 +1,6 @@
 """Latency of real processes on loopback and on a shaped link, the cost model, and the planner."""
 
+import contextlib
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from helpers.paths import ROOT
 from helpers.process import GONE_SECONDS, alive, children, environment
 
 from eval.launch import STOP_SECONDS
-from eval.links import shaped
+from eval.links import ladder, shaped
 from eval.reporting import other_plots
 from eval.timing import latency_model
 from eval.timing.latency_model import Constants, Link
@@ -92,9 +93,9 @@ def test_a_shaped_link_carries_what_the_formula_says(toy_config, trained, tmp_pa
         assert payload < row["bytes_counted_sent"] < 1.1 * payload + 1000 * (row["collectives"] + 2)
     assert one["bytes_counted_sent"] < 1000
     assert voltage["bytes_counted_sent"] > prism["bytes_counted_sent"]
-    for ladder, rtt in zip(found["ladders"], (0, 10), strict=True):
-        assert 0.75 * 10e6 < ladder["measured"]["rate_bits_per_second"] < 1.05 * 10e6
-        assert rtt - 1 < ladder["measured"]["rtt_ms"] < rtt + 10
+    for climbed, rtt in zip(found["ladders"], (0, 10), strict=True):
+        assert 0.75 * 10e6 < climbed["measured"]["rate_bits_per_second"] < 1.05 * 10e6
+        assert rtt - 1 < climbed["measured"]["rtt_ms"] < rtt + 10
     slower = {row["setting"]: row for row in found["rows"] if row["rtt_ms"] == 10}
     assert slower["segment_means:2"]["seconds"] > 0.01 * prism["collectives"]
     constants = {rtt: latency_model.fit([row for row in found["rows"] if row["rtt_ms"] != rtt]) for rtt in (0, 10)}
@@ -110,6 +111,47 @@ def test_a_shaped_link_carries_what_the_formula_says(toy_config, trained, tmp_pa
         records = [row for row in found["rows"] if row["setting"] == setting]
         line = lines[setting.replace("_", " ") if records[0]["num_parts"] > 1 else "one device"]
         assert [*zip(*line.get_data(), strict=True)] == [(row["rtt_ms"], 1e3 * row["seconds"]) for row in records]
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@shaping
+def test_two_hosts_measure_their_link_and_the_plan_takes_it(toy_config, trained, tmp_path, capsys):
+    """Two network namespaces stand for the hosts."""
+    bucket = ["tbf", "rate", "20mbit", "burst", "1600", "latency", "400ms"]
+    join = ["--coordinator", f"{shaped.ADDRESSES[0]}:12345", "--num-processes", "2", "--process-id"]
+    words = [sys.executable, "-m", "eval.latency", toy_config, *FLAGS, "--base", trained, *join]
+    with shaped.joined(8.0) as ends, contextlib.ExitStack() as hosts:
+        for end in ends:
+            end.run("tc", "qdisc", "replace", "dev", shaped.DEVICE, "root", *bucket)
+        started = [
+            hosts.enter_context(
+                subprocess.Popen(
+                    end.inside([*map(str, words), str(i), "--out", str(tmp_path / "hosts")]),
+                    cwd=ROOT,
+                    env=environment(HF_HUB_OFFLINE="1"),
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for i, end in enumerate(ends)
+        ]
+        for host in started:
+            _, errors = host.communicate(timeout=120)
+            assert host.returncode == 0, errors
+    content = json.loads((tmp_path / "hosts" / "results.json").read_text())
+    (climbed,) = content["ladders"]
+    assert climbed["link"] == "hosts"
+    assert 15e6 < climbed["measured"]["rate_bits_per_second"] < 21e6
+    assert 7 < climbed["measured"]["rtt_ms"] < 18
+    assert {row["rtt_measured_ms"] for row in content["rows"]} == {climbed["measured"]["rtt_ms"]}
+    grid = ["--parts", 2, "--segments", 2, "--base", trained]
+    assert command("eval.sweep", toy_config, *grid, "--out", tmp_path / "sweep") == 0
+    folders = ["--sweep", tmp_path / "sweep", "--calibration", tmp_path / "hosts", "--out", tmp_path / "plan"]
+    assert command("eval.plan", toy_config, "--examples", 2, *folders) == 0
+    assert "Use one device" in capsys.readouterr().out
+    link = json.loads((tmp_path / "plan" / "plan.json").read_text())["link"]
+    assert link == {"rate": climbed["measured"]["rate_bits_per_second"], "rtt_ms": climbed["measured"]["rtt_ms"]}
 
 
 def drawn_of(content, monkeypatch):
@@ -254,9 +296,9 @@ def test_measurements_go_on_where_they_were(tmp_path):
     content = json.loads(path.read_text())
     assert list(content) == [*HEADER, "rows", "parts_alone", "ladders"]
     assert [row["link"] for row in content["rows"]] == [other.link] * 4 + [link.link] * 4
-    assert [ladder["link"] for ladder in content["ladders"]] == [other.link, link.link]
+    assert [climbed["link"] for climbed in content["ladders"]] == [other.link, link.link]
     assert content["parts_alone"] == alone
-    last = {name: rows[3][name] for name in rows[3] if name != "rate_measured"} | {"rate_measured": 9e6}
+    last = rows[3] | {"rate_measured": 9e6, "rtt_measured_ms": 1.0}
     assert content["rows"][-1] == last
     again = Measurements(path, HEADER)
     assert again.has(link, 32, 1, settings)
@@ -290,7 +332,7 @@ def test_without_namespaces_loopback_is_offered(monkeypatch):
 
 def test_a_ladder_shows_rate_and_round_trip():
     rungs = [{"bytes": n, "bytes_counted": 1.05 * n, "seconds": 0.007 + 8 * 1.05 * n / 50e6} for n in (1000, 400_000)]
-    assert shaped.measured(rungs) == pytest.approx({"rtt_ms": 7.0, "rate_bits_per_second": 50e6})
+    assert ladder.measured(rungs) == pytest.approx({"rtt_ms": 7.0, "rate_bits_per_second": 50e6})
 
 
 def measured_row(setting, parts, link: Link, seconds_alone, sent, true: Constants) -> dict:
@@ -343,15 +385,15 @@ def test_lines_cross_where_they_are_equal():
 def planned(toy_config, tmp_path, capsys):
     """Runs eval.plan on made-up scores and times; returns its status, what it printed, and plan.json."""
     scored = [
-        ("whole_sequence", 1, "base", 80.0, None),
-        ("all_gather", 2, "base", 80.0, 0.0),
-        ("segment_means:1", 2, "base", 77.0, -3.0),
-        ("segment_means:1", 2, "tuned", 79.5, -0.5),
-        ("isolated_parts", 2, "base", 60.0, -20.0),
-        ("segment_means:1", 4, "tuned", 79.2, -0.8),
+        ("whole_sequence", 1, "base", 80.0, None, None),
+        ("all_gather", 2, "base", 80.0, 0.0, [0.0, 0.0]),
+        ("segment_means:1", 2, "base", 77.0, -3.0, [-5.0, -1.0]),
+        ("segment_means:1", 2, "tuned", 79.5, -0.5, [-0.9, -0.1]),
+        ("isolated_parts", 2, "base", 60.0, -20.0, None),
+        ("segment_means:1", 4, "tuned", 79.2, -0.8, [-2.5, 0.9]),
     ]
-    names = ("setting", "num_parts", "weights", "score", "difference_to_one_device")
-    nothing = ("num_segments", "compression_rate", "score_ci95", "difference_ci95", "flops_per_device_compiled")
+    names = ("setting", "num_parts", "weights", "score", "difference_to_one_device", "difference_ci95")
+    nothing = ("num_segments", "compression_rate", "score_ci95", "flops_per_device_compiled")
     shared = dict.fromkeys((*nothing, "bytes_sent_per_device_compiled")) | {"exchange": "-", "wire": "float32"}
     shared |= {"metric": "accuracy_percent", "tokens": 32, "examples": 8, "real_tokens_median": 20.0, "seconds": 1.0}
     shared |= {
@@ -408,6 +450,46 @@ def test_the_plan_is_the_fastest_that_may_be_used(planned):
     assert (chosen["setting"], chosen["num_parts"], chosen["weights"]) == ("segment_means:1", 2, "tuned")
     assert "Use segment_means:1 on 2 devices with tuned weights" in said
     assert next(x["rejected"] for x in content["candidates"] if x["num_parts"] == 4) == "needs 4 devices"
+
+
+def test_a_plan_says_what_the_interval_leaves_open(planned):
+    _, said, content = planned("--rate", "50mbit", "--devices", "4")
+    best, second = content["candidates"][0], content["candidates"][2]
+    assert (best["drop"], best["drop_ci95"]) == (0.8, [-0.9, 2.5])
+    assert "for a loss of 0.8 [-0.9, 2.5] and" in said
+    assert (second["setting"], second["num_parts"], second["weights"]) == ("segment_means:1", 2, "tuned")
+    tuned = f"segment_means:1 on 2 devices with tuned weights{{}}{1e3 * second['seconds']:.1f} ms"
+    assert f"Its loss may reach 2.5; the fastest whose interval ends within 1 is {tuned.format(', ')}." in said
+    assert f"Next: {tuned.format(' (')}, loss 0.5 [0.1, 0.9]), one device (50.0 ms, loss 0.0)." in said
+    assert "Ruled out: 2 by the loss, 1 by the time." in said
+
+    _, said, _ = planned("--rate", "50mbit", "--devices", "2")
+    assert "Its loss" not in said
+    assert "Ruled out: 1 by the number of devices, 2 by the loss." in said
+
+    _, said, _ = planned("--rate", "50mbit", "--devices", "2", "--max-drop", "30")
+    assert "Use isolated_parts on 2 devices" in said
+    assert "Its loss has no interval in the sweep; the fastest whose interval ends within 30 is segment_means:1" in said
+
+
+def test_a_plan_for_the_link_between_two_hosts(planned, tmp_path):
+    path = tmp_path / "latency" / "results.json"
+    content = json.loads(path.read_text())
+    (link, *_) = LINKS
+    of_hosts = {"link": "hosts", "rate_bits_per_second": None, "rtt_ms": None, "rtt_measured_ms": link.rtt_ms}
+    measured = [row | of_hosts for row in content["rows"][:4]]
+    path.write_text(json.dumps(content | {"rows": measured}))
+    status, said, planned_content = planned("--max-drop", "3")
+    assert status == 0
+    assert planned_content["link"] == {"rate": link.rate, "rtt_ms": link.rtt_ms}
+    assert "it has the link that is asked for, and no other to check the times" in said
+    fastest = min((row for row in measured if row["setting"] != "isolated_parts"), key=lambda row: row["seconds"])
+    chosen = next(one for one in planned_content["candidates"] if one["rejected"] is None)
+    assert (chosen["setting"], chosen["num_parts"]) == (fastest["setting"], fastest["num_parts"])
+    assert chosen["seconds"] == pytest.approx(fastest["seconds"], rel=0.05)
+    status, said, _ = planned("--rate", "77mbit")
+    assert status == 2
+    assert "fewer than two shaped links" in said
 
 
 def test_a_plan_may_say_one_device(planned):

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What is predicted, and what is compiled, from now on."""
+    """Records predictions and compilations from now on."""
     seen, predict, compile_ = [], Predictor.__call__, jax.stages.Lowered.compile
 
     def counted(self, *args, **kwargs):
@@ -206,13 +206,22 @@ def test_new_weights_need_no_new_program(toy_config, trained, tmp_path, monkeypa
     assert [row["weights"] for row in rows_of(Path("runs/toy/sweep"))] == ["base", str(other)] * 2
 
 
-@pytest.mark.slow
-def test_the_whole_grid_on_a_mesh_and_on_one_device(toy_config, trained, tmp_path, capsys):
-    flags = ["--base", trained, "--parts", 2, "--segments", 2, "--wires", "float32", "int8", "--lengths", 12, 18]
-    flags += ["--exchanges", "segment_means:1,all_gather"]
+GRID = ["--parts", 2, "--segments", 2, "--wires", "float32", "int8", "--lengths", 12, 18]
+GRID += ["--exchanges", "segment_means:1,all_gather"]
+
+
+@pytest.fixture(scope="module")
+def swept(quick_to_compile, toy_config, trained, tmp_path_factory) -> Path:
+    """Two sweeps of the same grid, `mesh` and `one_device`."""
+    folder = tmp_path_factory.mktemp("swept")
     for on in ("mesh", "one_device"):
-        assert command("eval.sweep", toy_config, *flags, "--on", on, "--out", tmp_path / on) == 0
-    mesh, one_device = rows_of(tmp_path / "mesh"), rows_of(tmp_path / "one_device")
+        assert command("eval.sweep", toy_config, "--base", trained, *GRID, "--on", on, "--out", folder / on) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_the_whole_grid_on_a_mesh_and_on_one_device(swept):
+    mesh, one_device = rows_of(swept / "mesh"), rows_of(swept / "one_device")
     expected = [
         ("whole_sequence", "float32"),
         ("segment_means:1,all_gather", "float32,float32"),
@@ -223,58 +232,54 @@ def test_the_whole_grid_on_a_mesh_and_on_one_device(toy_config, trained, tmp_pat
     for rows in (mesh, one_device):
         assert [(row["exchange"], row["wire"]) for row in rows] == expected * 2
         assert [row["tokens"] for row in rows] == [12] * 5 + [18] * 5
-    assert "| N | wire |" in (tmp_path / "mesh" / "report.md").read_text()
+    assert "| N | wire |" in (swept / "mesh" / "report.md").read_text()
     assert [row["score"] for row in mesh] == [row["score"] for row in one_device]
     assert mesh[4]["bytes_sent_per_device"] == 2 * 2 * (32 + 4) == mesh[4]["bytes_sent_per_device_compiled"]
     assert one_device[4]["bytes_sent_per_device_compiled"] is None
-    # Both side by side.
-    assert (
-        command(
-            "eval.report",
-            tmp_path / "mesh",
-            tmp_path / "one_device",
-            "--out",
-            tmp_path / "both",
-        )
-        == 0
-    )
-    assert (tmp_path / "both" / "report.md").read_text().count(
-        "| whole_sequence |"
-    ) == 6  # one a run and N, and two of both runs
-    report = (tmp_path / "both" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_report_of_two_sweeps_has_both_side_by_side(swept, tmp_path):
+    assert command("eval.report", swept / "mesh", swept / "one_device", "--out", tmp_path) == 0
+    report = (tmp_path / "report.md").read_text()
+    assert report.count("| whole_sequence |") == 6  # one a run and N, and two of both runs
     assert "40 examples of 12, 18 tokens" in report
-    # To be kept: a page that a folder view shows, with one plot.
-    flags_of_report = ["--page", "README.md", "--plots", "score_rate", "--out", tmp_path / "kept"]
-    assert command("eval.report", tmp_path / "mesh", *flags_of_report) == 0
-    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"README.md", "score_rate.png"}
-    report, page = (path.read_text() for path in (tmp_path / "mesh" / "report.md", tmp_path / "kept" / "README.md"))
-    assert [line for line in report.splitlines() if line.startswith("|")] == [
-        line for line in page.splitlines() if line.startswith("|")
-    ]
-    assert [line for line in page.splitlines() if line.startswith("![")] == [
-        "![score against compression rate](score_rate.png)"
-    ]
-    with Image.open(tmp_path / "kept" / "score_rate.png") as image:
+
+
+@pytest.mark.slow
+def test_a_report_to_keep_is_a_page_with_the_plots_that_it_shows(swept, tmp_path):
+    chosen = ["--page", "README.md", "--plots", "score_rate", "--out", tmp_path]
+    assert command("eval.report", swept / "mesh", *chosen) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "score_rate.png"}
+    report, page = (path.read_text().splitlines() for path in (swept / "mesh" / "report.md", tmp_path / "README.md"))
+    assert [line for line in report if line.startswith("|")] == [line for line in page if line.startswith("|")]
+    assert [line for line in page if line.startswith("![")] == ["![score against compression rate](score_rate.png)"]
+    with Image.open(tmp_path / "score_rate.png") as image:
         assert len(image.getcolors()) <= 64
-    capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_what_is_no_sweep_is_refused_in_one_line(swept, tmp_path, capsys):
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "results.json").write_text(
-        '{"schema": 1, "rows": [{"block": 0, "metric": "f1", "score": 1.0}]}'
-    )
-    for wrong in ([tmp_path / "nothing"], [tmp_path / "other"], [tmp_path / "mesh", tmp_path / "one_device"], []):
+    record = {"block": 0, "metric": "f1", "score": 1.0}
+    (tmp_path / "other" / "results.json").write_text(json.dumps({"schema": 1, "rows": [record]}))
+    for wrong in ([tmp_path / "nothing"], [tmp_path / "other"], [swept / "mesh", swept / "one_device"], []):
         assert command("eval.report", *wrong) == 2
-        (said,) = capsys.readouterr().err.strip().splitlines()
-        assert said.startswith("error: ")
-    # An N that the model can't take is seen before anything is lost.
-    before = (tmp_path / "mesh" / "results.json").read_bytes()
-    flags[flags.index(18)] = 41
-    assert command("eval.sweep", toy_config, *flags, "--out", tmp_path / "mesh") == 2
-    assert "a sequence of 41 tokens" in capsys.readouterr().err
-    assert (tmp_path / "mesh" / "results.json").read_bytes() == before
-    assert (tmp_path / "mesh" / "report.md").exists()
-    taken = ["--checkpoints", "base", "--out", tmp_path / "mesh"]
-    assert command("eval.sweep", toy_config, *taken) == 2
-    assert "--checkpoints has 'base', which has a special meaning here" in capsys.readouterr().err
+        (message,) = capsys.readouterr().err.strip().splitlines()
+        assert message.startswith("error: ")
+
+
+@pytest.mark.slow
+def test_wrong_flags_leave_an_earlier_sweep_as_it_was(swept, toy_config, trained, capsys):
+    before = (swept / "mesh" / "results.json").read_bytes()
+    for flags, message in (
+        ([*GRID, "--lengths", 12, 41], "a sequence of 41 tokens"),
+        (["--checkpoints", "base"], "--checkpoints has 'base', which has a special meaning here"),
+    ):
+        assert command("eval.sweep", toy_config, "--base", trained, *flags, "--out", swept / "mesh") == 2
+        assert message in capsys.readouterr().err
+    assert (swept / "mesh" / "results.json").read_bytes() == before
+    assert (swept / "mesh" / "report.md").exists()
 
 
 def test_what_can_run_nowhere_is_refused_at_once(toy_config):

@@ -17,9 +17,9 @@ from prism_jax.exchange.base import all_gather
 from prism_jax.exchange.codebooks import Codes
 from prism_jax.exchange.text import parse
 from prism_jax.exchange.wire import FLOAT32
-from prism_jax.forward import lower
 from prism_jax.models.bert import BertConfig, BertModel
 from prism_jax.parallel.partition import PARTS
+from prism_jax.programs import lower
 from prism_jax.testing import check_exchange, random_params
 from prism_jax.trees import unflatten
 
@@ -49,11 +49,11 @@ def hidden(params, exchange, run):
 @pytest.mark.parametrize("bits", BITS)
 def test_a_row_arrives_as_the_nearest_centroids(bits):
     rng = np.random.default_rng(0)
-    centroids_GJE = rng.normal(size=(8, 2**bits, 4)).astype(np.float32)
-    z_BLD, wire = rng.normal(size=(2, 5, 32)).astype(np.float32), Codes(8, bits, centroids_GJE)
-    distance_BLGJ = ((z_BLD.reshape(2, 5, 8, 1, 4) - centroids_GJE) ** 2).sum(-1)
-    nearest_BLG = distance_BLGJ.argmin(-1)
-    expected = centroids_GJE[np.arange(8), nearest_BLG].reshape(2, 5, 32)
+    centroids_XJE = rng.normal(size=(8, 2**bits, 4)).astype(np.float32)
+    z_BLD, wire = rng.normal(size=(2, 5, 32)).astype(np.float32), Codes(8, bits, centroids_XJE)
+    distance_BLXJ = ((z_BLD.reshape(2, 5, 8, 1, 4) - centroids_XJE) ** 2).sum(-1)
+    nearest_BLX = distance_BLXJ.argmin(-1)
+    expected = centroids_XJE[np.arange(8), nearest_BLX].reshape(2, 5, 32)
     sent = wire.encode(z_BLD)
     assert sent.dtype == np.uint8
     assert sent.nbytes == 2 * 5 * wire.row_bytes(32) == 2 * 5 * 8 * bits // 8
@@ -96,15 +96,15 @@ def test_the_gradient_is_that_of_rows_in_float32():
     """Straight-through; the centroids have none."""
     rng = np.random.default_rng(0)
     z_PBLD, weight = rng.normal(size=(3, 2, 5, 32)).astype(np.float32), rng.normal(size=(3, 2, 3, 5, 32))
-    centroids_GJE = rng.normal(size=(8, 16, 4)).astype(np.float32)
+    centroids_XJE = rng.normal(size=(8, 16, 4)).astype(np.float32)
 
-    def weighed(z_PBLD, centroids_GJE, coded):
-        wire = Codes(8, 4, centroids_GJE) if coded else FLOAT32
+    def weighed(z_PBLD, centroids_XJE, coded):
+        wire = Codes(8, 4, centroids_XJE) if coded else FLOAT32
         arrived = jax.vmap(lambda z_BLD: all_gather(z_BLD, wire), axis_name=PARTS)(z_PBLD)
         return (arrived * weight.astype(np.float32)).sum()
 
-    ours, of_centroids = jax.grad(weighed, (0, 1))(z_PBLD, centroids_GJE, True)
-    assert_close(ours, jax.grad(weighed)(z_PBLD, centroids_GJE, False))
+    ours, of_centroids = jax.grad(weighed, (0, 1))(z_PBLD, centroids_XJE, True)
+    assert_close(ours, jax.grad(weighed)(z_PBLD, centroids_XJE, False))
     assert (np.asarray(of_centroids) == 0).all()
 
 

@@ -18,9 +18,9 @@ from prism_jax.exchange.text import parse
         ("codebooks:8:4:means_after_norm:2", "codebooks are made of rows before the norm, but means_after_norm:2"),
         ("keys_values:keys_values:all_gather", "keys_values:all_gather shares keys and values already; leave one"),
         ("principal:8:principal:4:all_gather", "principal:4:all_gather projects its rows already; leave one"),
-        ("keys_values:codebooks:8:4:all_gather", "stand in front, .* but this is keys_values:codebooks:8:4:all_gather"),
-        ("keys_values:principal:8:all_gather", "stand in front, .* but this is keys_values:principal:8:all_gather"),
-        ("principal:8:codebooks:4:4:all_gather", "stand in front, .* but this is principal:8:codebooks:4:4:all_gather"),
+        ("keys_values:codebooks:8:4:all_gather", "keys_values:codebooks:8:4:all_gather has .*; put them in front"),
+        ("keys_values:principal:8:all_gather", "keys_values:principal:8:all_gather has .*; put them in front"),
+        ("principal:8:codebooks:4:4:all_gather", "principal:8:codebooks:4:4:all_gather has .*; put them in front"),
         (
             "displaced:isolated_parts",
             "isolated_parts sends nothing, so there are no rows to keep; choose one that sends",
@@ -35,7 +35,7 @@ from prism_jax.exchange.text import parse
         ("every:0:all_gather", "period is 0; choose 1 or more"),
         (
             "first_tokens:1:displaced:all_gather",
-            "first tokens stand inside, .* but this is first_tokens:1:displaced:all",
+            "first_tokens:1:displaced:all_gather wraps .*; put first tokens inside",
         ),
         ("keys_values:displaced:all_gather", "keys and values are those of one block, but displaced:all_gather keeps"),
         ("keys_values", "and an exchange such as all_gather at the end"),

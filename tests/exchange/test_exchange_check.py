@@ -70,7 +70,7 @@ class TwiceSent(pj.Sending):
     ("exchange", "message"),
     [
         (Early(pj.SegmentMeans(2)), "the tokens from .* on change what is computed before them"),
-        (MeansOfAll(2), "the content of padded places changes an answer"),
+        (MeansOfAll(2), "the content of padding changes an answer"),
         (OfTheBatch(2), "another example of the batch changes an answer"),
         (TwiceSent(), "it sends 1024 bytes for an example, but by its rows_sent and its wire format it is 512"),
     ],

@@ -76,7 +76,7 @@ def test_all_components_equal_one_device():
 def test_the_compiled_program_computes_and_sends_what_the_formula_says(text, row_bytes):
     exchange, stack = parse(text), stack_config()
     formula = cost.formula(stack, exchange, 3, 18)
-    compiled = cost.lowered(tiny_bert()[0], exchange, pj.on_mesh(3), 18)
+    compiled = cost.compiled_from_shapes(tiny_bert()[0], exchange, pj.on_mesh(3), 18)
     assert compiled.flops == formula.flops
     assert compiled.bytes_sent == formula.bytes_sent == 2 * 2 * exchange.rows_sent(6) * row_bytes
     assert compiled.collectives == 2
@@ -108,4 +108,4 @@ def test_arrays_are_named_by_what_they_are_made_of():
 
 def test_a_rank_above_the_width_is_refused():
     with pytest.raises(InputError, match="33 components of 32 features; choose a rank of at most 32"):
-        cost.lowered(tiny_bert()[0], Principal(pj.AllGather(), 33), pj.on_mesh(3), 18)
+        cost.compiled_from_shapes(tiny_bert()[0], Principal(pj.AllGather(), 33), pj.on_mesh(3), 18)

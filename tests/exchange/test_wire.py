@@ -18,7 +18,7 @@ from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import parse, text_of
 from prism_jax.exchange.wire import BFLOAT16, FLOAT16, FLOAT32, INT2, INT3, INT4, INT8
 from prism_jax.exchange.wrapped import sender, with_wire
-from prism_jax.forward import lower
+from prism_jax.programs import lower
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 

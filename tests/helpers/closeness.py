@@ -1,4 +1,4 @@
-"""How two arrays are compared."""
+"""Comparison of two arrays."""
 
 import numpy as np
 

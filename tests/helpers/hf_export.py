@@ -15,7 +15,7 @@ def loaded_by_auto(name: str, folder: Path) -> Pretrained:
 
 
 def reopened(ours: Pretrained, theirs, folder: Path):
-    """What the class of `theirs` reads from an export: every tensor, and no other one."""
+    """The model that the class of `theirs` reads from an export: from every tensor, and no other one."""
     weights.export(ours, folder)
     model, report = type(theirs).from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
 
 
 def refuse() -> None:
-    raise InputError("refused by the terminal")
+    raise InputError("refused by process 0")
 
 
 if __name__ == "__main__":

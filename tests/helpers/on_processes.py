@@ -76,7 +76,7 @@ def outcomes(num_parts: int) -> dict[str, np.ndarray]:
 
 
 def batch(model) -> dict[str, np.ndarray]:
-    """Random tokens or patches; the second example is padded to half. Only the terminal has them; the others zeros."""
+    """Random tokens or patches; the second example is padded to half. Only process 0 has them; the others zeros."""
     rng, made = np.random.default_rng(0), {}
     for name, shape in model.batch_shapes(2, NUM_TOKENS).items():
         if np.issubdtype(shape.dtype, np.floating):

@@ -10,7 +10,7 @@ EMITTERS = "xla_cpu_use_fusion_emitters"
 
 
 class Compiler(contextlib.ExitStack):
-    """How programs are compiled, here and in other processes. Leaving it leaves all as it was."""
+    """Options of the compiler, here and in other processes. Leaving it restores them."""
 
     is_quick = False
 

@@ -28,7 +28,7 @@ LLAMA_BLOCKS = {
     "gated": True,
     "rotary": Rotary(100.0),
 }
-"""What Llama's and Qwen3's blocks have, all at once."""
+"""Options of Llama's and Qwen3's blocks, all at once."""
 
 
 def stack_config(

@@ -22,7 +22,6 @@ from safetensors.numpy import load_file, save_file
 import prism_jax as pj
 from prism_jax import cost, weights
 from prism_jax.data import images
-from prism_jax.forward import init_params, params_shapes
 from prism_jax.layers import lora
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.layers.lora import LoRA
@@ -31,6 +30,7 @@ from prism_jax.models.causal import CausalLanguageModel
 from prism_jax.models.gpt2 import GPT2LMHeadModel, GPT2Model
 from prism_jax.models.llama import LlamaForCausalLM
 from prism_jax.models.vit import ViTForImageClassification
+from prism_jax.programs import init_params, params_shapes
 from prism_jax.weights import peft_config, peft_files
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -437,7 +437,7 @@ def without(*parts: str):
         (spoil_config(r="8"), "r: Expected int, got str"),
         (spoil_config(rank_pattern={"query": 0}), "rank_pattern[...]: Expected int >= 1"),
         (spoil_config(alpha_pattern={"query": "8"}), "alpha_pattern[...]: Expected float, got str"),
-        (spoil_config(rank_pattern={"(": 2}), "has the pattern .*, which is none"),
+        (spoil_config(rank_pattern={"(": 2}), "has the pattern .*, which is no regular expression"),
     ],
 )
 def test_adapters_that_do_not_fit_are_refused(folder, spoil, message):

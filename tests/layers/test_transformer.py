@@ -13,7 +13,6 @@ from helpers.tiny import stack_config, tiny_batch, tiny_bert
 
 import prism_jax as pj
 from prism_jax import cost
-from prism_jax.forward import lower
 from prism_jax.layers.activations import ACTIVATIONS
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.layers.dropout import dropout, keep_factors
@@ -21,6 +20,7 @@ from prism_jax.layers.embeddings import embedding
 from prism_jax.models.bert import BERT_BASE, BertForMaskedLM, BertForSequenceClassification, BertModel
 from prism_jax.models.gpt2 import GPT2, GPT2LMHeadModel
 from prism_jax.models.vit import VIT_BASE, ViTForImageClassification
+from prism_jax.programs import lower
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 

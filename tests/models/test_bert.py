@@ -12,9 +12,9 @@ from helpers.paths import GOLDEN
 
 import prism_jax as pj
 from prism_jax import weights
-from prism_jax.forward import params_shapes
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.models import bert, bert_hf
+from prism_jax.programs import params_shapes
 
 
 @pytest.mark.parity

@@ -15,8 +15,8 @@ from helpers.paths import GOLDEN
 import prism_jax as pj
 from prism_jax import weights
 from prism_jax.assets import hub
-from prism_jax.forward import params_shapes
 from prism_jax.models import gpt2, gpt2_hf
+from prism_jax.programs import params_shapes
 from prism_jax.testing import random_params
 
 

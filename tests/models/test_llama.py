@@ -19,9 +19,9 @@ from prism_jax import weights
 from prism_jax.assets import hub
 from prism_jax.errors import InputError
 from prism_jax.exchange import KeysValues
-from prism_jax.forward import block_outputs, params_shapes
 from prism_jax.models import llama, llama_hf
 from prism_jax.models.registry import FAMILIES, class_named
+from prism_jax.programs import block_outputs, params_shapes
 from prism_jax.testing import random_params
 
 

@@ -17,9 +17,9 @@ from safetensors.numpy import load_file
 import prism_jax as pj
 from prism_jax import weights
 from prism_jax.data import images
-from prism_jax.forward import params_shapes
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.models import vit, vit_hf
+from prism_jax.programs import params_shapes
 
 
 @pytest.mark.parity

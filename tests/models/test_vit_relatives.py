@@ -21,11 +21,11 @@ from prism_jax import models, weights
 from prism_jax.assets import hub
 from prism_jax.data import images
 from prism_jax.errors import InputError
-from prism_jax.forward import block_outputs, params_shapes
 from prism_jax.layers import lora
 from prism_jax.models import dinov2, vit
 from prism_jax.models.registry import FAMILIES as FAMILIES_OF_MODELS
 from prism_jax.models.registry import class_named
+from prism_jax.programs import block_outputs, params_shapes
 from prism_jax.testing import random_params
 from prism_jax.weights import peft_files
 

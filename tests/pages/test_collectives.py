@@ -11,9 +11,10 @@ from helpers.tiny import stack_config
 
 import prism_jax as pj
 from prism_jax.cost.hlo import read_program
-from prism_jax.forward import Head, encode, params_shapes, parts_shapes
+from prism_jax.forward import Head, encode
 from prism_jax.models.bert import BertConfig, BertForTokenClassification
 from prism_jax.models.gpt2 import GPT2Config, GPT2LMHeadModel
+from prism_jax.programs import params_shapes, parts_shapes
 from prism_jax.tasks.inputs import Texts
 from prism_jax.tasks.language import LanguageModelling
 
@@ -28,7 +29,7 @@ COMMUNICATION = {
 FILES = {
     "exchange/base.py": {"all_gather"},
     "parallel/mesh.py": {"reshard", "shard_map"},
-    "parallel/transfer.py": {"all_to_all", "shard_map"},
+    "parallel/transfer.py": {"ppermute", "shard_map"},
     "parallel/processes.py": {"process_allgather", "broadcast_one_to_all", "sync_global_devices"},
 }
 SOURCES = [path for folder in ("prism_jax", "eval", "train", "configs") for path in (ROOT / folder).rglob("*.py")]

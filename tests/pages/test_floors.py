@@ -10,7 +10,7 @@ errors trees seeds records user_paths folders
 parallel assets metrics
 exchange
 layers
-forward sampling models
+forward sampling models programs
 cost data
 weights generation testing
 tasks
@@ -18,7 +18,7 @@ experiments
 cli
 links launching generating scoring
 reporting
-sweeping timing
+sweeping timing planning
 blocks environment evaluate generate latency launch paper plan report scale speed sweep wires
 """
 FLOOR = {name: floor for floor, names in enumerate(FLOORS.strip().splitlines()) for name in names.split()}

@@ -87,4 +87,4 @@ config = replace(configs.load({toy_config!r}), model=Upside)
     assert score(own, tmp_path / "run", "tuned")[1] > upside[1]
     flags = ["--checkpoint", tmp_path / "run", "--out", tmp_path / "refused"]
     assert command("eval.evaluate", toy_config, *flags) == 2
-    assert "was trained with another model" in capsys.readouterr().err
+    assert "was trained with different model" in capsys.readouterr().err

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_to_compile")
 PAGES = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 EVERYTHING = "\n".join(PAGES.values())
 NAMES = (
-    "check_exchange|LastTokens|LearnedPower|cost[.]lowered|BertForSentenceEmbedding|encode_part|"
+    "check_exchange|LastTokens|LearnedPower|cost[.]compiled_from_shapes|BertForSentenceEmbedding|encode_part|"
     "ViTForImageFeatures|pj[.]Generator|DictReader|models[.]auto"
 )
 BLOCKS = {
@@ -33,9 +33,9 @@ BLOCKS = {
 
 
 def test_the_cost_example_prints_what_it_says(capsys):
-    exec(BLOCKS["cost.lowered"], {})
+    exec(BLOCKS["cost.compiled_from_shapes"], {})
     printed = capsys.readouterr().out.splitlines()
-    said = re.findall(r"# (\d.*)", BLOCKS["cost.lowered"])
+    said = re.findall(r"# (\d.*)", BLOCKS["cost.compiled_from_shapes"])
     assert said
     assert set(said) <= set(printed)
 
@@ -182,14 +182,14 @@ def test_a_data_set_of_ones_own(toy_config, tmp_path, monkeypatch):
 
 
 def test_the_plan_says_what_the_page_says(tmp_path, capsys):
-    printed_command = re.search(r"python -m eval\.plan (configs/bert_newsgroups.*?)\n\n", EVERYTHING, flags=re.DOTALL)
+    printed_command = re.search(
+        r"^    python -m eval\.plan (configs.*?)\n\n", EVERYTHING, flags=re.MULTILINE | re.DOTALL
+    )
     words = printed_command[1].replace("\\\n", " ").split()
     assert command("eval.plan", *words, "--out", tmp_path) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    said = re.search(
-        r"Here it says: isolated parts on 2 devices, (\S+ ms), (\S+) times one device", " ".join(EVERYTHING.split())
-    )
-    assert f"Use isolated_parts on 2 devices with base weights: {said[1]} predicted, {said[2]} times" in printed
+    (paragraph,) = re.findall(r"(?:^> .*\n)+", EVERYTHING, flags=re.MULTILINE)
+    assert " ".join(paragraph.replace("\n> ", " ").removeprefix("> ").split()) in printed
 
 
 def anchors_of(page: Path) -> set[str]:

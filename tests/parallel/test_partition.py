@@ -53,8 +53,8 @@ def test_a_device_holds_its_own_tokens_only():
             lambda: pj.split({"ids": np.zeros((1, 3))}, 4),
             "4 parts asked for, but the sequence has 3 tokens; choose 1 to 3",
         ),
-        (lambda: pj.split({"ids": np.zeros((1, 3)), "mask": np.ones((1, 4))}, 2), "every array of a batch is"),
-        (lambda: pj.split({"ids": np.zeros(3)}, 1), "every array of a batch is"),
+        (lambda: pj.split({"ids": np.zeros((1, 3)), "mask": np.ones((1, 4))}, 2), "the arrays of a batch begin with"),
+        (lambda: pj.split({"ids": np.zeros(3)}, 1), "the arrays of a batch begin with"),
         (
             lambda: pj.on_mesh(2, data=2).split({"ids": np.zeros((3, 4))}),
             "a batch of 3 does not cut into 2 on the data axis",

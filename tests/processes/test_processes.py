@@ -50,8 +50,8 @@ ELSEWHERE = {
 
 @dataclass(frozen=True)
 class Found:
-    """What two processes wrote, which were started once for all commands, and what one process with emulated devices
-    did. Each command has a folder of its name."""
+    """Output of two processes, which were started once for all commands, and of one process with emulated devices.
+    Each command has a folder of its name."""
 
     several: Path
     one: Path
@@ -189,7 +189,7 @@ def test_other_flags_or_weights_on_one_process_are_found_before_the_first_step(t
     ends = ends_by_hand([*train, "segment_means:2"], [*train, "segment_means:3"])
     assert ends[0][0] != 0
     assert ends[1][0] != 0
-    assert "other flags, config or version of JAX on process 1 than on process 0" in ends[0][1]
+    assert "flags, config or version of JAX differ between process 0 and process 1; start all" in ends[0][1]
 
     other = Path(shutil.copytree(toy_folder, tmp_path / "there" / "model"))
     here = Path(shutil.copytree(toy_folder, tmp_path / "here" / "model"))
@@ -210,7 +210,7 @@ def test_other_flags_or_weights_on_one_process_are_found_before_the_first_step(t
     ends = ends_by_hand(command, command, folders=(here.parent, other.parent))
     assert ends[0][0] != 0
     assert ends[1][0] != 0
-    assert "other weights on process 1 than on process 0" in ends[0][1]
+    assert "weights differ between process 0 and process 1; start all" in ends[0][1]
 
 
 @pytest.mark.process
@@ -327,7 +327,7 @@ def test_a_process_that_fails_says_why_and_the_others_that_it_did(tmp_path):
     assert second[0] == 1
     assert second[1].endswith("ValueError: of process 1 alone\n")
     first, second = ends_by_hand(*[["helpers.numbers_exchanged", tmp_path / "here", 20, "refuse"]] * 2, **WITH_TESTS)
-    assert first == (2, "error: refused by the terminal\n")
+    assert first == (2, "error: refused by process 0\n")
     assert second == (2, "error: process 0 has ended with status 2; this process ends with it\n")
 
 

@@ -57,17 +57,6 @@ def test_going_on_from_any_point_gives_the_same_batches(task, stop):
         np.testing.assert_array_equal(a.tokens["ids"], b.tokens["ids"])
 
 
-def test_shards_are_pieces_of_the_same_batches(task):
-    whole = iter(training_batches(task, BUCKETS, 4, seed=3))
-    halves = [iter(training_batches(task, BUCKETS, 4, seed=3, shard=(i, 2))) for i in range(2)]
-    for _ in range(steps_per_epoch(task, BUCKETS, 4)):
-        batch, *pieces = map(next, (whole, *halves))
-        np.testing.assert_array_equal(np.concatenate([one.tokens["ids"] for one in pieces]), batch.tokens["ids"])
-        assert np.concatenate([one.weight_B for one in pieces]).tolist() == batch.weight_B.tolist()
-    with pytest.raises(ValueError, match="a batch of 4 does not cut into 3 pieces"):
-        training_batches(task, BUCKETS, 4, seed=3, shard=(0, 3))
-
-
 def test_scoring_sees_every_row_once(task):
     seen = list(scoring_batches(task, BUCKETS, 4))
     assert sorted(np.concatenate([batch.index for batch in seen])) == list(range(len(LENGTHS)))

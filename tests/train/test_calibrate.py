@@ -41,6 +41,16 @@ def test_centroids_are_the_rows_if_these_are_few_and_else_their_clusters():
     assert nearest.max() < 0.1 < 1 < np.linalg.norm(rows - rows.mean(0), axis=-1).min()
 
 
+def test_rows_that_differ_by_rounding_alone_share_a_centroid():
+    rng = np.random.default_rng(0)
+    places = rng.normal(size=(9, 4)).astype(np.float32)
+    rows = (places[rng.integers(0, 9, 500)] * (1 + 1e-7 * rng.integers(0, 2, (500, 1)))).astype(np.float32)
+    assert len(np.unique(rows, axis=0)) > 16
+    centroids_JE = fit(Codebooks(AllGather(), 1, 4), [rows], seed=0)["block_0"]["centroids"][0]
+    assert centroids_JE.shape == (16, 4)
+    np.testing.assert_allclose(np.unique(centroids_JE.round(4), axis=0), np.unique(places.round(4), axis=0), atol=2e-4)
+
+
 def test_a_sweep_scores_through_calibrated_codebooks(calibrated, toy_config, trained, tmp_path, capsys):
     assert {name: x.shape for name, x in load_file(calibrated).items()} == {
         f"exchange/codebooks_16_8/block_{i}/centroids": (16, 256, 2) for i in range(2)

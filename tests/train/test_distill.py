@@ -12,8 +12,8 @@ from helpers.tiny import random_tokens, stack_config, tiny_batch, tiny_gpt2
 import prism_jax as pj
 from prism_jax.exchange import Codebooks
 from prism_jax.experiments.recipe import Distillation
-from prism_jax.forward import part_with_insides
 from prism_jax.models.bert import BertConfig, BertForSequenceClassification, BertWithClassTokens
+from prism_jax.programs import part_with_insides
 from prism_jax.tasks.classification import Classification, Regression
 from prism_jax.tasks.language import LanguageModelling
 from prism_jax.testing import random_params
@@ -192,7 +192,7 @@ def test_a_run_with_a_teacher_reaches_its_end_and_resumes_only_with_the_same_one
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
     assert command("train.finetune", *flags, "--resume", "--training.distill.logits", 2) != 0
-    assert "was started with another training.distill" in capsys.readouterr().err
+    assert "was started with different training.distill" in capsys.readouterr().err
     assert command("train.finetune", *flags, *teach, "--resume") == 0
     assert command("train.finetune", *flags, "--training.distill.logits", -1) != 0
     assert "training.distill.logits is -1" in capsys.readouterr().err

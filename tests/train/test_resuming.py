@@ -163,6 +163,6 @@ def test_a_run_is_not_overwritten(whole, toy_config, capsys):
     again = ["--out", whole, "--resume", "--num-tokens", "12", "--training.seed", "3", "--exchange", "all_gather"]
     assert command("train.finetune", toy_config, *again, *FULL) == 2
     assert (
-        "was started with another num_tokens, exchange, training.evaluate_every, training.seed"
+        "was started with different num_tokens, exchange, training.evaluate_every, training.seed"
         in capsys.readouterr().err
     )

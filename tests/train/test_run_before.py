@@ -30,7 +30,7 @@ config = replace(
 )
 """
 TRAINED = {"head": ("",), "lora": ("layer.1.attention.self.query", "classifier")}
-"""What is in the names of the exported tensors that the digest is over."""
+"""Parts of the names of the exported tensors that the digest covers."""
 
 
 @pytest.fixture(autouse=True)

@@ -170,7 +170,7 @@ def test_data_that_changed_are_noticed(toy_config, tmp_path, monkeypatch, capsys
     status, error = go("train.finetune", "--out", out, "--resume")
     assert (status, error) == (
         2,
-        f"error: the data have changed since {out} was started; training: another text; "
+        f"error: the data have changed since {out} was started; training: different text; "
         "choose another --out, or give the same data\n",
     )
     write(source, 50)
@@ -195,7 +195,7 @@ def test_data_that_changed_are_noticed(toy_config, tmp_path, monkeypatch, capsys
 def test_held_out_examples_are_scored_as_in_training(toy_config, trained, tmp_path, capsys):
     flags = ["--checkpoint", trained, "--split", "held_out", "--compute-dtype", "bfloat16", "--out", tmp_path]
     assert command("eval.evaluate", toy_config, *flags) == 2
-    assert "was trained with another compute_dtype; use the same values" in capsys.readouterr().err
+    assert "was trained with different compute_dtype; use the same values" in capsys.readouterr().err
 
 
 def test_runs_that_started_from_each_other_are_refused(toy_config, trained, tmp_path, capsys):
