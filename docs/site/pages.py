@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
@@ -18,6 +19,7 @@ BESIDE_DOCS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 SECTIONS = {
     "forward": "Run a model",
+    "programs": "Run a model",
     "parallel": "Parts, and where they run",
     "generation": "Generate text",
     "sampling": "Generate text",
@@ -34,7 +36,7 @@ PACKAGES = {
         *("text.load_tokenizer", "text.tokenize", "images.load_processor", "images.process"),
     ),
     "tasks": ("prepare", "base.Task", "likelihood.log_likelihoods", "likelihood.continuations"),
-    "cost": ("formula", "lowered", "compiled", "Cost", "memory", "compiled_memory", "Memory"),
+    "cost": ("formula", "compiled_from_shapes", "compiled", "Cost", "memory", "compiled_memory", "Memory"),
     "metrics": ("scores.METRICS", "scores.Metric", "scores.score", "scores.difference", "scores.recovery"),
     "experiments": ("recipe", "build.load_data", "build.load_training_data", "build.load_model"),
     "testing": ("check_exchange", "random_params"),
@@ -47,7 +49,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     own = [file for file in files if file.src_dir == config.docs_dir]
     placed = {f"docs/{file.src_uri}": Path(file.abs_src_path or "") for file in own}
     placed |= {name: ROOT / name for name in BESIDE_DOCS}
-    made = dict(api_pages()) | dict(recipe_pages()) | {"docs/results/README.md": results_page()}
+    made: dict[str, str | bytes] = {**dict(api_pages()), **dict(recipe_pages())}
+    made["docs/results/README.md"] = results_page()
     for path, source in placed.items():
         if source.suffix == ".ipynb":
             made |= notebook_page(Path(path), source)
@@ -113,11 +116,12 @@ def api_pages() -> Iterator[tuple[str, str]]:
     """Yields a page for `prism_jax`, and one for each of its packages that is public."""
     names, exchanges = imported("prism_jax"), imported("prism_jax/exchange")
     packages = {name for name, path in names.items() if path == f"prism_jax.{name}"}
-    assert packages == {*PACKAGES, "exchange"}, "PACKAGES has other packages than prism_jax.__all__"
+    others = {name: path.split(".")[1] for name, path in names.items() if name not in {*packages, *exchanges}}
+    if unknown := (packages ^ {*PACKAGES, "exchange"}) | (set(others.values()) - set(SECTIONS)):
+        raise PluginError(f"PACKAGES and SECTIONS in {__file__} must follow prism_jax.__all__: {', '.join(unknown)}")
     by_section: dict[str, list[str]] = {section: [] for section in SECTIONS.values()}
-    for name, path in names.items():
-        if name not in packages and name not in exchanges:
-            by_section[SECTIONS[path.split(".")[1]]].append(documented(path, f"pj.{name}", 3))
+    for name, module in others.items():
+        by_section[SECTIONS[module]].append(documented(names[name], f"pj.{name}", 3))
     content = [f"## {section}\n\n" + "\n".join(blocks) for section, blocks in by_section.items()]
     yield "api/prism_jax.md", "# prism_jax\n\n    import prism_jax as pj\n\n" + "\n".join(content)
     blocks = [documented(path, f"pj.{name}" if name in names else name, 2) for name, path in exchanges.items()]
