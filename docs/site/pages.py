@@ -80,7 +80,7 @@ def notebook_page(path: Path, source: Path) -> dict[str, str | bytes]:
     """Returns the page of a notebook and its pictures, by path."""
     markdown, resources = MarkdownExporter().from_filename(str(source))
     title, _, rest = markdown.partition("\n")
-    note = f'\n\n<a href="{source.name}" download>Download the notebook.</a>\n'
+    note = f'\n\n<a href="../{source.name}" download>Download the notebook.</a>\n'
     pictures = {f"{path.parent / path.stem}_{name}": content for name, content in resources["outputs"].items()}
     for name in resources["outputs"]:
         rest = rest.replace(f"({name})", f"({path.stem}_{name})")
