@@ -115,8 +115,8 @@ def _build(metadata: Mapping[str, Any]) -> "Tokenizer":
     tokenizer = _byte_level(metadata) if byte_level else _sentence_piece(metadata)
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
     for kind, add in ((CONTROL, tokenizer.add_special_tokens), (USER_DEFINED, tokenizer.add_tokens)):
-        found = (token for token, token_type in zip(tokens, types, strict=True) if token_type == kind)
-        add([AddedToken(token, normalized=False, special=kind == CONTROL) for token in found])
+        matching = (token for token, token_type in zip(tokens, types, strict=True) if token_type == kind)
+        add([AddedToken(token, normalized=False, special=kind == CONTROL) for token in matching])
     _add_ends(tokenizer, metadata)
     return tokenizer
 

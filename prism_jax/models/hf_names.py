@@ -100,8 +100,8 @@ def check_written(model_type: str, config: Any, as_read: Any) -> None:
         stack = replace(stack, num_kv_heads=stack.kv_heads, head_features=stack.head_width)
         return vars(config) | vars(stack)
 
-    ours, theirs = fields(config), fields(as_read)
-    if lost := [name for name in ours if ours[name] != theirs[name] and name not in NOT_WRITTEN]:
+    given, read = fields(config), fields(as_read)
+    if lost := [name for name in given if given[name] != read[name] and name not in NOT_WRITTEN]:
         raise InputError(
             f"Hugging Face's {model_type} has no other value of {', '.join(lost)}; choose another family, or keep the "
             "model as a run"

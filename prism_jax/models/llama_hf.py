@@ -157,8 +157,8 @@ def table(config: LlamaConfig, architecture: str = "LlamaForCausalLM") -> Table:
         entries += linear("lm_head", "lm_head", bias=False)
     for i in range(stack.num_layers):
         module, layer = f"layers.{i}", f"encoder/blocks/block_{i}"
-        for theirs, ours in {"q": "query", "k": "key", "v": "value"}.items():
-            entries += linear(f"{module}.self_attn.{theirs}_proj", f"{layer}/attention/{ours}", bias=stack.qkv_bias)
+        for hf_name, name in {"q": "query", "k": "key", "v": "value"}.items():
+            entries += linear(f"{module}.self_attn.{hf_name}_proj", f"{layer}/attention/{name}", bias=stack.qkv_bias)
         entries += linear(f"{module}.self_attn.o_proj", f"{layer}/attention/output", bias=stack.output_bias)
         for name in ("gate", "up", "down"):
             entries += linear(f"{module}.mlp.{name}_proj", f"{layer}/mlp/{name}", bias=stack.mlp_bias)
@@ -168,8 +168,8 @@ def table(config: LlamaConfig, architecture: str = "LlamaForCausalLM") -> Table:
         ]
         if stack.query_key_norm:
             entries += [
-                Entry(f"{module}.self_attn.{theirs}_norm.weight", f"{layer}/attention/{ours}_norm/scale")
-                for theirs, ours in {"q": "query", "k": "key"}.items()
+                Entry(f"{module}.self_attn.{hf_name}_norm.weight", f"{layer}/attention/{name}_norm/scale")
+                for hf_name, name in {"q": "query", "k": "key"}.items()
             ]
     return Table(
         entries=tuple(entries),

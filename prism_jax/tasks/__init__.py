@@ -151,12 +151,12 @@ def check_model(model: Model, dataset: Dataset, num_tokens: int) -> None:
     if isinstance(dataset, Labelled):
         wanted, kind = ((1, num_labels(dataset)), "class") if dataset.label_names else ((1, 1), "number")
         if "image" in dataset.inputs:
-            example, thing, array = "ViTForImageClassification", "image", "patches"
+            example, item, array = "ViTForImageClassification", "image", "patches"
         else:
-            thing, array = "text", "ids"
+            item, array = "text", "ids"
     else:
         vocab_size = getattr(model.config, "vocab_size", None)
-        wanted, kind, example, thing, array = (
+        wanted, kind, example, item, array = (
             (1, num_tokens, vocab_size),
             "likelihood",
             "GPT2LMHeadModel",
@@ -164,7 +164,7 @@ def check_model(model: Model, dataset: Dataset, num_tokens: int) -> None:
             "ids",
         )
     if array not in inputs:
-        raise InputError(f"{name} takes no {thing}s; choose a model such as {example}")
+        raise InputError(f"{name} takes no {item}s; choose a model such as {example}")
     run = on_one_device(1)
     answer = jax.eval_shape(
         lambda params, parts: forward(model, params, parts, WholeSequence(), run),
@@ -174,6 +174,5 @@ def check_model(model: Model, dataset: Dataset, num_tokens: int) -> None:
     causal = model.config.stack.causal or isinstance(dataset, Labelled)
     if getattr(answer, "shape", None) != wanted or not causal:
         raise InputError(
-            f"{name} gives no {kind} to {'an image' if thing == 'image' else 'a text'}; "
-            f"choose a model such as {example}"
+            f"{name} gives no {kind} to {'an image' if item == 'image' else 'a text'}; choose a model such as {example}"
         )

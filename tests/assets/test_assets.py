@@ -216,8 +216,8 @@ def test_a_damaged_file_is_never_used(fault, at_hand, index, capfd):
     assert not assets.is_cached(at_hand)
     capfd.readouterr()
     assert assets.fetch(at_hand) == folder
-    said = capfd.readouterr().err.splitlines()
-    assert said == [
+    printed = capfd.readouterr().err.splitlines()
+    assert printed == [
         f"asset 'tiny' is installed anew: {fault} ({folder})",
         "fetching tiny-asset==1.0 (none needed)",
     ]

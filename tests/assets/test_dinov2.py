@@ -32,10 +32,10 @@ def test_layer_scale_folds_into_the_layer_before_it():
             dinov2_onnx.POSITIONS: np.ones((1, 9, 4)),
         }
     )
-    theirs = "encoder.layer.7"
-    named = {f"{theirs}.output.dense.weight", f"{theirs}.output.dense.bias", f"{theirs}.layernorm_before.weight"}
+    expected = "encoder.layer.7"
+    named = {f"{expected}.output.dense.weight", f"{expected}.output.dense.bias", f"{expected}.layernorm_before.weight"}
     assert set(folded) == named | {"embeddings.position_embeddings"}
-    ours = folded[f"{theirs}.output.dense.weight"] @ row + folded[f"{theirs}.output.dense.bias"]
+    ours = folded[f"{expected}.output.dense.weight"] @ row + folded[f"{expected}.output.dense.bias"]
     np.testing.assert_allclose(ours, scale * (weight @ row + bias))
     np.testing.assert_array_equal(folded["embeddings.position_embeddings"][0, :, 0], [0] + [1] * 9)
 
@@ -95,8 +95,8 @@ def test_hidden_states_equal_those_of_the_onnx_graph(at_224_pixels, tmp_path):
     model, params, processor = at_224_pixels
     pictures = [photo(300, 200), photo(224, 224)]
     pixels = processor(pictures, return_tensors="np")["pixel_values"].astype(np.float32)
-    (theirs,) = session.run([last_norm], {"input_image": pixels})
+    (expected,) = session.run([last_norm], {"input_image": pixels})
     batch = images.process(processor, pictures, model.config)
     for exchange, run in ((pj.WholeSequence(), pj.on_one_device(1)), (pj.AllGather(), pj.on_mesh(2))):
         forward = jax.jit(lambda params, parts, e=exchange, r=run: pj.forward(model, params, parts, e, r))
-        assert_close(forward(run.replicate(params), run.split(batch)), theirs)
+        assert_close(forward(run.replicate(params), run.split(batch)), expected)

@@ -31,11 +31,11 @@ def tensors_of(folder):
     return {name: np.asarray(x) for name, x in hub.read_tensors(folder).items()}
 
 
-def same(ours, theirs):
-    assert ours.keys() == theirs.keys()
+def same(ours, expected):
+    assert ours.keys() == expected.keys()
     for name in ours:
         assert ours[name].dtype == np.float32
-        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+        np.testing.assert_array_equal(ours[name], expected[name], err_msg=name)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -53,18 +53,18 @@ def test_a_file_is_the_model_that_it_was_written_from(tied, tokenizer, tmp_path)
 def test_quantised_weights_are_what_the_library_makes_of_them(kind, tmp_path):
     """It quantises rows one by one, so their order makes no difference."""
     quantised = gguf.GGMLQuantizationType[kind]
-    theirs = {
+    expected = {
         name: x if x.ndim == 1 else gguf.dequantize(gguf.quantize(x, quantised), quantised)
         for name, x in tiny_gguf.hf_tensors(len(BYTE_LEVEL["tokenizer.ggml.tokens"])).items()
     }
-    same(tensors_of(hub.resolve(str(write_tiny(tmp_path / "tiny.gguf", kind=kind)))), theirs)
+    same(tensors_of(hub.resolve(str(write_tiny(tmp_path / "tiny.gguf", kind=kind)))), expected)
 
 
 def test_configs_are_those_of_hugging_face(tmp_path):
     from transformers import GenerationConfig, LlamaConfig
 
     folder = hub.resolve(str(write_tiny(tmp_path / "tiny.gguf")))
-    theirs = LlamaConfig(
+    expected = LlamaConfig(
         architectures=["LlamaForCausalLM"],
         dtype="float32",
         vocab_size=len(BYTE_LEVEL["tokenizer.ggml.tokens"]),
@@ -82,7 +82,7 @@ def test_configs_are_those_of_hugging_face(tmp_path):
         pad_token_id=0,
     )
     ours = LlamaConfig.from_pretrained(folder)
-    assert ours.to_dict() | {"transformers_version": ""} == theirs.to_dict() | {"transformers_version": ""}
+    assert ours.to_dict() | {"transformers_version": ""} == expected.to_dict() | {"transformers_version": ""}
     config = json.loads((folder / "config.json").read_text())
     assert (config["rope_theta"], config["rope_scaling"]) == (
         100_000.0,
@@ -290,8 +290,8 @@ def test_the_real_smollm2_is_in_the_hubs_layout():
         "<|im_end|>",
         "<|im_end|>",
     )
-    said = tokenizer.apply_chat_template(
+    printed = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
     )
-    assert said.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    assert printed.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == tokenizer.eos_token_id == 2

@@ -23,11 +23,11 @@ def same_model(folder, path):
     """Every tensor equals that of transformers, of the file and of the folder."""
     from transformers import AutoModelForCausalLM
 
-    theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype="float32").state_dict()
+    expected = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype="float32").state_dict()
     opened = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     ours = hub.read_tensors(folder)
-    assert theirs.keys() == opened.keys() == {*ours, "lm_head.weight"}
-    for name, tensor in theirs.items():
+    assert expected.keys() == opened.keys() == {*ours, "lm_head.weight"}
+    for name, tensor in expected.items():
         np.testing.assert_array_equal(opened[name].numpy(), tensor.numpy(), err_msg=name)
         if name in ours:
             np.testing.assert_array_equal(np.asarray(ours[name]), tensor.numpy(), err_msg=name)
@@ -36,16 +36,16 @@ def same_model(folder, path):
 def tokenizers(folder, path):
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    return text.load_tokenizer(folder, len(theirs)), theirs
+    expected = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    return text.load_tokenizer(folder, len(expected)), expected
 
 
-def same_tokens(ours, theirs, texts):
+def same_tokens(ours, expected, texts):
     for string in texts:
         ids = ours(string)["input_ids"]
-        assert ids == theirs(string)["input_ids"], string[:100]
+        assert ids == expected(string)["input_ids"], string[:100]
         for skipped in (False, True):
-            assert ours.decode(ids, skip_special_tokens=skipped) == theirs.decode(ids, skip_special_tokens=skipped)
+            assert ours.decode(ids, skip_special_tokens=skipped) == expected.decode(ids, skip_special_tokens=skipped)
 
 
 def cut_digits_first(tokenizer):
@@ -86,19 +86,19 @@ def test_a_tiny_model_is_that_of_hugging_face(kind, tokenizer, tmp_path, monkeyp
 def test_a_tiny_byte_level_tokenizer_is_that_of_hugging_face(words, tmp_path, monkeypatch):
     monkeypatch.setenv("PRISM_JAX_CACHE", str(tmp_path / "cache"))
     path = write_tiny(tmp_path / "tiny.gguf", BYTE_LEVEL | {"tokenizer.ggml.pre": words})
-    ours, theirs = tokenizers(hub.resolve(str(path)), path)
-    same_tokens(ours, theirs, TEXTS)
+    ours, expected = tokenizers(hub.resolve(str(path)), path)
+    same_tokens(ours, expected, TEXTS)
     if words == "smollm":
-        cut_digits_first(theirs)
-    same_tokens(ours, theirs, [*TEXTS, *DIGITS])
+        cut_digits_first(expected)
+    same_tokens(ours, expected, [*TEXTS, *DIGITS])
 
 
 def test_a_tiny_sentence_piece_tokenizer_is_that_of_hugging_face(tmp_path, monkeypatch):
     """But for blanks at the start, and after special tokens: there we do as llama.cpp and folders on the hub do."""
     monkeypatch.setenv("PRISM_JAX_CACHE", str(tmp_path / "cache"))
     path = write_tiny(tmp_path / "tiny.gguf", SENTENCE_PIECE)
-    ours, theirs = tokenizers(hub.resolve(str(path)), path)
-    same_tokens(ours, theirs, [*(string.lstrip(" ") for string in TEXTS), *DIGITS])
+    ours, expected = tokenizers(hub.resolve(str(path)), path)
+    same_tokens(ours, expected, [*(string.lstrip(" ") for string in TEXTS), *DIGITS])
 
 
 @pytest.fixture(scope="module")
@@ -120,14 +120,14 @@ def test_the_real_smollm2_is_that_of_hugging_face(smollm2):
 
 @pytest.mark.slow
 def test_the_real_tokenizer_is_that_of_hugging_face(smollm2):
-    ours, theirs = tokenizers(*smollm2)
+    ours, expected = tokenizers(*smollm2)
     messages = [{"role": "user", "content": "What is 2+2?"}, {"role": "assistant", "content": "It is 4."}]
-    said = [
+    printed = [
         tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        for tokenizer in (ours, theirs)
+        for tokenizer in (ours, expected)
     ]
-    assert said[0] == said[1]
+    assert printed[0] == printed[1]
     alice = (real(ALICE) / "alice29.txt").read_text()
-    same_tokens(ours, theirs, [*TEXTS, said[0], alice, " ".join(alice.split())])
-    cut_digits_first(theirs)
-    same_tokens(ours, theirs, [*TEXTS, *DIGITS, said[0], alice])
+    same_tokens(ours, expected, [*TEXTS, printed[0], alice, " ".join(alice.split())])
+    cut_digits_first(expected)
+    same_tokens(ours, expected, [*TEXTS, *DIGITS, printed[0], alice])

@@ -162,8 +162,10 @@ def test_no_code_of_an_altered_archive_runs(where, serve, tmp_path, monkeypatch)
     (tmp_path / "download").mkdir()
     with pytest.raises(AssetError) as error:
         Sdist("tiny-data", "1.0").download(tmp_path / "download", ZERO)
-    found = sha256_of(place / "tiny_data-1.0.tar.gz")
-    assert str(error.value).startswith(f"tiny-data==1.0 has SHA-256 {found}, not {ZERO}: a broken or altered download;")
+    results = sha256_of(place / "tiny_data-1.0.tar.gz")
+    assert str(error.value).startswith(
+        f"tiny-data==1.0 has SHA-256 {results}, not {ZERO}: a broken or altered download;"
+    )
     assert "\n" not in str(error.value)
     assert not marker.exists()
 
@@ -172,14 +174,14 @@ def test_no_code_of_an_altered_archive_runs(where, serve, tmp_path, monkeypatch)
 def test_no_script_of_an_npm_package_runs(serve, tmp_path, monkeypatch):
     marker = tmp_path / "marker"
     when = ("preinstall", "install", "postinstall", "prepublish", "prepare", "prepack", "postpack")
-    told = {"name": "tiny-data", "version": "1.0.0", "scripts": dict.fromkeys(when, f"touch {marker}")}
-    tar(made := tmp_path / "tiny-data.tgz", "package", {"package.json": json.dumps(told).encode(), **FILES})
+    expected = {"name": "tiny-data", "version": "1.0.0", "scripts": dict.fromkeys(when, f"touch {marker}")}
+    tar(made := tmp_path / "tiny-data.tgz", "package", {"package.json": json.dumps(expected).encode(), **FILES})
     integrity = base64.b64encode(hashlib.sha512(made.read_bytes()).digest()).decode()
 
     class Registry(Quiet):
         def do_GET(self):
             dist = {"tarball": f"http://{self.headers['Host']}/tiny.tgz", "integrity": f"sha512-{integrity}"}
-            versions = {"1.0.0": told | {"dist": dist}}
+            versions = {"1.0.0": expected | {"dist": dist}}
             document = {"name": "tiny-data", "dist-tags": {"latest": "1.0.0"}, "versions": versions}
             body = made.read_bytes() if self.path.endswith(".tgz") else json.dumps(document).encode()
             self.send_response(200)
@@ -238,7 +240,7 @@ npm error A complete log of this run can be found in: /home/me/.npm/_logs/now.lo
 
 
 @pytest.mark.parametrize(
-    ("client", "package", "said", "reason"),
+    ("client", "package", "printed", "reason"),
     [
         ("npm", NpmPackage("a", "1"), NPM_SAYS, "FetchError: request to .* failed, reason: connect ECONNREFUSED"),
         (
@@ -257,9 +259,9 @@ npm error A complete log of this run can be found in: /home/me/.npm/_logs/now.lo
         ("apt-get", DebianPackage("a", "1"), "killed", "fetched: killed .*run apt-get update as root"),
     ],
 )
-def test_a_client_that_fails_is_quoted_in_one_line(client, package, said, reason, tmp_path, monkeypatch):
-    (tmp_path / "said").write_text(said)
-    fake_client(tmp_path, client, f"cat {tmp_path}/said >&2; exit 1", monkeypatch)
+def test_a_client_that_fails_is_quoted_in_one_line(client, package, printed, reason, tmp_path, monkeypatch):
+    (tmp_path / "printed").write_text(printed)
+    fake_client(tmp_path, client, f"cat {tmp_path}/printed >&2; exit 1", monkeypatch)
     with pytest.raises(AssetError, match=f"^{package} could not be fetched: .*is there a network, or an? ") as error:
         package.download(tmp_path, ZERO)
     assert error.match(reason)

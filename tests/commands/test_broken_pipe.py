@@ -61,12 +61,12 @@ def test_a_command_ends_in_silence_when_its_reader_is_gone(argv, both, expected)
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(("closed", "said"), [(1, "error: a wrong value\n"), (2, "")])
-def test_a_command_needs_no_stdout_and_no_stderr(closed, said):
+@pytest.mark.parametrize(("closed", "printed"), [(1, "error: a wrong value\n"), (2, "")])
+def test_a_command_needs_no_stdout_and_no_stderr(closed, printed):
     """As after `>&-`."""
     shell = ["bash", "-c", f'"$0" -c "$1" 1 {closed}>&-', sys.executable, PRINTS_ON]
     done = subprocess.run(shell, capture_output=True, text=True, cwd=ROOT, timeout=120)
-    assert (done.returncode, done.stderr) == (2, said)
+    assert (done.returncode, done.stderr) == (2, printed)
 
 
 def test_another_broken_pipe_is_an_error():

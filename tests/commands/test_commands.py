@@ -319,8 +319,8 @@ def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config
     for split in ("train", "test"):
         (tmp_path / "data" / f"{split}.txt").write_text("\n\n".join([lines] * 30))
     config, *weights, _, _, _, _ = gpt2_config
-    said = weights[1] / "tokenizer_config.json"
-    said.write_text(json.dumps(json.loads(said.read_text()) | {"eos_token": "[SEP]"}))
+    output = weights[1] / "tokenizer_config.json"
+    output.write_text(json.dumps(json.loads(output.read_text()) | {"eos_token": "[SEP]"}))
     small = ["--num-tokens", 16, "--num-parts", 1, "--exchange", "whole_sequence"]
     of_run = ["--dataset", "text", "--data-source", tmp_path / "data", *small]
     steps = ["--training.fresh", "--training.epochs", 1, "--training.learning-rate", 0.01, "--training.no-dropout"]
@@ -379,9 +379,9 @@ def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config
 )
 def test_generate_refuses_wrong_input(gpt2_config, flags, message, capsys):
     assert command("eval.generate", *gpt2_config, *flags) == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith("error: ")
-    assert message in said
+    output = capsys.readouterr().err.strip().splitlines()[-1]
+    assert output.startswith("error: ")
+    assert message in output
 
 
 def test_generate_needs_a_language_model_and_scoring_a_dataset(toy_config, gpt2_config, tmp_path, capsys):

@@ -109,9 +109,9 @@ def test_every_command_asks_for_its_folder_before_anything_slow(
         (tmp_path / "a" / long, "too long"),
     ):
         assert command(module, *words, "--out", where) == 2
-        (said,) = capsys.readouterr().err.splitlines()
-        assert said.startswith("error: can't write to ")
-        assert reason in said
+        (printed,) = capsys.readouterr().err.splitlines()
+        assert printed.startswith("error: can't write to ")
+        assert reason in printed
     assert command(module, *words, "--out", tmp_path / deep) == 2
     assert "too long" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == [LOCK, "file"]
@@ -123,8 +123,8 @@ def test_a_folder_that_is_read_only_is_refused(toy_config, tmp_path, monkeypatch
 
     monkeypatch.setattr(Path, "mkdir", read_only)
     assert command("eval.evaluate", toy_config, "--out", tmp_path / "out") == 2
-    said = f"error: can't write to '{tmp_path}/out': Read-only file system; choose another folder\n"
-    assert capsys.readouterr().err == said
+    printed = f"error: can't write to '{tmp_path}/out': Read-only file system; choose another folder\n"
+    assert capsys.readouterr().err == printed
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_a_wrong_run_is_refused_before_anything_is_loaded(
         ("z" * 300, "File name too long"),
     ):
         assert command(module, toy_config, flag, source, *more) == 2
-        (said,) = capsys.readouterr().err.splitlines()
-        assert message in said
+        (printed,) = capsys.readouterr().err.splitlines()
+        assert message in printed
     other = [toy_config, "--num-tokens", "17", flag, trained, *more]
     assert command(module, *other) == 2
     assert "was trained with different num_tokens; use the same values" in capsys.readouterr().err
@@ -215,8 +215,8 @@ NO_FOLDER = """makedirs = os.makedirs
 )
 def test_a_checkpoint_that_can_not_be_saved_ends_the_run_at_once(fails, reason, tmp_path):
     with started(SAVES.replace("FAILS", fails), tmp_path) as process:
-        said = process.communicate(timeout=120)[1]
-    assert said == (
+        printed = process.communicate(timeout=120)[1]
+    assert printed == (
         f"error: a checkpoint can't be saved in {tmp_path}/checkpoints: {reason}; those of steps 1 are there; "
         "when this is "
         "mended, go on with --resume\n"

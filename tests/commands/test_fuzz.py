@@ -106,20 +106,20 @@ def is_refused_or_works(folder: Path, capsys, command: Callable[[], int]) -> Non
     before = contents(folder)
     capsys.readouterr()
     status = command()
-    said = capsys.readouterr()
-    assert status in (0, 2), said
+    printed = capsys.readouterr()
+    assert status in (0, 2), printed
     if status == 2:
-        assert said.err.startswith("error: "), said
-        assert said.err.count("\n") == 1, said
+        assert printed.err.startswith("error: "), printed
+        assert printed.err.count("\n") == 1, printed
         assert contents(folder) == before
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_plan(seed, tmp_path, capsys):
     rng = random.Random(seed)
-    found = {"sweep": ROOT / "docs/results/newsgroups/main", "latency": ROOT / "docs/results/latency/minilm"}
-    target = rng.choice(list(found))
-    for name, folder in found.items():
+    results = {"sweep": ROOT / "docs/results/newsgroups/main", "latency": ROOT / "docs/results/latency/minilm"}
+    target = rng.choice(list(results))
+    for name, folder in results.items():
         (tmp_path / name).mkdir()
         content = json.loads((folder / "results.json").read_text())
         path = tmp_path / name / "results.json"
@@ -286,10 +286,10 @@ def test_field_of_a_config_file(seed, tmp_path):
         experiment = load(str(path))
         experiment.check()
     except InputError as error:
-        said = str(error)
+        printed = str(error)
     else:
         kinds = (type(FIELDS[name]), type(None), int, float, str)
         assert isinstance(operator.attrgetter(name)(experiment), kinds), value
         return
-    assert "\n" not in said
-    assert str(path) in said or name.rpartition(".")[2] in said
+    assert "\n" not in printed
+    assert str(path) in printed or name.rpartition(".")[2] in printed

@@ -26,13 +26,13 @@ NEEDED = {"dataset": "tales", "vocab_size": "300", "rate": "50mbit", "prompt": "
 
 def commands() -> dict[str, type]:
     """By module: the dataclass that it hands to `flags`."""
-    found = {}
+    results = {}
     for path in sorted([*ROOT.glob("eval/*.py"), *ROOT.glob("train/*.py")]):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("flags.parse", "flags.parse_flags"):
                 module = f"{path.parent.name}.{path.stem}"
-                found[module] = getattr(importlib.import_module(module), ast.unparse(node.args[0]))
-    return found
+                results[module] = getattr(importlib.import_module(module), ast.unparse(node.args[0]))
+    return results
 
 
 COMMANDS = commands()
@@ -48,17 +48,17 @@ def of_texts(hint) -> bool:
 
 def text_fields(record: type, prefix: str = "") -> dict[str, object]:
     """The fields of a dataclass, and of those in it, that hold texts: their types by name."""
-    found, hints = {}, get_type_hints(record, include_extras=True)
+    results, hints = {}, get_type_hints(record, include_extras=True)
     for field in dataclasses.fields(record):
         hint, inside = hints[field.name], bare(hints[field.name])
         if tyro.conf.Suppress in get_args(hint):  # no flag of this dataclass
             continue
         if isinstance(inside, type) and dataclasses.is_dataclass(inside):
             flat = any(getattr(meta, "name", None) == "" for meta in get_args(hint))
-            found |= text_fields(inside, prefix if flat else f"{prefix}{field.name}.")
+            results |= text_fields(inside, prefix if flat else f"{prefix}{field.name}.")
         elif of_texts(hint):
-            found[prefix + field.name] = hint
-    return found
+            results[prefix + field.name] = hint
+    return results
 
 
 def values(command, names) -> dict[str, str | tuple]:
@@ -105,8 +105,8 @@ config = replace(configs.load({toy_config!r}), weights="~/w", data_source="~/d",
 """)
     experiment = recipe.load("~/mine.py")
     evaluation = experiment.evaluation
-    said = (experiment.weights, experiment.data_source, evaluation.adapter, evaluation.tuned, evaluation.split)
-    assert said == (*(f"{tmp_path}/{name}" for name in ("w", "d", "a", "t@5")), "~/no path")
+    printed = (experiment.weights, experiment.data_source, evaluation.adapter, evaluation.tuned, evaluation.split)
+    assert printed == (*(f"{tmp_path}/{name}" for name in ("w", "d", "a", "t@5")), "~/no path")
     assert expand(experiment) == experiment
     with pytest.raises(InputError, match="no config file '~/none.py'"):
         recipe.load("~/none.py")

@@ -85,9 +85,9 @@ def test_formula_and_compiled_program_agree(exchange, num_parts, blocks):
     }
     assert set(compiled.flops_outside) <= named
     assert compiled.flops_outside.get("elsewhere", 0) < 1e-2 * compiled.flops
-    theirs = program.cost_analysis()
+    expected = program.cost_analysis()
     everything = compiled.flops + sum(compiled.flops_outside.values())
-    assert everything * batch_size == pytest.approx(theirs["flops"] + theirs["transcendentals"], rel=1e-2)
+    assert everything * batch_size == pytest.approx(expected["flops"] + expected["transcendentals"], rel=1e-2)
 
 
 @pytest.mark.slow

@@ -136,20 +136,20 @@ def test_an_unknown_dataset_is_refused():
 def test_contents_tell_data_sets_apart(tmp_path):
     texts, labels = ["a b", "c", "", "d"], np.array([0, 1, 1, 0])
     dataset = Labelled("d", {"text": texts, "pair": texts[::-1]}, labels, ("no", "yes"))
-    told = contents(dataset)
-    assert told["examples"] == 4
-    assert json.loads(json.dumps(told)) == told
+    expected = contents(dataset)
+    assert expected["examples"] == 4
+    assert json.loads(json.dumps(expected)) == expected
     table = datasets.Dataset.from_dict({"text": texts})
     stored = replace(dataset, inputs={**dataset.inputs, "pair": Selected(texts, np.array([3, 2, 1, 0]))})
-    assert changes(told, contents(stored)) == ""
-    for other, said in (
+    assert changes(expected, contents(stored)) == ""
+    for other, printed in (
         (replace(dataset, inputs={**dataset.inputs, "text": ["a ", "bc", "", "d"]}), "different text"),
         (replace(dataset, inputs={"text": texts[::-1], "pair": texts}), "different text, pair"),
         (replace(dataset, labels=np.array([0, 1, 0, 1])), "different labels"),
         (replace(dataset, label_names=("yes", "no")), "different label_names"),
         (subset(dataset, 3), "3 examples, where there were 4"),
     ):
-        assert changes(told, contents(other)) == said
+        assert changes(expected, contents(other)) == printed
     lazy = [
         Corpus("c", LazyItems(table.select(order), str, "c")) for order in ([0, 1, 2, 3], [0, 1, 2, 3], [1, 0, 2, 3])
     ]
@@ -166,15 +166,15 @@ def test_contents_of_images_are_the_bytes_that_are_stored(tmp_path):
     for i, path in enumerate(paths):
         Image.new("L", (2, 2), i).save(path)
 
-    def told(*paths, item=lambda stored: 1 / 0):  # what is stored is not decoded
+    def expected(*paths, item=lambda stored: 1 / 0):  # what is stored is not decoded
         images = LazyItems(FileBytes(paths), item, "images")
         return contents(Labelled("d", {"image": images}, np.zeros(len(paths), int), ("a",)))
 
-    before = told(*paths[:2])
-    assert changes(before, told(*paths[:2])) == ""
-    assert changes(before, told(*paths[1::-1])) == changes(before, told(*paths[1:])) == "different image"
+    before = expected(*paths[:2])
+    assert changes(before, expected(*paths[:2])) == ""
+    assert changes(before, expected(*paths[1::-1])) == changes(before, expected(*paths[1:])) == "different image"
     shutil.copy(paths[0], tmp_path / "moved.png")
-    assert changes(before, told(tmp_path / "moved.png", paths[1])) == ""
+    assert changes(before, expected(tmp_path / "moved.png", paths[1])) == ""
     own = [contents(Labelled("d", {"image": [Image.new(*how)]}, None, ())) for how in (("L", (1, 2)), ("L", (2, 1)))]
     assert changes(*own) == "different image"
 

@@ -47,7 +47,7 @@ def add(folder: Path, text: str) -> None:
     Image.new("RGB", (1, 1)).save(folder / "train" / text / "a.png")
 
 
-def found(source: str) -> list:
+def results(source: str) -> list:
     return [
         data.load("glue/sst2", "train", source).inputs["text"],
         data.load("text", "train", source).documents,
@@ -65,7 +65,7 @@ def folders(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_folder_is_read_whatever_its_name(folders, name, monkeypatch):
-    assert found(str(folders / name)) == [[f"in {name}"]] * 3
+    assert results(str(folders / name)) == [[f"in {name}"]] * 3
     monkeypatch.chdir(folders / name)
     assert data.load("glue/sst2", "train", ".").inputs["text"] == [f"in {name}"]
 
@@ -97,7 +97,7 @@ def test_a_name_that_means_another_folder_is_refused(tmp_path, name, monkeypatch
 def test_what_is_hidden_does_not_count(tmp_path):
     source = tmp_path / ".cache" / "folder"  # where the folder itself lies does not matter
     add(source, "text")
-    before = found(str(source))
+    before = results(str(source))
     for place in (".ipynb_checkpoints", "__MACOSX", ".cache"):
         add(source / place, "copy")
         add(source / "train" / place, "copy")
@@ -106,7 +106,7 @@ def test_what_is_hidden_does_not_count(tmp_path):
     for place in (source, source / "sst2", source / "train", source / "train" / "text"):
         for name in ("._train.txt", ".train.txt", "._train.jsonl", ".train.parquet", "._a.png", ".a.png", ".DS_Store"):
             (place / name).write_bytes(b"\0no text, table or image")
-    assert found(str(source)) == before
+    assert results(str(source)) == before
     assert len(data.load("imagenet", "train", str(source))) == 1
     data.load("imagenet", "train", str(source)).inputs["image"][0].load()
     (source / "train" / "text" / "a.png").write_bytes(b"no image")
@@ -120,7 +120,7 @@ def test_a_folder_is_no_file(tmp_path):
     add(tmp_path, "text")
     for name in ("train-2.txt", "train-2.jsonl", "sst2/train-2.jsonl", "train/text/b.png"):
         (tmp_path / name).mkdir()
-    assert found(str(tmp_path)) == [["text"], ["text"], ["text"]]
+    assert results(str(tmp_path)) == [["text"], ["text"], ["text"]]
 
 
 def test_a_link_that_leads_nowhere_is_refused(tmp_path):

@@ -58,7 +58,7 @@ def classes(dataset) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "path", "columns", "split", "told"),
+    ("name", "path", "columns", "split", "expected"),
     [
         ("cifar10", "plain_text/test", ("img", "label"), "test", ["truck", "airplane"]),
         ("cifar100", "cifar100/train", ("img", "fine_label"), "train", ["beaver", "apple"]),
@@ -66,17 +66,17 @@ def classes(dataset) -> list[str]:
     ],
 )
 @pytest.mark.parametrize("named", [False, True], ids=["plain", "named"])
-def test_images(tmp_path, name, path, columns, split, told, named):
+def test_images(tmp_path, name, path, columns, split, expected, named):
     image, label = columns
     labels = [9 if name != "cifar100" else 4, 0]
     features = None
     if named:  # the file's own names win
-        told = ["n9", "n0"] if name != "cifar100" else ["n4", "n0"]
+        expected = ["n9", "n0"] if name != "cifar100" else ["n4", "n0"]
         classes_of = datasets.ClassLabel(names=[f"n{i}" for i in range(10)])
         features = datasets.Features({image: datasets.Image(), label: classes_of})
     write(tmp_path / f"{path}-00000-of-00001.parquet", {image: IMAGES, label: labels}, features)
     dataset = data.load(name, split, str(tmp_path))
-    assert classes(dataset) == told
+    assert classes(dataset) == expected
     assert [seen.getpixel((0, 0)) for seen in dataset.inputs["image"]] == [RED, GREEN]
     assert dataset.inputs["image"][-1].size == (4, 3)
     assert [seen.getpixel((0, 0)) for seen in dataset.inputs["image"][1:]] == [GREEN]

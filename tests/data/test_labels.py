@@ -26,7 +26,7 @@ GENERIC = {"0": "LABEL_0", "1": "LABEL_1"}
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours", "places"),
+    ("reference", "ours", "places"),
     [
         ("a b c", "a b c", [0, 1, 2]),
         ("b c a", "a b c", [2, 0, 1]),
@@ -38,19 +38,19 @@ GENERIC = {"0": "LABEL_0", "1": "LABEL_1"}
         ("1 0", "0 1", [1, 0]),
     ],
 )
-def test_classes_are_found_by_name(theirs, ours, places):
-    assert labels.order(theirs.split(), ours.split()) == places
+def test_classes_are_found_by_name(reference, ours, places):
+    assert labels.order(reference.split(), ours.split()) == places
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
+    ("reference", "ours"),
     [("neg pos", "negative positive"), ("a b", "a b c"), ("b a a", "a b c"), ("LABEL_0 LABEL_1 LABEL_2", "no yes")],
 )
-def test_other_names_are_refused_with_both_orders(theirs, ours):
-    theirs, ours = theirs.split(), ours.split()
-    message = f"classes are {', '.join(theirs)}, and those of the data set {', '.join(ours)}"
+def test_other_names_are_refused_with_both_orders(reference, ours):
+    reference, ours = reference.split(), ours.split()
+    message = f"classes are {', '.join(reference)}, and those of the data set {', '.join(ours)}"
     with pytest.raises(ValueError, match=re.escape(message)):
-        labels.order(theirs, ours)
+        labels.order(reference, ours)
 
 
 @pytest.mark.parametrize(
@@ -123,10 +123,10 @@ def test_a_head_is_brought_into_the_order_of_the_data_set(folder, toy_config, tm
     np.testing.assert_array_equal(head(loaded), expected)
 
     training = replace(experiment.training, fresh=())
-    said = recipe.to_json(replace(experiment, training=training))
-    said |= {"num_labels": 3, "label_names": ["zero", "one", "two"], "started_from": None}
+    printed = recipe.to_json(replace(experiment, training=training))
+    printed |= {"num_labels": 3, "label_names": ["zero", "one", "two"], "started_from": None}
     bias = {"pooler": {"bias": np.ones(32, np.float32)}}
-    trained = load_run(checkpoint.Trained(tmp_path, said, 1, bias), BertForSequenceClassification)
+    trained = load_run(checkpoint.Trained(tmp_path, printed, 1, bias), BertForSequenceClassification)
     np.testing.assert_array_equal(head(trained), expected)
 
     weights.export(loaded, tmp_path / "out")
@@ -141,8 +141,8 @@ def test_a_head_is_brought_into_the_order_of_the_data_set(folder, toy_config, tm
 def test_a_head_of_other_classes_is_refused_and_a_fresh_one_is_not(folder, toy_config, tmp_path, capsys):
     rename(folder, [0, 1, 2], "1st 2nd 3rd")
     assert command("eval.evaluate", toy_config, "--weights", folder, "--out", tmp_path) == 2
-    (said,) = capsys.readouterr().err.strip().splitlines()
-    assert "the model's classes are 1st, 2nd, 3rd, and those of the data set zero, one, two" in said
+    (printed,) = capsys.readouterr().err.strip().splitlines()
+    assert "the model's classes are 1st, 2nd, 3rd, and those of the data set zero, one, two" in printed
     experiment = replace(recipe.load(toy_config), weights=str(folder))
     fresh = load_model(experiment, load_data(experiment, "test"), fresh=("classifier",))
     assert fresh.label_names == ("zero", "one", "two")

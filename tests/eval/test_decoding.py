@@ -82,9 +82,9 @@ def test_what_ends_a_text(tokenizer, generation, config, expected, tmp_path):
     assert stop_tokens(tokenizer, tmp_path, "a") == tuple(tokenizer("a")["input_ids"])
 
 
-@pytest.mark.parametrize("said", ["</s>", [1, "2"], 1.0, True, -1, [None], {"id": 1}])
-def test_an_end_of_text_that_is_no_id_is_refused(tokenizer, said, tmp_path):
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": said}))
+@pytest.mark.parametrize("output", ["</s>", [1, "2"], 1.0, True, -1, [None], {"id": 1}])
+def test_an_end_of_text_that_is_no_id_is_refused(tokenizer, output, tmp_path):
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": output}))
     with pytest.raises(
         ValueError, match="generation_config.json can.t be read: eos_token_id.*; give --stop, or correct it"
     ):

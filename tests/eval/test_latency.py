@@ -85,30 +85,30 @@ def test_latency_over_loopback_measures_once(toy_config, trained, tmp_path):
 def test_a_shaped_link_carries_what_the_formula_says(toy_config, trained, tmp_path, monkeypatch):
     done = latency(toy_config, tmp_path, "--base", str(trained), "--rates", "10mbit", "--rtts", "0", "10")
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "results.json").read_text())
-    one, voltage, _, prism = found["rows"][:4]
+    results = json.loads((tmp_path / "results.json").read_text())
+    one, voltage, _, prism = results["rows"][:4]
     for row in (voltage, prism):
         collectives = row["bytes_sent_per_device"] + row["bytes_join_per_device"]
         payload = collectives + row["bytes_split_per_device"]
         assert payload < row["bytes_counted_sent"] < 1.1 * payload + 1000 * (row["collectives"] + 2)
     assert one["bytes_counted_sent"] < 1000
     assert voltage["bytes_counted_sent"] > prism["bytes_counted_sent"]
-    for climbed, rtt in zip(found["ladders"], (0, 10), strict=True):
+    for climbed, rtt in zip(results["ladders"], (0, 10), strict=True):
         assert 0.75 * 10e6 < climbed["measured"]["rate_bits_per_second"] < 1.05 * 10e6
         assert rtt - 1 < climbed["measured"]["rtt_ms"] < rtt + 10
-    slower = {row["setting"]: row for row in found["rows"] if row["rtt_ms"] == 10}
+    slower = {row["setting"]: row for row in results["rows"] if row["rtt_ms"] == 10}
     assert slower["segment_means:2"]["seconds"] > 0.01 * prism["collectives"]
-    constants = {rtt: latency_model.fit([row for row in found["rows"] if row["rtt_ms"] != rtt]) for rtt in (0, 10)}
-    for row in found["rows"]:
+    constants = {rtt: latency_model.fit([row for row in results["rows"] if row["rtt_ms"] != rtt]) for rtt in (0, 10)}
+    for row in results["rows"]:
         traffic, link = latency_model.traffic_of(row), latency_model.link_of(row)
         predicted = constants[row["rtt_ms"]].seconds(row["seconds_alone"], traffic, link)
         assert row["seconds_predicted"] == pytest.approx(predicted)
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
-    (axes,) = drawn_of(found, monkeypatch).axes
+    (axes,) = drawn_of(results, monkeypatch).axes
     one_device, *_ = axes.get_lines()
     lines = {bars.get_label(): bars[0] for bars in axes.containers} | {"one device": one_device}
-    for setting in {row["setting"] for row in found["rows"]}:
-        records = [row for row in found["rows"] if row["setting"] == setting]
+    for setting in {row["setting"] for row in results["rows"]}:
+        records = [row for row in results["rows"] if row["setting"] == setting]
         line = lines[setting.replace("_", " ") if records[0]["num_parts"] > 1 else "one device"]
         assert [*zip(*line.get_data(), strict=True)] == [(row["rtt_ms"], 1e3 * row["seconds"]) for row in records]
 
@@ -414,8 +414,8 @@ def planned(toy_config, tmp_path, capsys):
         "weights": {},
         "command": "",
     }
-    found = {"rows": rows, "parts_alone": alone, "ladders": []}
-    for name, content in (("sweep", {"rows": sweep}), ("latency", found)):
+    results = {"rows": rows, "parts_alone": alone, "ladders": []}
+    for name, content in (("sweep", {"rows": sweep}), ("latency", results)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps(content | where))
     folders = ["--sweep", tmp_path / "sweep", "--calibration", tmp_path / "latency", "--out", tmp_path / "plan"]
@@ -423,14 +423,14 @@ def planned(toy_config, tmp_path, capsys):
     def plan(*flags):
         status = command("eval.plan", toy_config, "--num-tokens", 32, *folders, *flags)
         written = tmp_path / "plan" / "plan.json"
-        said = capsys.readouterr()
-        return status, said.out + said.err, json.loads(written.read_text()) if written.exists() else None
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err, json.loads(written.read_text()) if written.exists() else None
 
     return plan
 
 
 def test_the_plan_is_the_fastest_that_may_be_used(planned):
-    status, said, content = planned("--rate", "50mbit", "--devices", "4")
+    status, printed, content = planned("--rate", "50mbit", "--devices", "4")
     assert status == 0
     best, *others = content["candidates"]
     assert (best["setting"], best["num_parts"], best["weights"], best["rejected"]) == (
@@ -439,37 +439,39 @@ def test_the_plan_is_the_fastest_that_may_be_used(planned):
         "tuned",
         None,
     )
-    assert "requests on 4 devices were not measured" in said
+    assert "requests on 4 devices were not measured" in printed
     assert {(x["setting"], x["weights"]): x["rejected"] for x in others}[
         "isolated_parts", "base"
     ] == "loses 20, more than 1"
     assert [one["regret"] for one in content["regrets"]] == pytest.approx([0] * len(LINKS))
 
-    _, said, content = planned("--rate", "50mbit", "--devices", "2")
+    _, printed, content = planned("--rate", "50mbit", "--devices", "2")
     chosen = next(one for one in content["candidates"] if one["rejected"] is None)
     assert (chosen["setting"], chosen["num_parts"], chosen["weights"]) == ("segment_means:1", 2, "tuned")
-    assert "Use segment_means:1 on 2 devices with tuned weights" in said
+    assert "Use segment_means:1 on 2 devices with tuned weights" in printed
     assert next(x["rejected"] for x in content["candidates"] if x["num_parts"] == 4) == "needs 4 devices"
 
 
 def test_a_plan_says_what_the_interval_leaves_open(planned):
-    _, said, content = planned("--rate", "50mbit", "--devices", "4")
+    _, printed, content = planned("--rate", "50mbit", "--devices", "4")
     best, second = content["candidates"][0], content["candidates"][2]
     assert (best["drop"], best["drop_ci95"]) == (0.8, [-0.9, 2.5])
-    assert "for a loss of 0.8 [-0.9, 2.5] and" in said
+    assert "for a loss of 0.8 [-0.9, 2.5] and" in printed
     assert (second["setting"], second["num_parts"], second["weights"]) == ("segment_means:1", 2, "tuned")
     tuned = f"segment_means:1 on 2 devices with tuned weights{{}}{1e3 * second['seconds']:.1f} ms"
-    assert f"Its loss may reach 2.5; the fastest whose interval ends within 1 is {tuned.format(', ')}." in said
-    assert f"Next: {tuned.format(' (')}, loss 0.5 [0.1, 0.9]), one device (50.0 ms, loss 0.0)." in said
-    assert "Ruled out: 2 by the loss, 1 by the time." in said
+    assert f"Its loss may reach 2.5; the fastest whose interval ends within 1 is {tuned.format(', ')}." in printed
+    assert f"Next: {tuned.format(' (')}, loss 0.5 [0.1, 0.9]), one device (50.0 ms, loss 0.0)." in printed
+    assert "Ruled out: 2 by the loss, 1 by the time." in printed
 
-    _, said, _ = planned("--rate", "50mbit", "--devices", "2")
-    assert "Its loss" not in said
-    assert "Ruled out: 1 by the number of devices, 2 by the loss." in said
+    _, printed, _ = planned("--rate", "50mbit", "--devices", "2")
+    assert "Its loss" not in printed
+    assert "Ruled out: 1 by the number of devices, 2 by the loss." in printed
 
-    _, said, _ = planned("--rate", "50mbit", "--devices", "2", "--max-drop", "30")
-    assert "Use isolated_parts on 2 devices" in said
-    assert "Its loss has no interval in the sweep; the fastest whose interval ends within 30 is segment_means:1" in said
+    _, printed, _ = planned("--rate", "50mbit", "--devices", "2", "--max-drop", "30")
+    assert "Use isolated_parts on 2 devices" in printed
+    assert (
+        "Its loss has no interval in the sweep; the fastest whose interval ends within 30 is segment_means:1" in printed
+    )
 
 
 def test_a_plan_for_the_link_between_two_hosts(planned, tmp_path):
@@ -479,25 +481,25 @@ def test_a_plan_for_the_link_between_two_hosts(planned, tmp_path):
     of_hosts = {"link": "hosts", "rate_bits_per_second": None, "rtt_ms": None, "rtt_measured_ms": link.rtt_ms}
     measured = [row | of_hosts for row in content["rows"][:4]]
     path.write_text(json.dumps(content | {"rows": measured}))
-    status, said, planned_content = planned("--max-drop", "3")
+    status, printed, planned_content = planned("--max-drop", "3")
     assert status == 0
     assert planned_content["link"] == {"rate": link.rate, "rtt_ms": link.rtt_ms}
-    assert "it has the link that is asked for, and no other to check the times" in said
+    assert "it has the link that is asked for, and no other to check the times" in printed
     fastest = min((row for row in measured if row["setting"] != "isolated_parts"), key=lambda row: row["seconds"])
     chosen = next(one for one in planned_content["candidates"] if one["rejected"] is None)
     assert (chosen["setting"], chosen["num_parts"]) == (fastest["setting"], fastest["num_parts"])
     assert chosen["seconds"] == pytest.approx(fastest["seconds"], rel=0.05)
-    status, said, _ = planned("--rate", "77mbit")
+    status, printed, _ = planned("--rate", "77mbit")
     assert status == 2
-    assert "fewer than two shaped links" in said
+    assert "fewer than two shaped links" in printed
 
 
 def test_a_plan_may_say_one_device(planned):
-    _, said, content = planned("--rate", "50mbit", "--rtt", "20")
+    _, printed, content = planned("--rate", "50mbit", "--rtt", "20")
     assert next(one["num_parts"] for one in content["candidates"] if one["rejected"] is None) == 1
-    assert "Use one device: 50.0 ms" in said
-    _, said, _ = planned("--rate", "50mbit", "--max-drop", "0")
-    assert "Use one device" in said
+    assert "Use one device: 50.0 ms" in printed
+    _, printed, _ = planned("--rate", "50mbit", "--max-drop", "0")
+    assert "Use one device" in printed
 
 
 @pytest.mark.parametrize(
@@ -514,7 +516,7 @@ def test_a_plan_may_say_one_device(planned):
     ],
 )
 def test_wrong_flags_of_plan_are_one_line(flags, message, planned):
-    status, said, _ = planned(*flags)
+    status, printed, _ = planned(*flags)
     assert status == 2
-    assert message in said
-    assert said.count("\n") == 1
+    assert message in printed
+    assert printed.count("\n") == 1

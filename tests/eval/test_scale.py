@@ -35,10 +35,10 @@ def test_the_fitted_powers():
         for name, power in (("a", 1.0), ("b", 2.0))
         for n in (1, 2, 4, 8)
     ]
-    found = exponents(rows)
-    assert found["a"]["seconds"] == pytest.approx(1)
-    assert found["b"]["seconds"] == pytest.approx(2)
-    assert found["b"]["memory_activations_bytes_compiled"] == pytest.approx(1)
+    results = exponents(rows)
+    assert results["a"]["seconds"] == pytest.approx(1)
+    assert results["b"]["seconds"] == pytest.approx(2)
+    assert results["b"]["memory_activations_bytes_compiled"] == pytest.approx(1)
 
 
 @pytest.mark.slow

@@ -175,8 +175,8 @@ def test_a_row_that_fails_says_why_and_the_others_go_on(toy_config, trained, tmp
     path.write_text(OWN.replace("CONFIG", repr(toy_config)).replace("BROKEN", "True"))
     flags = ["--base", trained, "--parts", 2, 3, "--segments", 2, 8, "--out", tmp_path / "out"]
     assert command("eval.sweep", path, *flags) == 1
-    said = capsys.readouterr()
-    assert "2 of 7 records failed" in said.err
+    printed = capsys.readouterr()
+    assert "2 of 7 records failed" in printed.err
     failed = {
         (row["exchange"], row["num_parts"], row["num_segments"]): row["error"] for row in rows_of(tmp_path / "out")
     }
@@ -424,12 +424,15 @@ def test_the_pareto_front(metric, expected):
 
 
 def test_what_recovery_must_not_be_taken_for_is_said(trained, toy_config, tmp_path, capsys):
-    said = json.loads((trained / "config.json").read_text())
+    printed = json.loads((trained / "config.json").read_text())
     best = json.loads((trained / "result.json").read_text())["best_step"]
 
     def made(name, run, step, **training):
         (tmp_path / name).mkdir()
-        content = said | {"started_from": {"run": str(run), "step": step}, "training": said["training"] | training}
+        content = printed | {
+            "started_from": {"run": str(run), "step": step},
+            "training": printed["training"] | training,
+        }
         (tmp_path / name / "config.json").write_text(json.dumps(content))
         return str(tmp_path / name)
 

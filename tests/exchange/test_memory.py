@@ -122,8 +122,8 @@ def test_the_gradient_is_that_of_the_brute_force():
     program, params, parts = stack_program(text, pj.on_one_device(3))
     ours = jax.grad(lambda params: (program(params, parts) ** 3).sum())(params)
     x_PTD = np.asarray(parts.tokens["x"]).reshape(3, 4, 8)
-    theirs = jax.jit(jax.grad(lambda params: (by_hand(params, x_PTD, READS[text]) ** 3).sum()))(params)
-    assert_close(ravel_pytree(ours)[0], ravel_pytree(theirs)[0], 1e-4)
+    expected = jax.jit(jax.grad(lambda params: (by_hand(params, x_PTD, READS[text]) ** 3).sum()))(params)
+    assert_close(ravel_pytree(ours)[0], ravel_pytree(expected)[0], 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -54,12 +54,12 @@ def hugging_face_generate(model, prompts, new, **kwargs):
     ids=["whole", "all_gather_one_device", "all_gather_mesh", "qwen3_keys_values", "llama_mesh"],
 )
 def test_greedy_tokens_are_those_of_hugging_face(kind, config, exchange, run, tmp_path):
-    theirs = save_hf_model(kind.__name__, config(), tmp_path)
+    reference = save_hf_model(kind.__name__, config(), tmp_path)
     ours = weights.load(kind, str(tmp_path))
     generator = pj.Generator(ours.model, ours.params, exchange, run, bucket=16)
     short = (prompts_of(9), prompts_of(16, 2)) if run.num_parts == 1 else ()
     for prompts in (prompts_of(5, 17, 17, 40, 1), *short):
-        expected = hugging_face_generate(theirs, prompts, 20, eos_token_id=None)
+        expected = hugging_face_generate(reference, prompts, 20, eos_token_id=None)
         assert generator(prompts, 20) == expected
         stop = expected[0][7]
         cut = [tokens[: tokens.index(stop) + 1] if stop in tokens else tokens for tokens in expected]

@@ -14,9 +14,9 @@ def loaded_by_auto(name: str, folder: Path) -> Pretrained:
     return weights.load(kind, str(folder))
 
 
-def reopened(ours: Pretrained, theirs, folder: Path):
+def reopened(ours: Pretrained, expected, folder: Path):
     """The model that the class of `theirs` reads from an export: from every tensor, and no other one."""
     weights.export(ours, folder)
-    model, report = type(theirs).from_pretrained(folder, output_loading_info=True)
+    model, report = type(expected).from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     return model.eval()

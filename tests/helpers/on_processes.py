@@ -52,7 +52,7 @@ NUM_TOKENS, NEW_TOKENS = 22, 6
 
 def outcomes(num_parts: int) -> dict[str, np.ndarray]:
     """Logits of every family through its exchanges, and tokens that Llama goes on with."""
-    found, run = {}, pj.on_mesh(num_parts)
+    results, run = {}, pj.on_mesh(num_parts)
     for family, exchanges in exchanges_of(num_parts).items():
         loaded = weights.load(FAMILIES[family], str(GOLDEN / f"{family}_tiny"))
         params, parts = run.replicate(loaded.params), run.split(batch(loaded.model))
@@ -61,18 +61,18 @@ def outcomes(num_parts: int) -> dict[str, np.ndarray]:
         def logits(params, parts, model=loaded.model, exchanges=exchanges):
             return {text_of(one): pj.forward(model, params, parts, one, run) for one in exchanges}
 
-        found |= {f"{family} {name}": value for name, value in run.fetch(logits(params, parts)).items()}
+        results |= {f"{family} {name}": value for name, value in run.fetch(logits(params, parts)).items()}
         if family == "bert" and num_parts == 2:
             on_data = pj.on_mesh(1, data=2)
             args = on_data.replicate(loaded.params), on_data.split(batch(loaded.model))
             whole = partial(pj.forward, loaded.model, exchange=pj.WholeSequence(), run=on_data)
-            found["data axis"] = on_data.fetch(jax.jit(whole)(*args))
+            results["data axis"] = on_data.fetch(jax.jit(whole)(*args))
         if family == "llama":
             generator = pj.Generator(loaded.model, loaded.params, pj.SegmentMeans(2), run)
             prompts = [list(range(1, 9)), list(range(20, 3, -1))]
-            found["generated"] = np.array(generator(prompts, NEW_TOKENS))
-            found["logits of generated"] = generator.logits(prompts[1:], found["generated"][1:])
-    return found
+            results["generated"] = np.array(generator(prompts, NEW_TOKENS))
+            results["logits of generated"] = generator.logits(prompts[1:], results["generated"][1:])
+    return results
 
 
 def batch(model) -> dict[str, np.ndarray]:

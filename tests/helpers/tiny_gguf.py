@@ -95,8 +95,8 @@ NAMES = {
 
 
 def llama_cpp_name(name: str) -> str:
-    for theirs, ours in NAMES.items():
-        name = name.replace(theirs, ours)
+    for expected, ours in NAMES.items():
+        name = name.replace(expected, ours)
     return name
 
 

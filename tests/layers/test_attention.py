@@ -102,8 +102,8 @@ def test_block_by_block_it_is_the_same(rows, causal, monkeypatch):
     def whole(q, k, v):
         return (attend(q, k, v, bias_of(positions), keep) ** 2).sum()
 
-    ours, theirs = (jax.jit(jax.value_and_grad(one, (0, 1, 2)))(q, k, v) for one in (blocks, whole))
-    jax.tree.map(assert_close, ours, theirs)
+    ours, reference = (jax.jit(jax.value_and_grad(one, (0, 1, 2)))(q, k, v) for one in (blocks, whole))
+    jax.tree.map(assert_close, ours, reference)
 
     def without_dropout(q, k, v):
         return attend_in_blocks(q, k, v, bias_of, positions).sum()

@@ -90,13 +90,13 @@ def answer(model, params) -> np.ndarray:
     return np.asarray(out)[batch["mask"]] if isinstance(model, CausalLanguageModel) else np.asarray(out)
 
 
-def hf_answer(theirs, model) -> np.ndarray:
+def hf_answer(reference, model) -> np.ndarray:
     batch = batch_of(model)
     if isinstance(model, CausalLanguageModel):
-        return hf_gpt2.run_hf(theirs, batch).logits.numpy()[batch["mask"]]
+        return hf_gpt2.run_hf(reference, batch).logits.numpy()[batch["mask"]]
     if isinstance(model, BertForSequenceClassification):
-        return hf_bert.run_hf(theirs, batch).logits.numpy()
-    return hf_vit.run_hf(theirs, pixels_of(model)).logits.numpy()
+        return hf_bert.run_hf(reference, batch).logits.numpy()
+    return hf_vit.run_hf(reference, pixels_of(model)).logits.numpy()
 
 
 def base_of(name: str):
@@ -129,9 +129,9 @@ def test_every_dense_layer_of_the_blocks_has_an_adapter(name):
 def test_peft_opens_what_is_written(name, peft, tmp_path):
     model, params = adapted(name, RANK_3)
     peft_files.save(tmp_path, model, params, base=str(GOLDEN / name))
-    theirs = peft.PeftModel.from_pretrained(base_of(name), tmp_path).eval()
+    reference = peft.PeftModel.from_pretrained(base_of(name), tmp_path).eval()
     ours = answer(model, params)
-    assert_close(ours, hf_answer(theirs, model))
+    assert_close(ours, hf_answer(reference, model))
     assert np.abs(ours - hf_answer(base_of(name), model)).max() > 0.1
     # and so do we; what comes back answers the same, though GPT-2's three adapters of a block share one A now
     again = peft_files.load(tmp_path, model, weights.load(KINDS[name], str(GOLDEN / name)).params)
@@ -166,14 +166,14 @@ def test_an_adapter_of_peft_is_read(name, peft, tmp_path):
         task_type={"bert_tiny": "SEQ_CLS", "gpt2_tiny": "CAUSAL_LM", "llama_tiny": "CAUSAL_LM"}.get(name),
     )
     torch.manual_seed(0)
-    theirs = peft.get_peft_model(base_of(name), config).eval()
+    reference = peft.get_peft_model(base_of(name), config).eval()
     with torch.no_grad():
-        for path, parameter in theirs.named_parameters():
+        for path, parameter in reference.named_parameters():
             if "modules_to_save" in path:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    theirs.save_pretrained(tmp_path)
+    reference.save_pretrained(tmp_path)
     loaded = weights.load(KINDS[name], str(GOLDEN / name), adapter=tmp_path)
-    expected = hf_answer(theirs, loaded.model)
+    expected = hf_answer(reference, loaded.model)
     assert not lora.has_adapters(loaded.params)
     assert_close(answer(loaded.model, loaded.params), expected)
     if name == "vit_tiny":  # as files of older transformers name the modules
@@ -216,19 +216,19 @@ def test_the_token_table_of_an_adapter_is_the_head_as_well(whole, tied, message,
         init_lora_weights=False,
     )
     torch.manual_seed(0)
-    theirs = peft.get_peft_model(base_of("gpt2_tiny"), config).eval()
+    reference = peft.get_peft_model(base_of("gpt2_tiny"), config).eval()
     with torch.no_grad():
-        for path, parameter in theirs.named_parameters():
+        for path, parameter in reference.named_parameters():
             if "modules_to_save" in path:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    theirs.save_pretrained(tmp_path)
+    reference.save_pretrained(tmp_path)
     if message:
         with pytest.raises(ValueError, match=f"{message}.*to which it is tied here"):
             weights.load(GPT2LMHeadModel, str(GOLDEN / "gpt2_tiny"), adapter=tmp_path)
         assert weights.load(GPT2Model, str(GOLDEN / "gpt2_tiny"), adapter=tmp_path)  # has no such head
     else:
         loaded = weights.load(GPT2LMHeadModel, str(GOLDEN / "gpt2_tiny"), adapter=tmp_path)
-        assert_close(answer(loaded.model, loaded.params), hf_answer(theirs, loaded.model))
+        assert_close(answer(loaded.model, loaded.params), hf_answer(reference, loaded.model))
 
 
 def test_the_head_of_an_adapter_needs_none_in_the_source(tmp_path):
@@ -243,7 +243,7 @@ def test_the_head_of_an_adapter_needs_none_in_the_source(tmp_path):
     save_file(headless, base / "model.safetensors")
     loaded = weights.load(BertForSequenceClassification, str(base), adapter=tmp_path / "adapter")
     assert loaded.model.config.num_labels == 7
-    jax.tree.map(lambda ours, theirs: assert_close(ours, theirs, 1e-3), loaded.params, lora.merge(params))
+    jax.tree.map(lambda ours, reference: assert_close(ours, reference, 1e-3), loaded.params, lora.merge(params))
 
 
 def test_fresh_adapters_change_nothing_and_merged_ones_answer_the_same():
@@ -280,8 +280,8 @@ def test_two_of_three_adapters_of_a_layer_that_peft_has_as_one(peft, tmp_path):
     value = params["encoder"]["blocks"]["block_1"]["attention"]["value"]
     value["lora_scale"] = value["lora_scale"] / 3
     peft_files.save(tmp_path, model, params, base="")
-    theirs = peft.PeftModel.from_pretrained(base_of("gpt2_tiny"), tmp_path).eval()
-    assert_close(answer(model, params), hf_answer(theirs, model))
+    reference = peft.PeftModel.from_pretrained(base_of("gpt2_tiny"), tmp_path).eval()
+    assert_close(answer(model, params), hf_answer(reference, model))
 
 
 def split_adapters(params) -> tuple[dict, dict]:
@@ -312,12 +312,12 @@ def gradients_of_pytorch(tmp_path_factory):
     peft_files.save(folder := tmp_path_factory.mktemp("adapter"), model, params, base="", whole=())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
-        theirs = peft.PeftModel.from_pretrained(base_of("bert_tiny"), folder, is_trainable=True).eval()
+        reference = peft.PeftModel.from_pretrained(base_of("bert_tiny"), folder, is_trainable=True).eval()
     batch = batch_of(model)
     inputs = {"input_ids": batch["ids"], "token_type_ids": batch["types"], "attention_mask": batch["mask"]}
-    logits = theirs(**{name: torch.from_numpy(x.astype(np.int64)) for name, x in inputs.items()}).logits
+    logits = reference(**{name: torch.from_numpy(x.astype(np.int64)) for name, x in inputs.items()}).logits
     (logits**2).sum().backward()
-    gradients = {name: x.grad.numpy().T for name, x in theirs.named_parameters() if x.requires_grad}
+    gradients = {name: x.grad.numpy().T for name, x in reference.named_parameters() if x.requires_grad}
     return model, params, logits.detach().numpy(), gradients
 
 
@@ -335,10 +335,10 @@ def test_both_runners_give_the_logits_and_gradients_of_pytorch(runner, gradients
         "attention/output": "attention.output.dense",
         "mlp/up": "intermediate.dense",
     }
-    for i, (ours, theirs), (a, b) in itertools.product(
+    for i, (ours, reference), (a, b) in itertools.product(
         (0, 1), layers.items(), (("lora_a", "lora_A"), ("lora_b", "lora_B"))
     ):
-        name = f"base_model.model.bert.encoder.layer.{i}.{theirs}.{b}.default.weight"
+        name = f"base_model.model.bert.encoder.layer.{i}.{reference}.{b}.default.weight"
         assert_close(gradients["encoder", "blocks", f"block_{i}", *ours.split("/"), a], expected[name])
 
 

@@ -123,6 +123,6 @@ def test_an_id_without_a_row_is_no_other_s():
     for rows in (1, 5):
         table = embedding(rows, stack_config())
         variables = table.init(jax.random.key(0), jnp.zeros(1, jnp.int32))
-        found = np.asarray(table.apply(variables, jnp.array([0, rows - 1, rows, -1, -rows])))
-        np.testing.assert_array_equal(found[:2], variables["params"]["embedding"][jnp.array([0, rows - 1])])
-        assert np.isnan(found[2:]).all()
+        results = np.asarray(table.apply(variables, jnp.array([0, rows - 1, rows, -1, -rows])))
+        np.testing.assert_array_equal(results[:2], variables["params"]["embedding"][jnp.array([0, rows - 1])])
+        assert np.isnan(results[2:]).all()

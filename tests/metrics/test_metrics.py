@@ -15,8 +15,10 @@ def two_models(examples: int = 200, classes: int = 2):
     """Labels, and the classes that a better and a worse model tell."""
     rng = np.random.default_rng(examples + classes)
     labels = rng.integers(0, classes, examples)
-    told = [np.where(rng.random(examples) < wrong, rng.integers(0, classes, examples), labels) for wrong in (0.2, 0.5)]
-    return labels, *told
+    predictions = [
+        np.where(rng.random(examples) < wrong, rng.integers(0, classes, examples), labels) for wrong in (0.2, 0.5)
+    ]
+    return labels, *predictions
 
 
 def data_for(name: str, examples: int = 200):
@@ -28,7 +30,7 @@ def data_for(name: str, examples: int = 200):
     labels, better, worse = two_models(examples)
     if METRICS[name].check is scores.check_numbers:
         labels = np.round(labels + rng.random(examples), 1)  # ratings with ties
-        return labels, *(np.round(told + rng.normal(size=examples), 1) for told in (better, worse))
+        return labels, *(np.round(middle + rng.normal(size=examples), 1) for middle in (better, worse))
     return labels, better, worse
 
 
@@ -162,23 +164,23 @@ def test_all_right(name, value):
     assert scores.score(METRICS[name], labels, labels) == (pytest.approx(value), pytest.approx((value, value)))
 
 
-@pytest.mark.parametrize(("name", "told"), [("f1_percent", 0), ("matthews_percent", 0), ("matthews_percent", 1)])
-def test_one_class_for_all_scores_zero(name, told):
+@pytest.mark.parametrize(("name", "predicted"), [("f1_percent", 0), ("matthews_percent", 0), ("matthews_percent", 1)])
+def test_one_class_for_all_scores_zero(name, predicted):
     labels = np.arange(40) % 2
-    assert scores.score(METRICS[name], np.full(40, told), labels) == (0, (0, 0))
+    assert scores.score(METRICS[name], np.full(40, predicted), labels) == (0, (0, 0))
 
 
 @pytest.mark.parametrize("name", ["pearson_percent", "spearman_percent"])
-@pytest.mark.parametrize("told", [0.1, math.nan, math.inf])
-def test_a_correlation_with_a_constant_is_undefined(name, told):
+@pytest.mark.parametrize("predicted", [0.1, math.nan, math.inf])
+def test_a_correlation_with_a_constant_is_undefined(name, predicted):
     labels = np.arange(20) / 4
     for figure in (
-        scores.score(METRICS[name], np.full(20, told), labels),
+        scores.score(METRICS[name], np.full(20, predicted), labels),
         scores.score(METRICS[name], labels, np.full(20, 2.0)),
-        scores.difference(METRICS[name], labels, np.full(20, told), labels),
+        scores.difference(METRICS[name], labels, np.full(20, predicted), labels),
     ):
         assert np.isnan([figure[0], *figure[1]]).all()
-    assert scores.recovery(METRICS[name], labels, np.full(20, told), labels, labels) is None
+    assert scores.recovery(METRICS[name], labels, np.full(20, predicted), labels, labels) is None
 
 
 @pytest.mark.parametrize("name", ["pearson_percent", "spearman_percent"])

@@ -21,17 +21,17 @@ from prism_jax.programs import params_shapes
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_hidden_states_and_pooler_equal_hugging_face(shape, padding, tmp_path):
-    theirs = run_hf(save_hf_model("BertModel", hf_config(shape), tmp_path), batch := pair_batch(padding))
+    reference = run_hf(save_hf_model("BertModel", hf_config(shape), tmp_path), batch := pair_batch(padding))
     hidden, pooled = run_ours(bert.BertModel, tmp_path, batch)
-    assert_close(np.asarray(hidden)[batch["mask"]], theirs.last_hidden_state.numpy()[batch["mask"]])
-    assert_close(pooled, theirs.pooler_output.numpy())
+    assert_close(np.asarray(hidden)[batch["mask"]], reference.last_hidden_state.numpy()[batch["mask"]])
+    assert_close(pooled, reference.pooler_output.numpy())
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("shape", one_is_quick("plain", SHAPES))
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_every_layer_equals_hugging_face(shape, padding, tmp_path):
-    theirs = run_hf(
+    reference = run_hf(
         save_hf_model("BertModel", hf_config(shape), tmp_path), batch := pair_batch(padding), output_hidden_states=True
     )
     loaded = weights.load(bert.BertModel, str(tmp_path))
@@ -48,20 +48,20 @@ def test_every_layer_equals_hugging_face(shape, padding, tmp_path):
     encoder = captured["intermediates"]["encoder"]
     blocks = [encoder["blocks"][f"block_{i}"]["__call__"][0] for i in range(loaded.model.config.stack.num_layers)]
     ours = [encoder["norm"]["__call__"][0], *(rows for rows, *_ in blocks)]
-    assert len(ours) == len(theirs.hidden_states)
-    for mine, hidden in zip(ours, theirs.hidden_states, strict=True):
+    assert len(ours) == len(reference.hidden_states)
+    for mine, hidden in zip(ours, reference.hidden_states, strict=True):
         assert_close(np.asarray(mine)[batch["mask"]], hidden.numpy()[batch["mask"]])
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_sequence_classification_equals_hugging_face(padding, tmp_path):
-    theirs = run_hf(
+    reference = run_hf(
         save_hf_model("BertForSequenceClassification", hf_config("plain"), tmp_path), batch := pair_batch(padding)
     )
-    assert_close(run_ours(bert.BertForSequenceClassification, tmp_path, batch), theirs.logits.numpy())
+    assert_close(run_ours(bert.BertForSequenceClassification, tmp_path, batch), reference.logits.numpy())
     exact = run_ours(bert.BertForSequenceClassification, tmp_path, batch, pj.AllGather(), num_parts=4)
-    assert_close(exact, theirs.logits.numpy())
+    assert_close(exact, reference.logits.numpy())
 
 
 @pytest.mark.parity
@@ -69,19 +69,19 @@ def test_sequence_classification_equals_hugging_face(padding, tmp_path):
 @pytest.mark.parametrize("shape", one_is_quick("plain", SHAPES))
 def test_heads_on_every_token_equal_hugging_face(kind, shape, tmp_path):
     batch = pair_batch("right")
-    theirs = run_hf(save_hf_model(kind, hf_config(shape), tmp_path), batch).logits.numpy()
+    reference = run_hf(save_hf_model(kind, hf_config(shape), tmp_path), batch).logits.numpy()
     for exchange, num_parts in ((WHOLE, 1), (pj.AllGather(), 3)):
         ours = np.asarray(run_ours(getattr(bert, kind), tmp_path, batch, exchange, num_parts))
-        assert_close(ours[batch["mask"]], theirs[batch["mask"]])
+        assert_close(ours[batch["mask"]], reference[batch["mask"]])
 
 
 @pytest.mark.parity
 def test_sentence_embedding_is_the_masked_mean(tmp_path):
-    theirs = run_hf(
+    reference = run_hf(
         save_hf_model("BertModel", hf_config("plain"), tmp_path), batch := pair_batch("right")
     ).last_hidden_state.numpy()
     mask = batch["mask"][..., None]
-    expected = (theirs * mask).sum(1) / mask.sum(1)
+    expected = (reference * mask).sum(1) / mask.sum(1)
     assert_close(run_ours(bert.BertForSentenceEmbedding, tmp_path, batch), expected)
     assert_close(run_ours(bert.BertForSentenceEmbedding, tmp_path, batch, pj.AllGather(), num_parts=3), expected)
 

@@ -48,15 +48,15 @@ def test_golden_outputs_without_torch(family):
 def test_every_head_equals_hugging_face(family, head, tmp_path):
     """And is read back by transformers, from weights of ours, with the same answers."""
     name = FAMILIES[family][0] + head
-    theirs = save_hf_model(name, config := hf_config(family), tmp_path / "theirs")
+    expected = save_hf_model(name, config := hf_config(family), tmp_path / "theirs")
     loaded = loaded_by_auto(name, tmp_path / "theirs")
     changed = jax.tree.map(lambda x: x * 1.25, loaded.params)
-    opened = reopened(weights.Pretrained(loaded.model, changed), theirs, tmp_path / "ours")
+    opened = reopened(weights.Pretrained(loaded.model, changed), expected, tmp_path / "ours")
     run = pj.on_one_device(1)
     program = jax.jit(lambda params, parts: pj.forward(loaded.model, params, parts, WHOLE, run))
     for padding in ("right", "left"):
         batch = text_batch(config, padding)
-        for model, params in ((theirs, loaded.params), (opened, changed)):
+        for model, params in ((expected, loaded.params), (opened, changed)):
             ours = program(params, run.split(batch))
             pairs = zip(jax.tree.leaves(ours), run_hf(model, batch).values(), strict=True)
             for mine, other in pairs:
@@ -69,9 +69,9 @@ def test_every_head_equals_hugging_face(family, head, tmp_path):
 @pytest.mark.parametrize("family", one_is_quick("roberta", FAMILIES))
 def test_every_layer_equals_hugging_face(family, tmp_path):
     name = FAMILIES[family][0] + "Model"
-    theirs = save_hf_model(name, config := hf_config(family), tmp_path)
+    expected = save_hf_model(name, config := hf_config(family), tmp_path)
     batch = text_batch(config, "left")
-    hidden = run_hf(theirs, batch, output_hidden_states=True).hidden_states[1:]
+    hidden = run_hf(expected, batch, output_hidden_states=True).hidden_states[1:]
     loaded, run = weights.load(class_named(name), str(tmp_path)), pj.on_one_device(1)
     ours = block_outputs(loaded.model, loaded.params, run.split(batch), WHOLE, run)
     for mine, other in zip(ours, hidden, strict=True):
@@ -82,8 +82,8 @@ def test_every_layer_equals_hugging_face(family, tmp_path):
 @pytest.mark.parametrize("family", one_is_quick("roberta", FAMILIES))
 def test_a_sentence_embedding_is_the_masked_mean(family, tmp_path):
     name = FAMILIES[family][0]
-    theirs = save_hf_model(f"{name}Model", config := hf_config(family), tmp_path)
-    hidden = run_hf(theirs, batch := text_batch(config, "right")).last_hidden_state.numpy()
+    expected = save_hf_model(f"{name}Model", config := hf_config(family), tmp_path)
+    hidden = run_hf(expected, batch := text_batch(config, "right")).last_hidden_state.numpy()
     mask = batch["mask"][..., None]
     kind = class_named(f"{name}ForSentenceEmbedding")
     assert_close(run_ours(kind, tmp_path, batch, pj.AllGather(), 3), (hidden * mask).sum(1) / mask.sum(1))
@@ -106,17 +106,17 @@ def test_adapters_are_exchanged_with_peft(family, tmp_path):
 
     targets = {"roberta": ["query", "value"], "distilbert": ["q_lin", "lin2"]}[family]
     config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=targets, r=2)
-    theirs = peft.get_peft_model(base(), config).eval()
+    expected = peft.get_peft_model(base(), config).eval()
     torch.manual_seed(0)
     with torch.no_grad():
-        for name, parameter in theirs.named_parameters():
+        for name, parameter in expected.named_parameters():
             if parameter.requires_grad and "lora_A" not in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    theirs.save_pretrained(tmp_path / "theirs")
+    expected.save_pretrained(tmp_path / "theirs")
     kind, run = models.auto(GOLDEN / f"{family}_tiny"), pj.on_one_device(1)
     loaded = weights.load(kind, str(GOLDEN / f"{family}_tiny"), adapter=tmp_path / "theirs")
     batch = text_batch(base().config, "right")
-    assert_close(ours(loaded.params, loaded.model), run_hf(theirs, batch).logits.numpy())
+    assert_close(ours(loaded.params, loaded.model), run_hf(expected, batch).logits.numpy())
 
     plain = lora.add(weights.load(kind, str(GOLDEN / f"{family}_tiny")).params, lora.LoRA(3, 5), jax.random.key(0))
     rng = np.random.default_rng(0)
@@ -168,11 +168,11 @@ def test_a_head_of_two_layers_is_brought_into_the_order_of_classes(family, tmp_p
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_config_is_read_and_written_back(family, tmp_path):
     """What transformers reads from ours is theirs, but for what says nothing about the answer."""
-    theirs = hf_config(family).to_dict()
+    expected = hf_config(family).to_dict()
     hf = FAMILIES_OF_MODELS[family].hf
-    (tmp_path / "config.json").write_text(json.dumps(hf.config_to_hf(hf.config_from_hf(theirs))))
+    (tmp_path / "config.json").write_text(json.dumps(hf.config_to_hf(hf.config_from_hf(expected))))
     again = hub.read_config(tmp_path, FAMILIES_OF_MODELS)
-    assert {name for name, value in theirs.items() if again.get(name) != value} <= {
+    assert {name for name, value in expected.items() if again.get(name) != value} <= {
         "_name_or_path",
         "id2label",
         "label2id",

@@ -25,17 +25,17 @@ from prism_jax.testing import random_params
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_logits_equal_hugging_face(shape, padding, tmp_path):
     batch = token_batch(padding)
-    theirs = run_hf(save_hf_model("GPT2LMHeadModel", hf_config(shape), tmp_path), batch).logits.numpy()
+    expected = run_hf(save_hf_model("GPT2LMHeadModel", hf_config(shape), tmp_path), batch).logits.numpy()
     for exchange, num_parts in ((WHOLE, 1), (pj.AllGather(), 4)):
         ours = run_ours(gpt2.GPT2LMHeadModel, tmp_path, batch, exchange, num_parts)
-        assert_close(np.asarray(ours)[batch["mask"]], theirs[batch["mask"]])
+        assert_close(np.asarray(ours)[batch["mask"]], expected[batch["mask"]])
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("shape", one_is_quick("plain", SHAPES))
 def test_every_layer_equals_hugging_face(shape, tmp_path):
     batch = token_batch("left")
-    theirs = run_hf(save_hf_model("GPT2Model", hf_config(shape), tmp_path), batch, output_hidden_states=True)
+    expected = run_hf(save_hf_model("GPT2Model", hf_config(shape), tmp_path), batch, output_hidden_states=True)
     loaded = weights.load(gpt2.GPT2Model, str(tmp_path))
     parts = pj.split(batch, 1)
     layout = pj.Layout(np.int32(0), parts.real_BN, None, num_parts=1, num_tokens=NUM_TOKENS)
@@ -50,7 +50,7 @@ def test_every_layer_equals_hugging_face(shape, tmp_path):
     blocks = captured["intermediates"]["encoder"]["blocks"]
     ours = [blocks[f"block_{i}"]["__call__"][0][0] for i in range(loaded.model.config.stack.num_layers)]
     # Hugging Face gives the embeddings first, and the last block only after the last norm.
-    for mine, hidden in zip([*ours[:-1], last], theirs.hidden_states[1:], strict=True):
+    for mine, hidden in zip([*ours[:-1], last], expected.hidden_states[1:], strict=True):
         assert_close(np.asarray(mine)[batch["mask"]], hidden.numpy()[batch["mask"]])
 
 
@@ -76,9 +76,9 @@ def test_gradients_equal_hugging_face(num_parts, runner, tmp_path):
 
     gradient = jax.device_get(jax.jit(jax.grad(loss))(run.replicate(ours.params), run.split(batch)))
     named = weights.export_tensors(gradient, gpt2_hf.table(ours.model.config))
-    theirs = {name: p.grad.numpy() for name, p in model.transformer.named_parameters()}
-    assert named.keys() == theirs.keys()
-    for name, value in theirs.items():
+    expected = {name: p.grad.numpy() for name, p in model.transformer.named_parameters()}
+    assert named.keys() == expected.keys()
+    for name, value in expected.items():
         assert_close(named[name], value)
 
 
@@ -150,8 +150,8 @@ def test_the_longest_sequence_in_parts_that_do_not_divide_it(num_parts, tmp_path
     """The padding behind it has no position of its own."""
     config = hf_config("plain", n_positions=17)
     batch = {"ids": token_batch("right")["ids"][:1], "mask": np.ones((1, NUM_TOKENS), bool)}
-    theirs = run_hf(save_hf_model("GPT2LMHeadModel", config, tmp_path), batch).logits.numpy()
-    assert_close(run_ours(gpt2.GPT2LMHeadModel, tmp_path, batch, pj.AllGather(), num_parts), theirs)
+    expected = run_hf(save_hf_model("GPT2LMHeadModel", config, tmp_path), batch).logits.numpy()
+    assert_close(run_ours(gpt2.GPT2LMHeadModel, tmp_path, batch, pj.AllGather(), num_parts), expected)
 
 
 @pytest.mark.parametrize(

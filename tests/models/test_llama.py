@@ -36,10 +36,10 @@ def test_logits_equal_hugging_face(shape, tmp_path):
     hf_model = save_hf_model(head_class(shape).__name__, hf_config(shape), tmp_path)
     for padding in ("right", "left"):
         batch = token_batch(padding)
-        theirs = run_hf(hf_model, batch).logits.numpy()
+        reference = run_hf(hf_model, batch).logits.numpy()
         for exchange, num_parts in ((WHOLE, 1), (pj.AllGather(), 4), (KeysValues(pj.AllGather()), 3)):
             ours = run_ours(head_class(shape), tmp_path, batch, exchange, num_parts)
-            assert_close(np.asarray(ours)[batch["mask"]], theirs[batch["mask"]])
+            assert_close(np.asarray(ours)[batch["mask"]], reference[batch["mask"]])
 
 
 @pytest.mark.parity
@@ -47,12 +47,12 @@ def test_logits_equal_hugging_face(shape, tmp_path):
 def test_every_layer_equals_hugging_face(shape, tmp_path):
     batch = token_batch("left")
     name = head_class(shape).__name__.replace("ForCausalLM", "Model")
-    theirs = run_hf(save_hf_model(name, hf_config(shape), tmp_path), batch, output_hidden_states=True)
+    reference = run_hf(save_hf_model(name, hf_config(shape), tmp_path), batch, output_hidden_states=True)
     loaded, run = weights.load(class_named(name), str(tmp_path)), pj.on_one_device(1)
     ours = block_outputs(loaded.model, loaded.params, run.split(batch), WHOLE, run)
     last = pj.forward(loaded.model, loaded.params, run.split(batch), WHOLE, run)
     # Hugging Face gives the embeddings first, and the last block only after the last norm.
-    for mine, hidden in zip([*ours[:-1], last], theirs.hidden_states[1:], strict=True):
+    for mine, hidden in zip([*ours[:-1], last], reference.hidden_states[1:], strict=True):
         assert_close(np.asarray(mine)[batch["mask"]], hidden.numpy()[batch["mask"]])
 
 
@@ -78,9 +78,9 @@ def test_gradients_equal_hugging_face(shape, runner, tmp_path):
     gradient = jax.device_get(jax.jit(jax.grad(loss))(run.replicate(ours.params), run.split(batch)))
     table = weights.FAMILIES[model.config.model_type].hf.table(ours.model.config)
     named = weights.export_tensors(gradient, table)
-    theirs = {name.removeprefix("model."): p.grad.numpy() for name, p in model.named_parameters()}
-    assert named.keys() == theirs.keys()
-    for name, value in theirs.items():
+    reference = {name.removeprefix("model."): p.grad.numpy() for name, p in model.named_parameters()}
+    assert named.keys() == reference.keys()
+    for name, value in reference.items():
         assert_close(named[name], value)
 
 
@@ -97,10 +97,10 @@ def test_an_export_opens_in_transformers_with_the_same_logits(shape, tmp_path):
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
     assert type(opened).__name__ == head_class(shape).__name__
     batch = token_batch("left")
-    theirs = run_hf(opened, batch).logits.numpy()
+    reference = run_hf(opened, batch).logits.numpy()
     run = pj.on_one_device(1)
     ours = pj.forward(loaded.model, changed, run.split(batch), WHOLE, run)
-    assert_close(np.asarray(ours)[batch["mask"]], theirs[batch["mask"]])
+    assert_close(np.asarray(ours)[batch["mask"]], reference[batch["mask"]])
 
 
 def test_golden_outputs_without_torch():
@@ -124,17 +124,19 @@ def test_parameter_count():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_config_is_read_and_written_back(shape, tmp_path):
     """The config that transformers reads from ours is theirs, but for what says nothing about the answer."""
-    theirs = hf_config(shape)
-    family = FAMILIES[theirs.model_type]
-    (tmp_path / "config.json").write_text(json.dumps(theirs.to_dict()))
+    reference = hf_config(shape)
+    family = FAMILIES[reference.model_type]
+    (tmp_path / "config.json").write_text(json.dumps(reference.to_dict()))
     config = family.hf.config_from_hf(hub.read_config(tmp_path, FAMILIES))
     (tmp_path / "config.json").write_text(json.dumps(family.hf.config_to_hf(config)))
     again = hub.read_config(tmp_path, FAMILIES)
     # of those that are left out, all have the value that transformers gives by itself
-    unequal = {name for name, value in theirs.to_dict().items() if again.get(name) != value}
+    unequal = {name for name, value in reference.to_dict().items() if again.get(name) != value}
     assert unequal <= {"_name_or_path", "bos_token_id", "eos_token_id", "pad_token_id", "rope_parameters"}
     assert family.hf.config_from_hf(again) == config
-    assert {k: v for k, v in again["rope_parameters"].items() if k in theirs.rope_parameters} == theirs.rope_parameters
+    assert {
+        k: v for k, v in again["rope_parameters"].items() if k in reference.rope_parameters
+    } == reference.rope_parameters
 
 
 @pytest.mark.parametrize("rope", [None, LLAMA3, {"type": "linear", "factor": 4.0}, {"type": "default"}])
@@ -202,7 +204,7 @@ def test_frequencies_equal_hugging_face():
     """Of every type of scaling, at sizes where llama3 keeps, mixes and divides."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    def theirs(**rope):
+    def reference(**rope):
         config = hf_config("grouped", head_dim=64, rope_parameters=rope)
         kind = rope["rope_type"]
         if kind == "default":
@@ -218,7 +220,7 @@ def test_frequencies_equal_hugging_face():
     ]
     for rope in cases:
         ours = llama_hf.rotary_from_hf(rope).frequencies(64)
-        assert_close(ours.astype(np.float32), theirs(**rope).numpy())
+        assert_close(ours.astype(np.float32), reference(**rope).numpy())
 
 
 @pytest.mark.parity
@@ -226,5 +228,5 @@ def test_frequencies_equal_hugging_face():
 def test_the_longest_sequence_in_parts_that_do_not_divide_it(num_parts, tmp_path):
     config = hf_config("grouped", max_position_embeddings=NUM_TOKENS)
     batch = {"ids": token_batch("right")["ids"][:1], "mask": np.ones((1, NUM_TOKENS), bool)}
-    theirs = run_hf(save_hf_model("LlamaForCausalLM", config, tmp_path), batch).logits.numpy()
-    assert_close(run_ours(llama.LlamaForCausalLM, tmp_path, batch, pj.AllGather(), num_parts), theirs)
+    reference = run_hf(save_hf_model("LlamaForCausalLM", config, tmp_path), batch).logits.numpy()
+    assert_close(run_ours(llama.LlamaForCausalLM, tmp_path, batch, pj.AllGather(), num_parts), reference)

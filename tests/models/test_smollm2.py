@@ -22,7 +22,7 @@ def smollm2():
 
 
 @pytest.fixture(scope="module")
-def theirs(smollm2):
+def reference(smollm2):
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(smollm2.folder).eval()
@@ -35,7 +35,7 @@ def alice(smollm2) -> np.ndarray:
     return np.array(tokenizer(" ".join(book.split()))["input_ids"][:2048], np.int32).reshape(4, 512)
 
 
-def test_logits_and_perplexity_equal_pytorch(smollm2, theirs):
+def test_logits_and_perplexity_equal_pytorch(smollm2, reference):
     import torch
 
     assert smollm2.model.config == SMOLLM2_135M
@@ -43,13 +43,13 @@ def test_logits_and_perplexity_equal_pytorch(smollm2, theirs):
     ours = jax.jit(lambda params, parts: pj.forward(smollm2.model, params, parts, pj.WholeSequence(), run))
     logits = np.asarray(ours(smollm2.params, run.split({"ids": ids})))
     with torch.inference_mode():
-        expected = theirs(torch.from_numpy(ids.astype(np.int64))).logits.numpy()
+        expected = reference(torch.from_numpy(ids.astype(np.int64))).logits.numpy()
     assert_close(logits, expected)
     perplexity = np.exp(optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], ids[:, 1:]).mean())
     assert perplexity == pytest.approx(27.294, abs=1e-3)
 
 
-def test_greedy_answers_equal_pytorch(smollm2, theirs):
+def test_greedy_answers_equal_pytorch(smollm2, reference):
     """Of a chat, on three parts that share all keys and values."""
     import torch
 
@@ -59,7 +59,7 @@ def test_greedy_answers_equal_pytorch(smollm2, theirs):
     with torch.inference_mode():
         prompt = torch.tensor([ids])
         everywhere = torch.ones_like(prompt)  # the template holds the id of padding, which transformers would mask
-        whole = theirs.generate(
+        whole = reference.generate(
             prompt, attention_mask=everywhere, max_new_tokens=24, do_sample=False, eos_token_id=None
         )
     generator = pj.Generator(smollm2.model, smollm2.params, KeysValues(pj.AllGather()), pj.on_one_device(3))

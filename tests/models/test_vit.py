@@ -26,17 +26,17 @@ from prism_jax.programs import params_shapes
 @pytest.mark.parametrize("shape", SHAPES)
 def test_hidden_states_and_pooler_equal_hugging_face(shape, tmp_path):
     pixels = random_pixels(config := hf_config(shape))
-    theirs = run_hf(save_hf_model("ViTModel", config, tmp_path), pixels)
+    reference = run_hf(save_hf_model("ViTModel", config, tmp_path), pixels)
     hidden, pooled = run_ours(vit.ViTModel, tmp_path, pixels)
-    assert_close(hidden, theirs.last_hidden_state.numpy())
-    assert_close(pooled, theirs.pooler_output.numpy())
+    assert_close(hidden, reference.last_hidden_state.numpy())
+    assert_close(pooled, reference.pooler_output.numpy())
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("shape", one_is_quick("plain", SHAPES))
 def test_every_layer_equals_hugging_face(shape, tmp_path):
     pixels = random_pixels(config := hf_config(shape))
-    theirs = run_hf(save_hf_model("ViTModel", config, tmp_path), pixels, output_hidden_states=True).hidden_states
+    reference = run_hf(save_hf_model("ViTModel", config, tmp_path), pixels, output_hidden_states=True).hidden_states
     loaded = weights.load(vit.ViTModel, str(tmp_path))
     parts = pj.split({"patches": images.patchify(pixels, loaded.model.config)}, 1)
     layout = pj.Layout(np.int32(0), parts.real_BN, None, num_parts=1, num_tokens=parts.num_tokens)
@@ -49,28 +49,28 @@ def test_every_layer_equals_hugging_face(shape, tmp_path):
 
     blocks = captured(loaded.params, parts.tokens)["intermediates"]["encoder"]["blocks"]
     ours = [blocks[f"block_{i}"]["__call__"][0][0] for i in range(loaded.model.config.stack.num_layers)]
-    assert len(ours) == len(theirs) - 1  # theirs begin with the embeddings
-    for mine, hidden in zip(ours, theirs[1:], strict=True):
+    assert len(ours) == len(reference) - 1  # theirs begin with the embeddings
+    for mine, hidden in zip(ours, reference[1:], strict=True):
         assert_close(mine, hidden.numpy())
 
 
 @pytest.mark.parity
 def test_a_head_on_the_class_row_equals_hugging_face(tmp_path):
     pixels = random_pixels(config := hf_config())
-    theirs = run_hf(save_hf_model("ViTForImageClassification", config, tmp_path), pixels)
-    assert_close(run_ours(vit.ViTForImageClassification, tmp_path, pixels), theirs.logits.numpy())
+    reference = run_hf(save_hf_model("ViTForImageClassification", config, tmp_path), pixels)
+    assert_close(run_ours(vit.ViTForImageClassification, tmp_path, pixels), reference.logits.numpy())
     exact = run_ours(vit.ViTForImageClassification, tmp_path, pixels, pj.AllGather(), pj.on_one_device(4))
-    assert_close(exact, theirs.logits.numpy())
+    assert_close(exact, reference.logits.numpy())
 
 
 @pytest.mark.parity
 def test_features_are_the_class_row_and_the_pooler_of_hugging_face(tmp_path):
     pixels = random_pixels(config := hf_config())
-    theirs = run_hf(save_hf_model("ViTModel", config, tmp_path), pixels)
+    reference = run_hf(save_hf_model("ViTModel", config, tmp_path), pixels)
     how = pj.AllGather(), pj.on_one_device(3)
     features = run_ours(vit.ViTForImageFeatures, tmp_path, pixels, *how)
-    assert_close(features, theirs.last_hidden_state[:, 0].numpy())
-    assert_close(run_ours(vit.ViTForPooledFeatures, tmp_path, pixels, *how), theirs.pooler_output.numpy())
+    assert_close(features, reference.last_hidden_state[:, 0].numpy())
+    assert_close(run_ours(vit.ViTForPooledFeatures, tmp_path, pixels, *how), reference.pooler_output.numpy())
 
 
 @pytest.mark.parity
@@ -111,31 +111,31 @@ def at_224_pixels(tmp_path_factory):
     """A small stack at the real resolution, 197 tokens: our model, its parameters, pixels, and what PyTorch says."""
     folder = tmp_path_factory.mktemp("vit_224")
     pixels = random_pixels(config := hf_config(image_size=224, patch_size=16, initializer_range=0.1), examples=1)
-    theirs = run_hf(save_hf_model("ViTModel", config, folder), pixels).last_hidden_state.numpy()
+    reference = run_hf(save_hf_model("ViTModel", config, folder), pixels).last_hidden_state.numpy()
     loaded = weights.load(vit.ViTHiddenStates, str(folder), num_tokens=197)
-    assert_close(one_device := answer(loaded.model, loaded.params, pixels), theirs)
-    return loaded.model, loaded.params, pixels, theirs, one_device
+    assert_close(one_device := answer(loaded.model, loaded.params, pixels), reference)
+    return loaded.model, loaded.params, pixels, reference, one_device
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("num_parts", one_is_quick(3, [2, 3, 4]))
 def test_197_tokens_over_several_devices(num_parts, runner, at_224_pixels):
-    model, params, pixels, theirs, one_device = at_224_pixels
+    model, params, pixels, reference, one_device = at_224_pixels
     run = runner(num_parts)
     exact = answer(model, params, pixels, pj.AllGather(), run)
-    assert_close(exact, theirs)
+    assert_close(exact, reference)
     assert_close(exact, one_device)
     segments = answer(model, params, pixels, pj.SegmentMeans(10), run)
     assert np.isfinite(segments).all()
-    assert 1e-3 < np.abs(segments - theirs).max() < 2 * np.abs(theirs).max()
+    assert 1e-3 < np.abs(segments - reference).max() < 2 * np.abs(reference).max()
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("image_size", one_is_quick((13, 17), [(20, 20), (8, 8), (12, 28), (13, 17)]), ids=str)
 def test_another_resolution_equals_hugging_face(image_size, tmp_path):
-    theirs = save_hf_model("ViTModel", hf_config(), tmp_path)
+    reference = save_hf_model("ViTModel", hf_config(), tmp_path)
     pixels = np.random.default_rng(1).normal(size=(2, 3, *image_size)).astype(np.float32)
-    expected = run_hf(theirs, pixels, interpolate_pos_encoding=True).last_hidden_state.numpy()
+    expected = run_hf(reference, pixels, interpolate_pos_encoding=True).last_hidden_state.numpy()
     loaded = weights.load(vit.ViTHiddenStates, str(tmp_path))
     model, params = vit.with_image_size(loaded.model, loaded.params, image_size)
     assert model.config.image_size == image_size
@@ -148,10 +148,10 @@ def test_another_resolution_equals_hugging_face(image_size, tmp_path):
 )
 def test_an_export_is_read_by_hugging_face(kind, shape, tmp_path):
     config = hf_config(shape)
-    theirs = save_hf_model(kind, config, tmp_path / "theirs")
+    reference = save_hf_model(kind, config, tmp_path / "theirs")
     pixels = random_pixels(config)
-    back = reopened(weights.load(getattr(vit, kind), str(tmp_path / "theirs")), theirs, tmp_path / "ours")
-    for before, after in zip(run_hf(theirs, pixels).values(), run_hf(back, pixels).values(), strict=True):
+    back = reopened(weights.load(getattr(vit, kind), str(tmp_path / "theirs")), reference, tmp_path / "ours")
+    for before, after in zip(run_hf(reference, pixels).values(), run_hf(back, pixels).values(), strict=True):
         np.testing.assert_array_equal(before, after)
     ours, original = back.config.to_dict(), config.to_dict()
     same = set(vit_hf.SUPPORTED) & set(original)
@@ -160,15 +160,15 @@ def test_an_export_is_read_by_hugging_face(kind, shape, tmp_path):
 
 @pytest.mark.parity
 def test_an_export_at_another_resolution(tmp_path):
-    theirs = save_hf_model("ViTModel", hf_config(), tmp_path / "theirs")
+    reference = save_hf_model("ViTModel", hf_config(), tmp_path / "theirs")
     settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 12, "width": 12}, "resample": 3}
     (tmp_path / "theirs" / "preprocessor_config.json").write_text(json.dumps(settings))
     loaded = weights.load(vit.ViTModel, str(tmp_path / "theirs"))
     model, params = vit.with_image_size(loaded.model, loaded.params, (16, 24))
     weights.export(weights.Pretrained(model, params, loaded.folder), tmp_path / "ours")
-    back = type(theirs).from_pretrained(tmp_path / "ours").eval()
+    back = type(reference).from_pretrained(tmp_path / "ours").eval()
     pixels = np.random.default_rng(1).normal(size=(1, 3, 16, 24)).astype(np.float32)
-    expected = run_hf(theirs, pixels, interpolate_pos_encoding=True)
+    expected = run_hf(reference, pixels, interpolate_pos_encoding=True)
     assert_close(run_hf(back, pixels).pooler_output.numpy(), expected.pooler_output.numpy())
     assert back.config.image_size == [16, 24]
     processor = images.load_processor(tmp_path / "ours")
@@ -201,9 +201,9 @@ def test_parameter_counts_are_those_of_pytorch(config):
     from transformers import ViTConfig, ViTModel
 
     with torch.device("meta"):
-        theirs = ViTModel(ViTConfig.from_dict(vit_hf.config_to_hf(config)))
+        reference = ViTModel(ViTConfig.from_dict(vit_hf.config_to_hf(config)))
     ours = params_shapes(vit.ViTModel(config))
-    assert sum(x.size for x in jax.tree.leaves(ours)) == theirs.num_parameters()
+    assert sum(x.size for x in jax.tree.leaves(ours)) == reference.num_parameters()
 
 
 def test_the_config_comes_back():

@@ -55,12 +55,12 @@ def test_golden_outputs_without_torch(family):
 def test_every_head_equals_hugging_face(family, head, tmp_path):
     """And is read back by transformers, from weights of ours, with the same answers."""
     name = FAMILIES[family][0] + head
-    theirs = save_hf_model(name, config := hf_config(family), tmp_path / "theirs")
+    reference = save_hf_model(name, config := hf_config(family), tmp_path / "theirs")
     loaded = loaded_by_auto(name, tmp_path / "theirs")
     changed = jax.tree.map(lambda x: x * 1.25, loaded.params)
-    opened = reopened(weights.Pretrained(loaded.model, changed), theirs, tmp_path / "ours")
+    opened = reopened(weights.Pretrained(loaded.model, changed), reference, tmp_path / "ours")
     pixels = random_pixels(config)
-    for model, params in ((theirs, loaded.params), (opened, changed)):
+    for model, params in ((reference, loaded.params), (opened, changed)):
         ours = jax.tree.leaves(answer(loaded.model, params, pixels))
         for mine, other in zip(ours, run_hf(model, pixels).values(), strict=False):
             assert_close(mine, other.numpy())
@@ -70,9 +70,9 @@ def test_every_head_equals_hugging_face(family, head, tmp_path):
 @pytest.mark.parametrize("family", one_is_quick("dinov2", FAMILIES))
 def test_every_layer_equals_hugging_face(family, tmp_path):
     name = FAMILIES[family][0] + "Model"
-    theirs = save_hf_model(name, config := hf_config(family), tmp_path)
+    reference = save_hf_model(name, config := hf_config(family), tmp_path)
     pixels = random_pixels(config)
-    hidden = run_hf(theirs, pixels, output_hidden_states=True).hidden_states[1:]
+    hidden = run_hf(reference, pixels, output_hidden_states=True).hidden_states[1:]
     loaded, run = weights.load(class_named(name), str(tmp_path)), pj.on_one_device(1)
     batch = {"patches": images.patchify(pixels, loaded.model.config)}
     ours = block_outputs(loaded.model, loaded.params, run.split(batch), WHOLE, run)
@@ -84,10 +84,10 @@ def test_every_layer_equals_hugging_face(family, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_another_resolution_equals_hugging_face(family, tmp_path):
     name = FAMILIES[family][0]
-    theirs = save_hf_model(f"{name}Model", hf_config(family), tmp_path)
+    reference = save_hf_model(f"{name}Model", hf_config(family), tmp_path)
     pixels = np.random.default_rng(1).normal(size=(2, 1, 13, 24)).astype(np.float32)
     given = {"interpolate_pos_encoding": True} if family == "deit" else {}
-    expected = run_hf(theirs, pixels, **given).last_hidden_state.numpy()
+    expected = run_hf(reference, pixels, **given).last_hidden_state.numpy()
     loaded = weights.load(class_named(f"{name}Model"), str(tmp_path))
     model, params = vit.with_image_size(loaded.model, loaded.params, (13, 24))
     assert_close(answer(model, params, pixels)[0], expected)
@@ -115,11 +115,11 @@ def test_peft_opens_an_adapter_of_ours(family, tmp_path):
     )
     peft_files.save(tmp_path, loaded.model, params, base="org/name", whole=kind.label_layers)
     base = getattr(transformers, name + head).from_pretrained(folder, num_labels=3, ignore_mismatched_sizes=True)
-    theirs = peft.PeftModel.from_pretrained(base, tmp_path).eval()
+    reference = peft.PeftModel.from_pretrained(base, tmp_path).eval()
     pixels = random_pixels(base.config)
-    assert_close(answer(loaded.model, params, pixels), run_hf(theirs, pixels).logits.numpy())
+    assert_close(answer(loaded.model, params, pixels), run_hf(reference, pixels).logits.numpy())
     again = weights.load(kind, folder, adapter=tmp_path)
-    assert_close(answer(again.model, again.params, pixels), run_hf(theirs, pixels).logits.numpy())
+    assert_close(answer(again.model, again.params, pixels), run_hf(reference, pixels).logits.numpy())
 
 
 @pytest.mark.parametrize("family", one_is_quick("dinov2", FAMILIES))
@@ -139,11 +139,11 @@ def test_class_tokens_on_every_part_are_that_of_one_device(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_config_is_read_and_written_back(family, tmp_path):
     """What transformers reads from ours is theirs, but for what says nothing about the answer."""
-    theirs = hf_config(family, image_size=[12, 16] if family == "deit" else 16).to_dict()
+    reference = hf_config(family, image_size=[12, 16] if family == "deit" else 16).to_dict()
     hf = FAMILIES_OF_MODELS[family].hf
-    (tmp_path / "config.json").write_text(json.dumps(hf.config_to_hf(hf.config_from_hf(theirs))))
+    (tmp_path / "config.json").write_text(json.dumps(hf.config_to_hf(hf.config_from_hf(reference))))
     again = hub.read_config(tmp_path, FAMILIES_OF_MODELS)
-    unequal = {name for name, value in theirs.items() if again.get(name) != value}
+    unequal = {name for name, value in reference.items() if again.get(name) != value}
     assert unequal <= {"_name_or_path", "id2label", "label2id", "layerscale_value", "use_mask_token"}
 
 

@@ -206,8 +206,8 @@ def test_the_commands_of_a_recipe_are_understood(name, monkeypatch, capsys):
         raise SystemExit(0)
 
     monkeypatch.setattr(flags, "parse", parse_and_stop)
-    told = re.sub(r"\\\n *", " ", docstring(name))
-    commands = re.findall(rf"^ *python -m (\S+) (configs/{name}\.py.*?)(?:   .*)?$", told, re.MULTILINE)
+    printed = re.sub(r"\\\n *", " ", docstring(name))
+    commands = re.findall(rf"^ *python -m (\S+) (configs/{name}\.py.*?)(?:   .*)?$", printed, re.MULTILINE)
     assert commands, "begin the recipe with its command"
     for module, line in commands:
         assert command(module, *shlex.split(line)) == 0, capsys.readouterr().err

@@ -38,14 +38,14 @@ def imports(module: str) -> set[str]:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for x in ast.walk(node)
     }
-    found = set()
+    results = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {name.name for name in node.names}
+            results |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and id(node) not in only_types:
             full = {f"{node.module}.{name.name}" for name in node.names}
-            found |= {name if name in MODULES else str(node.module) for name in full}
-    return {name for name in found if name in MODULES and name != module}
+            results |= {name if name in MODULES else str(node.module) for name in full}
+    return {name for name in results if name in MODULES and name != module}
 
 
 IMPORTS = {module: imports(module) for module in MODULES}

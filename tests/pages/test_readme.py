@@ -35,9 +35,9 @@ BLOCKS = {
 def test_the_cost_example_prints_what_it_says(capsys):
     exec(BLOCKS["cost.compiled_from_shapes"], {})
     printed = capsys.readouterr().out.splitlines()
-    said = re.findall(r"# (\d.*)", BLOCKS["cost.compiled_from_shapes"])
-    assert said
-    assert set(said) <= set(printed)
+    output = re.findall(r"# (\d.*)", BLOCKS["cost.compiled_from_shapes"])
+    assert output
+    assert set(output) <= set(printed)
 
 
 def test_the_python_example(toy_folder):

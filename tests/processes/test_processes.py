@@ -62,7 +62,7 @@ class Found:
 
 
 @pytest.fixture(scope="module")
-def found(quick_to_compile, toy_config, trained, tmp_path_factory) -> Found:
+def results(quick_to_compile, toy_config, trained, tmp_path_factory) -> Found:
     exchanges = ["isolated_parts", "segment_means:2:int8"]
     sweep = ["--parts", "2", "--segments", "--exchanges", *exchanges, "--base", trained]
     blocks = ["--exchange", "segment_means:2", "--num-parts", "2", "--checkpoint", trained]
@@ -87,29 +87,29 @@ def found(quick_to_compile, toy_config, trained, tmp_path_factory) -> Found:
 
 
 def rows(out: Path) -> list[dict]:
-    found = json.loads((out / "results.json").read_text())["rows"]
-    return [{name: x for name, x in row.items() if name != "seconds"} for row in found]
+    results = json.loads((out / "results.json").read_text())["rows"]
+    return [{name: x for name, x in row.items() if name != "seconds"} for row in results]
 
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_the_terminal_alone_prints(found):
-    assert "[0] wrote" in found.printed
-    assert "[1] wrote" not in found.printed
+def test_the_terminal_alone_prints(results):
+    assert "[0] wrote" in results.printed
+    assert "[1] wrote" not in results.printed
 
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_a_sweep_on_two_processes_has_the_rows_of_one_on_emulated_devices(found):
-    several, one = map(rows, found.both("eval.sweep"))
+def test_a_sweep_on_two_processes_has_the_rows_of_one_on_emulated_devices(results):
+    several, one = map(rows, results.both("eval.sweep"))
     assert several == one
     assert len(one) == 3
 
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_blocks_on_two_processes_are_those_of_one(found):
-    several, one = map(rows, found.both("eval.blocks"))
+def test_blocks_on_two_processes_are_those_of_one(results):
+    several, one = map(rows, results.both("eval.blocks"))
     for a, b in zip(several, one, strict=True):
         assert a["score"] == b["score"]
         if a["block"] is not None:  # the last row is of all blocks together
@@ -119,9 +119,9 @@ def test_blocks_on_two_processes_are_those_of_one(found):
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_fine_tuning_on_two_processes_takes_the_steps_of_one(found):
+def test_fine_tuning_on_two_processes_takes_the_steps_of_one(results):
     """Two processes went on with the run of one afterwards, which was done."""
-    several, one = found.both("train.finetune")
+    several, one = results.both("train.finetune")
     losses = [[line["loss"] for line in lines(out) if "loss" in line] for out in (several, one)]
     assert len(losses[0]) == 8
     assert_close(*losses)
@@ -143,9 +143,9 @@ def assert_outcomes(path: Path, num_processes: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_logits_and_generated_tokens_of_two_processes_are_those_of_emulated_devices(found):
-    assert_outcomes(found.several.parent / "found.npz", 2)
-    assert len(np.load(found.several.parent / "found.npz")) == len(on_processes.EXCHANGES) + 1 + 1 + 1 + 2 + 1
+def test_logits_and_generated_tokens_of_two_processes_are_those_of_emulated_devices(results):
+    assert_outcomes(results.several.parent / "found.npz", 2)
+    assert len(np.load(results.several.parent / "found.npz")) == len(on_processes.EXCHANGES) + 1 + 1 + 1 + 2 + 1
 
 
 @pytest.mark.slow
@@ -245,14 +245,14 @@ def supervising(ranks: str, how: str) -> str:
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    ("rank", "number", "said"),
+    ("rank", "number", "output"),
     [
         (0, signal.SIGKILL, "was killed by SIGKILL"),
         (1, signal.SIGKILL, "was killed by SIGKILL"),
         (1, signal.SIGSTOP, "stopped answering: no sign of life for 3 seconds"),
     ],
 )
-def test_a_process_that_is_killed_or_stopped_ends_all(rank, number, said, tmp_path):
+def test_a_process_that_is_killed_or_stopped_ends_all(rank, number, output, tmp_path):
     under_way = tmp_path / "under_way"
     program = supervising(
         f"commands(2, 'helpers.numbers_exchanged', [{str(under_way)!r}, '20'], free_port())", "silent=3"
@@ -264,7 +264,7 @@ def test_a_process_that_is_killed_or_stopped_ends_all(rank, number, said, tmp_pa
         os.kill(ranks[rank], number)
         done = finish(launcher, GONE_SECONDS)
         assert done.returncode == 1
-        assert done.stderr.rstrip().splitlines()[-1].startswith(f"launch: process {rank} {said}")
+        assert done.stderr.rstrip().splitlines()[-1].startswith(f"launch: process {rank} {output}")
         assert "F1" not in done.stderr
         assert not any(map(alive, ranks))
 
@@ -351,10 +351,10 @@ def leave(bonds: list) -> None:
 
 def test_those_who_came_say_who_did_not():
     port = free_port()
-    said = f"2 of 4 processes came to 127.0.0.1:{port} in 1 s, but not process 1, 3; start all of them"
+    output = f"2 of 4 processes came to 127.0.0.1:{port} in 1 s, but not process 1, 3; start all of them"
     for error in together((0, 4), (2, 4), port=port, seconds=1.0):
         assert isinstance(error, RunError)
-        assert said in str(error)
+        assert output in str(error)
     (error,) = together((1, 2), port=port, seconds=0.3)
     assert isinstance(error, RunError)
     assert f"process 0 can't be reached at 127.0.0.1:{port} in 0.3 s (Connection refused)" in str(error)

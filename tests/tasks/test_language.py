@@ -34,7 +34,7 @@ def test_loss_equals_hugging_face(padding, runner, tmp_path):
     labels = torch.from_numpy(np.where(batch["mask"], batch["ids"], -100).astype(np.int64))
     if padding == "left":
         labels[np.arange(4), batch["mask"].argmax(1)] = -100  # the first real token stands after padding
-    theirs = run_hf(model, batch, labels=labels).loss.item()
+    expected = run_hf(model, batch, labels=labels).loss.item()
     ours = weights.load(gpt2.GPT2LMHeadModel, str(tmp_path))
     run = runner(3)
     parts = run.split(batch)
@@ -42,14 +42,14 @@ def test_loss_equals_hugging_face(padding, runner, tmp_path):
     scores = np.asarray(score(run.replicate(ours.params), parts))
     scored = batch["mask"][:, 1:] & batch["mask"][:, :-1]
     assert (scores[~scored] == 0).all()
-    assert_close(-scores.sum() / scored.sum(), theirs)
+    assert_close(-scores.sum() / scored.sum(), expected)
 
 
 @pytest.mark.slow
 def test_scores_and_gradients_on_a_mesh_of_data_and_parts_are_those_of_one_device():
     model = gpt2.GPT2LMHeadModel(gpt2.GPT2Config(stack_config(causal=True, norm_first=True), 100, 64, 0.0))
     params, batch = random_params(model), token_batch("right")
-    found = []
+    results = []
     for run in (pj.on_one_device(3), pj.on_mesh(3, data=2)):
 
         def total(params, parts, run=run):
@@ -59,8 +59,8 @@ def test_scores_and_gradients_on_a_mesh_of_data_and_parts_are_those_of_one_devic
         (_, scores), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(
             run.replicate(params), run.split(batch)
         )
-        found.append((scores, *jax.tree.leaves(gradient)))
-    for one, mesh in zip(*found, strict=True):
+        results.append((scores, *jax.tree.leaves(gradient)))
+    for one, mesh in zip(*results, strict=True):
         assert_close(mesh, one, 1e-4)
 
 

@@ -53,8 +53,8 @@ def test_bert_goes_out_as_it_came_in(name, tmp_path):
     for key, value in first.config.to_dict().items():
         assert key == "_name_or_path" or again.config.to_dict()[key] == value, key
     batch = hf_bert.pair_batch("right")
-    for ours, theirs in zip(hf_bert.run_hf(again, batch), hf_bert.run_hf(first, batch), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for ours, expected in zip(hf_bert.run_hf(again, batch), hf_bert.run_hf(first, batch), strict=True):
+        np.testing.assert_array_equal(ours, expected)
 
 
 @pytest.mark.parity
@@ -77,11 +77,11 @@ def test_a_model_made_here_goes_out(tmp_path):
     model = gpt2.GPT2LMHeadModel(gpt2.GPT2Config(stack, vocab_size=99, num_positions=32))
     params = random_params(model)
     weights.export(weights.Pretrained(model, params), tmp_path)
-    theirs = open_with_transformers("AutoModelForCausalLM", tmp_path)
+    expected = open_with_transformers("AutoModelForCausalLM", tmp_path)
     batch = hf_gpt2.token_batch("right")
     run = pj.on_one_device(1)
     ours = pj.forward(model, params, run.split(batch), pj.WholeSequence(), run)
-    assert_close(np.asarray(ours)[batch["mask"]], hf_gpt2.run_hf(theirs, batch).logits.numpy()[batch["mask"]])
+    assert_close(np.asarray(ours)[batch["mask"]], hf_gpt2.run_hf(expected, batch).logits.numpy()[batch["mask"]])
 
 
 def test_parameters_without_a_name_there_are_not_dropped(tmp_path):
@@ -131,16 +131,16 @@ def test_the_export_command(trained, toy_folder, tmp_path, capsys):
 
     out = tmp_path / "exported"
     assert command("train.export", trained, out) == 0
-    theirs = open_with_transformers("AutoModelForSequenceClassification", out)
-    assert theirs.config.id2label == {0: "zero", 1: "one", 2: "two"}
+    expected = open_with_transformers("AutoModelForSequenceClassification", out)
+    assert expected.config.id2label == {0: "zero", 1: "one", 2: "two"}
     texts = ["w0 w1 w1 w5", "w2 w2 w9"]
     batch = text.tokenize(AutoTokenizer.from_pretrained(out), texts, 18)
     ours = run_ours(bert.BertForSequenceClassification, out, batch)
-    assert_close(ours, hf_bert.run_hf(theirs, batch).logits.numpy())
+    assert_close(ours, hf_bert.run_hf(expected, batch).logits.numpy())
     # The head is the trained one, the encoder that of the source.
 
     best = checkpoint.load(trained)
-    assert_close(theirs.classifier.weight.detach().numpy().T, best.params["classifier"]["kernel"])
+    assert_close(expected.classifier.weight.detach().numpy().T, best.params["classifier"]["kernel"])
 
     capsys.readouterr()
     assert command("train.export", trained, out) == 2

@@ -45,6 +45,6 @@ def test_the_stored_steps_change_loss_and_gradient(family):
 @pytest.mark.parity
 @pytest.mark.parametrize("family", FAMILIES)
 def test_steps_equal_pytorch(family):
-    theirs = torch_steps(FAMILIES[family])
-    assert_same(our_steps(FAMILIES[family], pj.WholeSequence(), 1), theirs)
-    assert_same(STORED[family], theirs)
+    reference = torch_steps(FAMILIES[family])
+    assert_same(our_steps(FAMILIES[family], pj.WholeSequence(), 1), reference)
+    assert_same(STORED[family], reference)

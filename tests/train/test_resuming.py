@@ -27,9 +27,10 @@ def test_a_run_that_is_done_stays_as_it_is(whole, toy_config, tmp_path, capsys):
     out = Path(shutil.copytree(whole, tmp_path / "run"))
     flags = [*WHOLE, "--out", out, "--resume"]
     assert command("train.finetune", toy_config, *flags) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
-        "trained through segment_means:1 on 3, segment_means:3 on 3; checkpoints chosen by segment_means:8 on 2" in said
+        "trained through segment_means:1 on 3, segment_means:3 on 3; checkpoints chosen by segment_means:8 on 2"
+        in printed
     )
     for name in ("result.json", "metrics.jsonl"):
         assert (out / name).read_text() == (whole / name).read_text()

@@ -163,8 +163,8 @@ def test_data_that_changed_are_noticed(toy_config, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     source, out = write(tmp_path / "data", 60), tmp_path / "run"
     assert go("train.finetune", "--out", out)[0] == 0
-    told = json.loads((out / "config.json").read_text())
-    assert {name: part["examples"] for name, part in told["data"].items()} == {"training": 54, "held_out": 6}
+    expected = json.loads((out / "config.json").read_text())
+    assert {name: part["examples"] for name, part in expected["data"].items()} == {"training": 54, "held_out": 6}
 
     write(source, 60, changed="w8")
     status, error = go("train.finetune", "--out", out, "--resume")
@@ -188,7 +188,7 @@ def test_data_that_changed_are_noticed(toy_config, tmp_path, monkeypatch, capsys
     assert not (tmp_path / "other" / "config.json").exists()
     elsewhere = write(tmp_path / "elsewhere", 50)  # other data on purpose
     assert go("train.finetune", "--start", out, "--out", tmp_path / "other", source=elsewhere)[0] == 0
-    (out / "config.json").write_text(json.dumps({name: value for name, value in told.items() if name != "data"}))
+    (out / "config.json").write_text(json.dumps({name: value for name, value in expected.items() if name != "data"}))
     assert go("train.finetune", "--out", out, "--resume")[0] == 0  # as earlier versions wrote it
 
 

@@ -58,11 +58,11 @@ def test_a_run_that_fails_leaves_nothing_and_can_be_repeated(source, tmp_path, m
     flags = [*source, "--vocab-size", 280, "--out", out]
     monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", on_a_full_disk)
     assert command("train.tokenizer", *flags) == 1
-    said = (
+    printed = (
         f"error: the tokenizer can't be written to {out}: No space left on device (os error 28); "
         "nothing is left of it\n"
     )
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == printed
     assert [path.name for path in out.iterdir()] == ["config.json"]
     monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", real)
     assert command("train.tokenizer", *flags) == 0

@@ -162,9 +162,9 @@ def test_training_ends_when_its_patience_is_spent(toy_config, tmp_path):
 def test_wrong_input_is_one_line_before_anything_slow(flags, message, toy_config, tmp_path, capsys):
     out = tmp_path / "run"
     assert command("train.finetune", toy_config, *flags, "--out", out) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert message in said[-1]
-    assert len(said) == 1
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert message in printed[-1]
+    assert len(printed) == 1
     assert not out.exists()
 
 
@@ -177,8 +177,8 @@ def test_weights_that_do_not_fit_are_refused_before_the_data_are_read(module, to
     del tensors["bert.encoder.layer.1.output.dense.bias"]
     save_file(tensors, folder / "model.safetensors")
     assert command(module, file, "--weights", folder, "--out", tmp_path / "out") == 2
-    (said,) = capsys.readouterr().err.strip().splitlines()
-    assert "encoder.layer.1.output.dense.bias is missing" in said
+    (printed,) = capsys.readouterr().err.strip().splitlines()
+    assert "encoder.layer.1.output.dense.bias is missing" in printed
 
 
 def test_a_folder_whose_checkpoints_could_not_be_read_is_refused(toy_config, tmp_path, capsys):
