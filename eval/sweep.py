@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from eval.reporting import files, markdown, sweep_plots, tables
+from eval.reporting import files, markdown, tables
+from eval.reporting.sweep_points import scored
 from eval.scoring import variants
 from eval.scoring.load import check_runs, load_scoring
 from eval.scoring.rows import planned_row
@@ -107,7 +108,7 @@ def main(argv: list[str]) -> None:
         (out / name).unlink(missing_ok=True)
     files.write_json(out, content)
     files.write_csv(out, content["rows"])
-    written = markdown.write_report(out, {out.name: content}) if sweep_plots.scored(content) else []
+    written = markdown.write_report(out, {out.name: content}) if scored(content) else []
     print(f"wrote {out}/{', '.join(['results.json', 'results.csv', *written])}")
     if failed := sum(
         "error" in row and not planned.impossible for row, planned in zip(sweeper.rows, rows, strict=True)
