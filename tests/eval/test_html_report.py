@@ -90,7 +90,7 @@ def test_a_missing_library_is_one_line(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def browser():
     """Chromium, or a skipped test."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra browser")
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:
         pytest.skip("no Chromium on this machine; install the package chromium")
