@@ -11,7 +11,6 @@ import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
-from tqdm import tqdm
 
 from eval.reporting import files
 from eval.reporting.tables import UNITS, with_interval
@@ -30,6 +29,7 @@ from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
 from prism_jax.experiments.recipe import Evaluation, Experiment, Preparation
 from prism_jax.parallel.processes import is_terminal
+from prism_jax.progress import Progress
 from prism_jax.user_paths import UserPath
 
 
@@ -81,7 +81,8 @@ def main(argv: list[str]) -> None:
     )
     print(table.header, flush=True)
     rows: list[dict] = []
-    for block, errors in [*enumerate(errors_of_blocks(scoring, params, setting)), (None, {})]:
+    measured = [*enumerate(errors_of_blocks(scoring, params, setting)), (None, {})]
+    for block, errors in Progress(measured, "blocks", unit="block"):
         compressed = setting.exchange if block is None else in_one_block(setting.exchange, num_layers, block)
         score = Score.of(scoring.task, outcomes(replace(setting, exchange=compressed)), exact)
         rows.append({"block": block, **errors, **score.to_json()})
@@ -92,7 +93,7 @@ def main(argv: list[str]) -> None:
             with_interval(score.score, score.score_ci95, digits),
             with_interval(score.difference_to_one_device, score.difference_ci95, digits, "+"),
         )
-        tqdm.write(table.line(cells))
+        Progress.write(table.line(cells))
     if not is_terminal():
         return
     content = files.results(scoring, rows, f"python -m eval.blocks {shlex.join(argv)}")

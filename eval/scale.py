@@ -26,6 +26,7 @@ from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchange
 from prism_jax.exchange.baselines import AllGather, WholeSequence
 from prism_jax.exchange.segments import SegmentMeans
+from prism_jax.progress import Progress
 from prism_jax.records import NumTokens
 from prism_jax.user_paths import UserPath
 
@@ -96,19 +97,19 @@ def main(argv: list[str]) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     settings = [(WholeSequence(), 1), (AllGather(), command.num_parts)]
     settings += [(SegmentMeans(num_segments), command.num_parts) for num_segments in command.segments]
-    for num_tokens in sorted(command.lengths):
-        for exchange, num_parts in settings:
-            setting = (str(exchange), num_parts, num_tokens, command.layers)
-            if setting in {(row["exchange"], row["num_parts"], row["tokens"], row["layers"]) for row in rows}:
-                continue
-            row = measure_part(command, exchange, num_parts, num_tokens)
-            if "error" not in row:
-                rows.append(row)
-                mebibytes = row["memory_activations_bytes_compiled"] / 2**20
-                outcome = f"{row['seconds']:9.3f} s  {mebibytes:9.1f} MiB activations"
-            print(f"N = {num_tokens:6d}  {exchange!s:20s} {row.get('error') or outcome}", flush=True)
-            content = {"schema": files.SCHEMA, "config": asdict(command), "environment": files.environment()}
-            files.write_json(out, content | {"rows": rows})
+    planned = [(num_tokens, *setting) for num_tokens in sorted(command.lengths) for setting in settings]
+    for num_tokens, exchange, num_parts in Progress(planned, "records", unit="record"):
+        setting = (str(exchange), num_parts, num_tokens, command.layers)
+        if setting in {(row["exchange"], row["num_parts"], row["tokens"], row["layers"]) for row in rows}:
+            continue
+        row = measure_part(command, exchange, num_parts, num_tokens)
+        if "error" not in row:
+            rows.append(row)
+            mebibytes = row["memory_activations_bytes_compiled"] / 2**20
+            outcome = f"{row['seconds']:9.3f} s  {mebibytes:9.1f} MiB activations"
+        Progress.write(f"N = {num_tokens:6d}  {exchange!s:20s} {row.get('error') or outcome}")
+        content = {"schema": files.SCHEMA, "config": asdict(command), "environment": files.environment()}
+        files.write_json(out, content | {"rows": rows})
     shown = [row for row in rows if row["layers"] == command.layers and row["num_parts"] in (1, command.num_parts)]
     powers = exponents(shown)
     for exchange_name, power in powers.items():

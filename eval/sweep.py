@@ -12,9 +12,8 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
-from eval.reporting import files, markdown, sweep_plots, tables
+from eval.reporting import files, markdown, tables
+from eval.reporting.sweep_points import scored
 from eval.scoring import variants
 from eval.scoring.load import check_runs, load_scoring
 from eval.scoring.rows import planned_row
@@ -29,6 +28,7 @@ from prism_jax.errors import InputError, RunError
 from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Preparation
 from prism_jax.parallel.place import Place, make_runners
 from prism_jax.parallel.processes import from_terminal, is_terminal
+from prism_jax.progress import Progress
 from prism_jax.user_paths import UserPath
 
 
@@ -94,10 +94,10 @@ def main(argv: list[str]) -> None:
     table = tables.text_table(columns)
     print(table.header, flush=True)
     grows = not (out / "results.csv").exists()  # complete results stay until the new ones are complete
-    with tqdm(rows, "records", unit="record", disable=None) as progress:
+    with Progress(rows, "records", unit="record", leave=True) as progress:
         for planned in progress:
             row = sweeper(planned)
-            tqdm.write(table.line(tables.cells(row, columns)))
+            Progress.write(table.line(tables.cells(row, columns)))
             if grows:
                 files.write_json(out, files.results(scoring, sweeper.rows, command_line, remarks))
     if not is_terminal():
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
         (out / name).unlink(missing_ok=True)
     files.write_json(out, content)
     files.write_csv(out, content["rows"])
-    written = markdown.write_report(out, {out.name: content}) if sweep_plots.scored(content) else []
+    written = markdown.write_report(out, {out.name: content}) if scored(content) else []
     print(f"wrote {out}/{', '.join(['results.json', 'results.csv', *written])}")
     if failed := sum(
         "error" in row and not planned.impossible for row, planned in zip(sweeper.rows, rows, strict=True)

@@ -23,6 +23,7 @@ from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError
 from prism_jax.exchange.wire import FLOAT32, WIRES, check_names
 from prism_jax.parallel.partition import check_parts
+from prism_jax.progress import Progress
 from prism_jax.records import NumTokens
 from prism_jax.user_paths import UserPath
 
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     print(TABLE.header, flush=True)
     records = []
-    for num_parts in command.num_parts:
+    for num_parts in Progress(command.num_parts, "numbers of parts", unit="number"):
         with ProcessPoolExecutor(1, get_context("spawn"), wire_times.stay_on_one_core) as process:
             asked = (command.wires, num_parts, command.num_tokens, command.rounds)
             measured = process.submit(wire_times.measure, *asked).result()
@@ -79,7 +80,7 @@ def main(argv: list[str]) -> None:
             low, high = record["share_of_block_p10_p90"]
             times = (f"{1e3 * record[name]:.3f}" for name in ("encode_seconds", "decode_seconds", "block_seconds"))
             share = f"{100 * record['share_of_block']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-            print(TABLE.line([record["wire"], str(num_parts), str(record["row_bytes"]), *times, share]), flush=True)
+            Progress.write(TABLE.line([record["wire"], str(num_parts), str(record["row_bytes"]), *times, share]))
     content = {"schema": files.SCHEMA, "config": asdict(command), "environment": files.environment()}
     files.write_json(out, content | {"rows": records})
     print(f"wrote {out}/results.json")

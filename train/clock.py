@@ -1,20 +1,13 @@
-"""Times of steps, the share of them that is spent waiting for data, and the progress of a run."""
+"""Times of steps, and the share of them that is spent waiting for data."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
-from tqdm import tqdm
-
-from prism_jax.parallel.processes import is_terminal
 
 T = TypeVar("T")
-
-LINE_SECONDS = 30.0
-"""Seconds between two lines of progress if the output is not a terminal."""
 
 
 class Clock:
@@ -59,48 +52,3 @@ class Clock:
     def _when_ready(self, result: Any) -> float:
         jax.block_until_ready(result)
         return self.now()
-
-
-class Progress:
-    """Shows steps, loss, rate and time left: a bar on a terminal, or occasional lines in a file.
-
-    Args:
-      first: number of steps taken before this command.
-      total: number of steps at the end of the run.
-      now: returns the time in seconds.
-      line_seconds: minimum number of seconds between two lines.
-    """
-
-    def __init__(
-        self,
-        first: int,
-        total: int,
-        *,
-        now: Callable[[], float] = time.perf_counter,
-        line_seconds: float = LINE_SECONDS,
-    ) -> None:
-        self._bar = tqdm(total=total, initial=first, desc="training", unit="step", disable=None)
-        self._first, self._total, self._now, self._line_seconds = first, total, now, line_seconds
-        self._started = self._last_line = now()
-
-    def at(self, step: int, loss: float) -> None:
-        """Shows the loss of a step that has ended."""
-        postfix, now = f"loss={loss:.4g}", self._now()
-        self._bar.set_postfix_str(postfix, refresh=False)
-        self._bar.update(step - self._bar.n)
-        if self._bar.disable and is_terminal() and now - self._last_line >= self._line_seconds:
-            self._last_line = now
-            meter = tqdm.format_meter(
-                step,
-                self._total,
-                now - self._started,
-                initial=self._first,
-                prefix="training",
-                unit="step",
-                postfix=postfix,
-                bar_format="{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
-            )
-            print(meter, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        self._bar.close()

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from tqdm import tqdm
 
 from prism_jax.data.datasets import Dataset, subset
 from prism_jax.data.text import bucket_lengths
@@ -21,8 +20,10 @@ from prism_jax.experiments.build import check_same_classes, load_model, load_run
 from prism_jax.experiments.recipe import Experiment
 from prism_jax.layers import lora
 from prism_jax.parallel.partition import Layout
+from prism_jax.progress import Progress
 from prism_jax.tasks import prepare
 from prism_jax.tasks.batches import scoring_batches
+from prism_jax.tasks.predict import num_batches
 from prism_jax.weights import Pretrained
 
 ITERATIONS = 25
@@ -99,7 +100,8 @@ def rows_of_blocks(
     places = np.random.default_rng(experiment.training.seed).permutation(int(np.sum(task.lengths)))[:most]
     wanted, read_before = np.zeros(int(np.sum(task.lengths)), bool), 0
     wanted[places] = True
-    for batch in tqdm(scoring_batches(task, lengths, experiment.batch_size), "rows", unit="batch", disable=None):
+    batches = scoring_batches(task, lengths, experiment.batch_size)
+    for batch in Progress(batches, "rows", num_batches(task, lengths, experiment.batch_size), unit="batch"):
         tokens = dict(batch.tokens)
         real_BN = np.asarray(tokens.pop("mask", np.ones((len(batch.weight_B), batch.num_tokens))), bool)
         tokens_read = np.argwhere(real_BN & (batch.weight_B > 0)[:, None])
@@ -151,7 +153,7 @@ def fit(books: Codebooks, rows: list[np.ndarray], seed: int) -> dict[str, dict[s
       seed: of the first centroids.
     """
     arrays = {}
-    with tqdm(total=len(rows) * books.groups, desc=str(books), unit="codebook", disable=None) as progress:
+    with Progress(total=len(rows) * books.groups, desc=str(books), unit="codebook") as progress:
         for i, of_block in enumerate(rows):
             centroids = []
             for piece in np.split(of_block, books.groups, axis=1):

@@ -22,8 +22,9 @@ from prism_jax.folders import write
 from prism_jax.layers import lora
 from prism_jax.metrics import scores
 from prism_jax.parallel.processes import from_terminal, on_any
+from prism_jax.progress import Progress
 from prism_jax.tasks.predict import Predictor
-from train.clock import Clock, Progress
+from train.clock import Clock
 from train.distill import Taught
 from train.late_metrics import LateMetrics, Step
 from train.log import Log
@@ -102,7 +103,8 @@ class Run:
 
     def _train(self, first: int, manager: Manager, log: Log) -> int:
         """Trains from step `first`, and returns the last step."""
-        step, late, progress = first, LateMetrics(), Progress(first, self.num_steps)
+        step, late = first, LateMetrics()
+        progress = Progress(total=self.num_steps, initial=first, desc="training", unit="step", leave=True)
         compiled = set[tuple[Setting, int]]()
         stopped = spent = False
         with stop_requests() as requests:
@@ -155,7 +157,8 @@ class Run:
         """Shows and logs a finished step. Ends the run if the step was not finite. Does nothing for None."""
         if step is None:
             return
-        progress.at(step.number, float(step.metrics["loss"]))
+        progress.set_postfix_str(f"loss={float(step.metrics['loss']):.4g}", refresh=False)
+        progress.update(step.number - progress.n)
         if not step.metrics["finite"]:
             self._save_before(step, manager)
         if step.number % self.plan.training.log_every == 0:

@@ -20,6 +20,7 @@ from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.data.datasets import Corpus
 from prism_jax.errors import InputError, RunError, one_line
+from prism_jax.progress import Progress
 from prism_jax.records import MOST
 from prism_jax.user_paths import UserPath
 
@@ -53,7 +54,7 @@ def byte_level_bpe(documents: Sequence[str], vocab_size: int) -> PreTrainedToken
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(documents, trainer)
+    tokenizer.train_from_iterator(Progress(documents, "texts", unit="text"), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-from tqdm import tqdm
 
 from prism_jax import cost, records
 from prism_jax.errors import InputError
@@ -14,6 +13,7 @@ from prism_jax.exchange.text import text_of
 from prism_jax.generation import Generator
 from prism_jax.parallel.partition import part_length
 from prism_jax.parallel.processes import from_terminal, is_terminal
+from prism_jax.progress import Progress
 from prism_jax.records import Natural
 from prism_jax.sampling import Sampling
 
@@ -113,7 +113,7 @@ def compare(
     """Measures cache and speed of generators on the same prompts. They take turns, after a run that compiles. The first
     one is the reference."""
     seconds: list[list[tuple[float, float]]] = [[] for _ in arms]
-    for i in tqdm(range(ROUNDS + 1), "measuring", leave=False, unit="round", disable=None):
+    for i in Progress(range(ROUNDS + 1), "measuring", unit="round"):
         for arm, times in zip(arms, seconds, strict=True):
             from_terminal(lambda: None)  # a barrier: all processes begin together
             if arm.run.num_parts == 1 and not is_terminal():

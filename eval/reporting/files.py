@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,12 @@ def finite(value: Any) -> Any:
 
 
 def write_json(out: Path, content: dict) -> None:
-    """Writes results.json, with a line for each record."""
-    records = ",\n".join(json.dumps(row, separators=(",", ":")) for row in content["rows"])
-    frame = json.dumps(content | {"rows": []}, indent=2)
-    write(out / "results.json", frame.replace('\n  "rows": []', f'\n  "rows": [\n{records}\n  ]') + "\n")
+    """Writes results.json, with a line for each field and for each record."""
+    compact = partial(json.dumps, separators=(",", ":"))
+    fields = {name: compact(value) for name, value in content.items()}
+    fields["rows"] = "[\n" + ",\n".join(map(compact, content["rows"])) + "\n]"
+    lines = ",\n".join(f"{json.dumps(name)}: {value}" for name, value in fields.items())
+    write(out / "results.json", f"{{\n{lines}\n}}\n")
 
 
 def write_predictions(path: Path, scoring: Scoring, outcomes: np.ndarray) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from eval.reporting import sweep_plots, tables
+from eval.reporting.sweep_points import PLOTS, panels_of, scored
 from eval.scoring.variants import BASE, CONTROL
 from prism_jax.folders import write
 
-FINAL_FILES = ("results.csv", "report.md", *sweep_plots.PLOTS)
+FINAL_FILES = ("results.csv", "report.md", *(f"{name}.png" for name in PLOTS))
 """Files that are written after the last record. Until then, results.json grows record by record, but results of a
 finished sweep are only replaced by complete ones."""
 
@@ -18,7 +19,7 @@ def write_report(
     out: Path,
     contents: Mapping[str, dict],
     page: str = "report.md",
-    plots: Sequence[str] = tuple(sweep_plots.PLOTS),
+    plots: Sequence[str] = tuple(PLOTS),
 ) -> list[str]:
     """Writes the page and its plots; returns the names of the files.
 
@@ -26,24 +27,18 @@ def write_report(
       out: folder of the page.
       contents: contents of results.json, by name of the run.
       page: file name of the page.
-      plots: file names of the plots to draw.
+      plots: names of the plots to draw.
     """
-    panels = {}
-    for name, content in contents.items():
-        rows = sweep_plots.scored(content)
-        for num_tokens in dict.fromkeys(row["tokens"] for row in rows):
-            panels[name, num_tokens] = content | {"rows": [row for row in rows if row["tokens"] == num_tokens]}
-    drawn = [name for name in plots if sweep_plots.PLOTS[name].draw(out / name, panels)]
+    panels = panels_of(contents)
+    drawn = [name for name in plots if sweep_plots.draw(PLOTS[name], out / f"{name}.png", panels)]
     write(out / page, markdown(contents, drawn))
-    return [page, *drawn]
+    return [page, *(f"{name}.png" for name in drawn)]
 
 
 def markdown(contents: Mapping[str, dict], drawn: Sequence[str]) -> str:
     """Returns the page."""
     sections = [section(content, name if len(contents) > 1 else None) for name, content in contents.items()]
-    pictures = "\n\n".join(
-        f"![{sweep_plots.PLOTS[name].title}]({name})\n\n{sweep_plots.PLOTS[name].explanation}" for name in drawn
-    )
+    pictures = "\n\n".join(f"![{PLOTS[name].title}]({name}.png)\n\n{PLOTS[name].explanation}" for name in drawn)
     commands = "".join(f"    {content['command']}\n" for content in contents.values())
     return f"""{"".join(sections)}{mean_over_runs(contents)}
 {HOW_TO_READ}
@@ -58,17 +53,11 @@ Run it again:
 def mean_over_runs(contents: Mapping[str, dict]) -> str:
     """Returns a table of the mean over runs, for example of several seeds, for the settings that all runs scored. Empty
     if there is none."""
-    kinds = {
-        (content["model"], content["dataset"], sweep_plots.scored(content)[0]["metric"])
-        for content in contents.values()
-    }
+    kinds = {(content["model"], content["dataset"], scored(content)[0]["metric"]) for content in contents.values()}
     if len(contents) == 1 or len(kinds) > 1:
         return ""
     names = ("tokens", "num_parts", "exchange", "num_segments", "wire", "weights")
-    runs = [
-        {tuple(row[name] for name in names): row for row in sweep_plots.scored(content)}
-        for content in contents.values()
-    ]
+    runs = [{tuple(row[name] for name in names): row for row in scored(content)} for content in contents.values()]
     common = [key for key in runs[0] if all(key in run for run in runs)]
     if not common:
         return ""
@@ -98,7 +87,7 @@ The mean over the runs and the standard deviation between them. Recovery is that
 def section(content: dict, name: str | None) -> str:
     """Returns the table of one run, and its environment."""
     rows, environment = content["rows"], content["environment"]
-    first = sweep_plots.scored(content)[0]
+    first = scored(content)[0]
     lengths = ", ".join(dict.fromkeys(str(row["tokens"]) for row in rows))
     kind = (
         "emulated CPU devices; their accuracy is that of real ones, their time is not"

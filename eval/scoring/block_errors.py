@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from eval.scoring.load import Scoring
 from eval.scoring.variants import ONE_DEVICE
@@ -20,7 +19,9 @@ from prism_jax.parallel.place import make_runner
 from prism_jax.parallel.processes import several
 from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.programs import block_outputs
+from prism_jax.progress import Progress
 from prism_jax.tasks.batches import scoring_batches
+from prism_jax.tasks.predict import num_batches
 
 
 def runner_for(num_parts: int) -> PlacedRunner:
@@ -66,8 +67,8 @@ def errors_of_blocks(scoring: Scoring, params: Any, setting: Setting) -> list[di
         return jnp.stack(sums), real_BN.sum()
 
     placed, total, tokens = run.replicate(params), np.zeros((model.config.stack.num_layers, 2)), 0.0
-    batches = scoring_batches(scoring.task, scoring.buckets, scoring.experiment.batch_size)
-    for batch in tqdm(batches, "blocks", leave=False, unit="batch", disable=None):
+    cut = (scoring.task, scoring.buckets, scoring.experiment.batch_size)
+    for batch in Progress(scoring_batches(*cut), "errors", num_batches(*cut), unit="batch"):
         whole = one_device.split(batch.tokens)
         parts = run.split(batch.tokens)
         approximate = run.fetch(outputs(setting.exchange, run, placed, parts))

@@ -20,6 +20,7 @@ from prism_jax.forward import forward
 from prism_jax.models.base import Model
 from prism_jax.parallel.partition import Layout, Parts, split
 from prism_jax.parallel.runner import PartFunction, Runner
+from prism_jax.progress import Progress
 
 ROUNDS, AT_MOST_SECONDS = 9, 20.0
 """Largest number of rounds of a setting, and seconds for each setting after which the rounds end."""
@@ -88,13 +89,15 @@ def measure(scoring: Scoring, settings: Sequence[Setting], batch_size: int) -> l
         jax.block_until_ready(compiled(params, parts))
         programs.append((compiled, parts))
     seconds = np.zeros((0, len(settings)))
-    while len(seconds) < ROUNDS and (len(seconds) < 2 or seconds.sum() < AT_MOST_SECONDS * len(settings)):
+    for _ in Progress(range(ROUNDS), "one part alone", unit="round"):
         round_seconds = []
         for compiled, parts in programs:
             started = time.perf_counter()
             jax.block_until_ready(compiled(params, parts))
             round_seconds.append(time.perf_counter() - started)
         seconds = np.vstack([seconds, round_seconds])
+        if len(seconds) >= 2 and seconds.sum() >= AT_MOST_SECONDS * len(settings):
+            break
     return [
         {
             "setting": text_of(setting.exchange),

@@ -23,6 +23,7 @@ from prism_jax.data import images
 from prism_jax.errors import InputError
 from prism_jax.models import bert, gpt2, llama, vit
 from prism_jax.models.base import Model
+from prism_jax.progress import Progress
 
 try:
     import torch
@@ -195,6 +196,8 @@ def compare(command: "Speed", out: Path) -> None:
     config = {name: value for name, value in dataclasses.asdict(command).items() if name != "out"}
     content = {"schema": files.SCHEMA, "config": config, "environment": environment}
     print(TABLE.header, flush=True)
+    num_records = len(command.families) * len(command.steps) * len(command.batch_sizes)
+    progress = Progress(total=num_records, desc="records", unit="record")
     for family in command.families:
         model = without_dropout(MODELS[family], command.compute_dtype)
         params = pj.init_params(model, jax.random.key(0))
@@ -210,7 +213,9 @@ def compare(command: "Speed", out: Path) -> None:
                 )
                 row = {"family": family, "step": step, "batch_size": batch_size} | _measure(command, ours, reference)
                 rows.append(row)
-                print(TABLE.line(cells(row)), flush=True)
+                progress.write(TABLE.line(cells(row)))
+                progress.update()
+    progress.close()
     files.write_json(out, content | {"rows": rows})
 
 

@@ -20,6 +20,7 @@ from prism_jax.parallel.mesh import on_mesh
 from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.processes import barrier, from_terminal
 from prism_jax.parallel.runner import PlacedRunner
+from prism_jax.progress import Progress
 
 WARM_UP = 2
 """Number of uncounted requests at the start."""
@@ -116,7 +117,7 @@ def time_in_turn(requests: Sequence[Request], rounds: int, seconds: float) -> li
     rounds = from_terminal(lambda: max(LEAST_ROUNDS, min(rounds, int(seconds / sum(last_seconds)))))
     for request in requests:
         request.forget()
-    for i in range(rounds):
+    for i in Progress(range(rounds), "requests", unit="round"):
         for request in requests if i % 2 == 0 else reversed(requests):
             request()
     return from_terminal(lambda: [record_of(request, requests) for request in requests])

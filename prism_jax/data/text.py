@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from prism_jax.assets import hub
 from prism_jax.errors import InputError
+from prism_jax.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -148,7 +148,7 @@ def cut(
     if num_tokens <= special:
         raise InputError(f"num_tokens is {num_tokens}, but {special} of them are special; choose {special + 1} or more")
     ids, types = [], []
-    progress = tqdm(total=len(texts), desc="tokenising", unit="text", leave=False, disable=None)
+    progress = Progress(total=len(texts), desc="tokenising", unit="text")
     for start in range(0, len(texts), CHUNK):
         chunk = slice(start, start + CHUNK)
         out = tokenizer(

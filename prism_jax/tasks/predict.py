@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from prism_jax.data.text import bucket_of
 from prism_jax.exchange.setting import Setting
@@ -13,6 +12,7 @@ from prism_jax.forward import Head, encode
 from prism_jax.models.base import Model
 from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.runner import PlacedRunner
+from prism_jax.progress import Progress
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.batches import Batch, scoring_batches
 
@@ -48,9 +48,8 @@ class Predictor:
         """
         outcomes: np.ndarray | None = None
         batches = scoring_batches(self.task, self.buckets, self.batch_size)
-        steps = [-(-count // self.batch_size) for count in count_by_bucket(self.task, self.buckets).values()]
-        description = description or str(self.setting)
-        for batch in tqdm(batches, description, sum(steps), leave=False, unit="batch", disable=None):
+        steps = num_batches(self.task, self.buckets, self.batch_size)
+        for batch in Progress(batches, description or str(self.setting), steps, unit="batch"):
             parts, targets = self.run.split(batch.tokens), self.run.broadcast(batch.targets)
             outcome = self.run.fetch(self._program(batch, params, parts, targets)(params, parts, targets))
             if outcomes is None:
@@ -69,6 +68,11 @@ class Predictor:
 
             self.programs[batch.num_tokens] = jax.jit(program).lower(params, parts, targets).compile()
         return self.programs[batch.num_tokens]
+
+
+def num_batches(task: Task, buckets: tuple[int, ...], batch_size: int) -> int:
+    """Returns the number of batches that hold all sequences of a task, see `scoring_batches`."""
+    return sum(-(-count // batch_size) for count in count_by_bucket(task, buckets).values())
 
 
 def count_by_bucket(task: Task, buckets: tuple[int, ...]) -> dict[int, int]:

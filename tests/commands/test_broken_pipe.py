@@ -69,6 +69,14 @@ def test_a_command_needs_no_stdout_and_no_stderr(closed, printed):
     assert (done.returncode, done.stderr) == (2, printed)
 
 
+def test_every_command_goes_through_the_same_door():
+    """eval.launch alone has a door of its own, which is tested above."""
+    sources = {path.stem: path.read_text() for name in ("eval", "train") for path in (ROOT / name).glob("*.py")}
+    last_lines = {name: text.splitlines()[-1].strip() for name, text in sources.items() if "__main__" in text}
+    assert len(last_lines) > 15
+    assert {name for name, line in last_lines.items() if line != "run(main, sys.argv[1:])"} == {"launch"}
+
+
 def test_another_broken_pipe_is_an_error():
     reader, writer = os.pipe()
     os.close(reader)

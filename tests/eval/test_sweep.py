@@ -16,7 +16,7 @@ from helpers.command import command
 from helpers.paths import ROOT
 from PIL import Image
 
-from eval.reporting import sweep_plots
+from eval.reporting import sweep_plots, sweep_points
 from eval.reporting.markdown import mean_over_runs
 from eval.reporting.style import plt
 from eval.scoring import variants
@@ -420,7 +420,7 @@ def test_the_pareto_front(metric, expected):
         {"metric": metric, "score": score, "bytes_sent_per_device": 1e3 * kb, "number": i}
         for i, (score, kb) in enumerate(zip(scores, sent, strict=True))
     ]
-    assert [row["number"] for row in sweep_plots.pareto(rows, sweep_plots.sent)] == expected
+    assert [row["number"] for row in sweep_points.pareto(rows, sweep_points.sent)] == expected
 
 
 def test_what_recovery_must_not_be_taken_for_is_said(trained, toy_config, tmp_path, capsys):

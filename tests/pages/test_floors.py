@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 from helpers.paths import ROOT
 
 FLOORS = """
-errors trees seeds records user_paths folders
+errors trees seeds records user_paths folders progress
 parallel assets metrics
 exchange
 layers

@@ -8,7 +8,9 @@ import textwrap
 from pathlib import Path
 
 import jax
+import optax
 import pytest
+from flax import nnx
 from helpers.closeness import assert_close
 from helpers.command import command
 from helpers.paths import GOLDEN, ROOT
@@ -18,6 +20,8 @@ from safetensors.numpy import load_file
 import prism_jax as pj
 from prism_jax import weights
 from prism_jax.forward import encode
+from prism_jax.models.bert import BertForSequenceClassification
+from prism_jax.testing import random_params
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -25,7 +29,7 @@ PAGES = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT /
 EVERYTHING = "\n".join(PAGES.values())
 NAMES = (
     "check_exchange|LastTokens|LearnedPower|cost[.]compiled_from_shapes|BertForSentenceEmbedding|encode_part|"
-    "ViTForImageFeatures|pj[.]Generator|DictReader|models[.]auto"
+    "ViTForImageFeatures|pj[.]Generator|DictReader|models[.]auto|nnx[.]Module"
 )
 BLOCKS = {
     re.search(NAMES, block)[0]: block for block in re.findall(r"```python\n(.*?)```", EVERYTHING, flags=re.DOTALL)
@@ -67,6 +71,29 @@ def test_the_class_is_found_in_the_example():
     names = {}
     exec(BLOCKS["models.auto"].replace("openai-community/gpt2", str(GOLDEN / "gpt2_tiny")), names)
     assert type(names["loaded"].model).__name__ == "GPT2LMHeadModel"
+
+
+def test_the_step_with_nnx_is_the_plain_one(tmp_path):
+    model = BertForSequenceClassification(tiny_bert()[0].config)
+    params, batch, labels = random_params(model), tiny_batch(12, padded=True), jax.numpy.array([0, 1, 1])
+    weights.export(weights.Pretrained(model, params), tmp_path)
+    names = {}
+    exec(BLOCKS["nnx.Module"].replace("org/name", str(tmp_path)), names)
+    network = names["OnParts"](model, params, pj.SegmentMeans(4), pj.on_mesh(3))
+    optimizer = nnx.Optimizer(network, optax.sgd(0.5), wrt=nnx.Param)
+    parts = network.run.split(batch)
+
+    @jax.jit
+    def plain(params):
+        logits = pj.forward(model, params, parts, pj.SegmentMeans(4), network.run)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    value, gradient = jax.jit(jax.value_and_grad(plain))(params)
+    assert_close(names["step"](network, optimizer, parts, labels), value)
+    expected = jax.tree.map(lambda x, dx: x - 0.5 * dx, params, gradient)
+    assert max(abs(dx).max() for dx in jax.tree.leaves(gradient)) > 1e-2
+    for x, wanted in zip(jax.tree.leaves(network.params), jax.tree.leaves(expected), strict=True):
+        assert_close(x, wanted)
 
 
 def test_the_generation_example(tmp_path, capsys):
@@ -145,6 +172,7 @@ def test_every_command_stands_on_a_page():
 @pytest.mark.parametrize("module", MODULES)
 def test_every_command_has_the_flags_that_are_named(module, toy_config, capsys):
     named = {flag for of, words in COMMANDS if of == module for flag in re.findall(r"--[a-z][a-z-.]*[a-z]", words)}
+    named -= {"--tyro-write-completion"}  # of the library, and not in its help
     source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
     for config in ([toy_config], []) if "flags.parse(" in source else ([],):
         assert command(module, *config, "--help") == 0

@@ -1,5 +1,4 @@
-"""Time waited for data, and progress where there is no screen. Every time is the test's own,
-so the machine's load changes none."""
+"""Time waited for data. Every time is the test's own, so the machine's load changes none."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.clock import Clock, Progress
+from train.clock import Clock
 
 
 class Time:
@@ -78,16 +77,3 @@ def test_a_step_that_ended_before_its_successor_was_asked_for_is_waited_for_from
     clock.next_of(slow())
     clock.count(0.3)
     assert clock.waited == pytest.approx(0.3)
-
-
-def test_progress_in_a_file_is_a_line_now_and_then(capsys):
-    now = Time()
-    progress = Progress(10, 40, now=now, line_seconds=30.0)
-    for seconds, step, loss in ((30, 11, 0.5), (59, 12, 0.4), (60, 13, 0.25)):
-        now.seconds = seconds
-        progress.at(step, loss)
-    progress.close()
-    assert capsys.readouterr().err.splitlines() == [
-        "training: 11/40 [00:30<14:30, 30.00s/step, loss=0.5]",
-        "training: 13/40 [01:00<09:00, 20.00s/step, loss=0.25]",
-    ]

@@ -368,7 +368,7 @@ def test_the_config_of_a_hub_id_is_checked_before_the_rest_is_fetched(folder, mo
 
     asked = []
 
-    def download(source, *, revision, allow_patterns):
+    def download(source, *, revision, allow_patterns, tqdm_class):
         asked.append(allow_patterns)
         return folder
 
