@@ -32,7 +32,7 @@ from prism_jax.generation import Generator
 from prism_jax.parallel.mesh import emulate_devices, on_mesh
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.partition import Layout, Parts, split
-from prism_jax.programs import init_params
+from prism_jax.programs import init_params, overlapped
 from prism_jax.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ __all__ = [
     "models",
     "on_mesh",
     "on_one_device",
+    "overlapped",
     "split",
     "tasks",
     "testing",

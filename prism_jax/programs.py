@@ -1,6 +1,8 @@
 """Programs around `forward`: its lowered form, freshly drawn parameters, and what the blocks compute inside."""
 
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 import flax
@@ -11,9 +13,11 @@ import jax.numpy as jnp
 from prism_jax.exchange import arrays
 from prism_jax.exchange.base import Exchanges
 from prism_jax.exchange.baselines import WholeSequence
-from prism_jax.forward import bound, forward
+from prism_jax.forward import Head, bound, encode, forward
 from prism_jax.layers.transformer import Attention, Block
 from prism_jax.models.base import Model
+from prism_jax.parallel.mesh import OnMesh
+from prism_jax.parallel.overlapped import OverlappedOnMesh
 from prism_jax.parallel.partition import Layout, Parts, split
 from prism_jax.parallel.runner import PlacedRunner, Runner
 from prism_jax.trees import unflatten
@@ -107,3 +111,45 @@ def lower(model: Model, exchange: Exchanges, run: PlacedRunner, batch_size: int,
     }
     params = {**params_shapes(model), **unflatten(of_exchange)}
     return jax.jit(program).lower(*run.shapes(params, parts))
+
+
+@dataclass(frozen=True)
+class Overlapped:
+    """`forward` on a mesh, as several programs: blocks compute while rows are under way. Made by `overlapped`.
+
+    Attributes:
+      model: the model.
+      exchange: one exchange, or a tuple with one for each block.
+      run: the runner, for this model and exchange alone.
+    """
+
+    model: Model
+    exchange: Exchanges
+    run: OverlappedOnMesh
+
+    def __call__(self, params: Any, parts: Parts) -> Any:
+        """Returns what `forward` returns. The first call for a shape compiles.
+
+        Raises:
+          InputError: inside jit or grad; or if the model or the exchange can't run on this many tokens and parts.
+        """
+        rows_BRD = encode(self.model, params, parts, self.exchange, self.run)
+        return _head(self.model, OnMesh(self.run.mesh))(params, rows_BRD, parts)
+
+    @property
+    def compiled(self) -> list[jax.stages.Compiled]:
+        """The programs up to the join, in the order of their launch, for all shapes so far."""
+        return [program for made in self.run.made.values() for _, program in made.launches]
+
+
+def overlapped(model: Model, exchange: Exchanges, run: OnMesh) -> Overlapped:
+    """Returns `forward` as a program of `(params, parts)` that hides the collectives of `displaced` behind the blocks.
+
+    It gives values only. Call it outside of jit, with parameters from `run.replicate` and parts from `run.split`.
+    """
+    return Overlapped(model, exchange, OverlappedOnMesh(run.mesh))
+
+
+@cache
+def _head(model: Model, run: OnMesh) -> Callable[[Any, jax.Array, Parts], Any]:
+    return jax.jit(lambda params, rows_BRD, parts: Head(model, params, run)(rows_BRD, parts))

@@ -97,6 +97,7 @@ class PartAlone(TypedDict):
     bytes_split_per_device: Bytes
     bytes_join_per_device: Bytes
     collectives: Natural
+    collectives_hidden: NotRequired[Natural]
 
 
 class Timed(PartAlone):

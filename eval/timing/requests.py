@@ -16,10 +16,11 @@ from eval.timing.part_alone import traffic
 from prism_jax import cost
 from prism_jax.exchange.setting import Setting
 from prism_jax.forward import forward
-from prism_jax.parallel.mesh import on_mesh
+from prism_jax.parallel.mesh import OnMesh, on_mesh
 from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.processes import barrier, from_terminal
 from prism_jax.parallel.runner import PlacedRunner
+from prism_jax.programs import Overlapped, overlapped
 from prism_jax.progress import Progress
 
 WARM_UP = 2
@@ -51,7 +52,7 @@ class Request:
     run: PlacedRunner
     params: Any
     batch: dict[str, np.ndarray]
-    program: jax.stages.Compiled | None = None
+    program: jax.stages.Compiled | Overlapped | None = None
     seconds: list[float] = field(default_factory=list)
     counted: list[tuple[int, int]] = field(default_factory=list)
     logits: np.ndarray | None = None
@@ -69,7 +70,7 @@ class Request:
         if self.run.here:
             parts = self.run.split(self.batch)
             if self.program is None:
-                self.program = self._compiled(parts)
+                self.program = self._made(parts)
             self.logits = self.run.fetch(self.program(self.params, parts))
         self.seconds.append(time.perf_counter() - started)
         if before and (after := shaped.counters()):
@@ -81,10 +82,21 @@ class Request:
         self.seconds.clear()
         self.counted.clear()
 
-    def _compiled(self, parts: Parts) -> jax.stages.Compiled:
+    def _made(self, parts: Parts) -> jax.stages.Compiled | Overlapped:
+        """Returns the program. Only collectives that can be hidden are worth a program each."""
         model, exchange, run = self.scoring.model, self.setting.exchange, self.run
+        if self.cost.collectives_hidden and isinstance(run, OnMesh):
+            return overlapped(model, exchange, run)
         program = jax.jit(lambda params, parts: forward(model, params, parts, exchange, run))
         return program.lower(self.params, parts).compile()
+
+    @property
+    def cost(self) -> cost.Cost:
+        """Cost of one example, by formula."""
+        model, num_tokens = self.scoring.model, self.scoring.experiment.num_tokens
+        return cost.formula(
+            model.config.stack, self.setting.exchange, self.setting.num_parts, num_tokens, model.extra_rows
+        )
 
 
 Places = dict[int, tuple[PlacedRunner, Any]]
@@ -127,13 +139,13 @@ def record_of(request: Request, requests: Sequence[Request]) -> dict:
     """Returns the record of a setting: its time compared with the others, round by round, and its cost by formula and
     from the compiled program."""
     scoring, setting, batch_size = request.scoring, request.setting, len(next(iter(request.batch.values())))
-    model, num_tokens, num_parts = scoring.model, scoring.experiment.num_tokens, setting.num_parts
+    num_tokens = scoring.experiment.num_tokens
     one_device, voltage = requests[0], requests[1]
-    formula = cost.formula(model.config.stack, setting.exchange, num_parts, num_tokens, model.extra_rows)
     assert request.program is not None
     assert request.logits is not None
     assert one_device.logits is not None
-    compiled_cost = cost.compiled(request.program, batch_size) if jax.default_backend() == "cpu" else None
+    programs = request.program.compiled if isinstance(request.program, Overlapped) else [request.program]
+    compiled = [cost.compiled(x, batch_size) for x in programs] if jax.default_backend() == "cpu" else None
     sent, received = np.median(request.counted, axis=0).tolist() if request.counted else (None, None)
     lengths = scoring.task.lengths[np.arange(batch_size) % len(scoring.task.lengths)]
     return {
@@ -145,12 +157,12 @@ def record_of(request: Request, requests: Sequence[Request]) -> dict:
         **spread("speedup", np.divide(one_device.seconds, request.seconds)),
         **spread("speedup_to_all_gather", np.divide(voltage.seconds, request.seconds)),
         "logits_difference": float(np.abs(request.logits - one_device.logits).max() / np.abs(one_device.logits).max()),
-        "flops_per_device": formula.flops * batch_size,
+        "flops_per_device": request.cost.flops * batch_size,
         **traffic(scoring, setting, batch_size),
-        "bytes_sent_per_device_compiled": compiled_cost.bytes_sent * batch_size if compiled_cost else None,
+        "bytes_sent_per_device_compiled": sum(x.bytes_sent for x in compiled) * batch_size if compiled else None,
         "bytes_counted_sent": sent,
         "bytes_counted_received": received,
-        "collectives_compiled": compiled_cost.collectives if compiled_cost else None,
+        "collectives_compiled": sum(x.collectives for x in compiled) if compiled else None,
     }
 
 

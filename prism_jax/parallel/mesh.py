@@ -87,7 +87,10 @@ class OnMesh:
         return jax.device_get(transfer.everywhere(self.mesh)(tree) if self._several else tree)
 
     def __call__(self, function: PartFunction, params: Any, parts: Parts) -> jax.Array:
-        rows = self.each(function, params, parts)
+        return self.join(self.each(function, params, parts))
+
+    def join(self, rows: jax.Array) -> jax.Array:
+        """Returns rows [B, P*R, ...] that `each` left cut along axis 1, whole on every device. Inside jit."""
         with jax.named_scope("join"):
             return jax.sharding.reshard(rows, jax.NamedSharding(self.mesh, self._specs()[1]))
 

@@ -63,6 +63,7 @@ def outcomes(num_parts: int) -> dict[str, np.ndarray]:
 
         results |= {f"{family} {name}": value for name, value in run.fetch(logits(params, parts)).items()}
         if family == "bert" and num_parts == 2:
+            results["overlapped"] = run.fetch(pj.overlapped(loaded.model, FLOATS, run)(params, parts))
             on_data = pj.on_mesh(1, data=2)
             args = on_data.replicate(loaded.params), on_data.split(batch(loaded.model))
             whole = partial(pj.forward, loaded.model, exchange=pj.WholeSequence(), run=on_data)

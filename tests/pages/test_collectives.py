@@ -29,6 +29,7 @@ COMMUNICATION = {
 FILES = {
     "exchange/base.py": {"all_gather"},
     "parallel/mesh.py": {"reshard", "shard_map"},
+    "parallel/overlapped.py": {"shard_map"},
     "parallel/transfer.py": {"ppermute", "shard_map"},
     "parallel/processes.py": {"process_allgather", "broadcast_one_to_all", "sync_global_devices"},
 }

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_to_compile")
 PAGES = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 EVERYTHING = "\n".join(PAGES.values())
 NAMES = (
-    "check_exchange|LastTokens|LearnedPower|cost[.]compiled_from_shapes|BertForSentenceEmbedding|encode_part|"
+    "check_exchange|LastTokens|LearnedPower|cost[.]compiled_from_shapes|BertForSentenceEmbedding|encode_part|pj[.]overlapped|"
     "ViTForImageFeatures|pj[.]Generator|DictReader|models[.]auto|nnx[.]Module"
 )
 BLOCKS = {
@@ -129,6 +129,15 @@ def test_the_exchange_that_learns(toy_config, trained, tmp_path):
     powers = load_file(tmp_path / "exported" / "exchange.safetensors")
     assert sorted(powers) == [f"exchange/learned_power/block_{i}/power" for i in range(2)]
     assert all(power.shape == () and abs(power - 1) > 1e-4 for power in powers.values())
+
+
+def test_the_overlapped_program_of_the_page():
+    """On a tiny BERT in place of BERT-base."""
+    names = {}
+    tiny = "BertConfig, BertModel\nfrom helpers.tiny import stack_config"
+    block = BLOCKS["pj.overlapped"].replace("BERT_BASE, BertModel", tiny)
+    exec(block.replace("BERT_BASE", "BertConfig(stack_config())"), names)
+    assert names["hidden"].shape == (1, 256, 32)
 
 
 def with_fresh_head(load):
