@@ -105,7 +105,7 @@ def measure(scoring: Scoring, settings: Sequence[Setting], batch_size: int) -> l
             "num_parts": setting.num_parts,
             "tokens": scoring.experiment.num_tokens,
             "batch_size": batch_size,
-            "seconds": float(median),
+            "seconds": float(f"{median:.6g}"),
             **traffic(scoring, setting, batch_size),
         }
         for setting, median in zip(settings, np.median(seconds, axis=0), strict=True)

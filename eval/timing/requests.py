@@ -167,9 +167,9 @@ def record_of(request: Request, requests: Sequence[Request]) -> dict:
 
 
 def spread(name: str, values: Any) -> dict[str, float]:
-    """Returns median, 10th and 90th percentile."""
-    p10, median, p90 = np.percentile(values, [10, 50, 90])
-    return {name: float(median), f"{name}_p10": float(p10), f"{name}_p90": float(p90)}
+    """Returns median, 10th and 90th percentile, in six digits: a clock gives no more."""
+    p10, median, p90 = (float(f"{value:.6g}") for value in np.percentile(values, [10, 50, 90]))
+    return {name: median, f"{name}_p10": p10, f"{name}_p90": p90}
 
 
 TABLE = TextTable(
