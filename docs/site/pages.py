@@ -48,7 +48,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Returns the files of the site, from those of docs/ and of the theme."""
     own = [file for file in files if file.src_dir == config.docs_dir]
     placed = {f"docs/{file.src_uri}": Path(file.abs_src_path or "") for file in own}
-    placed |= {name: ROOT / name for name in BESIDE_DOCS}
+    cards = (str(path.relative_to(ROOT)) for path in ROOT.glob("configs/adapters/*/README.md"))
+    placed |= {name: ROOT / name for name in (*BESIDE_DOCS, *cards)}
     made: dict[str, str | bytes] = {**dict(api_pages()), **dict(recipe_pages())}
     made["docs/results/README.md"] = results_page()
     for path, source in placed.items():
