@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from prism_jax.errors import InputError
 from prism_jax.exchange import arrays
 from prism_jax.exchange.base import Exchanges
 from prism_jax.exchange.baselines import WholeSequence
@@ -146,7 +147,12 @@ def overlapped(model: Model, exchange: Exchanges, run: OnMesh) -> Overlapped:
     """Returns `forward` as a program of `(params, parts)` that hides the collectives of `displaced` behind the blocks.
 
     It gives values only. Call it outside of jit, with parameters from `run.replicate` and parts from `run.split`.
+
+    Raises:
+      InputError: if the runner has no mesh.
     """
+    if not isinstance(run, OnMesh):
+        raise InputError(f"parts on {type(run).__name__} exchange nothing that could be hidden; give on_mesh(P)")
     return Overlapped(model, exchange, OverlappedOnMesh(run.mesh))
 
 

@@ -34,7 +34,7 @@ def climb(host: str) -> list[dict]:
     """
     end = jax.process_index()
     try:
-        with _listening() if end == 0 else contextlib.nullcontext() as server:
+        with _listening(host) if end == 0 else contextlib.nullcontext() as server:
             port = from_terminal(lambda: server.getsockname()[1] if server else 0)
             if server:
                 server.settimeout(WAIT_SECONDS)
@@ -44,7 +44,9 @@ def climb(host: str) -> list[dict]:
                 with socket.create_connection((host, port), timeout=WAIT_SECONDS) as link:
                     _answer(link)
     except OSError as error:
-        raise RunError(f"the link between {host} and process 1 carries nothing: {error}") from error
+        raise RunError(
+            f"no messages between process 1 and {host}: {error}; let a firewall pass what process 0 listens to"
+        ) from error
     return []
 
 
@@ -56,10 +58,10 @@ def measured(rungs: Sequence[dict]) -> dict[str, float]:
     return {"rtt_ms": 1e3 * (first["seconds"] - 8 * first["bytes_counted"] / rate), "rate_bits_per_second": rate}
 
 
-def _listening() -> socket.socket:
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("", 0))
+def _listening(host: str) -> socket.socket:
+    """Returns a server at this address alone, on a port that the system chooses."""
+    family, *_ = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    return socket.create_server((host, 0), family=family)
 
 
 def _send_up(link: socket.socket) -> list[dict]:

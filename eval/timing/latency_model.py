@@ -95,10 +95,11 @@ def link_of(row: dict) -> Link:
 
 def fit(rows: Sequence[dict]) -> Constants:
     """Fits the constants to measured records of several parts. Each needs the time of its part alone in
-    `seconds_alone`."""
+    `seconds_alone`. Requests with hidden collectives are left out: the constants price collectives that are waited for.
+    """
     from scipy.optimize import nnls
 
-    rows = [row for row in rows if row["num_parts"] > 1]
+    rows = [row for row in rows if row["num_parts"] > 1 and not row.get("collectives_hidden")]
     scale = np.array([row["seconds"] for row in rows])
     terms = np.array([_terms(traffic_of(row), link_of(row)) for row in rows]) / scale[:, None]
     communication = np.array([row["seconds"] - row["seconds_alone"] for row in rows]) / scale

@@ -59,7 +59,7 @@ def formula(
     and keys and values G F. A gated MLP has 6 T D M. A block sends (P-1) L rows of D numbers, of 4 bytes each or as the
     wire format defines. An exchange of keys and values computes those of T rows in place of K, and its rows have 2 G F
     numbers. The products of an exchange itself, such as the search for codes, are added, see `Exchange.flops`. First
-    tokens that every part gets whole are S rows more to attend to, and (P-1) S float32 rows to send. A block whose rows
+    tokens that every part gets whole are I rows more to attend to, and (P-1) I float32 rows to send. A block whose rows
     nobody would read sends none, see `Exchange.read_after`.
 
     Args:
@@ -69,7 +69,8 @@ def formula(
       num_tokens: N.
       extra_rows: rows that a part computes in addition to its tokens, see `Model`. They count in T, but are not sent.
     """
-    D, Q, E, M = stack.features, stack.query_features, stack.kv_features, _layers_of_mlp(stack) * stack.mlp_features
+    D, M = stack.features, _layers_of_mlp(stack) * stack.mlp_features
+    queries, keys = stack.query_features, stack.kv_features
     T = _rows_of_a_part(num_parts, num_tokens, extra_rows)
     flops: float = 0
     moved = collectives = hidden = 0
@@ -77,7 +78,7 @@ def formula(
         own, width = part_length(num_tokens, num_parts), stack.width_of(block_exchange)
         K = T + block_exchange.rows_received(own, num_parts)
         projected = T if block_exchange.keys_values else K
-        flops += 4 * T * D * Q + 4 * projected * D * E + 4 * T * K * Q + 2 * T * D * M
+        flops += 4 * T * D * queries + 4 * projected * D * keys + 4 * T * K * queries + 2 * T * D * M
         read_after = block_exchange.read_after(block, stack.num_layers)
         if read_after is None:
             continue
@@ -154,7 +155,7 @@ def activations(
     memory better needs less; one that copies needs more. Keys and values that are shared stand in place of the rows
     attended to (2 K G F).
     """
-    D, H, Q, E = stack.features, stack.num_heads, stack.query_features, stack.kv_features
+    D, H, queries, keys = stack.features, stack.num_heads, stack.query_features, stack.kv_features
     M = _layers_of_mlp(stack) * stack.mlp_features
     kept = 3 if stack.rotary else 2
     T = _rows_of_a_part(num_parts, num_tokens, extra_rows)
@@ -162,9 +163,9 @@ def activations(
     for block_exchange in per_block(exchange, stack.num_layers):
         K = T + block_exchange.rows_received(part_length(num_tokens, num_parts), num_parts)
         normed = 2 if stack.norm_first else 1
-        rows = T * D * normed + 2 * K * E if block_exchange.keys_values else T * D + K * D * normed
+        rows = T * D * normed + 2 * K * keys if block_exchange.keys_values else T * D + K * D * normed
         scores = min(H * T * K, max(SCORES_BYTES / 4 / batch_size, H * K))
-        most = max(most, rows + T * Q + kept * K * E + 2 * scores, 2 * T * D + T * M)
+        most = max(most, rows + T * queries + kept * K * keys + 2 * scores, 2 * T * D + T * M)
     return 4 * batch_size * most
 
 

@@ -102,7 +102,7 @@ class Exchange(abc.ABC):
 
     @property
     def first_rows(self) -> int:
-        """First tokens of the sequence, S, that every part gets whole, in float32, beside the rows of `rows_sent`."""
+        """First tokens of the sequence, I, that every part gets whole, in float32, beside the rows of `rows_sent`."""
         return 0
 
     def rows_received(self, part_len: int, num_parts: int) -> int:

@@ -111,8 +111,8 @@ class _Flat:
             return step.writes
         starts = np.cumsum([0, *params["sizes"]])[:-1].tolist()
         shapes = [shape_of(x).shape for x in eqn.outvars]
-        found = [self.piece(reads[0], params["axis"], *place) for place in zip(starts, shapes, strict=True)]
-        return [x if piece is None else piece for x, piece in zip(step.writes, found, strict=True)]
+        pieces = [self.piece(reads[0], params["axis"], *at) for at in zip(starts, shapes, strict=True)]
+        return [x if piece is None else piece for x, piece in zip(step.writes, pieces, strict=True)]
 
     def piece(self, x: Atom, axis: int, start: int, shape: tuple[int, ...]) -> Atom | None:
         """Returns the value that a concatenation put at `start`, if it has this shape. Own rows in front of rows that
@@ -155,11 +155,12 @@ def cut(closed: core.ClosedJaxpr) -> tuple[list[Stretch], list[int]]:
         left = [step for step in left if step not in group]
         after = {step: max(waited, latest[step.writes[0]]) for step in group}  # the last one to wait for
         stretch: list[Step] = []
-        for waited in sorted(set(after.values())):
-            stretch = [*stretch, *(step for step in group if after[step] == waited)]
+        for collective_waited in sorted(set(after.values())):
+            stretch = [*stretch, *(step for step in group if after[step] == collective_waited)]
             if _products(stretch):
                 groups, stretch = [*groups, stretch], []
         groups += [one for one in (stretch, [collective] if collective else []) if one]
+        waited = max(waited, *after.values()) if after else waited
     stretches = []
     for i, group in enumerate(groups):
         written = {x for step in group for x in step.writes}

@@ -60,6 +60,8 @@ class Programs:
                     stacked = (run.mesh.size, *local.shape)
                     self._shapes[x] = jax.ShapeDtypeStruct(stacked, local.dtype, sharding=of_each_device)
                     self._stacked.add(x)
+        last = {x: i for i, stretch in enumerate(stretches) for x in stretch.reads if x not in self._outputs}
+        self._last_reads = [[x for x in stretch.reads if last.get(x) == i] for i, stretch in enumerate(stretches)]
         compiled: dict[Hashable, jax.stages.Compiled] = {}
         self.launches: list[tuple[Stretch, jax.stages.Compiled]] = []
         for stretch in stretches:
@@ -71,10 +73,12 @@ class Programs:
     def __call__(self, params: Any, parts: Parts) -> Any:
         values = dict(enumerate(jax.tree.leaves(_arguments(params, parts))))
         under_way: dict[int, Future] = {}
-        for stretch, program in self.launches:
+        for (stretch, program), last_read in zip(self.launches, self._last_reads, strict=True):
             for x in under_way.keys() & stretch.reads:
                 (values[x],) = under_way.pop(x).result()
             inputs = [values[x] for x in stretch.reads]
+            for x in last_read:
+                del values[x]
             if stretch.is_collective:
                 arriving = _collectives().submit(_when_ready, program, inputs)
                 under_way[stretch.writes[0]] = arriving
@@ -82,6 +86,7 @@ class Programs:
                     arriving.result()
             else:
                 values |= zip(stretch.writes, program(*inputs), strict=True)
+        values |= {x: arriving.result()[0] for x, arriving in under_way.items()}
         return jax.tree.unflatten(self._structure, [values[x] for x in self._outputs])
 
     def _key(self, stretch: Stretch) -> Hashable:

@@ -11,6 +11,7 @@ from typing import Any, Self, TypedDict
 from prism_jax.assets import hub
 from prism_jax.errors import InputError
 from prism_jax.models.hf_names import ANY, Table, refuse_unsupported
+from prism_jax.parallel.processes import from_terminal
 from prism_jax.records import Count, Finite
 
 CONFIG = "adapter_config.json"
@@ -46,8 +47,15 @@ class _Json(TypedDict, total=False):
 
 
 def is_adapter(folder: Path | str) -> bool:
-    """Returns whether a folder holds an adapter in PEFT's layout."""
-    return (Path(folder) / CONFIG).is_file()
+    """Returns whether a folder holds an adapter in PEFT's layout on process 0. Called on every process.
+
+    Raises:
+      InputError: if this process has no such adapter.
+    """
+    here = (Path(folder) / CONFIG).is_file()
+    if (everywhere := from_terminal(lambda: here)) and not here:
+        raise InputError(f"{folder} holds an adapter on process 0, but none here; copy it to every machine")
+    return everywhere
 
 
 @dataclass(frozen=True)

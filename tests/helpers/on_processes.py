@@ -1,6 +1,7 @@
 """Answers that several processes compute, and one with emulated devices: python -m helpers.on_processes FILE"""
 
 import sys
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -10,12 +11,14 @@ import prism_jax as pj
 from helpers.paths import GOLDEN
 from prism_jax import weights
 from prism_jax.exchange import FirstTokens, KeysValues
-from prism_jax.exchange.text import text_of
-from prism_jax.models.bert import BertForSequenceClassification
+from prism_jax.exchange.text import parse, text_of
+from prism_jax.models.bert import BertConfig, BertForSequenceClassification
 from prism_jax.models.gpt2 import GPT2LMHeadModel
 from prism_jax.models.llama import LlamaForCausalLM
 from prism_jax.models.vit import ViTForImageClassification
 from prism_jax.parallel import processes
+from prism_jax.parallel.mesh import OnMesh
+from prism_jax.testing import random_params
 
 FAMILIES = {
     "bert": BertForSequenceClassification,
@@ -26,6 +29,7 @@ FAMILIES = {
 _, *OTHER_WIRES = pj.WIRES.values()
 FLOATS = (pj.AllGather(), pj.SegmentMeans(2))
 """One for each of two blocks, of rows as they are."""
+HIDDEN = parse("displaced:segment_means:2")
 KEYS_VALUES = (FirstTokens(KeysValues(pj.AllGather(wire=pj.WIRES["int8"])), 1), FirstTokens(pj.SegmentMeans(2), 2))
 EXCHANGES = [
     FLOATS,
@@ -63,7 +67,7 @@ def outcomes(num_parts: int) -> dict[str, np.ndarray]:
 
         results |= {f"{family} {name}": value for name, value in run.fetch(logits(params, parts)).items()}
         if family == "bert" and num_parts == 2:
-            results["overlapped"] = run.fetch(pj.overlapped(loaded.model, FLOATS, run)(params, parts))
+            results |= overlapped_and_not(loaded.model.config, run)
             on_data = pj.on_mesh(1, data=2)
             args = on_data.replicate(loaded.params), on_data.split(batch(loaded.model))
             whole = partial(pj.forward, loaded.model, exchange=pj.WholeSequence(), run=on_data)
@@ -74,6 +78,15 @@ def outcomes(num_parts: int) -> dict[str, np.ndarray]:
             results["generated"] = np.array(generator(prompts, NEW_TOKENS))
             results["logits of generated"] = generator.logits(prompts[1:], results["generated"][1:])
     return results
+
+
+def overlapped_and_not(config: BertConfig, run: OnMesh) -> dict[str, np.ndarray]:
+    """What a BERT of four blocks gives with a hidden collective, and what `forward` gives."""
+    model = BertForSequenceClassification(replace(config, stack=replace(config.stack, num_layers=4)))
+    params, parts = run.replicate(random_params(model)), run.split(batch(model))
+    program = pj.overlapped(model, HIDDEN, run)
+    forward = jax.jit(lambda params, parts: pj.forward(model, params, parts, HIDDEN, run))
+    return {"overlapped": run.fetch(program(params, parts)), "not overlapped": run.fetch(forward(params, parts))}
 
 
 def batch(model) -> dict[str, np.ndarray]:

@@ -122,6 +122,8 @@ def test_a_hidden_collective_is_read_behind_a_block_that_does_not_need_it(text):
 
 def test_an_overlapped_program_is_refused_where_it_would_be_traced():
     model, run = MODELS["bert"], pj.on_mesh(2)
+    with pytest.raises(InputError, match="parts on OnOneDevice exchange nothing that could be hidden; give on_mesh"):
+        pj.overlapped(model, pj.SegmentMeans(2), pj.on_one_device(2))
     program = pj.overlapped(model, pj.SegmentMeans(2), run)
     params, parts = run.replicate(random_params(model)), run.split(batch_of(model))
     for transformed in (jax.jit(program), jax.grad(lambda params, parts: program(params, parts)[0].sum())):

@@ -27,7 +27,6 @@ from safetensors.numpy import load_file, save_file
 
 from eval.launch import free_port
 from prism_jax.errors import InputError, RunError
-from prism_jax.exchange.text import text_of
 from prism_jax.experiments import checkpoint
 from prism_jax.parallel import processes
 from prism_jax.parallel.meeting import meet
@@ -146,14 +145,14 @@ def assert_outcomes(path: Path, num_processes: int) -> None:
 @pytest.mark.process
 def test_logits_and_generated_tokens_of_two_processes_are_those_of_emulated_devices(results):
     assert_outcomes(results.several.parent / "found.npz", 2)
-    assert len(np.load(results.several.parent / "found.npz")) == len(on_processes.EXCHANGES) + 1 + 1 + 1 + 1 + 2 + 1
+    assert len(np.load(results.several.parent / "found.npz")) == len(on_processes.EXCHANGES) + 1 + 1 + 1 + 2 + 2 + 1
 
 
 @pytest.mark.slow
 @pytest.mark.process
 def test_an_overlapped_program_on_two_processes_gives_what_forward_gives(results):
     outcomes = np.load(results.several.parent / "found.npz")
-    assert_close(outcomes["overlapped"], outcomes[f"bert {text_of(on_processes.FLOATS)}"])
+    assert_close(outcomes["overlapped"], outcomes["not overlapped"])
 
 
 @pytest.mark.slow
