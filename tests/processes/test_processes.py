@@ -219,6 +219,13 @@ def test_other_flags_or_weights_on_one_process_are_found_before_the_first_step(t
     assert ends[1][0] != 0
     assert "weights differ between process 0 and process 1; start all" in ends[0][1]
 
+    (here.parent / "adapter").mkdir()
+    (here.parent / "adapter" / "adapter_config.json").write_text("{}")
+    starting = [*command, "--start", "adapter"]
+    _, (status, error) = ends_by_hand(starting, starting, folders=(here.parent, other.parent))
+    assert status == 2
+    assert error == "error: adapter holds an adapter on process 0, but none here; copy it to every machine\n"
+
 
 @pytest.mark.process
 def test_a_taken_port_is_refused(toy_config, tmp_path):
