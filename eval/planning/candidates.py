@@ -59,6 +59,12 @@ class Candidate:
         drop, *ends = (f"{round(value, 1) + 0.0:.1f}" for value in (self.drop, *(self.drop_ci95 or ())))  # no -0.0
         return f"{drop} [{', '.join(ends)}]" if ends else drop
 
+    def needs_more_devices(self, limits: Limits) -> bool:
+        return self.num_parts > limits.devices
+
+    def loses_more(self, limits: Limits) -> bool:
+        return self.drop > limits.drop
+
     def surely_within(self, limit: float) -> bool:
         """Returns whether the whole interval of the loss is at most `limit`. One device loses nothing."""
         return self.num_parts == 1 or (self.drop_ci95 is not None and self.drop_ci95[1] <= limit)
@@ -77,9 +83,9 @@ def verdicts(candidates: Sequence[Candidate], limits: Limits) -> list[Candidate]
     judged: list[Candidate] = []
     best: Candidate | None = None
     for candidate in sorted(candidates, key=lambda candidate: (candidate.seconds, candidate.drop)):
-        if candidate.num_parts > limits.devices:
+        if candidate.needs_more_devices(limits):
             rejected = f"needs {candidate.num_parts} devices"
-        elif candidate.drop > limits.drop:
+        elif candidate.loses_more(limits):
             rejected = f"loses {candidate.drop:.2g}, more than {limits.drop:g}"
         elif best is not None:
             rejected = f"{candidate.seconds / best.seconds - 1:.0%} slower"
@@ -116,8 +122,8 @@ def answer(candidates: Sequence[Candidate], limits: Limits, measured: Collection
       limits: those of the verdicts.
       measured: the numbers of devices on which requests were measured.
     """
-    few_enough = [candidate for candidate in candidates if candidate.num_parts <= limits.devices]
-    best, *slower = usable = [candidate for candidate in few_enough if candidate.drop <= limits.drop]
+    few_enough = [candidate for candidate in candidates if not candidate.needs_more_devices(limits)]
+    best, *slower = usable = [candidate for candidate in few_enough if not candidate.loses_more(limits)]
     sentences = [_choice(best, next(candidate for candidate in candidates if candidate.num_parts == 1), measured)]
     if not best.surely_within(limits.drop):
         sure = next(candidate for candidate in usable if candidate.surely_within(limits.drop))

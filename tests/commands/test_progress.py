@@ -64,12 +64,12 @@ def test_a_file_has_a_line_now_and_then(capsys, monkeypatch):
             steps.set_postfix_str(f"loss={loss}", refresh=False)
             steps.update(step - steps.n)
             Progress.write("a record")
-    said = capsys.readouterr()
-    assert said.err.splitlines() == [
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
         "training: 11/40 [00:30<14:30, 30.00s/step, loss=0.5]",
         "training: 13/40 [01:00<09:00, 20.00s/step, loss=0.25]",
     ]
-    assert said.out == "a record\n" * 3
+    assert printed.out == "a record\n" * 3
 
 
 @both

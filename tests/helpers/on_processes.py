@@ -9,6 +9,7 @@ import numpy as np
 
 import prism_jax as pj
 from helpers.paths import GOLDEN
+from helpers.tiny import random_batch
 from prism_jax import weights
 from prism_jax.exchange import FirstTokens, KeysValues
 from prism_jax.exchange.text import parse, text_of
@@ -90,15 +91,8 @@ def overlapped_and_not(config: BertConfig, run: OnMesh) -> dict[str, np.ndarray]
 
 
 def batch(model) -> dict[str, np.ndarray]:
-    """Random tokens or patches; the second example is padded to half. Only process 0 has them; the others zeros."""
-    rng, made = np.random.default_rng(0), {}
-    for name, shape in model.batch_shapes(2, NUM_TOKENS).items():
-        if np.issubdtype(shape.dtype, np.floating):
-            made[name] = rng.normal(size=shape.shape).astype(shape.dtype)
-        else:
-            made[name] = rng.integers(0, 2 if name == "types" else 50, shape.shape).astype(shape.dtype)
-    if "mask" in made:
-        made["mask"] = np.arange(NUM_TOKENS)[None] < np.array([[NUM_TOKENS], [9]])
+    """A random batch. Only process 0 has it; the others have zeros."""
+    made = random_batch(model, NUM_TOKENS)
     return made if processes.is_terminal() else jax.tree.map(np.zeros_like, made)
 
 

@@ -121,3 +121,16 @@ def random_tokens(*shape, seed=0):
 
 def prompts_of(*lengths):
     return [random_tokens(n, seed=i).tolist() for i, n in enumerate(lengths)]
+
+
+def random_batch(model, num_tokens: int) -> dict[str, np.ndarray]:
+    """Two random examples of tokens or patches; where there is a mask, the second is padded to half."""
+    rng, batch = np.random.default_rng(0), {}
+    for name, shape in model.batch_shapes(2, num_tokens).items():
+        if np.issubdtype(shape.dtype, np.floating):
+            batch[name] = rng.normal(size=shape.shape).astype(shape.dtype)
+        else:
+            batch[name] = rng.integers(0, 2 if name == "types" else 50, shape.shape).astype(shape.dtype)
+    if "mask" in batch:
+        batch["mask"] = np.arange(num_tokens)[None] < np.array([[num_tokens], [num_tokens // 2]])
+    return batch

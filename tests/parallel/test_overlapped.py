@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.closeness import assert_close
-from helpers.tiny import stack_config
+from helpers.tiny import random_batch, stack_config
 
 import prism_jax as pj
 from prism_jax import cost
@@ -45,17 +45,6 @@ EXCHANGES = [
 ]
 
 
-def batch_of(model) -> dict[str, np.ndarray]:
-    """Two random examples; the second is padded, where the model has a mask."""
-    rng, batch = np.random.default_rng(0), {}
-    for name, shape in model.batch_shapes(2, NUM_TOKENS).items():
-        if np.issubdtype(shape.dtype, np.floating):
-            batch[name] = rng.normal(size=shape.shape).astype(shape.dtype)
-        else:
-            batch[name] = rng.integers(0, 2 if name == "types" else 90, shape.shape).astype(shape.dtype)
-    return batch if "ids" not in batch else batch | {"mask": np.arange(NUM_TOKENS) < np.array([[NUM_TOKENS], [8]])}
-
-
 def params_of(model, exchange) -> dict:
     """Random parameters, those of the exchange among them."""
     stack, rng = model.config.stack, np.random.default_rng(1)
@@ -78,7 +67,7 @@ def test_the_programs_give_what_forward_gives(family, num_parts, text):
     """Of every family, whose parts are kept apart by padding or a causal mask; called twice, since a call for the same
     shapes compiles nothing."""
     model, exchange, run = MODELS[family], parse(text), pj.on_mesh(num_parts)
-    params, parts = run.replicate(params_of(model, exchange)), run.split(batch_of(model))
+    params, parts = run.replicate(params_of(model, exchange)), run.split(random_batch(model, NUM_TOKENS))
     expected = jax.jit(lambda params, parts: pj.forward(model, params, parts, exchange, run))(params, parts)
     program = pj.overlapped(model, exchange, run)
     for _ in range(2):
@@ -98,13 +87,13 @@ class Cutter(OnMesh):
 
 def products_under_way(stretches) -> list[int]:
     """For each collective, the matrix products that are launched behind it before the first stretch that reads it."""
-    found = []
+    counts = []
     for i, collective in enumerate(stretches):
         if collective.is_collective:
             behind = stretches[i + 1 :]
             first = next(j for j, one in enumerate(behind) if set(collective.writes) & set(one.reads))
-            found.append(sum(one.products for one in behind[:first]))
-    return found
+            counts.append(sum(one.products for one in behind[:first]))
+    return counts
 
 
 @pytest.mark.parametrize("text", EXCHANGES)
@@ -125,7 +114,7 @@ def test_an_overlapped_program_is_refused_where_it_would_be_traced():
     with pytest.raises(InputError, match="parts on OnOneDevice exchange nothing that could be hidden; give on_mesh"):
         pj.overlapped(model, pj.SegmentMeans(2), pj.on_one_device(2))
     program = pj.overlapped(model, pj.SegmentMeans(2), run)
-    params, parts = run.replicate(random_params(model)), run.split(batch_of(model))
+    params, parts = run.replicate(random_params(model)), run.split(random_batch(model, NUM_TOKENS))
     for transformed in (jax.jit(program), jax.grad(lambda params, parts: program(params, parts)[0].sum())):
         with pytest.raises(InputError, match="gives values only, outside of jit and grad; use forward there"):
             transformed(params, parts)
