@@ -1,52 +1,57 @@
-"""Makes the codebooks and bases of exchanges, from rows of a few hundred training examples on one device.
+"""Makes the arrays of exchanges, from a few hundred training examples on one device: codebooks, bases, learned means.
 
-python -m train.calibrate configs/X.py --exchanges codebooks:48:8:all_gather [codebooks:24:8:all_gather ...]
-        [--base RUN] [--examples 256] [--out DIR] [flags]
+python -m train.calibrate configs/X.py --exchanges codebooks:48:8:all_gather [gated_means:4 ...]
+        [--base RUN] [--examples 256] [--parts 2 4] [--steps 60] [--out DIR] [flags]
     -> DIR/exchange.safetensors, for the flag --exchange-arrays of other commands
 """
 
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
 from prism_jax.errors import InputError
-from prism_jax.exchange.arrays import owners
+from prism_jax.exchange.arrays import EXCHANGE, owners
 from prism_jax.exchange.base import Exchange, as_tuple
 from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.flag_types import ExchangesFlag
 from prism_jax.exchange.principal import Principal
+from prism_jax.exchange.setting import Setting
 from prism_jax.experiments.build import check_run, load_training_data
 from prism_jax.experiments.exchange_arrays import FILE, save
 from prism_jax.experiments.recipe import Experiment
 from prism_jax.parallel.processes import refuse_several
-from prism_jax.records import Count
+from prism_jax.records import Count, NumParts
 from prism_jax.user_paths import UserPath
-from train import exchange_fit
+from train import array_fit, exchange_fit
 
 
 @dataclass(frozen=True)
 class Calibrate:
     experiment: Flat[Experiment]
     exchanges: ExchangesFlag = ()
-    """Exchanges with codebooks or a basis, such as codebooks:48:8:all_gather."""
+    """Exchanges with arrays, such as codebooks:48:8:all_gather or gated_means:4."""
     base: UserPath | None = None
     """A run of train.finetune (RUN or RUN@STEP) whose rows are read, in place of the config's weights."""
     examples: Count = 256
     """Number of training examples, at even distances. Of plain text it counts documents."""
     rows: Count = 16384
-    """Most rows of a block that are fitted to."""
+    """Most rows of a block that codebooks and bases are fitted to."""
+    parts: tuple[NumParts, ...] = (2, 4)
+    """Numbers of parts, P, through which learned arrays are fitted, in turn."""
+    steps: Count = 60
+    """Steps by which learned arrays are fitted."""
     dtype: Literal["float32", "float16"] = "float32"
     """Type of the arrays in the file."""
     out: UserPath = "runs/calibrate"
     """Folder for the file."""
 
 
-def to_make(exchanges: Iterable[Exchange]) -> dict[str, tuple[Codebooks | Principal, str | None]]:
-    """Returns the exchanges whose arrays are to be made, by the name of their arrays, bases first.
+def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[Codebooks | Principal, str | None]]:
+    """Returns the exchanges whose codebooks and bases are to be made, by the name of their arrays, bases first.
 
     Codebooks come with the name of their basis, if they have one.
 
@@ -56,13 +61,26 @@ def to_make(exchanges: Iterable[Exchange]) -> dict[str, tuple[Codebooks | Princi
     made: dict[str, tuple[Codebooks | Principal, str | None]] = {}  # whatever they wrap
     for exchange in exchanges:
         own = {name: owner for name, owner in owners(exchange) if isinstance(owner, Codebooks | Principal)}
-        if not own:
+        if not own and not is_learned(exchange):
             raise InputError(f"{exchange} has no arrays to make; name only exchanges such as codebooks:48:8:all_gather")
         basis = next((name for name, owner in own.items() if isinstance(owner, Principal)), None)
         made |= {name: (owner, basis if isinstance(owner, Codebooks) else None) for name, owner in own.items()}
-    if not made:
+    if not exchanges:
         raise InputError("--exchanges is empty; name some, such as codebooks:48:8:all_gather")
     return dict(sorted(made.items(), key=lambda item: isinstance(item[1][0], Codebooks)))
+
+
+def is_learned(exchange: Exchange) -> bool:
+    """Returns whether an exchange, or one that it wraps, has arrays that are trained."""
+    return any(
+        type(owner).arrays is not Exchange.arrays and not isinstance(owner, Codebooks | Principal)
+        for _, owner in owners(exchange)
+    )
+
+
+def names_of(exchange: Exchange) -> tuple[str, ...]:
+    """Returns the names of the arrays of an exchange. Exchanges with the same names share their arrays."""
+    return tuple(name for name, _ in owners(exchange))
 
 
 def main(argv: list[str]) -> None:
@@ -75,6 +93,8 @@ def main(argv: list[str]) -> None:
     out = output_folder(command.out)
     dataset, _ = load_training_data(command.experiment)
     pretrained = exchange_fit.load(command.experiment, dataset, command.base)
+    for exchange in filter(is_learned, named):
+        array_fit.check(pretrained.model, exchange)
     for owner, _ in made.values():
         owner.arrays(pretrained.model.config.stack.width_of(owner))  # refuses what does not fit
     rows = {
@@ -91,9 +111,14 @@ def main(argv: list[str]) -> None:
         else:
             coded = exchange_fit.coordinates(own, arrays[basis]) if basis else own
             arrays[name] = exchange_fit.fit(owner, coded, command.experiment.training.seed)
+    for names in dict.fromkeys(map(names_of, filter(is_learned, named))):
+        sharing = [exchange for exchange in named if names_of(exchange) == names]
+        settings = [Setting(exchange, num_parts) for exchange in sharing for num_parts in command.parts]
+        with_made = replace(pretrained, params={**pretrained.params, EXCHANGE: arrays})
+        arrays |= array_fit.fit(command.experiment, with_made, dataset, command.examples, settings, command.steps)
     source = command.base or command.experiment.evaluation.adapter or command.experiment.weights
     save(out / FILE, arrays, source, command.dtype)
-    print(f"wrote {out}/{FILE}: {', '.join(map(str, named))}, from {len(own[0])} rows of each block")
+    print(f"wrote {out}/{FILE}: {', '.join(map(str, named))}, from {command.examples} examples")
 
 
 if __name__ == "__main__":

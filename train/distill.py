@@ -56,8 +56,8 @@ def losses(task: Task, model: Model, exchange: Exchanges, runner: Runner, factor
             without_dropout = replace(layout, keys_B=None)
             exact = jax.lax.stop_gradient(part_with_insides(model, params[1], tokens, without_dropout, EXACT))
             errors = {
-                "blocks": _error(ours.blocks, exact[1].blocks, layout) if factors.blocks else None,
-                "attention": _error(ours.attention, exact[1].attention, layout) if factors.attention else None,
+                "blocks": relative_error(ours.blocks, exact[1].blocks, layout) if factors.blocks else None,
+                "attention": relative_error(ours.attention, exact[1].attention, layout) if factors.attention else None,
             }
             return rows_BRD, exact[0], errors
 
@@ -76,7 +76,7 @@ def losses(task: Task, model: Model, exchange: Exchanges, runner: Runner, factor
     return of_batch
 
 
-def _error(ours: tuple[jax.Array, ...], exact: tuple[jax.Array, ...], layout: Layout) -> jax.Array:
+def relative_error(ours: tuple[jax.Array, ...], exact: tuple[jax.Array, ...], layout: Layout) -> jax.Array:
     """Returns the squared relative error of the rows of real tokens, as their sum and their number, [B, 1, 2], over all
     blocks. Rows beside those of tokens count where the part has a real token."""
     extra_rows = ours[0].shape[1] - layout.part_len

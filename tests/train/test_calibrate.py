@@ -2,16 +2,27 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
+from helpers.closeness import assert_close
 from helpers.command import command
+from helpers.tiny import tiny_batch, tiny_bert
 from safetensors.numpy import load_file, save_file
 
+import prism_jax as pj
 from prism_jax.errors import InputError
-from prism_jax.exchange import AllGather, Codebooks
+from prism_jax.exchange import AllGather, Codebooks, GatedMeans
+from prism_jax.experiments import recipe
+from prism_jax.experiments.build import load_training_data
 from prism_jax.experiments.exchange_arrays import save, source_of, with_arrays
+from prism_jax.programs import part_with_insides
+from prism_jax.tasks import prepare
 from prism_jax.trees import flatten
 from prism_jax.weights import Pretrained
+from train import exchange_fit
+from train.array_fit import attention_errors
+from train.distill import EXACT
 from train.exchange_fit import fit
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -160,3 +171,37 @@ def test_wrong_input_is_refused_in_one_line(toy_config, trained, tmp_path, capsy
     ):
         assert command("train.calibrate", toy_config, *flags, "--out", tmp_path / "out") == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_error_of_attention_is_that_of_each_block_on_exact_rows():
+    model, params = tiny_bert()
+    batch, exchange, run = tiny_batch(12, padded=True), GatedMeans(1), pj.on_one_device(3)
+    fitted = np.asarray(attention_errors(model, params, run.split(batch), exchange, run))
+
+    def attention(e):
+        inside = jax.jit(
+            lambda params, parts: run.each(lambda *args: part_with_insides(model, *args, e)[1], params, parts)
+        )
+        return [np.asarray(x, float)[batch["mask"]] for x in inside(params, run.split(batch)).attention]
+
+    exact = attention(EXACT)
+    through = [attention((exchange, EXACT))[0], attention((EXACT, exchange))[1]]  # the blocks before are exact
+    errors = [(((x - y) ** 2).sum(-1) / (y**2).sum(-1)).sum() for x, y in zip(through, exact, strict=True)]
+    assert_close(fitted.sum(0), [sum(errors), 2 * batch["mask"].sum()])
+
+
+def test_fitted_gates_of_learned_means_bring_attention_closer_to_the_exact_one(toy_config, trained, tmp_path):
+    flags = ["--exchanges", "gated_means:1", "gated_means:2", "--base", trained, "--examples", 40, "--parts", 3]
+    assert command("train.calibrate", toy_config, *flags, "--steps", 20, "--out", tmp_path) == 0
+    gates = load_file(tmp_path / "exchange.safetensors")
+    assert sorted(gates) == [f"exchange/gated_means/block_{i}/gate_D" for i in range(2)]
+    experiment, run = recipe.load(str(toy_config)), pj.on_one_device(3)
+    dataset, _ = load_training_data(experiment)
+    pretrained = exchange_fit.load(experiment, dataset, str(trained))
+    tokens, _ = prepare(dataset, pretrained, experiment.num_tokens).arrays(np.arange(16), experiment.num_tokens, None)
+    fitted = with_arrays(pretrained, str(tmp_path / "exchange.safetensors"))
+    before, after = (
+        attention_errors(x.model, x.params, run.split(tokens), GatedMeans(1), run)[:, 0].sum()
+        for x in (pretrained, fitted)
+    )
+    assert after < 0.95 * before
