@@ -97,7 +97,8 @@ def fit(
     in_turn = itertools.cycle(zip(runners, map(step_through, settings, runners), strict=True))
     steps_left = Progress(range(steps), ", ".join(map(str, settings)), unit="step")
     for _, batch, (run, step) in zip(steps_left, batches, in_turn, strict=False):
-        learned, state = step(learned, state, params, run.split(batch.tokens), batch.weight_B)
+        ahead = step(learned, state, params, run.split(batch.tokens), batch.weight_B)
+        learned, state = jax.block_until_ready(ahead)  # so that the progress is true
     return unflatten(jax.device_get(learned))[arrays.EXCHANGE]
 
 

@@ -43,6 +43,8 @@ class SummaryQueries(pj.SegmentMeans):
         real_B1T = layout.real_BT[:, None]
         share_BLT = jax.nn.softmax(jnp.where(real_B1T, score_BLT, -1e9), where=real_B1T, axis=-1)
         z_BLD = jnp.einsum("BLT,BTD->BLD", share_BLT, jnp.where(layout.real_BT[..., None], x_BTD, 0))
+        own_BLT = layout.real_BT[:, None] & inside_LT
+        z_BLD = jnp.where(own_BLT.any(2, keepdims=True), z_BLD, 0)
         count_BPL = (layout.real_BPT[:, :, None] & inside_LT).sum(-1)
         last_PL = jnp.broadcast_to(layout.positions_PT[:, -1:], (layout.num_parts, L))
         return self.share(x_BTD, z_BLD, count_BPL, last_PL, layout)

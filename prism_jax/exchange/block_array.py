@@ -10,8 +10,8 @@ class BlockArray:
 
     Attributes:
       shape: of the array.
-      start: initial value of every element, for an array that is trained; None for one that `train.calibrate` makes,
-        which training leaves as it is.
+      start: initial value of every element, for an array that is trained; `train.calibrate` fits it too. None for one
+        that only `train.calibrate` makes, which training leaves as it is.
     """
 
     shape: tuple[int, ...]

@@ -13,8 +13,9 @@ from prism_jax.exchange.segments import Segments
 class GatedMeans(Segments):
     """A part sends a learned mean of each segment: `sum_s softmax_s(x_s gate) x_s` over its real tokens.
 
-    Each block has one gate for all segments. It is 0 before training, which makes plain means. The formula is that of
-    attention pooling (Yang et al. 2016, Hierarchical Attention Networks), without its hidden layer.
+    Each block has one gate for all segments. It is 0 at first, which makes plain means; `train.calibrate` fits it, and
+    training changes it. The formula is that of attention pooling (Yang et al. 2016, Hierarchical Attention Networks),
+    without its hidden layer.
 
     Attributes:
       gate_D: of one block.
