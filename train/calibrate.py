@@ -8,7 +8,9 @@ python -m train.calibrate configs/X.py --exchanges codebooks:48:8:all_gather [ga
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
@@ -24,7 +26,7 @@ from prism_jax.experiments.build import check_run, load_training_data
 from prism_jax.experiments.exchange_arrays import FILE, save
 from prism_jax.experiments.recipe import Experiment
 from prism_jax.parallel.processes import refuse_several
-from prism_jax.records import Count, NumParts
+from prism_jax.records import Count
 from prism_jax.user_paths import UserPath
 from train import array_fit, exchange_fit
 
@@ -40,7 +42,7 @@ class Calibrate:
     """Number of training examples, at even distances. Of plain text it counts documents."""
     rows: Count = 16384
     """Most rows of a block that codebooks and bases are fitted to."""
-    parts: tuple[NumParts, ...] = (2, 4)
+    parts: tuple[Annotated[int, Meta(ge=2, description="2 or more, since one part exchanges nothing")], ...] = (2, 4)
     """Numbers of parts, P, through which learned arrays are fitted, in turn."""
     steps: Count = 60
     """Steps by which learned arrays are fitted."""

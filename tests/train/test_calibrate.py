@@ -168,6 +168,8 @@ def test_wrong_input_is_refused_in_one_line(toy_config, trained, tmp_path, capsy
         (["--exchanges", "codebooks:8:4:means_after_norm:2"], "codebooks are made of rows before the norm"),
         (["--exchanges", "codebooks:8:4"], "and an exchange such as all_gather at the end"),
         (["--exchanges", "codebooks:7:8:all_gather", "--base", trained], "7 groups of 8 bits for rows of 32 features"),
+        (["--exchanges", "gated_means:1", "--parts", 1], "2 or more, since one part exchanges nothing"),
+        (["--exchanges", "displaced:gated_means:1", "--base", trained], "name the exchange inside, and use its file"),
     ):
         assert command("train.calibrate", toy_config, *flags, "--out", tmp_path / "out") == 2
         assert message in capsys.readouterr().err
