@@ -52,6 +52,8 @@ def main(argv: list[str]) -> None:
     row = record(scoring, setting, BASE, measured)
     columns = tables.columns([row], row["metric"])
     print(tables.text_table(columns).text([tables.cells(row, columns)]))
+    if note := tables.short_texts([row]):
+        print(note)
     files.write_json(out, files.results(scoring, [row], f"python -m eval.evaluate {shlex.join(argv)}"))
     files.write_predictions(out / "predictions.tsv", scoring, measured.outcomes)
     print(f"wrote {out}/results.json, predictions.tsv")

@@ -83,7 +83,7 @@ def speed_table(rows: list[dict]) -> str:
     """Returns cache and speed as text, each with its ratio to the first record."""
     first = rows[0]
     columns = (Column("exchange", 20), Column("parts", 5, right=True), Column("cache MB", 10, right=True))
-    others = (Column(title, 9, right=True) for title in ("to first", "tokens/s", "to first"))
+    others = (Column(title, 9, right=True) for title in ("vs first", "tokens/s", "vs first"))
     cells = []
     for row in rows:
         speed = row["tokens_per_second"]
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> None:
     if not hasattr(experiment.model, "prefill"):
         raise InputError(
             f"{experiment.model.__name__} does not generate text; choose a config of a causal language model, such as "
-            "configs/gpt2.py"
+            "configs/smollm2.py"
         )
     texts = from_terminal(lambda: prompts.all_of(command.prompt, command.prompt_file))
     if not texts:

@@ -7,18 +7,21 @@ python -m eval.latency configs/X.py -n 2 [--segments 1 10] [--exchanges EXCHANGE
     resumes after an interruption
 
 One device (process 0 alone, on its core), Voltage and the exchanges of the config take turns, request by request.
-Without --rates the processes communicate over loopback. With --rates, two processes are joined by a link of that rate
-and round-trip time (ms). On several hosts, leave -n out and start the command on each with --coordinator.
+Without --rates the processes communicate over loopback. With --rates, they are joined by links of that rate and
+round-trip time (ms). There may be more of them than cores then: parts that share a core compute in turn. On several
+hosts, leave -n out and start the command on each with --coordinator.
 """
 
 import os
 import shlex
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import jax
+import numpy as np
 import tyro
 from msgspec import Meta
 
@@ -42,7 +45,7 @@ from prism_jax.exchange.baselines import AllGather
 from prism_jax.exchange.setting import Setting
 from prism_jax.experiments.build import load_data
 from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Preparation
-from prism_jax.parallel.processes import several
+from prism_jax.parallel.processes import from_process, several
 from prism_jax.records import BatchSize, Count, Positive
 from prism_jax.user_paths import UserPath
 
@@ -62,7 +65,7 @@ class Latency:
     batch_sizes: Annotated[tuple[BatchSize, ...], Meta(min_length=1, description="one or more")] = (1, 8)
     """B, the examples of a request."""
     rates: tuple[str, ...] = ()
-    """Rates of a shaped link between two processes, for example 50mbit. Without any, loopback."""
+    """Rates of shaped links between the processes, for example 50mbit. Without any, loopback."""
     rtts: Annotated[tuple[Rtt, ...], Meta(min_length=1, description=RTTS)] = (0.0,)
     """Round-trip times to add to the shaped link, in milliseconds."""
     rounds: Count = 20
@@ -83,10 +86,8 @@ class Latency:
             shaped.rate_of(rate)
         if any(self.rtts) and not self.rates:
             raise InputError("a round-trip time goes with a rate; give --rates too, such as 200mbit")
-        if self.rates and self.n not in (None, 2):
-            raise InputError(
-                f"a shaped link joins two processes, but -n is {self.n}; choose -n 2, or leave --rates out"
-            )
+        if self.rates and (self.n or 0) > shaped.MOST:
+            raise InputError(f"-n is {self.n}, but shaped links join at most {shaped.MOST} processes; choose fewer")
 
     def settings(self, num_parts: int) -> list[Setting]:
         """Returns the settings that take turns: one device, Voltage, then the exchanges of the config.
@@ -127,12 +128,13 @@ def main(argv: list[str]) -> None:
         return
     if command.n is None:
         raise InputError("give -n 2 or more to start so many processes here, or --coordinator on every host")
-    if command.n > (cores := len(own_cores()) or command.n):
+    if command.n > (cores := len(own_cores()) or command.n) and not command.rates:
         raise InputError(
-            f"-n is {command.n}, but there are {cores} cores; choose at most as many, one for each process"
+            f"-n is {command.n}, but there are {cores} cores; choose at most as many, one for each process, "
+            "or give --rates"
         )
     command.settings(command.n)
-    enter_command = shaped.enter_command(delay=any(command.rtts)) if command.rates else []
+    enter_command = shaped.enter_command(relayed=any(command.rtts) or command.n > 2) if command.rates else []
     check_runs(command.experiment, [command.base])
     if enter_command:
         fetch(command.experiment)
@@ -142,9 +144,9 @@ def main(argv: list[str]) -> None:
     if command.rates:
         os.environ["HF_HUB_OFFLINE"] = "1"  # the ranks have no network except their link
         for rtt in dict.fromkeys(command.rtts):
-            with shaped.joined(rtt) as ends:
+            with shaped.joined(command.n, rtt) as ends:
                 words = [*argv, "--rtts", str(rtt)]
-                ranks = commands(2, "eval.latency", words, free_port(), shaped.ADDRESSES[0])
+                ranks = commands(command.n, "eval.latency", words, free_port(), shaped.address(0))
                 _supervise([end.inside(rank) for end, rank in zip(ends, ranks, strict=True)])
     else:
         _supervise(commands(command.n, "eval.latency", argv, free_port()))
@@ -175,7 +177,7 @@ def measure_tables(command: Latency, folder: str, command_line: str) -> None:
     if command.n not in (None, num_parts):
         raise InputError(f"-n is {command.n}, but {num_parts} processes came together; leave -n out")
     if command.rates and not shaped.counters():
-        raise InputError("--rates goes with -n 2; a link between real hosts has the rate that it has")
+        raise InputError("--rates goes with -n; a link between real hosts has the rate that it has")
     experiment, settings = command.experiment, command.settings(num_parts)
     check_runs(experiment, [command.base])
     out = output_folder(folder)
@@ -184,9 +186,17 @@ def measure_tables(command: Latency, folder: str, command_line: str) -> None:
     header |= {"library": store.digest_of_library(*session.SOURCES), "processes": jax.process_count()}
     measurements = Measurements(out / FILE, header)
     tables = session.Session(
-        scoring, settings, command.links, command.lengths, command.batch_sizes, command.rounds, command.seconds
+        *(scoring, settings, command.links, command.lengths, command.batch_sizes, command.rounds, command.seconds),
+        parts_per_core=parts_per_core() if command.n else 1,
     )
     tables.run(measurements)
+
+
+def parts_per_core() -> int:
+    """Returns the largest number of processes of this machine that share a core. Called on every process."""
+    own = min(own_cores() or [jax.process_index()])
+    cores = [int(from_process(process, np.array(own))) for process in range(jax.process_count())]
+    return max(Counter(cores).values())
 
 
 if __name__ == "__main__":

@@ -94,15 +94,22 @@ def main(argv: list[str]) -> None:
     table = tables.text_table(columns)
     print(table.header, flush=True)
     grows = not (out / "results.csv").exists()  # complete results stay until the new ones are complete
-    with Progress(rows, "records", unit="record", leave=True) as progress:
-        for planned in progress:
-            row = sweeper(planned)
-            Progress.write(table.line(tables.cells(row, columns)))
-            if grows:
-                files.write_json(out, files.results(scoring, sweeper.rows, command_line, remarks))
+    try:
+        with Progress(rows, "records", unit="record", leave=True) as progress:
+            for planned in progress:
+                row = sweeper(planned)
+                Progress.write(table.line(tables.cells(row, columns)))
+                if "error" in row and not planned.impossible:
+                    Progress.write(f"        {row['error']}")
+                if grows:
+                    files.write_json(out, files.results(scoring, sweeper.rows, command_line, remarks))
+    except KeyboardInterrupt:
+        raise RunError("interrupted; the same command goes on after the last record") from None
     if not is_terminal():
         return
     content = files.results(scoring, sweeper.rows, command_line, remarks)
+    if note := tables.short_texts(content["rows"]):
+        print(note)
     for name in markdown.FINAL_FILES:
         (out / name).unlink(missing_ok=True)
     files.write_json(out, content)

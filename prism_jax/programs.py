@@ -18,7 +18,7 @@ from prism_jax.forward import Head, bound, encode, forward
 from prism_jax.layers.transformer import Attention, Block
 from prism_jax.models.base import Model
 from prism_jax.parallel.mesh import OnMesh
-from prism_jax.parallel.overlapped import OverlappedOnMesh
+from prism_jax.parallel.overlapped import Gather, OverlappedOnMesh
 from prism_jax.parallel.partition import Layout, Parts, split
 from prism_jax.parallel.runner import PlacedRunner, Runner
 from prism_jax.trees import unflatten
@@ -138,8 +138,8 @@ class Overlapped:
         return _head(self.model, OnMesh(self.run.mesh))(params, rows_BRD, parts)
 
     @property
-    def compiled(self) -> list[jax.stages.Compiled]:
-        """The programs up to the join, in the order of their launch, for all shapes so far."""
+    def launches(self) -> list[jax.stages.Compiled | Gather]:
+        """The programs and gathers up to the join, in the order of their launch, for all shapes so far."""
         return [program for made in self.run.made.values() for _, program in made.launches]
 
 

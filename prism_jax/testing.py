@@ -1,5 +1,6 @@
 """Checks an exchange on tiny models with random weights. The tests of this repository use it too."""
 
+import sys
 from functools import partial
 from typing import Any
 
@@ -71,6 +72,12 @@ def check_exchange(exchange: Exchange, *, causal: bool = True) -> None:
             same(hidden(ids, real, mesh), real, fault)
             if jax.default_backend() == "cpu":
                 _check_bytes(model, exchange, mesh)
+    if not mesh:
+        print(
+            f"check_exchange({exchange}): not checked with a part on each of {NUM_PARTS} devices; "
+            f"call pj.emulate_devices({NUM_PARTS}) before",
+            file=sys.stderr,
+        )
 
 
 def random_params(model: Model, seed: int = 0, scale: float = 0.3) -> Any:

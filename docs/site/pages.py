@@ -54,7 +54,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     made["docs/results/README.md"] = results_page()
     for path, source in placed.items():
         if source.suffix == ".ipynb":
-            made |= notebook_page(Path(path), source)
+            made |= notebook_page(Path(path), source, config.repo_url or "")
     return Files(
         [
             *(file for file in files if file not in own),
@@ -77,11 +77,15 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     return re.sub(r"\]\((?!https?:)([^)#\s]+)\)", to_page, markdown)
 
 
-def notebook_page(path: Path, source: Path) -> dict[str, str | bytes]:
-    """Returns the page of a notebook and its pictures, by path."""
+def notebook_page(path: Path, source: Path, repo_url: str) -> dict[str, str | bytes]:
+    """Returns the page of a notebook and its pictures, by path. Colab opens what lies on GitHub."""
     markdown, resources = MarkdownExporter().from_filename(str(source))
     title, _, rest = markdown.partition("\n")
-    note = f'\n\n<a href="../{source.name}" download>Download the notebook.</a>\n'
+    links = [f'<a class="md-button" href="../{source.name}" download>Download the notebook</a>']
+    if repo_url.startswith(github := "https://github.com/"):
+        opened = f"https://colab.research.google.com/github/{repo_url.removeprefix(github)}/blob/main/{path}"
+        links.insert(0, f'<a class="md-button" href="{opened}">Open in Colab</a>')
+    note = "\n\n" + " ".join(links) + "\n"
     pictures = {f"{path.parent / path.stem}_{name}": content for name, content in resources["outputs"].items()}
     for name in resources["outputs"]:
         rest = rest.replace(f"({name})", f"({path.stem}_{name})")

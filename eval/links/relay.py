@@ -1,8 +1,8 @@
-"""Delays packets between two network namespaces, through two TUN devices.
+"""Delays packets between network namespaces, through a TUN device in each.
 
-python -m eval.links.relay PID PID DEVICE MILLISECONDS
-    -> creates DEVICE in the network namespaces of both processes; a packet that enters one leaves the other after
-    this delay
+python -m eval.links.relay DEVICE MILLISECONDS PID=ADDRESS PID=ADDRESS [...]
+    -> creates DEVICE in the network namespace of each process; a packet that enters one leaves that of its address
+    after this delay
 
 Ends when its standard input closes. Replaces netem, which many kernels lack.
 """
@@ -12,15 +12,20 @@ import ctypes
 import fcntl
 import os
 import select
+import socket
 import struct
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 """From linux/if_tun.h."""
 
 CLONE_NEWNET = 0x40000000
+
+IPV4, DESTINATION = 4, slice(16, 20)
+"""Version of a packet, and the bytes of its destination (RFC 791)."""
 
 
 def tun(pid: int, name: str) -> int:
@@ -34,20 +39,25 @@ def tun(pid: int, name: str) -> int:
     return descriptor
 
 
-def relay(descriptors: tuple[int, int], seconds: float, stop: int) -> None:
-    """Forwards packets, each `seconds` after its arrival, until `stop` is closed."""
+def relay(descriptors: Mapping[bytes, int], seconds: float, stop: int) -> None:
+    """Forwards packets, each `seconds` after its arrival, until `stop` is closed.
+
+    Args:
+      descriptors: by IPv4 address. Packets for other addresses are dropped.
+    """
     waiting: deque[tuple[float, int, bytes]] = deque()  # all have the same delay, so the order stays
-    other = dict(zip(descriptors, reversed(descriptors), strict=True))
     while True:
         wait = max(waiting[0][0] - time.perf_counter(), 0.0) if waiting else None
-        readable, _, _ = select.select([*descriptors, stop], [], [], wait)
+        readable, _, _ = select.select([*descriptors.values(), stop], [], [], wait)
         if stop in readable and not os.read(stop, 1):
             return
         now = time.perf_counter()
-        for descriptor in descriptors:
+        for descriptor in descriptors.values():
             with contextlib.suppress(BlockingIOError):
                 while descriptor in readable:
-                    waiting.append((now + seconds, other[descriptor], os.read(descriptor, 1 << 16)))
+                    packet = os.read(descriptor, 1 << 16)
+                    if packet[0] >> 4 == IPV4 and packet[DESTINATION] in descriptors:
+                        waiting.append((now + seconds, descriptors[packet[DESTINATION]], packet))
         while waiting and waiting[0][0] <= time.perf_counter():
             _, descriptor, packet = waiting.popleft()
             # If the device is down, or its queue is full, the packet is lost, as on a wire.
@@ -56,10 +66,10 @@ def relay(descriptors: tuple[int, int], seconds: float, stop: int) -> None:
 
 
 if __name__ == "__main__":
-    first, second, device, milliseconds = sys.argv[1:]
+    device, milliseconds, *ends = sys.argv[1:]
     try:
-        both = tun(int(first), device), tun(int(second), device)
+        opened = {socket.inet_aton(address): tun(int(pid), device) for pid, address in (end.split("=") for end in ends)}
     except OSError as error:
         raise SystemExit(f"a delay needs /dev/net/tun: {error.strerror}") from error
     print("ready", flush=True)
-    relay(both, float(milliseconds) / 1e3, sys.stdin.fileno())
+    relay(opened, float(milliseconds) / 1e3, sys.stdin.fileno())

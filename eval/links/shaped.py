@@ -1,4 +1,4 @@
-"""A network link between two processes of this machine, with a known rate and delay.
+"""A network between processes of this machine, whose links have a known rate and delay.
 
 Each process runs in separate network, mount and host-name namespaces. Only its keeper holds them: a small process that
 ends with the process that created it. The kernel removes namespaces and interfaces with the last process in them. So
@@ -21,7 +21,9 @@ from prism_jax.errors import InputError, RunError, one_line
 DEVICE = "prism0"
 """Name of the network interface at each end."""
 
-ADDRESSES = ("10.77.0.1", "10.77.0.2")
+MOST = 254
+"""Ends that the addresses allow."""
+
 MTU = 1500
 BURST_BYTES, QUEUE = 1600, "400ms"
 """Parameters of the token bucket. A burst larger than a message would let the message pass unlimited."""
@@ -71,20 +73,23 @@ def rate_of(text: str) -> float:
     return rate
 
 
-def enter_command(*, delay: bool) -> list[str]:
+def enter_command(*, relayed: bool) -> list[str]:
     """Returns the words before a command that creates namespaces: none for root, otherwise a command that creates a
     user namespace.
 
     Args:
-      delay: whether a link will have a round-trip time.
+      relayed: whether there will be a round-trip time, or more than two ends.
 
     Raises:
       InputError: if this process has neither right.
     """
     if missing := [name for name in NEEDED if not shutil.which(name)]:
         raise InputError(f"shaping needs {', '.join(missing)} (Linux: iproute2, util-linux); {OFFER}")
-    if delay and not os.access(TUN, os.R_OK | os.W_OK):
-        raise InputError(f"a delay needs {TUN}, which this process may not open; leave --rtts out")
+    if relayed and not os.access(TUN, os.R_OK | os.W_OK):
+        raise InputError(
+            f"a delay, or more than two processes, needs {TUN}, which this process may not open; "
+            "leave --rtts out, and choose -n 2"
+        )
     make = ["--net", "--mount", "--uts"]
     if _succeeds("unshare", *make, "true"):
         return []
@@ -101,11 +106,16 @@ def enter(prefix: Sequence[str]) -> None:
         os.execvp(prefix[0], [*prefix, sys.executable, *sys.orig_argv[1:]])
 
 
-@contextmanager
-def joined(rtt_ms: float) -> Iterator[tuple[Keeper, Keeper]]:
-    """Creates two ends, joined by a link of unlimited rate with an additional round-trip time of `rtt_ms`.
+def address(end: int) -> str:
+    """Returns the address of an end."""
+    return f"10.77.0.{end + 1}"
 
-    Without delay the link is a veth pair; otherwise two TUN devices with a relay between them, see `eval.links.relay`.
+
+@contextmanager
+def joined(count: int, rtt_ms: float) -> Iterator[list[Keeper]]:
+    """Creates ends, joined by links of unlimited rate with an additional round-trip time of `rtt_ms`.
+
+    Two without delay are a veth pair; otherwise TUN devices with a relay between them, see `eval.links.relay`.
 
     Raises:
       RunError: if it can't be created.
@@ -113,20 +123,19 @@ def joined(rtt_ms: float) -> Iterator[tuple[Keeper, Keeper]]:
     keepers: list[Keeper] = []
     relay = None
     try:
-        for i in range(2):
-            keepers.append(_keeper(i))
-        first, second = (str(keeper.process.pid) for keeper in keepers)
-        if rtt_ms:
-            relay = _start(
-                [sys.executable, "-m", "eval.links.relay", first, second, DEVICE, str(rtt_ms / 2)], "no relay"
-            )
+        for end in range(count):
+            keepers.append(_keeper(end, count))
+        first, *others = pids = [str(keeper.process.pid) for keeper in keepers]
+        if rtt_ms or count > 2:
+            ends = (f"{pid}={address(end)}" for end, pid in enumerate(pids))
+            relay = _start([sys.executable, "-m", "eval.links.relay", DEVICE, str(rtt_ms / 2), *ends], "no relay")
         else:
-            pair = ["type", "veth", "peer", "name", DEVICE, "netns", second]
+            pair = ["type", "veth", "peer", "name", DEVICE, "netns", *others]
             keepers[0].run("ip", "link", "add", DEVICE, "netns", first, *pair)
-        for keeper, address in zip(keepers, ADDRESSES, strict=True):
-            keeper.run("ip", "address", "add", f"{address}/24", "dev", DEVICE)
+        for end, keeper in enumerate(keepers):
+            keeper.run("ip", "address", "add", f"{address(end)}/24", "dev", DEVICE)
             keeper.run("ip", "link", "set", DEVICE, "mtu", str(MTU), "up")
-        yield keepers[0], keepers[1]
+        yield keepers
     finally:
         for process in (relay, *(keeper.process for keeper in keepers)):
             if process is not None:
@@ -154,14 +163,14 @@ def counters() -> tuple[int, int] | None:
     return None
 
 
-def _keeper(number: int) -> Keeper:
+def _keeper(end: int, count: int) -> Keeper:
     begin = 'mount --bind "$0" /etc/hosts && hostname "$1" && ip link set lo up && echo ready && exec cat >&2'
-    lines = ["127.0.0.1 localhost", *(f"{address} prism{i}" for i, address in enumerate(ADDRESSES))]
+    lines = ["127.0.0.1 localhost", *(f"{address(other)} prism{other}" for other in range(count))]
     with tempfile.NamedTemporaryFile("w", prefix="prism_jax_hosts_") as hosts:  # once mounted, the file needs no name
         hosts.write("\n".join(lines) + "\n")
         hosts.flush()
         spaces = ["unshare", "--net", "--mount", "--uts"]
-        return Keeper(_start([*spaces, "sh", "-c", begin, hosts.name, f"prism{number}"], "no namespace"))
+        return Keeper(_start([*spaces, "sh", "-c", begin, hosts.name, f"prism{end}"], "no namespace"))
 
 
 def _start(command: Sequence[str], fault: str) -> subprocess.Popen[bytes]:

@@ -75,8 +75,8 @@ def scale(path: Path, rows: list[dict], exponents: dict[str, dict[str, float]]) 
 
 
 def latency(path: Path, content: dict) -> None:
-    """Draws the figure of `eval.latency`: latency against the rate, at the shortest round-trip time, and against the
-    round-trip time, at the middle rate.
+    """Draws the figure of `eval.latency`: one device's time divided by that of each exchange, against the rate, at the
+    shortest round-trip time, and against the round-trip time, at the middle rate.
 
     Each N and B has a line of panels. A panel is left out if there is only one rate, or one round-trip time. The dashed
     line is one device; a star marks where an exchange crosses it.
@@ -91,7 +91,7 @@ def latency(path: Path, content: dict) -> None:
         ("rtt_ms", 1, "round-trip time (ms)", ("rate_bits_per_second", middle), f"{middle / 1e6:g} Mbit/s"),
     ]
     against = [axis for axis, values in zip(against, (rates, rtts), strict=True) if len(values) > 1] or against[:1]
-    size = (0.5 + 3.75 * len(against), 0.9 + 2.8 * len(groups))
+    size = (0.5 + 3.75 * max(len(against), 1.3), 1.2 + 2.8 * len(groups) + 0.05 * len(settings))
     figure, all_panels = plt.subplots(len(groups), len(against), figsize=size, layout="constrained", squeeze=False)
     for panels, (num_tokens, batch_size) in zip(all_panels, groups, strict=True):
         group = [row for row in shaped if (row["tokens"], row["batch_size"]) == (num_tokens, batch_size)]
@@ -99,10 +99,11 @@ def latency(path: Path, content: dict) -> None:
             panel(axes, [row for row in group if row[other] == value], settings, name, unit)
             axes.set_xlabel(label)
             axes.set_title(f"N = {num_tokens}, B = {batch_size}, {at}", fontsize=8)
-    all_panels[0, 0].legend(fontsize=6)
-    environment = content["environment"]
+    handles, labels = all_panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=6, frameon=False)
+    environment, num_parts = content["environment"], max(row["num_parts"] for row in shaped)
     figure.suptitle(
-        f"{content['model']}\n2 processes, a core each ({environment['cpu']}); median, p10 to p90\nstar: "
+        f"{content['model']}\n{num_parts} processes ({environment['cpu']}); median, p10 to p90\nstar: "
         "as fast as one device",
         fontsize=7,
     )
@@ -110,17 +111,13 @@ def latency(path: Path, content: dict) -> None:
 
 
 def panel(axes: plt.Axes, rows: list[dict], settings: list[str], name: str, unit: float) -> None:
-    """Draws latency against the field `name`, in `unit`: a line for each setting, dashed for one device."""
-    one_device = {row[name]: row["seconds"] for row in rows if row["num_parts"] == 1}
-    xs = sorted(one_device)
-    axes.plot(
-        [x / unit for x in xs], [1e3 * one_device[x] for x in xs], "--", color="black", linewidth=1, label="one device"
-    )
+    """Draws speed-up against the field `name`, in `unit`: a line for each setting, dashed for one device."""
+    axes.axhline(1, linestyle="--", color="black", linewidth=1, label="one device")
     for i, setting in enumerate(settings):
         records = sorted((row for row in rows if row["setting"] == setting), key=lambda row: row[name])
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        at, ys = [row[name] / unit for row in records], [1e3 * row["seconds"] for row in records]
-        bars = [[1e3 * abs(row["seconds"] - row[f"seconds_{p}"]) for row in records] for p in ("p10", "p90")]
+        at, ys = [row[name] / unit for row in records], [row["speedup"] for row in records]
+        bars = [[abs(row["speedup"] - row[f"speedup_{p}"]) for row in records] for p in ("p10", "p90")]
         style: dict[str, Any] = {
             "marker": marker,
             "color": colour,
@@ -136,29 +133,28 @@ def panel(axes: plt.Axes, rows: list[dict], settings: list[str], name: str, unit
             "markeredgewidth": 0.5,
             "zorder": 5,
         }
-        lines = [(x, y, 1e3 * one_device[row[name]]) for x, y, row in zip(at, ys, records, strict=True)]
-        for x, y in crossings(lines, logarithmic=name != "rtt_ms"):
+        for x, y in crossings([*zip(at, ys, strict=True)], logarithmic=name != "rtt_ms"):
             axes.plot(x, y, "*", **star)
     if name != "rtt_ms":
+        xs = sorted({row[name] / unit for row in rows})
         axes.set_xscale("log")
-        axes.set_xticks([x / unit for x in xs], [f"{x / unit:g}" for x in xs], minor=False)
+        axes.set_xticks(xs, [f"{x:g}" for x in xs], minor=False)
         axes.minorticks_off()
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if f"{y:.0e}"[0] in "235" else "")
     axes.tick_params(which="both", labelsize=7)
-    axes.set_ylabel("latency (ms)")
+    axes.set_ylabel("times as fast as one device")
     axes.grid(alpha=0.25)
 
 
-def crossings(points: list[tuple[float, float, float]], *, logarithmic: bool) -> list[tuple[float, float]]:
-    """Returns the points where a line crosses another. Points are (x, y, y of the other). Lines are straight in log y,
-    and in x or, if `logarithmic`, in log x."""
+def crossings(points: list[tuple[float, float]], *, logarithmic: bool) -> list[tuple[float, float]]:
+    """Returns the points where a line crosses 1. Its pieces are straight in log y, and in x or, if `logarithmic`, in
+    log x."""
     intersections = []
-    for (x0, y0, z0), (x1, y1, z1) in pairwise(points):
-        before, after = log(y0 / z0), log(y1 / z1)
+    for (x0, y0), (x1, y1) in pairwise(points):
+        before, after = log(y0), log(y1)
         if before * after < 0:
             share = before / (before - after)
-            x = exp(log(x0) + share * log(x1 / x0)) if logarithmic else x0 + share * (x1 - x0)
-            intersections.append((x, exp(log(y0) + share * log(y1 / y0))))
+            intersections.append((exp(log(x0) + share * log(x1 / x0)) if logarithmic else x0 + share * (x1 - x0), 1.0))
     return intersections

@@ -98,6 +98,7 @@ class PartAlone(TypedDict):
     bytes_join_per_device: Bytes
     collectives: Natural
     collectives_hidden: NotRequired[Natural]
+    share_behind_hidden: NotRequired[Annotated[float, Meta(ge=0, le=1)]]
 
 
 class Timed(PartAlone):
@@ -112,6 +113,7 @@ class Timed(PartAlone):
     rate_measured: Rate | None
     rtt_ms: Milliseconds | None
     rtt_measured_ms: NotRequired[float | None]
+    parts_per_core: NotRequired[Count]
 
 
 class Shaped(TypedDict):

@@ -33,7 +33,7 @@ def save(figure: Figure, path: Path) -> None:
         axes.yaxis.label.set_fontsize(8)
     drawn, picture = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=150)
-    few_colours = Image.open(drawn).convert("RGB").quantize(32, dither=Image.Dither.NONE)
+    few_colours = Image.open(drawn).convert("RGB").quantize(32, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few_colours.save(picture, format="png", optimize=True)
     write(path, picture.getvalue())
     plt.close(figure)

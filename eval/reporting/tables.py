@@ -74,6 +74,18 @@ def cells(row: dict, columns: Collection[str]) -> list[str]:
     return [texts[column] for column in columns]
 
 
+def short_texts(rows: Sequence[Mapping]) -> str | None:
+    """Returns a note on the records with fewer than half of the examples in every part, or None if there are none."""
+    short = [row for row in rows if not row.get("error") and row["share_in_every_part"] < 0.5]
+    if not short:
+        return None
+    sizes = ", ".join(dict.fromkeys(f"P = {row['num_parts']}, N = {row['tokens']}" for row in short))
+    return (
+        f"note: most examples leave a part empty at {sizes}, where no exchange is put to the test; the median has "
+        f"{short[0]['real_tokens_median']:g} tokens, so choose a smaller --num-tokens, or --buckets"
+    )
+
+
 def failed_cells(row: dict, columns: Collection[str]) -> list[str]:
     """Returns a failed record as text, in the order of the columns."""
     known = {"parts": "num_parts", "exchange": "exchange", "L": "num_segments", "N": "tokens"}

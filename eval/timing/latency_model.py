@@ -3,11 +3,15 @@
     seconds = computing + fixed x collectives + rtt x (round trips x collectives of the blocks + ends
             + opening x doublings)
             + bits on wire x payload bits / rate + per byte x payload bytes
+            - hidden collectives x min(wait, computing behind it)
 
 `ends` are the round trips of the cut and the join together. `doublings` is how often TCP's window must grow beyond
 its first 10 segments (RFC 6928) for one message: log2(1 + bytes / 14,600) for each collective of the blocks. It covers
-all round trips of large messages, whatever their cause. The constants are fitted to measured requests by least squares
-of relative errors, and are not negative.
+all round trips of large messages, whatever their cause. The wait of a collective is its share of the terms with the
+round-trip time and the rate. A hidden one waits only for what is left after the blocks that compute meanwhile.
+
+The constants are fitted by least squares of relative errors to measured requests that hide nothing. They are not
+negative.
 """
 
 from collections.abc import Sequence
@@ -39,18 +43,24 @@ class Traffic:
 
     Attributes:
       collectives: number of collectives of the blocks.
-      sent_by_blocks: bytes that a device sends in these collectives, payload only.
+      message: bytes that a device sends to one other device in such a collective, payload only.
+      sent_by_blocks: bytes that it sends in all of them to all others.
       sent: the same bytes plus those of the cut and the join, for the device that sends most.
+      hidden: number of collectives that are under way while blocks compute.
+      share_behind: share of the computing that takes place meanwhile, for each of them.
     """
 
     collectives: int
+    message: float
     sent_by_blocks: float
     sent: float
+    hidden: int = 0
+    share_behind: float = 0.0
 
     @property
     def doublings(self) -> float:
         """Number of doublings of TCP's window, in all collectives together."""
-        return self.collectives and self.collectives * log2(1 + self.sent_by_blocks / self.collectives / FIRST_WINDOW)
+        return self.collectives * log2(1 + self.message / FIRST_WINDOW)
 
 
 @dataclass(frozen=True)
@@ -75,22 +85,38 @@ class Constants:
 
     def seconds(self, computing: float, traffic: Traffic, link: Link) -> float:
         """Returns the predicted seconds of a request."""
-        return computing + float(np.dot(_terms(traffic, link), astuple(self)))
+        seconds = computing + float(np.dot(_terms(traffic, link), astuple(self)))
+        return seconds - traffic.hidden * min(self._wait(traffic, link), traffic.share_behind * computing)
+
+    def _wait(self, traffic: Traffic, link: Link) -> float:
+        """Returns the seconds that a collective of the blocks is under way."""
+        round_trips = self.round_trips * traffic.collectives + self.opening * traffic.doublings
+        seconds = round_trips * link.rtt_ms / 1e3 + self.bits_on_wire * 8 * traffic.sent_by_blocks / link.rate
+        return seconds / max(traffic.collectives, 1)
 
 
 def traffic_of(row: dict) -> Traffic:
     """Returns the traffic of a record of `eval.latency`."""
     if row["num_parts"] == 1:
-        return Traffic(0, 0.0, 0.0)
-    sent = row["bytes_sent_per_device"]
-    ends = row["bytes_join_per_device"] + row["bytes_split_per_device"] * (row["num_parts"] - 1)
-    return Traffic(row["collectives"], sent, sent + ends)
+        return Traffic(0, 0.0, 0.0, 0.0)
+    number, sent, others = row["collectives"], row["bytes_sent_per_device"], row["num_parts"] - 1
+    ends = row["bytes_join_per_device"] + row["bytes_split_per_device"] * others
+    # An older record does not tell how long a hidden collective may be under way.
+    share_behind = row.get("share_behind_hidden", 0.0)
+    return Traffic(
+        number, sent / max(number * others, 1), sent, sent + ends, row.get("collectives_hidden", 0), share_behind
+    )
 
 
 def link_of(row: dict) -> Link:
     """Returns the link of a record, with the rate measured by its ladder, and the round-trip time that was asked for. A
     link between hosts has its measured one."""
     return Link(row["rate_measured"], max(row["rtt_measured_ms"], 0.0) if row["rtt_ms"] is None else row["rtt_ms"])
+
+
+def computing_of(row: dict) -> float:
+    """Returns the seconds in which the parts of a record compute. Parts that share a core do so in turn."""
+    return row["seconds_alone"] * row.get("parts_per_core", 1)
 
 
 def fit(rows: Sequence[dict]) -> Constants:
@@ -102,7 +128,7 @@ def fit(rows: Sequence[dict]) -> Constants:
     rows = [row for row in rows if row["num_parts"] > 1 and not row.get("collectives_hidden")]
     scale = np.array([row["seconds"] for row in rows])
     terms = np.array([_terms(traffic_of(row), link_of(row)) for row in rows]) / scale[:, None]
-    communication = np.array([row["seconds"] - row["seconds_alone"] for row in rows]) / scale
+    communication = np.array([row["seconds"] - computing_of(row) for row in rows]) / scale
     largest = np.maximum(terms.max(0), 1e-300)  # scales the columns to similar size, for the solver
     return Constants(*(nnls(terms / largest, communication)[0] / largest).tolist())
 
@@ -116,7 +142,7 @@ def predict_each_from_other_links(rows: Sequence[dict]) -> None:
         for row in rows:
             if link_of(row) == link:
                 row["seconds_predicted"] = (
-                    constants.seconds(row["seconds_alone"], traffic_of(row), link) if constants else None
+                    constants.seconds(computing_of(row), traffic_of(row), link) if constants else None
                 )
 
 

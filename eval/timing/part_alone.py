@@ -72,6 +72,7 @@ def traffic(scoring: Scoring, setting: Setting, batch_size: int) -> dict:
         "bytes_join_per_device": cost.join_bytes(model, num_parts, num_tokens) * batch_size,
         "collectives": formula.collectives,
         "collectives_hidden": formula.collectives_hidden,
+        "share_behind_hidden": formula.share_behind_hidden,
     }
 
 

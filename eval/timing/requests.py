@@ -17,6 +17,7 @@ from prism_jax import cost
 from prism_jax.exchange.setting import Setting
 from prism_jax.forward import forward
 from prism_jax.parallel.mesh import OnMesh, on_mesh
+from prism_jax.parallel.overlapped import Gather
 from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.processes import barrier, from_terminal
 from prism_jax.parallel.runner import PlacedRunner
@@ -83,9 +84,9 @@ class Request:
         self.counted.clear()
 
     def _made(self, parts: Parts) -> jax.stages.Compiled | Overlapped:
-        """Returns the program. Only collectives that can be hidden are worth a program each."""
+        """Returns the program: of several parts, one whose collectives are messages."""
         model, exchange, run = self.scoring.model, self.setting.exchange, self.run
-        if self.cost.collectives_hidden and isinstance(run, OnMesh):
+        if run.num_parts > 1 and isinstance(run, OnMesh):
             return overlapped(model, exchange, run)
         program = jax.jit(lambda params, parts: forward(model, params, parts, exchange, run))
         return program.lower(self.params, parts).compile()
@@ -144,8 +145,8 @@ def record_of(request: Request, requests: Sequence[Request]) -> dict:
     assert request.program is not None
     assert request.logits is not None
     assert one_device.logits is not None
-    programs = request.program.compiled if isinstance(request.program, Overlapped) else [request.program]
-    compiled = [cost.compiled(x, batch_size) for x in programs] if jax.default_backend() == "cpu" else None
+    launches = request.program.launches if isinstance(request.program, Overlapped) else [request.program]
+    traced = [_traffic(launch, batch_size) for launch in launches] if jax.default_backend() == "cpu" else None
     sent, received = np.median(request.counted, axis=0).tolist() if request.counted else (None, None)
     lengths = scoring.task.lengths[np.arange(batch_size) % len(scoring.task.lengths)]
     return {
@@ -159,11 +160,19 @@ def record_of(request: Request, requests: Sequence[Request]) -> dict:
         "logits_difference": float(np.abs(request.logits - one_device.logits).max() / np.abs(one_device.logits).max()),
         "flops_per_device": request.cost.flops * batch_size,
         **traffic(scoring, setting, batch_size),
-        "bytes_sent_per_device_compiled": sum(x.bytes_sent for x in compiled) * batch_size if compiled else None,
+        "bytes_sent_per_device_compiled": sum(sent for sent, _ in traced) if traced else None,
         "bytes_counted_sent": sent,
         "bytes_counted_received": received,
-        "collectives_compiled": sum(x.collectives for x in compiled) if compiled else None,
+        "collectives_compiled": sum(number for _, number in traced) if traced else None,
     }
+
+
+def _traffic(launch: jax.stages.Compiled | Gather, batch_size: int) -> tuple[float, int]:
+    """Returns the bytes that a device sends in a program or a gather, up to the join, and the number of collectives."""
+    if isinstance(launch, Gather):
+        return launch.bytes_sent, 1
+    compiled = cost.compiled(launch, batch_size)
+    return compiled.bytes_sent * batch_size, compiled.collectives
 
 
 def spread(name: str, values: Any) -> dict[str, float]:

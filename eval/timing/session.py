@@ -19,7 +19,7 @@ from eval.timing.measurements import HOSTS, LinkFields, Measurements
 from prism_jax.errors import RunError
 from prism_jax.exchange.baselines import AllGather
 from prism_jax.exchange.setting import Setting
-from prism_jax.parallel.processes import from_terminal, host_of_terminal
+from prism_jax.parallel.processes import from_terminal
 from prism_jax.progress import Progress
 
 SOURCES = (
@@ -41,6 +41,7 @@ class Session:
       batch_sizes: values of B.
       rounds: largest number of times that each setting is timed.
       seconds: approximate limit of the time of a table.
+      parts_per_core: parts that share a core, and compute in turn.
     """
 
     scoring: Scoring
@@ -50,6 +51,7 @@ class Session:
     batch_sizes: Sequence[int]
     rounds: int
     seconds: float
+    parts_per_core: int
 
     def run(self, measurements: Measurements) -> None:
         """Measures the missing tables, and prints all. Called on every process."""
@@ -70,7 +72,9 @@ class Session:
                     created = requests.requests(scoring, self.settings, batch_size, places)
                     prepared[num_tokens, batch_size] = created
                 timed = requests.time_in_turn(prepared[num_tokens, batch_size], self.rounds, self.seconds)
-                measurements.put(link, num_tokens, batch_size, timed)
+                shares = ({"parts_per_core": min(self.parts_per_core, row["num_parts"])} for row in timed)
+                rows = [row | share for row, share in zip(timed, shares, strict=True)]
+                measurements.put(link, num_tokens, batch_size, rows)
                 measurements.save()
             Progress.write(requests.table(measurements.table(link, num_tokens, batch_size)))
 
@@ -107,7 +111,7 @@ def measure(link: LinkFields) -> tuple[dict[str, float], list[dict]]:
     Returns:
       The results of its ladder, and the ladder, see `ladder.measured` and `ladder.climb`.
     """
-    climbed = ladder.climb(host_of_terminal())
+    climbed = ladder.climb()
     rungs = from_terminal(lambda: climbed)
     measured = ladder.measured(rungs)
     print(f"{link.link}: measured {measured['rate_bits_per_second'] / 1e6:.1f} Mbit/s, {measured['rtt_ms']:.2f} ms")

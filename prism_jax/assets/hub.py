@@ -4,6 +4,7 @@ A source is a folder in the hub's layout (`config.json`, `model.safetensors`), a
 `prism_jax.assets`), or a GGUF file. All are read in the same way.
 """
 
+import logging
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,6 +20,9 @@ from safetensors.numpy import save_file
 from prism_jax import assets, progress, records
 from prism_jax.assets import gguf_files, pickles
 from prism_jax.errors import InputError, one_line
+
+logging.getLogger("transformers").addFilter(lambda record: "PyTorch was not found" not in record.getMessage())
+"""At its import, transformers warns that it has no models without PyTorch. None of them is used."""
 
 T = TypeVar("T")
 
@@ -173,8 +177,7 @@ def read_hub_config(folder: Path, model_types: Collection[str]) -> HubConfig:
 
 
 def read_config(folder: Path, model_types: Collection[str]) -> dict:
-    """Returns the attributes of the Hugging Face config in `folder`, with its defaults. Its type must be one of
-    `model_types`."""
+    """Returns the attributes of a folder's config, with transformers' defaults. Its type is one of `model_types`."""
     read_hub_config(folder, model_types)
     from transformers import AutoConfig
 
@@ -280,15 +283,12 @@ def read_notes(path: Path) -> dict[str, str]:
 
 
 def read_label_names(path: Path) -> tuple[str, ...]:
-    """Returns the class names that a safetensors file notes in its metadata, see `write_file`. Empty if it notes
-    none."""
+    """Returns the class names in the metadata of a safetensors file, see `write_file`. Empty if it has none."""
     noted = read_notes(path).get("label_names", "[]")
     try:
         return tuple(records.parse(noted, list[str]))
     except ValueError as error:
-        raise InputError(
-            f"{path} notes the label_names {noted!r}, which are no list of names; write it again"
-        ) from error
+        raise InputError(f"{path} notes the label_names {noted!r}, no list of names; write it again") from error
 
 
 def write_file(path: Path, tensors: Mapping[str, np.ndarray], notes: Mapping[str, str] | None = None) -> None:

@@ -111,21 +111,24 @@ def _cli(command: type, argv: list[str], description: str, config: str = "", **o
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise InputError(_refusal(command, _first_sentence(message.getvalue()))) from stop
+        raise InputError(_refusal(command, message.getvalue())) from stop
     records.check_fields(parsed)
     return parsed
 
 
-def _refusal(command: type, message: str) -> str:
-    """Returns the message for a refused command line. Names the flag to use instead, where there is one."""
+def _refusal(command: type, box: str) -> str:
+    """Returns the message for a refused command line, from tyro's. Names the flag to use instead, or similar ones."""
+    message, _, proposed = box.partition("Perhaps you meant:")
+    message = _first_sentence(message)
     flag = re.match(r"Unrecognized options: (--[a-z.-]+)", message)
     kinds = groups_of(command).values()
     ways_out = next((ways for kind, ways in INSTEAD.items() if kind in kinds), {})
     if flag and flag[1] in ways_out:
         return f"{flag[1]} does nothing in this command; use {ways_out[flag[1]]}"
-    if flag and flag[1].startswith("--training."):
+    if flag and flag[1].startswith("--training.") and Training not in kinds:
         return f"{flag[1]} does nothing in this command; it is for train.finetune"
-    return f"{message}; --help lists the flags"
+    similar = ", ".join(re.findall(r"^\W*(--[a-z.-]+)", proposed, re.MULTILINE))
+    return f"{message}; {f'similar are {similar}; ' if similar else ''}--help lists the flags"
 
 
 def _first_sentence(box: str) -> str:

@@ -34,6 +34,7 @@ class Cost:
       bytes_received: bytes received by the exchanges of the blocks, from all other parts together.
       collectives: number of collectives of the exchanges of the blocks, for a whole batch.
       collectives_hidden: collectives whose rows only a later block reads. They need not delay a request.
+      share_behind_hidden: share of the blocks that compute while such a collective is under way, the mean of all.
       flops_outside: FLOPs of all other operations of the compiled program, by label; empty for the formula.
       bytes_join: bytes sent to join the rows that the head reads; None for the formula.
     """
@@ -43,6 +44,7 @@ class Cost:
     bytes_received: float
     collectives: int
     collectives_hidden: int = 0
+    share_behind_hidden: float = 0.0
     flops_outside: dict[str, float] = field(default_factory=dict)
     bytes_join: float | None = None
 
@@ -73,7 +75,7 @@ def formula(
     queries, keys = stack.query_features, stack.kv_features
     T = _rows_of_a_part(num_parts, num_tokens, extra_rows)
     flops: float = 0
-    moved = collectives = hidden = 0
+    moved = collectives = hidden = behind = 0
     for block, block_exchange in enumerate(per_block(exchange, stack.num_layers)):
         own, width = part_length(num_tokens, num_parts), stack.width_of(block_exchange)
         K = T + block_exchange.rows_received(own, num_parts)
@@ -90,7 +92,9 @@ def formula(
         in_block = (others > 0) + (first > 0)
         collectives += in_block
         hidden += in_block if read_after else 0
-    return Cost(flops, moved, moved, collectives, hidden)
+        behind += in_block * read_after
+    share_behind = behind / (hidden * stack.num_layers) if hidden else 0.0
+    return Cost(flops, moved, moved, collectives, hidden, share_behind)
 
 
 def _layers_of_mlp(stack: TransformerConfig) -> int:
@@ -222,7 +226,9 @@ def compiled(program: jax.stages.Compiled, batch_size: int) -> Cost:
         else:
             join += operation.bytes_sent
     flops, sent, received, join = (total / batch_size for total in (flops, sent, received, join))
-    return Cost(flops, sent, received, collectives, hidden, dict(sorted(outside.items())), join)
+    return Cost(
+        flops, sent, received, collectives, hidden, flops_outside=dict(sorted(outside.items())), bytes_join=join
+    )
 
 
 def _is_hidden(collective: Operation) -> bool:

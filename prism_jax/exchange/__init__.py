@@ -3,6 +3,7 @@
 from prism_jax.exchange.base import Context, Exchange, Exchanges, Sending
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
 from prism_jax.exchange.block_array import BlockArray, array_field
+from prism_jax.exchange.changes import Changes
 from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.first_tokens import FirstTokens
 from prism_jax.exchange.gated_means import GatedMeans
@@ -18,6 +19,7 @@ __all__ = [
     "WIRES",
     "AllGather",
     "BlockArray",
+    "Changes",
     "Codebooks",
     "Context",
     "Displaced",

@@ -7,6 +7,7 @@ import jax
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Context
 from prism_jax.exchange.block_array import BlockArray, array_field
+from prism_jax.exchange.changes import Changes
 from prism_jax.exchange.wire import Wire
 from prism_jax.exchange.wrapped import Wrapped, has_own_wire, inner, sender, wire_of, with_wire
 from prism_jax.parallel.partition import Layout
@@ -65,6 +66,8 @@ class Principal(Wrapped):
         check_value("rank", self.rank, Count)
         if sender(self.of) is None:
             raise InputError(f"{self.of} sends nothing, so there is nothing to project; choose one that sends rows")
+        if inner(self.of, Changes):
+            raise InputError(f"a basis is made of rows, but {self.of} sends their changes; leave changes out")
         if self.of.after_norm:
             raise InputError(
                 f"a basis is made of rows before the norm, but {self.of} sends rows behind it; "

@@ -167,6 +167,8 @@ class Block(nn.Module):
         shared = self._shared(x_BTD, exchange)
         with jax.named_scope("exchange"):
             context = exchange(shared, layout)
+        if not isinstance(context, Context):
+            raise InputError(f"{exchange} returned {type(context).__name__}; return a pj.Context, as self.share gives")
         expected = x_BTD.shape[1] + exchange.rows_received(layout.part_len, layout.num_parts)
         rows = context.x_BKD.shape[1]
         if rows != expected:

@@ -50,6 +50,11 @@ class Bond:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
+    @property
+    def host(self) -> str:
+        """Name or address of this process, at which the others reach it."""
+        return self._peers[0].get_extra_info("sockname")[0] if self._process else self._host
+
     def clean(self) -> None:
         """Removes the socket file, which JAX does not need once it is connected, and the scratch folder."""
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -64,7 +64,7 @@ class _First(Bond):
 
     async def gather(self, seconds: float) -> None:
         where = f"{self._host}:{self._port}"
-        listening = _listen(self._host, self._port)
+        listening = listen(self._host, self._port)
         self._open.append(await asyncio.start_server(self._accept, sock=listening))
         self._begin(self._send_heartbeats())
         try:
@@ -194,8 +194,8 @@ def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else ""
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Returns a socket that listens at the first usable address of the host."""
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens at the first usable address of the host. Port 0 leaves the port to the system."""
     last: OSError = socket.gaierror(socket.EAI_NONAME, "no such host")
     with contextlib.suppress(socket.gaierror):
         for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):

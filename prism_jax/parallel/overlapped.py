@@ -1,15 +1,14 @@
 """Runner on a mesh whose collectives are under way while blocks compute.
 
 Nothing computes on a CPU while a collective of the same program waits. So the function of a part is traced, and cut at
-its collectives. Each collective becomes a program, and so does each stretch of equations between them. The main thread
-launches the stretches, and a second thread the collectives, in the order of the function. That order is the same on
-every process. A stretch waits for the collectives that it reads, and for no others.
+its collectives. Each stretch of equations between them becomes a program, which the main thread launches. The
+collectives of CPU processes go as `messages`. Elsewhere each is a program of its own, which a second thread launches.
+They begin in the order of the function, which is the same on every process. A stretch waits for the collectives that
+it reads, and for no others.
 """
 
-import os
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -21,7 +20,8 @@ from jax.extend import core
 from prism_jax.errors import InputError
 from prism_jax.parallel.cutting import Constant, Stretch, cut, shape_of
 from prism_jax.parallel.mesh import OnMesh
-from prism_jax.parallel.partition import Parts
+from prism_jax.parallel.messages import messages
+from prism_jax.parallel.partition import PARTS, Parts
 from prism_jax.parallel.runner import PartFunction, _run_part
 
 
@@ -32,6 +32,42 @@ def trace(run: OnMesh, function: PartFunction, params: Any, parts: Parts) -> tup
     specs = jax.tree.map(lambda x: x.sharding.spec, placed)
     whole = jax.shard_map(one_part, mesh=run.mesh, in_specs=specs, out_specs=run._specs()[0], check_vma=False)
     return jax.make_jaxpr(whole, return_shape=True)(*placed)
+
+
+@dataclass(frozen=True)
+class Gather:
+    """An all-gather of the parts by messages.
+
+    Attributes:
+      mesh: its devices, one of each process.
+      local: shape of the array of a part.
+      gathered: shape and sharding of the result.
+      axis: axis of the result along which the arrays stand.
+    """
+
+    mesh: jax.sharding.Mesh
+    local: jax.ShapeDtypeStruct
+    gathered: jax.ShapeDtypeStruct
+    axis: int
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that a device sends."""
+        return (self.mesh.shape[PARTS] - 1) * self.local.size * self.local.dtype.itemsize
+
+    def __call__(self, x: jax.Array) -> Callable[[], jax.Array]:
+        """Begins the gather; returns a function that waits for its result."""
+        own, (device,) = x.addressable_data(0), self.mesh.local_devices
+        rows = np.moveaxis(self.mesh.devices, self.mesh.axis_names.index(PARTS), -1).reshape(-1, self.mesh.shape[PARTS])
+        parts = next([other.process_index for other in row] for row in rows if device in row)
+        arriving = messages().gather(parts, self.local, lambda: np.asarray(own).reshape(self.local.shape))
+
+        def arrived() -> jax.Array:
+            shape, sharding = self.gathered.shape, self.gathered.sharding
+            piece = np.moveaxis(arriving.result(), 0, self.axis).reshape(sharding.shard_shape(shape))
+            return jax.make_array_from_single_device_arrays(shape, sharding, [jax.device_put(piece, device)])
+
+        return arrived
 
 
 class Programs:
@@ -62,32 +98,46 @@ class Programs:
                     self._stacked.add(x)
         last = {x: i for i, stretch in enumerate(stretches) for x in stretch.reads if x not in self._outputs}
         self._last_reads = [[x for x in stretch.reads if last.get(x) == i] for i, stretch in enumerate(stretches)]
-        compiled: dict[Hashable, jax.stages.Compiled] = {}
-        self.launches: list[tuple[Stretch, jax.stages.Compiled]] = []
+        made: dict[Hashable, jax.stages.Compiled | Gather] = {}
+        self.launches: list[tuple[Stretch, jax.stages.Compiled | Gather]] = []
         for stretch in stretches:
             key = self._key(stretch)
-            if key not in compiled:
-                compiled[key] = self._compiled(stretch)
-            self.launches.append((stretch, compiled[key]))
+            if key not in made:
+                made[key] = self._gather(stretch) or self._compiled(stretch)
+            self.launches.append((stretch, made[key]))
 
     def __call__(self, params: Any, parts: Parts) -> Any:
         values = dict(enumerate(jax.tree.leaves(_arguments(params, parts))))
-        under_way: dict[int, Future] = {}
+        under_way: dict[int, Callable[[], jax.Array]] = {}
         for (stretch, program), last_read in zip(self.launches, self._last_reads, strict=True):
             for x in under_way.keys() & stretch.reads:
-                (values[x],) = under_way.pop(x).result()
+                values[x] = under_way.pop(x)()
             inputs = [values[x] for x in stretch.reads]
             for x in last_read:
                 del values[x]
-            if stretch.is_collective:
-                arriving = _collectives().submit(_when_ready, program, inputs)
-                under_way[stretch.writes[0]] = arriving
-                if not self._run._several:  # the threads of emulated devices might wait for each other
-                    arriving.result()
+            if isinstance(program, Gather):
+                under_way[stretch.writes[0]] = program(*inputs)
+            elif stretch.is_collective:
+                under_way[stretch.writes[0]] = self._begin(program, inputs)
             else:
                 values |= zip(stretch.writes, program(*inputs), strict=True)
-        values |= {x: arriving.result()[0] for x, arriving in under_way.items()}
+        values |= {x: arrived() for x, arrived in under_way.items()}
         return jax.tree.unflatten(self._structure, [values[x] for x in self._outputs])
+
+    def _begin(self, program: jax.stages.Compiled, inputs: list[jax.Array]) -> Callable[[], jax.Array]:
+        """Launches a collective on its thread; returns a function that waits for its result."""
+        arriving = _collectives().submit(_when_ready, program, inputs)
+        if not self._run._several:  # the threads of emulated devices might wait for each other
+            arriving.result()
+        return lambda: arriving.result()[0]
+
+    def _gather(self, stretch: Stretch) -> Gather | None:
+        """Returns a collective as messages, if it can go so."""
+        eqn = stretch.steps[0].eqn
+        if eqn.primitive.name != "all_gather" or not _by_messages(self._run.mesh):
+            return None
+        gathered = self._shapes[stretch.writes[0]]
+        return Gather(self._run.mesh, shape_of(eqn.invars[0]), gathered, eqn.params["all_gather_dimension"])
 
     def _key(self, stretch: Stretch) -> Hashable:
         """Returns the same for stretches that differ in their values only, such as those of two blocks."""
@@ -133,7 +183,8 @@ class OverlappedOnMesh(OnMesh):
     """The programs, by shapes."""
 
     def __call__(self, function: PartFunction, params: Any, parts: Parts) -> jax.Array:
-        return _join(OnMesh(self.mesh))(self.each(function, params, parts))
+        rows = self.each(function, params, parts)
+        return _gather_of_rows(self, rows)(rows)() if _by_messages(self.mesh) else _join(OnMesh(self.mesh))(rows)
 
     def each(self, function: PartFunction, params: Any, parts: Parts) -> Any:
         leaves, structure = jax.tree.flatten((params, parts))
@@ -145,6 +196,19 @@ class OverlappedOnMesh(OnMesh):
         return self.made[shapes](params, parts)
 
 
+def _by_messages(mesh: jax.sharding.Mesh) -> bool:
+    """Returns whether all-gathers on a mesh go as messages: it has a CPU of every process of a run of several."""
+    several = mesh.devices.size == jax.process_count() > 1 == len(mesh.local_devices)
+    return several and mesh.local_devices[0].platform == "cpu"
+
+
+def _gather_of_rows(run: OnMesh, rows: jax.Array) -> Gather:
+    """Returns the gather that joins rows [B, P*R, ...] that are cut along axis 1."""
+    cut_along_tokens, whole = (jax.NamedSharding(run.mesh, spec) for spec in run._specs())
+    local = jax.ShapeDtypeStruct(cut_along_tokens.shard_shape(rows.shape), rows.dtype)
+    return Gather(run.mesh, local, jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=whole), 1)
+
+
 @cache
 def _join(run: OnMesh) -> Callable[[jax.Array], jax.Array]:
     return jax.jit(run.join)
@@ -152,14 +216,8 @@ def _join(run: OnMesh) -> Callable[[jax.Array], jax.Array]:
 
 @cache
 def _collectives() -> ThreadPoolExecutor:
-    """Returns the thread that launches the collectives. When its rows are ready, it need not wait for a block."""
-
-    def wake_at_once() -> None:
-        if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_BATCH:
-            with suppress(OSError):
-                os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-
-    return ThreadPoolExecutor(1, "collectives", wake_at_once)
+    """Returns the thread that launches the collectives that are programs."""
+    return ThreadPoolExecutor(1, "collectives")
 
 
 def _when_ready(program: jax.stages.Compiled, inputs: list[jax.Array]) -> Any:

@@ -43,7 +43,6 @@ NEVER_SECONDS = 10**6
 ones. The bond checks whether they are alive."""
 
 _bond: Bond | None = None
-_host: str | None = None
 
 USAGE = (
     "On several hosts: the same command on each, with --coordinator HOST:PORT (of process 0) --num-processes P "
@@ -67,7 +66,7 @@ def join(argv: list[str], lost_after: float = LOST_AFTER_SECONDS) -> list[str]:
         processes.
       RunError: if a process does not join in time.
     """
-    global _bond, _host
+    global _bond
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--coordinator")
     parser.add_argument("--num-processes", type=int)
@@ -93,7 +92,7 @@ def join(argv: list[str], lost_after: float = LOST_AFTER_SECONDS) -> list[str]:
         )
     _use_batch_scheduling()
     bond = meet(host, port, num_processes, process_id, seconds=seconds, lost_after=lost_after)
-    _bond, _host, service = bond, host, f"unix:{bond.service}"
+    _bond, service = bond, f"unix:{bond.service}"
     atexit.register(_leave, bond)
     jax.config.update("jax_num_cpu_devices", 1)
     jax.config.update("jax_check_proxy_envs", False)  # socket files need no proxy
@@ -122,10 +121,10 @@ def several() -> bool:
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def host_of_terminal() -> str:
-    """Returns the host of process 0 as `--coordinator` names it, in a run of several processes."""
-    assert _host is not None
-    return _host
+def own_host() -> str:
+    """Returns a name or address at which the other processes reach this one, in a run of several."""
+    assert _bond is not None
+    return _bond.host
 
 
 def is_terminal() -> bool:

@@ -27,8 +27,8 @@ from prism_jax.weights import peft_files
 from prism_jax.weights.strict import faults
 
 HINTS = {
-    "classifier": " (give an adapter that holds one with --adapter, or train one with train.finetune and score its "
-    "run)",
+    "classifier": " (give an adapter that holds one with --adapter, train one with train.finetune and score its run, "
+    "or in Python draw one with fresh=['classifier'])",
     "pooler": " (choose a model class without a pooler, or draw one with fresh=['pooler'])",
 }
 """Advice for error messages, by module of the model: for one that is missing in the source, or has another shape."""

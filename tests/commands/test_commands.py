@@ -193,6 +193,7 @@ def test_a_config_file_without_a_config_or_with_an_error(tmp_path, capsys):
             ["--training.epochs", 4],
             "--training.epochs does nothing in this command; it is for train.finetune",
         ),
+        ("train.finetune", ["--training.epoch", 4], "--training.epoch, 4; similar are --training.epochs"),
     ],
 )
 def test_flags_that_would_do_nothing_are_refused(module, flags, message, toy_config, tmp_path, capsys):

@@ -169,5 +169,5 @@ def test_an_adapter_notes_the_names_of_its_own_head(folder, tmp_path):
         load("noted", "a", "b", "c")
     tensors = load_file(noted / peft_files.WEIGHTS)
     save_file(tensors, noted / peft_files.WEIGHTS, metadata={"label_names": '{"x": 0}'})
-    with pytest.raises(ValueError, match="notes the label_names .*, which are no list of names"):
+    with pytest.raises(ValueError, match="notes the label_names .*, no list of names"):
         load("noted")

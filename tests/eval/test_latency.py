@@ -23,7 +23,7 @@ from eval.launch import STOP_SECONDS
 from eval.links import ladder, shaped
 from eval.reporting import other_plots
 from eval.timing import latency_model
-from eval.timing.latency_model import Constants, Link
+from eval.timing.latency_model import Constants, Link, Traffic
 from eval.timing.measurements import LinkFields, Measurements
 from prism_jax import assets, data
 from prism_jax.assets import Asset
@@ -97,7 +97,8 @@ def test_a_shaped_link_carries_what_the_formula_says(toy_config, trained, tmp_pa
         assert 0.75 * 10e6 < climbed["measured"]["rate_bits_per_second"] < 1.05 * 10e6
         assert rtt - 1 < climbed["measured"]["rtt_ms"] < rtt + 10
     slower = {row["setting"]: row for row in results["rows"] if row["rtt_ms"] == 10}
-    assert slower["segment_means:2"]["seconds"] > 0.01 * prism["collectives"]
+    # A message takes half a round trip, and the next one of its receiver leaves after it.
+    assert slower["segment_means:2"]["seconds"] > 0.005 * (prism["collectives"] + 2)
     constants = {rtt: latency_model.fit([row for row in results["rows"] if row["rtt_ms"] != rtt]) for rtt in (0, 10)}
     for row in results["rows"]:
         traffic, link = latency_model.traffic_of(row), latency_model.link_of(row)
@@ -105,12 +106,11 @@ def test_a_shaped_link_carries_what_the_formula_says(toy_config, trained, tmp_pa
         assert row["seconds_predicted"] == pytest.approx(predicted)
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
     (axes,) = drawn_of(results, monkeypatch).axes
-    one_device, *_ = axes.get_lines()
-    lines = {bars.get_label(): bars[0] for bars in axes.containers} | {"one device": one_device}
-    for setting in {row["setting"] for row in results["rows"]}:
+    lines = {bars.get_label(): bars[0] for bars in axes.containers}
+    for setting in {row["setting"] for row in results["rows"] if row["num_parts"] > 1}:
         records = [row for row in results["rows"] if row["setting"] == setting]
-        line = lines[setting.replace("_", " ") if records[0]["num_parts"] > 1 else "one device"]
-        assert [*zip(*line.get_data(), strict=True)] == [(row["rtt_ms"], 1e3 * row["seconds"]) for row in records]
+        line = lines[setting.replace("_", " ")]
+        assert [*zip(*line.get_data(), strict=True)] == [(row["rtt_ms"], row["speedup"]) for row in records]
 
 
 @pytest.mark.slow
@@ -119,9 +119,9 @@ def test_a_shaped_link_carries_what_the_formula_says(toy_config, trained, tmp_pa
 def test_two_hosts_measure_their_link_and_the_plan_takes_it(toy_config, trained, tmp_path, capsys):
     """Two network namespaces stand for the hosts."""
     bucket = ["tbf", "rate", "20mbit", "burst", "1600", "latency", "400ms"]
-    join = ["--coordinator", f"{shaped.ADDRESSES[0]}:12345", "--num-processes", "2", "--process-id"]
+    join = ["--coordinator", f"{shaped.address(0)}:12345", "--num-processes", "2", "--process-id"]
     words = [sys.executable, "-m", "eval.latency", toy_config, *FLAGS, "--base", trained, *join]
-    with shaped.joined(8.0) as ends, contextlib.ExitStack() as hosts:
+    with shaped.joined(2, 8.0) as ends, contextlib.ExitStack() as hosts:
         for end in ends:
             end.run("tc", "qdisc", "replace", "dev", shaped.DEVICE, "root", *bucket)
         started = [
@@ -152,6 +152,38 @@ def test_two_hosts_measure_their_link_and_the_plan_takes_it(toy_config, trained,
     assert "Use one device" in capsys.readouterr().out
     link = json.loads((tmp_path / "plan" / "plan.json").read_text())["link"]
     assert link == {"rate": climbed["measured"]["rate_bits_per_second"], "rtt_ms": climbed["measured"]["rtt_ms"]}
+
+
+CONNECT = """
+import socket, sys, time
+started = time.perf_counter()
+socket.create_connection((sys.argv[1], 9), timeout=10).close()
+print(time.perf_counter() - started)
+"""
+LISTEN = """
+import socket
+server = socket.create_server(("", 9))
+print("ready", flush=True)
+while True:
+    server.accept()
+"""
+
+
+@shaping
+def test_each_of_three_ends_reaches_the_others_a_round_trip_away():
+    with contextlib.ExitStack() as stack:
+        ends = stack.enter_context(shaped.joined(3, 20.0))
+        for end in ends:
+            listening = stack.enter_context(
+                subprocess.Popen(end.inside([sys.executable, "-c", LISTEN]), stdout=subprocess.PIPE)
+            )
+            stack.callback(listening.kill)
+            assert listening.stdout.readline() == b"ready\n"
+        for i, j in ((0, 1), (1, 2), (2, 0)):
+            done = subprocess.run(
+                ends[i].inside([sys.executable, "-c", CONNECT, shaped.address(j)]), capture_output=True, check=True
+            )
+            assert 0.02 <= float(done.stdout) < 0.2
 
 
 def drawn_of(content, monkeypatch):
@@ -194,7 +226,7 @@ config = Experiment(model=BertForSequenceClassification, weights="asset:toy", da
     monkeypatch.setitem(assets.ASSETS, "toy", model)
     monkeypatch.setitem(data.DATASETS, "toy", toy)
     monkeypatch.setenv("PRISM_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(shaped, "enter_command", lambda *, delay: ["nowhere"])
+    monkeypatch.setattr(shaped, "enter_command", lambda *, relayed: ["nowhere"])
 
     def leave(prefix):
         assert prefix == ["nowhere"]
@@ -251,7 +283,7 @@ def space_of(pid: int | str) -> str | None:
         (["-n", "2", "--rates", "0mbit"], "a rate is '0mbit'"),
         (["-n", "2", "--rtts", "5"], "give --rates too"),
         (["-n", "2", "--rates", "5mbit", "--rtts", "-1"], "choose one or more of 0 to 1000 milliseconds"),
-        (["-n", "3", "--rates", "5mbit"], "a shaped link joins two processes"),
+        (["-n", "999", "--rates", "5mbit"], "shaped links join at most 254 processes; choose fewer"),
         (["-n", "999"], "choose at most as many, one for each process"),
         (["-n", "2", "--segments", "999"], "999 segments asked for"),
     ],
@@ -324,10 +356,10 @@ def test_without_namespaces_loopback_is_offered(monkeypatch):
     with pytest.raises(
         InputError, match="needs root or user namespaces.*leave --rates and --rtts out to measure over loopback"
     ):
-        shaped.enter_command(delay=False)
+        shaped.enter_command(relayed=False)
     monkeypatch.setattr(shaped.shutil, "which", lambda name: None if name == "tc" else name)
     with pytest.raises(InputError, match="shaping needs tc"):
-        shaped.enter_command(delay=False)
+        shaped.enter_command(relayed=False)
 
 
 def test_a_ladder_shows_rate_and_round_trip():
@@ -375,10 +407,22 @@ def test_the_cost_model_finds_the_constants_and_links_that_it_has_not_seen():
     assert rows[4 + 2]["seconds"] == pytest.approx(by_hand)
 
 
-def test_lines_cross_where_they_are_equal():
-    assert other_plots.crossings([(10, 4.0, 1.0), (1000, 1.0, 4.0)], logarithmic=True) == [pytest.approx((100, 2))]
-    assert other_plots.crossings([(0, 1.0, 2.0), (4, 4.0, 2.0)], logarithmic=False) == [pytest.approx((2, 2))]
-    assert other_plots.crossings([(0, 3.0, 2.0), (4, 4.0, 2.0)], logarithmic=False) == []
+@pytest.mark.parametrize(("blocks_behind", "left_ms"), [(1, 8), (3, 0)])
+def test_a_hidden_collective_costs_what_the_blocks_behind_it_leave(blocks_behind, left_ms):
+    """Six blocks of 4 ms each; a collective is 10 ms under way by its half round trip and 2 ms by its bytes."""
+    half_a_round_trip = Constants(fixed=1e-3, round_trips=0.5, ends=1.0, opening=0.0, bits_on_wire=1.0, per_byte=0.0)
+    link, waited_for = Link(rate=8e6, rtt_ms=20.0), Traffic(3, 2000.0, 6000.0, 6000.0)
+    computing, ends, visible = 24e-3, 2 * 1e-3 + 20e-3 + 0.0, 3 * (1e-3 + 12e-3)
+    assert half_a_round_trip.seconds(computing, waited_for, link) == pytest.approx(computing + ends + visible)
+    hidden = replace(waited_for, hidden=2, share_behind=blocks_behind / 6)
+    by_hand = computing + ends + (1e-3 + 12e-3) + 2 * (1e-3 + 1e-3 * left_ms)
+    assert half_a_round_trip.seconds(computing, hidden, link) == pytest.approx(by_hand)
+
+
+def test_a_line_crosses_one_device_where_it_is_as_fast():
+    assert other_plots.crossings([(10, 0.5), (1000, 2.0)], logarithmic=True) == [pytest.approx((100, 1))]
+    assert other_plots.crossings([(0, 2.0), (4, 0.5)], logarithmic=False) == [pytest.approx((2, 1))]
+    assert other_plots.crossings([(0, 1.5), (4, 1.0)], logarithmic=False) == []
 
 
 @pytest.fixture

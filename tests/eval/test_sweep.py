@@ -16,7 +16,7 @@ from helpers.command import command
 from helpers.paths import ROOT
 from PIL import Image
 
-from eval.reporting import sweep_plots, sweep_points
+from eval.reporting import sweep_plots, sweep_points, tables
 from eval.reporting.markdown import mean_over_runs
 from eval.reporting.style import plt
 from eval.scoring import variants
@@ -536,6 +536,19 @@ def test_a_legend_stays_inside_its_panel(label):
     assert left.y0 >= 0
     assert panels[0].get_window_extent().height > figure.bbox.height / 2
     plt.close(figure)
+
+
+def test_records_of_a_single_cost_are_drawn(tmp_path):
+    content = json.loads((ROOT / "docs" / "results" / "newsgroups" / "main" / "results.json").read_text())
+    content["rows"] = [row for row in content["rows"] if row["setting"] == "segment_means:4" and row["num_parts"] == 2]
+    panels = sweep_points.panels_of({"one": content})
+    assert sweep_plots.draw(sweep_points.PLOTS["score_bytes"], tmp_path / "plot.png", panels)
+
+
+def test_empty_parts_are_noted():
+    row = {"num_parts": 4, "tokens": 128, "share_in_every_part": 0.1, "real_tokens_median": 28.0}
+    assert tables.short_texts([{**row, "share_in_every_part": 0.6}, {"error": "failed"}]) is None
+    assert "at P = 4, N = 128, where" in tables.short_texts([row, row])
 
 
 @pytest.mark.process

@@ -222,6 +222,16 @@ def test_an_exchange_that_sends_other_rows_than_it_says_is_refused():
         hidden_states(model, params, tiny_batch(12, padded=False), Liar(), pj.on_one_device(3))
 
 
+def test_an_exchange_that_returns_no_context_is_refused():
+    class Forgetful(pj.IsolatedParts):
+        def __call__(self, x_BTD, layout):
+            super().__call__(x_BTD, layout)
+
+    model, params = tiny_bert()
+    with pytest.raises(ValueError, match="forgetful returned NoneType; return a pj.Context"):
+        hidden_states(model, params, tiny_batch(12, padded=False), Forgetful(), pj.on_one_device(3))
+
+
 def test_sharing_the_weights_of_one_part_is_refused():
     """They would be taken for those of every part, and a causal model would see the future."""
 

@@ -2,6 +2,8 @@
 
 import copy
 import re
+import sys
+import types
 
 import nbformat
 import pytest
@@ -23,6 +25,10 @@ TOLERANCE = 0.01
 """Largest difference of a printed decimal number: rounding differs between machines, and grows in training."""
 
 
+def notebook(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(ROOT / "docs" / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
 def decimals(cell) -> list[float]:
     """The decimal numbers that a cell prints."""
     printed = "".join(output.get("text", "") for output in cell.get("outputs", []) if output.get("name") == "stdout")
@@ -33,6 +39,28 @@ def test_every_notebook_is_known():
     assert sorted(path.stem for path in (ROOT / "docs" / "notebooks").glob("*.ipynb")) == sorted(NOTEBOOKS)
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_in_colab_the_first_cell_installs_what_was_opened(name, monkeypatch):
+    """The installation itself is left out: its argument is read."""
+    cell = next(cell for cell in notebook(name).cells if cell.cell_type == "code")
+    code, count = re.subn("%pip install --quiet (.*)", r"argument = f\1", cell.source)
+    assert count == 1
+
+    def requirement(path: str) -> str:
+        answer = types.SimpleNamespace(json=lambda: [{"path": path}])
+        monkeypatch.setattr("requests.get", lambda address: answer)
+        exec(code, names := {})
+        return names["argument"]
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    assert re.fullmatch(r"prism_jax(\[gguf\])? @ file:///.*", requirement(""))
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    opened = "fileId=https%3A%2F%2Fgithub.com%2Fsomeone%2Fname%2Fblob%2Fmain%2Fdocs%2Fnotebooks%2Ftour.ipynb"
+    assert requirement(opened).endswith(" @ git+https://github.com/someone/name@main")
+    with pytest.raises(AssertionError, match="a copy: first run %pip install"):
+        requirement("fileId=1AbCdEf")
+
+
 @pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -41,10 +69,10 @@ def test_a_notebook_prints_what_is_stored(name, monkeypatch):
         real(asset)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles in half the time
-    path = ROOT / "docs" / "notebooks" / f"{name}.ipynb"
-    stored = nbformat.read(path, as_version=4)
+    stored = notebook(name)
     fresh = copy.deepcopy(stored)
-    NotebookClient(fresh, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    folder = ROOT / "docs" / "notebooks"
+    NotebookClient(fresh, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
     pairs = [(decimals(before), decimals(after)) for before, after in zip(stored.cells, fresh.cells, strict=True)]
     assert sum(len(before) for before, _ in pairs) >= 2
     for before, after in pairs:

@@ -73,7 +73,7 @@ def test_the_programs_give_what_forward_gives(family, num_parts, text):
     for _ in range(2):
         jax.tree.map(assert_close, program(params, parts), expected)
     formula = cost.formula(model.config.stack, exchange, num_parts, NUM_TOKENS, model.extra_rows)
-    compiled = [cost.compiled(one, 2) for one in program.compiled]
+    compiled = [cost.compiled(one, 2) for one in program.launches]
     assert sum(one.collectives for one in compiled) == formula.collectives
     assert sum(one.bytes_sent for one in compiled) == formula.bytes_sent
 
