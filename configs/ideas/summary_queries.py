@@ -39,13 +39,14 @@ class SummaryQueries(pj.SegmentMeans):
         index_LS, inside_LS = self.segments(layout.part_len)
         L, T = self.num_segments, layout.part_len
         inside_LT = jnp.zeros((L, T), bool).at[jnp.arange(L)[:, None], index_LS].max(inside_LS)
-        score_BLT = jnp.einsum("BTD,LD->BLT", x_BTD, self.query_LD) - jnp.where(inside_LT, 0, self.outside_L[:, None])
+        outside_LT = jnp.where(inside_LT, 0, self.outside_L[:, None])
+        score_BLT = jnp.einsum("BTD,LD->BLT", x_BTD, self.query_LD) - outside_LT[None]
         real_B1T = layout.real_BT[:, None]
         share_BLT = jax.nn.softmax(jnp.where(real_B1T, score_BLT, -1e9), where=real_B1T, axis=-1)
         z_BLD = jnp.einsum("BLT,BTD->BLD", share_BLT, jnp.where(layout.real_BT[..., None], x_BTD, 0))
-        own_BLT = layout.real_BT[:, None] & inside_LT
+        own_BLT = layout.real_BT[:, None] & inside_LT[None]
         z_BLD = jnp.where(own_BLT.any(2, keepdims=True), z_BLD, 0)
-        count_BPL = (layout.real_BPT[:, :, None] & inside_LT).sum(-1)
+        count_BPL = (layout.real_BPT[:, :, None] & inside_LT[None, None]).sum(-1)
         last_PL = jnp.broadcast_to(layout.positions_PT[:, -1:], (layout.num_parts, L))
         return self.share(x_BTD, z_BLD, count_BPL, last_PL, layout)
 
