@@ -28,6 +28,13 @@ SOURCES = (
 )
 """Modules that affect latency. Times measured by another version of them are not reused."""
 
+LOWEST = 0.7
+"""Least share of the requested rate that a ladder may show. Headers, the bucket and the growth of TCP's window take the
+rest: 0.7 to 0.86 of 200 Mbit/s were seen, the least with a delay of 20 ms."""
+
+LADDERS = 5
+"""Number of times that a shaped link is measured, until it has its rate."""
+
 
 @dataclass(frozen=True)
 class Session:
@@ -91,18 +98,14 @@ def shape_and_verify(link: LinkFields) -> tuple[dict[str, float], list[dict]]:
     requested = link.rate_bits_per_second
     assert requested is not None
     shaped.shape(f"{requested:.0f}bit")
-    measured, rungs = measure(link)
-
-    def verify() -> None:
-        rate = measured["rate_bits_per_second"]
-        if not 0.75 < rate / requested < 1.1:
-            raise RunError(
-                f"{link.link}: this machine can't hold that rate, the ladder shows {rate / 1e6:.1f} Mbit/s; "
-                "choose a lower one"
-            )
-
-    from_terminal(verify)
-    return measured, rungs
+    for _ in range(LADDERS):  # another program may be busy for a moment
+        measured, rungs = measure(link)
+        if LOWEST < measured["rate_bits_per_second"] / requested < 1.1:
+            return measured, rungs
+    raise RunError(
+        f"{link.link}: this machine can't hold that rate, {LADDERS} ladders show "
+        f"{measured['rate_bits_per_second'] / 1e6:.1f} Mbit/s and the like; choose a lower one"
+    )
 
 
 def measure(link: LinkFields) -> tuple[dict[str, float], list[dict]]:
