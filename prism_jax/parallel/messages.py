@@ -17,7 +17,7 @@ from functools import cache
 import jax
 import numpy as np
 
-from prism_jax.errors import RunError
+from prism_jax.errors import LostError, RunError
 from prism_jax.parallel.meeting import listen
 from prism_jax.parallel.processes import from_process, from_terminal, own_host
 
@@ -64,7 +64,8 @@ class Messages:
           The arrays, [processes, ...].
 
         Raises:
-          RunError: when the result is read, if a process is gone or sends something else.
+          LostError: when the result is read, if a process is gone.
+          RunError: when it is read, if a process sends something else.
         """
         leaving = self._sender.submit(self._send, processes, own)
         return self._receiver.submit(self._receive, processes, shape, leaving)
@@ -118,7 +119,7 @@ def messages() -> Messages:
     """Returns the connections of this run. The first call opens them; all processes make it at the same time.
 
     Raises:
-      RunError: if a process can't be reached.
+      LostError: if a process can't be reached.
     """
     own, count = jax.process_index(), jax.process_count()
     secret = from_terminal(lambda: secrets.token_bytes(32))
@@ -142,7 +143,7 @@ def accept(server: socket.socket, secret: bytes, missing: set[int]) -> dict[int,
     """Returns the connections of these processes, once they have come with the secret of the run. Closes all others.
 
     Raises:
-      RunError: if they do not come in time.
+      LostError: if they do not come in time.
     """
     server.settimeout(WAIT_SECONDS)
     accepted: dict[int, socket.socket] = {}
@@ -163,11 +164,11 @@ def accept(server: socket.socket, secret: bytes, missing: set[int]) -> dict[int,
 
 @contextlib.contextmanager
 def _names(process: int | str, way_out: str = "") -> Iterator[None]:
-    """Raises RunError with the other process's name where a connection fails."""
+    """Raises LostError with the other process's name where a connection fails."""
     try:
         yield
     except OSError as error:
-        raise RunError(f"no connection with process {process}: {error.strerror or error}{way_out}") from error
+        raise LostError(f"no connection with process {process}: {error.strerror or error}{way_out}") from error
 
 
 def _wake_at_once() -> None:
