@@ -6,7 +6,6 @@ and arrives half a round trip later.
 """
 
 import contextlib
-import os
 import secrets
 import socket
 import struct
@@ -19,7 +18,7 @@ import numpy as np
 
 from prism_jax.errors import LostError, RunError
 from prism_jax.parallel.meeting import listen
-from prism_jax.parallel.processes import from_process, from_terminal, own_host
+from prism_jax.parallel.processes import from_process, from_terminal, own_host, wake_at_once
 
 WAIT_SECONDS = 60.0
 """Seconds that the processes have to connect."""
@@ -48,7 +47,7 @@ class Messages:
     def __init__(self, process: int, connections: dict[int, socket.socket]):
         self.process, self.connections = process, connections
         self._sent, self._received = dict.fromkeys(connections, 0), dict.fromkeys(connections, 0)
-        self._sender, self._receiver = (ThreadPoolExecutor(1, name, _wake_at_once) for name in ("sender", "receiver"))
+        self._sender, self._receiver = (ThreadPoolExecutor(1, name, wake_at_once) for name in ("sender", "receiver"))
 
     def gather(
         self, processes: Sequence[int], shape: jax.ShapeDtypeStruct, own: Callable[[], np.ndarray]
@@ -169,10 +168,3 @@ def _names(process: int | str, way_out: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         raise LostError(f"no connection with process {process}: {error.strerror or error}{way_out}") from error
-
-
-def _wake_at_once() -> None:
-    """Lets this thread preempt those that compute. When its bytes are there, it need not wait for a block."""
-    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_BATCH:
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

@@ -22,6 +22,7 @@ from prism_jax.parallel.cutting import Constant, Stretch, cut, shape_of
 from prism_jax.parallel.mesh import OnMesh
 from prism_jax.parallel.messages import messages
 from prism_jax.parallel.partition import PARTS, Parts
+from prism_jax.parallel.processes import wake_at_once
 from prism_jax.parallel.runner import PartFunction, _run_part
 
 
@@ -221,7 +222,7 @@ def _join(run: OnMesh) -> Callable[[jax.Array], jax.Array]:
 @cache
 def _collectives() -> ThreadPoolExecutor:
     """Returns the thread that launches the collectives that are programs."""
-    return ThreadPoolExecutor(1, "collectives")
+    return ThreadPoolExecutor(1, "collectives", wake_at_once)
 
 
 def _when_ready(program: jax.stages.Compiled, inputs: list[jax.Array]) -> Any:
