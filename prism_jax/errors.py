@@ -9,6 +9,10 @@ class RunError(RuntimeError):
     """Raised when a run fails although its input is right."""
 
 
+class LostError(RunError):
+    """Raised when a connection with another process of the run ends. The bond may know why."""
+
+
 class SaveError(RunError):
     """Raised when a checkpoint could not be saved. The threads that were saving it may never end."""
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from eval.links import shaped
-from prism_jax.errors import RunError, one_line
+from prism_jax.errors import LostError, one_line
 from prism_jax.parallel.messages import messages, receive
 
 SIZES = (1_000, 10_000, 30_000, 100_000, 400_000)
@@ -24,7 +24,7 @@ def climb() -> list[dict]:
       list on processes other than 0.
 
     Raises:
-      RunError: if a process can't be reached, or the link carries nothing.
+      LostError: if a process can't be reached, or is gone.
     """
     connections, end = messages().connections, jax.process_index()
     try:
@@ -33,7 +33,7 @@ def climb() -> list[dict]:
         if end == 1:
             _answer(connections[0])
     except OSError as error:
-        raise RunError(f"no messages between process 1 and process 0: {one_line(error)}") from error
+        raise LostError(f"no messages between process 1 and process 0: {one_line(error)}") from error
     return []
 
 

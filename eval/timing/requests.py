@@ -17,7 +17,7 @@ from prism_jax import cost
 from prism_jax.exchange.setting import Setting
 from prism_jax.forward import forward
 from prism_jax.parallel.mesh import OnMesh, on_mesh
-from prism_jax.parallel.overlapped import Gather
+from prism_jax.parallel.overlapped import Gather, by_messages
 from prism_jax.parallel.partition import Parts
 from prism_jax.parallel.processes import barrier, from_terminal
 from prism_jax.parallel.runner import PlacedRunner
@@ -84,9 +84,9 @@ class Request:
         self.counted.clear()
 
     def _made(self, parts: Parts) -> jax.stages.Compiled | Overlapped:
-        """Returns the program: of several parts, one whose collectives are messages."""
+        """Returns the program. A collective is worth one of its own if it can be hidden, or go as messages."""
         model, exchange, run = self.scoring.model, self.setting.exchange, self.run
-        if run.num_parts > 1 and isinstance(run, OnMesh):
+        if isinstance(run, OnMesh) and (self.cost.collectives_hidden or by_messages(run.mesh)):
             return overlapped(model, exchange, run)
         program = jax.jit(lambda params, parts: forward(model, params, parts, exchange, run))
         return program.lower(self.params, parts).compile()

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from prism_jax.errors import InputError, RunError, SaveError, one_line
+from prism_jax.errors import InputError, LostError, RunError, SaveError, one_line
 from prism_jax.folders import held
 from prism_jax.parallel import processes
 
@@ -40,6 +40,9 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
             if not processes.several():
                 os._exit(1)  # the interpreter would wait for threads of Orbax that never end
             raise SystemExit(1) from error
+        except LostError as error:
+            processes.wait_for_bond()
+            _stop(str(error), 1)
         except RunError as error:
             _stop(str(error), 1)
         except KeyboardInterrupt:

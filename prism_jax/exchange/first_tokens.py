@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Context, all_gather
+from prism_jax.exchange.changes import Changes
 from prism_jax.exchange.wire import FLOAT32
 from prism_jax.exchange.wrapped import Wrapped, inner
 from prism_jax.parallel.partition import Layout
@@ -31,6 +32,8 @@ class FirstTokens(Wrapped):
         check_value("num_first", self.num_first, Count)
         if inner(self.of, FirstTokens):
             raise InputError(f"{self.of} keeps first tokens already; leave one first_tokens out")
+        if inner(self.of, Changes):
+            raise InputError(f"{self.of} sends every row, those of the first tokens too; leave first_tokens out")
         if self.of.remembers:
             raise InputError(
                 f"first_tokens:{self.num_first}:{self.of} wraps an exchange with a memory; put first tokens "

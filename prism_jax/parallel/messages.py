@@ -6,7 +6,6 @@ and arrives half a round trip later.
 """
 
 import contextlib
-import os
 import secrets
 import socket
 import struct
@@ -17,9 +16,9 @@ from functools import cache
 import jax
 import numpy as np
 
-from prism_jax.errors import RunError
+from prism_jax.errors import LostError, RunError
 from prism_jax.parallel.meeting import listen
-from prism_jax.parallel.processes import from_process, from_terminal, own_host
+from prism_jax.parallel.processes import from_process, from_terminal, own_host, wake_at_once
 
 WAIT_SECONDS = 60.0
 """Seconds that the processes have to connect."""
@@ -48,7 +47,7 @@ class Messages:
     def __init__(self, process: int, connections: dict[int, socket.socket]):
         self.process, self.connections = process, connections
         self._sent, self._received = dict.fromkeys(connections, 0), dict.fromkeys(connections, 0)
-        self._sender, self._receiver = (ThreadPoolExecutor(1, name, _wake_at_once) for name in ("sender", "receiver"))
+        self._sender, self._receiver = (ThreadPoolExecutor(1, name, wake_at_once) for name in ("sender", "receiver"))
 
     def gather(
         self, processes: Sequence[int], shape: jax.ShapeDtypeStruct, own: Callable[[], np.ndarray]
@@ -64,7 +63,8 @@ class Messages:
           The arrays, [processes, ...].
 
         Raises:
-          RunError: when the result is read, if a process is gone or sends something else.
+          LostError: when the result is read, if a process is gone.
+          RunError: when it is read, if a process sends something else.
         """
         leaving = self._sender.submit(self._send, processes, own)
         return self._receiver.submit(self._receive, processes, shape, leaving)
@@ -118,7 +118,7 @@ def messages() -> Messages:
     """Returns the connections of this run. The first call opens them; all processes make it at the same time.
 
     Raises:
-      RunError: if a process can't be reached.
+      LostError: if a process can't be reached.
     """
     own, count = jax.process_index(), jax.process_count()
     secret = from_terminal(lambda: secrets.token_bytes(32))
@@ -142,7 +142,7 @@ def accept(server: socket.socket, secret: bytes, missing: set[int]) -> dict[int,
     """Returns the connections of these processes, once they have come with the secret of the run. Closes all others.
 
     Raises:
-      RunError: if they do not come in time.
+      LostError: if they do not come in time.
     """
     server.settimeout(WAIT_SECONDS)
     accepted: dict[int, socket.socket] = {}
@@ -163,15 +163,8 @@ def accept(server: socket.socket, secret: bytes, missing: set[int]) -> dict[int,
 
 @contextlib.contextmanager
 def _names(process: int | str, way_out: str = "") -> Iterator[None]:
-    """Raises RunError with the other process's name where a connection fails."""
+    """Raises LostError with the other process's name where a connection fails."""
     try:
         yield
     except OSError as error:
-        raise RunError(f"no connection with process {process}: {error.strerror or error}{way_out}") from error
-
-
-def _wake_at_once() -> None:
-    """Lets this thread preempt those that compute. When its bytes are there, it need not wait for a block."""
-    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_BATCH:
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        raise LostError(f"no connection with process {process}: {error.strerror or error}{way_out}") from error

@@ -1,10 +1,10 @@
 """Runner on a mesh whose collectives are under way while blocks compute.
 
 Nothing computes on a CPU while a collective of the same program waits. So the function of a part is traced, and cut at
-its collectives. Each stretch of equations between them becomes a program, which the main thread launches. The
-collectives of CPU processes go as `messages`. Elsewhere each is a program of its own, which a second thread launches.
-They begin in the order of the function, which is the same on every process. A stretch waits for the collectives that
-it reads, and for no others.
+its collectives. Each stretch of equations between them becomes a program, which the main thread launches. All-gathers
+go as `messages` on a mesh of all CPU processes of a run. Any other collective is a program of its own, which a second
+thread launches. They begin in the order of the function, which is the same on every process. A stretch waits for the
+collectives that it reads, and for no others.
 """
 
 from collections.abc import Callable, Hashable
@@ -22,6 +22,7 @@ from prism_jax.parallel.cutting import Constant, Stretch, cut, shape_of
 from prism_jax.parallel.mesh import OnMesh
 from prism_jax.parallel.messages import messages
 from prism_jax.parallel.partition import PARTS, Parts
+from prism_jax.parallel.processes import wake_at_once
 from prism_jax.parallel.runner import PartFunction, _run_part
 
 
@@ -79,6 +80,8 @@ class Programs:
 
     def __init__(self, run: OnMesh, function: PartFunction, params: Any, parts: Parts):
         closed, shapes = trace(run, function, params, parts)
+        if by_messages(run.mesh):
+            messages()  # processes connect by collectives too, so before the first one of the function is under way
         stretches, self._outputs = cut(closed)
         self._run, self._structure = run, jax.tree.structure(shapes)
         self._shapes: dict[int, jax.ShapeDtypeStruct] = dict(
@@ -132,9 +135,11 @@ class Programs:
         return lambda: arriving.result()[0]
 
     def _gather(self, stretch: Stretch) -> Gather | None:
-        """Returns a collective as messages, if it can go so."""
+        """Returns a collective as messages, if it gathers all parts and can go so."""
         eqn = stretch.steps[0].eqn
-        if eqn.primitive.name != "all_gather" or not _by_messages(self._run.mesh):
+        if eqn.primitive.name != "all_gather" or not by_messages(self._run.mesh):
+            return None
+        if eqn.params["axis_name"] != (PARTS,) or eqn.params["axis_index_groups"]:
             return None
         gathered = self._shapes[stretch.writes[0]]
         return Gather(self._run.mesh, shape_of(eqn.invars[0]), gathered, eqn.params["all_gather_dimension"])
@@ -184,7 +189,7 @@ class OverlappedOnMesh(OnMesh):
 
     def __call__(self, function: PartFunction, params: Any, parts: Parts) -> jax.Array:
         rows = self.each(function, params, parts)
-        return _gather_of_rows(self, rows)(rows)() if _by_messages(self.mesh) else _join(OnMesh(self.mesh))(rows)
+        return _gather_of_rows(self, rows)(rows)() if by_messages(self.mesh) else _join(OnMesh(self.mesh))(rows)
 
     def each(self, function: PartFunction, params: Any, parts: Parts) -> Any:
         leaves, structure = jax.tree.flatten((params, parts))
@@ -196,7 +201,7 @@ class OverlappedOnMesh(OnMesh):
         return self.made[shapes](params, parts)
 
 
-def _by_messages(mesh: jax.sharding.Mesh) -> bool:
+def by_messages(mesh: jax.sharding.Mesh) -> bool:
     """Returns whether all-gathers on a mesh go as messages: it has a CPU of every process of a run of several."""
     several = mesh.devices.size == jax.process_count() > 1 == len(mesh.local_devices)
     return several and mesh.local_devices[0].platform == "cpu"
@@ -217,7 +222,7 @@ def _join(run: OnMesh) -> Callable[[jax.Array], jax.Array]:
 @cache
 def _collectives() -> ThreadPoolExecutor:
     """Returns the thread that launches the collectives that are programs."""
-    return ThreadPoolExecutor(1, "collectives")
+    return ThreadPoolExecutor(1, "collectives", wake_at_once)
 
 
 def _when_ready(program: jax.stages.Compiled, inputs: list[jax.Array]) -> Any:

@@ -11,7 +11,10 @@ from helpers.command import command
 from helpers.paths import GOLDEN
 from helpers.tiny import save_toy_tokenizer
 
+from prism_jax.cli import entry
+from prism_jax.errors import LostError
 from prism_jax.experiments import recipe
+from prism_jax.parallel import processes
 from prism_jax.weights import peft_files
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -485,3 +488,16 @@ def test_the_share_of_examples_with_tokens_in_every_part():
     shares = [Scoring(experiment, None, {}, None, None, task).share_in_every_part(p) for p in (1, 2, 3, 4)]
     # Parts of 8; 4 and 4; 3, 3 and 2; 2 each.
     assert shares == [1.0, 0.6, 0.4, 0.4]
+
+
+def test_a_command_that_lost_a_process_lets_the_bond_say_why_first(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(processes, "wait_for_bond", lambda: asked.append("bond"))
+
+    def main(argv):
+        raise LostError("no connection with process 1: it has closed the connection")
+
+    with pytest.raises(SystemExit) as ended:
+        entry.run(main, [])
+    assert (ended.value.code, asked) == (1, ["bond"])
+    assert capsys.readouterr().err == "error: no connection with process 1: it has closed the connection\n"

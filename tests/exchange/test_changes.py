@@ -98,6 +98,7 @@ def test_what_it_can_not_be_part_of_is_refused():
         "changes:segment_means:2": "does not send every row as it is; choose changes:all_gather:int2",
         "codebooks:8:4:changes:all_gather": "sends their changes; leave changes out",
         "principal:8:changes:all_gather": "sends their changes; leave changes out",
+        "first_tokens:1:changes:all_gather": "sends every row, those of the first tokens too; leave first_tokens out",
         "keys_values:changes:all_gather": "keeps rows for another",
     }.items():
         with pytest.raises(InputError, match=fault):

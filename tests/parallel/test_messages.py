@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from prism_jax.errors import RunError
+from prism_jax.errors import LostError, RunError
 from prism_jax.parallel import messages
 from prism_jax.parallel.messages import GREETING, HEADER, Messages
 
@@ -65,7 +65,7 @@ def test_rows_leave_before_those_of_others_have_come(joined):
         assert messages.receive(second.connections[0], 16) == np.full(4, i, np.float32).tobytes()
     assert not any(gathered.done() for gathered in begun)
     second.connections[0].close()
-    with pytest.raises(RunError, match="no connection with process 1: it has closed the connection"):
+    with pytest.raises(LostError, match="no connection with process 1: it has closed the connection"):
         begun[0].result(10)
 
 
@@ -104,6 +104,6 @@ def test_processes_that_do_not_come_are_named(monkeypatch):
     monkeypatch.setattr(messages, "WAIT_SECONDS", 0.05)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
-        pytest.raises(RunError, match="no connection with process 1, 3: timed out"),
+        pytest.raises(LostError, match="no connection with process 1, 3: timed out"),
     ):
         messages.accept(server, bytes(32), {3, 1})

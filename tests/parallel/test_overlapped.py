@@ -17,9 +17,10 @@ from prism_jax.forward import encode
 from prism_jax.models.bert import BertConfig, BertModel
 from prism_jax.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from prism_jax.models.vit import ViTConfig, ViTForImageClassification
+from prism_jax.parallel import overlapped
 from prism_jax.parallel.cutting import cut
 from prism_jax.parallel.mesh import OnMesh
-from prism_jax.parallel.overlapped import trace
+from prism_jax.parallel.overlapped import Gather, OverlappedOnMesh, Programs, trace
 from prism_jax.parallel.partition import PARTS
 from prism_jax.programs import parts_shapes
 from prism_jax.testing import random_params
@@ -129,3 +130,23 @@ def test_a_collective_inside_a_loop_is_refused():
     rows = jax.device_put(np.zeros((4, 3), np.float32), jax.NamedSharding(mesh, cut_rows))
     with pytest.raises(InputError, match="a collective inside a scan can't be overlapped; use forward, or unroll it"):
         cut(jax.make_jaxpr(on_parts)(rows))
+
+
+def test_gathers_of_all_parts_go_as_messages_over_connections_that_are_there(monkeypatch):
+    """Processes connect by collectives, which would meet those of the program. Other collectives are programs."""
+    run, connected = OverlappedOnMesh(pj.on_mesh(2).mesh), []
+    monkeypatch.setattr(overlapped, "by_messages", lambda mesh: True)
+    monkeypatch.setattr(overlapped, "messages", lambda: connected.append("once"))
+
+    def collect(params, tokens, layout):
+        x = tokens["x"]
+        alone = jax.lax.all_gather(x, PARTS, axis_index_groups=[[0], [1]])
+        return jax.lax.psum(x, PARTS) + alone.sum(0) + jax.lax.all_gather(x, PARTS).sum(0)
+
+    programs = Programs(run, collect, {}, run.split({"x": np.zeros((1, 4, 3), np.float32)}))
+    collectives = [(one.steps[0].eqn, program) for one, program in programs.launches if one.is_collective]
+    assert len(collectives) == 3
+    assert connected == ["once"]
+    for eqn, program in collectives:
+        gathers_all = eqn.primitive.name == "all_gather" and eqn.params["axis_index_groups"] is None
+        assert isinstance(program, Gather) == gathers_all
