@@ -8,6 +8,9 @@ from typing import Any
 from eval.reporting.style import COLOURS, MARKERS, plt, save
 from eval.reporting.tables import UNITS
 
+CHARACTERS_PER_INCH = 20
+"""Number of a legend's characters that fit into an inch."""
+
 
 def blocks(path: Path, content: dict) -> None:
     """Draws the figure of `eval.blocks`: the error of each block's output, and the loss from compressing only this
@@ -100,7 +103,8 @@ def latency(path: Path, content: dict) -> None:
             axes.set_xlabel(label)
             axes.set_title(f"N = {num_tokens}, B = {batch_size}, {at}", fontsize=8)
     handles, labels = all_panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=6, frameon=False)
+    columns = max(1, int(CHARACTERS_PER_INCH * size[0]) // (max(map(len, labels)) + 8))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=6, frameon=False)
     environment, num_parts = content["environment"], max(row["num_parts"] for row in shaped)
     figure.suptitle(
         f"{content['model']}\n{num_parts} processes ({environment['cpu']}); median, p10 to p90\nstar: "
