@@ -24,7 +24,7 @@ class ReadParameters(nn.Module):
         """
         if not self.has_variable("params", name):
             return super().param(name, init_fn, *init_args, **init_kwargs)
-        value = self.get_variable("params", name)
+        value: Any = self.get_variable("params", name)
         shape: Sequence[int] = init_args[0]
         if np.shape(value) != tuple(shape):
             raise flax.errors.ScopeParamShapeError(name, "/".join(self.path), np.shape(value), tuple(shape))
