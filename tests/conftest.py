@@ -9,6 +9,7 @@ import jax
 import pytest
 from helpers import letters
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch starts: its threads would wait for each other's core
 if os.environ.get("PRISM_JAX_TEST_LETTERS") != "0":
     letters.install("prism_jax")  # before anything imports it
 
@@ -40,6 +41,12 @@ def pytest_runtest_setup(item):
     for mark in item.iter_markers("parity"):
         for module in mark.args or ["torch"]:
             pytest.importorskip(module)
+
+
+def pytest_sessionfinish():
+    """pytest collects all garbage five times when it ends, to find what fails in a finaliser. Once is enough."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +141,17 @@ def import_closure(*modules: str) -> list[Path]:
             continue
         files[name] = Path(spec.origin)
         waiting.append(name.rpartition(".")[0])
-        for node in ast.walk(ast.parse(files[name].read_bytes())):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        waiting += _imported_names(files[name].read_bytes())
     return sorted(files.values())
+
+
+@lru_cache(maxsize=1024)
+def _imported_names(source: bytes) -> tuple[str, ...]:
+    """Returns the names that a module imports: modules, and names that may be modules inside them."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(names)

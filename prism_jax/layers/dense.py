@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax.typing import DotGeneralT
 from jax.custom_batching import custom_vmap
 
+from prism_jax.layers.parameters import ReadParameters
 from prism_jax.parallel.partition import PARTS
 
 Product = Callable[[jax.Array, jax.Array], jax.Array]
@@ -88,7 +89,7 @@ DOT_GENERALS = {"float32": _dot_general(_float32_product), "bfloat16": _dot_gene
 the kernel. Inputs and results are float32."""
 
 
-class Dense(nn.Dense):
+class Dense(ReadParameters, nn.Dense):
     """`flax.linen.Dense`, plus a low-rank adapter (arXiv 2106.09685) where its parameters hold one,
     see `prism_jax.layers.lora`:
 

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 
 from prism_jax.errors import InputError
 from prism_jax.layers.config import TransformerConfig
+from prism_jax.layers.parameters import ReadParameters
 
 
-class Embed(nn.Embed):
+class Embed(ReadParameters, nn.Embed):
     """`flax.linen.Embed`, but every id without a row gives NaN: negative ones too, and in a table of one row."""
 
     def __call__(self, inputs: jax.Array) -> jax.Array:

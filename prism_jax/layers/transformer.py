@@ -16,6 +16,7 @@ from prism_jax.layers.attention import KVCache, attend_in_blocks, attention_bias
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.layers.dense import DOT_GENERALS, Dense
 from prism_jax.layers.dropout import dropout, keep_factors
+from prism_jax.layers.parameters import ReadParameters
 from prism_jax.layers.rotary import rotate
 from prism_jax.parallel.partition import Layout
 
@@ -33,14 +34,22 @@ def head_dense(features: int, config: TransformerConfig, *, use_bias: bool = Tru
     return Dense(features, use_bias=use_bias, kernel_init=init, dot_general=jax.lax.dot_general)
 
 
-def layer_norm(config: TransformerConfig) -> nn.LayerNorm:
+class LayerNorm(ReadParameters, nn.LayerNorm):
+    """`flax.linen.LayerNorm`."""
+
+
+class RMSNorm(ReadParameters, nn.RMSNorm):
+    """`flax.linen.RMSNorm`."""
+
+
+def layer_norm(config: TransformerConfig) -> LayerNorm:
     """Returns a layer norm, over the last axis."""
-    return nn.LayerNorm(epsilon=config.norm_eps, use_fast_variance=False)
+    return LayerNorm(epsilon=config.norm_eps, use_fast_variance=False)
 
 
-def rms_norm(config: TransformerConfig) -> nn.RMSNorm:
+def rms_norm(config: TransformerConfig) -> RMSNorm:
     """Returns an RMS norm, over the last axis."""
-    return nn.RMSNorm(epsilon=config.norm_eps)
+    return RMSNorm(epsilon=config.norm_eps)
 
 
 def norm(config: TransformerConfig) -> nn.Module:

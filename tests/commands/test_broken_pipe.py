@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from helpers.paths import ROOT
+from helpers.process import environment
 
 from prism_jax.cli import entry
 from prism_jax.errors import InputError
@@ -29,14 +30,13 @@ def without_reader(*argv: str, both: bool = False) -> tuple[int, str]:
     where its output (or `both`) goes to a pipe without a reader."""
     reader, writer = os.pipe()
     os.close(reader)
-    root = str(ROOT)
     try:
         done = subprocess.run(
             [sys.executable, *argv],
             stdout=writer,
             stderr=writer if both else subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": root, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": ""},
-            cwd=root,
+            env=environment(PYTHONUNBUFFERED=""),
+            cwd=ROOT,
             text=True,
             timeout=120,
         )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from helpers.command import command
-from helpers.paths import ROOT
+from helpers.process import environment
 
 from prism_jax import data, weights
 from prism_jax.assets import hub
@@ -31,9 +31,8 @@ def started(program: str, *argv) -> subprocess.Popen:
         "-c",
         f"import sys\nfrom prism_jax.cli import entry\n{program}\nentry.run(main, sys.argv[1:])",
     ]
-    where = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*words, *map(str, argv)], env=where, **pipes)
+    return subprocess.Popen([*words, *map(str, argv)], env=environment(), **pipes)
 
 
 HOLDS = """

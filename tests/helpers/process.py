@@ -15,12 +15,14 @@ from helpers.paths import ROOT
 
 GONE_SECONDS = 30
 
+PATHS = (ROOT, ROOT / "tests", ROOT / "tests" / "helpers" / "without_torch")
+"""Where other processes look for modules."""
 
 MARK = "PRISM_JAX_TEST"
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | more
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS)), "JAX_PLATFORMS": "cpu"} | more
 
 
 @contextlib.contextmanager

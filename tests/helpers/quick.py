@@ -6,7 +6,8 @@ import os
 import jax
 import pytest
 
-EMITTERS = "xla_cpu_use_fusion_emitters"
+OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+"""XLA's older code generator writes the kernels, and all kernels of a program as one module."""
 
 
 class Compiler(contextlib.ExitStack):
@@ -28,27 +29,27 @@ class Compiler(contextlib.ExitStack):
             patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for other processes
             jax.config.update("jax_disable_most_optimizations", True)
             self.callback(jax.config.update, "jax_disable_most_optimizations", False)
-            use_older_emitters(patch)
+            set_options(patch)
         jax.clear_caches()
         self.is_quick = quick
 
 
-def use_older_emitters(patch: pytest.MonkeyPatch) -> None:
-    """Has XLA's older code generator write the kernels, here and in other processes, if this XLA has it still.
+def set_options(patch: pytest.MonkeyPatch) -> None:
+    """Has XLA compile with `OPTIONS`, here and in other processes, if this XLA has them still.
 
     XLA reads its flags once in a process; an option that may change goes along with each program.
     """
     try:
-        jax.jit(lambda x: x + 1, compiler_options={EMITTERS: False}).lower(0.0).compile()
-    except (jax.errors.JaxRuntimeError, ValueError):  # no such option
+        jax.jit(lambda x: x + 1, compiler_options=OPTIONS).lower(0.0).compile()
+    except (jax.errors.JaxRuntimeError, ValueError):  # one is no option
         return
     from jax._src import compiler  # nothing public sets an option of all programs
 
     options_of = compiler.get_compile_options
 
-    def with_older_emitters(*args, env_options_overrides=None, **kwargs):
-        options = {EMITTERS: False, **(env_options_overrides or {})}
-        return options_of(*args, env_options_overrides=options, **kwargs)
+    def with_options(*args, env_options_overrides=None, **kwargs):
+        return options_of(*args, env_options_overrides=OPTIONS | (env_options_overrides or {}), **kwargs)
 
-    patch.setattr(compiler, "get_compile_options", with_older_emitters)
-    patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --{EMITTERS}=false".strip())
+    patch.setattr(compiler, "get_compile_options", with_options)
+    flags = [f"--{name}={str(value).lower()}" for name, value in OPTIONS.items()]
+    patch.setenv("XLA_FLAGS", " ".join([*filter(None, [os.environ.get("XLA_FLAGS")]), *flags]))

@@ -36,16 +36,15 @@ def test_every_layer_equals_hugging_face(shape, padding, tmp_path):
     )
     loaded = weights.load(bert.BertModel, str(tmp_path))
     parts = pj.split(batch, 1)
-    layout = pj.Layout(np.int32(0), parts.real_BN, None, num_parts=1, num_tokens=NUM_TOKENS)
-    _, captured = loaded.model.apply(
-        {"params": loaded.params},
-        parts.tokens,
-        layout,
-        pj.WholeSequence(),
-        method="part",
-        capture_intermediates=lambda module, _: module.name == "norm" or str(module.name).startswith("block_"),
-    )
-    encoder = captured["intermediates"]["encoder"]
+
+    @jax.jit
+    def captured(params, parts):
+        layout = pj.Layout(np.int32(0), parts.real_BN, None, num_parts=1, num_tokens=NUM_TOKENS)
+        named = lambda module, _: module.name == "norm" or str(module.name).startswith("block_")  # noqa: E731
+        how = {"method": "part", "capture_intermediates": named}
+        return loaded.model.apply({"params": params}, parts.tokens, layout, WHOLE, **how)[1]
+
+    encoder = captured(loaded.params, parts)["intermediates"]["encoder"]
     blocks = [encoder["blocks"][f"block_{i}"]["__call__"][0] for i in range(loaded.model.config.stack.num_layers)]
     ours = [encoder["norm"]["__call__"][0], *(rows for rows, *_ in blocks)]
     assert len(ours) == len(reference.hidden_states)

@@ -73,7 +73,9 @@ def test_every_layer_equals_hugging_face(family, tmp_path):
     batch = text_batch(config, "left")
     hidden = run_hf(expected, batch, output_hidden_states=True).hidden_states[1:]
     loaded, run = weights.load(class_named(name), str(tmp_path)), pj.on_one_device(1)
-    ours = block_outputs(loaded.model, loaded.params, run.split(batch), WHOLE, run)
+    ours = jax.jit(lambda params, parts: block_outputs(loaded.model, params, parts, WHOLE, run))(
+        loaded.params, run.split(batch)
+    )
     for mine, other in zip(ours, hidden, strict=True):
         assert_close(np.asarray(mine)[batch["mask"]], other.numpy()[batch["mask"]])
 

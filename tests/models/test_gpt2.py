@@ -38,15 +38,15 @@ def test_every_layer_equals_hugging_face(shape, tmp_path):
     expected = run_hf(save_hf_model("GPT2Model", hf_config(shape), tmp_path), batch, output_hidden_states=True)
     loaded = weights.load(gpt2.GPT2Model, str(tmp_path))
     parts = pj.split(batch, 1)
-    layout = pj.Layout(np.int32(0), parts.real_BN, None, num_parts=1, num_tokens=NUM_TOKENS)
-    last, captured = loaded.model.apply(
-        {"params": loaded.params},
-        parts.tokens,
-        layout,
-        WHOLE,
-        method="part",
-        capture_intermediates=lambda module, _: str(module.name).startswith("block_"),
-    )
+
+    @jax.jit
+    def last_and_captured(params, parts):
+        layout = pj.Layout(np.int32(0), parts.real_BN, None, num_parts=1, num_tokens=NUM_TOKENS)
+        named = lambda module, _: str(module.name).startswith("block_")  # noqa: E731
+        how = {"method": "part", "capture_intermediates": named}
+        return loaded.model.apply({"params": params}, parts.tokens, layout, WHOLE, **how)
+
+    last, captured = last_and_captured(loaded.params, parts)
     blocks = captured["intermediates"]["encoder"]["blocks"]
     ours = [blocks[f"block_{i}"]["__call__"][0][0] for i in range(loaded.model.config.stack.num_layers)]
     # Hugging Face gives the embeddings first, and the last block only after the last norm.

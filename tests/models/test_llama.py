@@ -49,8 +49,13 @@ def test_every_layer_equals_hugging_face(shape, tmp_path):
     name = head_class(shape).__name__.replace("ForCausalLM", "Model")
     reference = run_hf(save_hf_model(name, hf_config(shape), tmp_path), batch, output_hidden_states=True)
     loaded, run = weights.load(class_named(name), str(tmp_path)), pj.on_one_device(1)
-    ours = block_outputs(loaded.model, loaded.params, run.split(batch), WHOLE, run)
-    last = pj.forward(loaded.model, loaded.params, run.split(batch), WHOLE, run)
+
+    @jax.jit
+    def outputs(params, parts):
+        how = loaded.model, params, parts, WHOLE, run
+        return block_outputs(*how), pj.forward(*how)
+
+    ours, last = outputs(loaded.params, run.split(batch))
     # Hugging Face gives the embeddings first, and the last block only after the last norm.
     for mine, hidden in zip([*ours[:-1], last], reference.hidden_states[1:], strict=True):
         assert_close(np.asarray(mine)[batch["mask"]], hidden.numpy()[batch["mask"]])
@@ -99,7 +104,8 @@ def test_an_export_opens_in_transformers_with_the_same_logits(shape, tmp_path):
     batch = token_batch("left")
     reference = run_hf(opened, batch).logits.numpy()
     run = pj.on_one_device(1)
-    ours = pj.forward(loaded.model, changed, run.split(batch), WHOLE, run)
+    program = jax.jit(lambda params, parts: pj.forward(loaded.model, params, parts, WHOLE, run))
+    ours = program(changed, run.split(batch))
     assert_close(np.asarray(ours)[batch["mask"]], reference[batch["mask"]])
 
 

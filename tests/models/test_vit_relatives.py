@@ -75,7 +75,9 @@ def test_every_layer_equals_hugging_face(family, tmp_path):
     hidden = run_hf(reference, pixels, output_hidden_states=True).hidden_states[1:]
     loaded, run = weights.load(class_named(name), str(tmp_path)), pj.on_one_device(1)
     batch = {"patches": images.patchify(pixels, loaded.model.config)}
-    ours = block_outputs(loaded.model, loaded.params, run.split(batch), WHOLE, run)
+    ours = jax.jit(lambda params, parts: block_outputs(loaded.model, params, parts, WHOLE, run))(
+        loaded.params, run.split(batch)
+    )
     for mine, other in zip(ours, hidden, strict=True):
         assert_close(mine, other.numpy())
 

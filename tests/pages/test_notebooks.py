@@ -8,11 +8,14 @@ import types
 import nbformat
 import pytest
 from helpers.paths import ROOT
+from helpers.process import environment
 from helpers.real_assets import real
 from nbclient import NotebookClient
 
 from prism_jax import assets
 from prism_jax.data.packaged.texts import SNIPPETS
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 NOTEBOOKS = {
     "tour": (assets.MINILM, SNIPPETS),
@@ -67,8 +70,7 @@ def test_in_colab_the_first_cell_installs_what_was_opened(name, monkeypatch):
 def test_a_notebook_prints_what_is_stored(name, monkeypatch):
     for asset in NOTEBOOKS[name]:
         real(asset)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles in half the time
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     stored = notebook(name)
     fresh = copy.deepcopy(stored)
     folder = ROOT / "docs" / "notebooks"

@@ -38,7 +38,6 @@ RATE = 1e-4
 AN_ADAM_STEP = 2 * RATE
 """AdamW takes a step of the rate along a gradient of almost nothing, whichever sign rounding gives it."""
 BEAT = "import os, time\nwhile True: os.write({beats}, b'.'); time.sleep(0.1)"
-WITH_TESTS = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 
 
 ELSEWHERE = {
@@ -81,7 +80,7 @@ def results(quick_to_compile, toy_config, trained, tmp_path_factory) -> Found:
     file = folder / "commands.json"
     file.write_text(json.dumps(of_several, default=str))
     emulated = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    done = launch("-n", "2", "--", "helpers.commands_together", file, **WITH_TESTS, **ELSEWHERE, XLA_FLAGS=emulated)
+    done = launch("-n", "2", "--", "helpers.commands_together", file, **ELSEWHERE, XLA_FLAGS=emulated)
     assert done.returncode == 0, done.stderr
     return Found(folder / "several", folder / "one", done.stdout)
 
@@ -158,7 +157,7 @@ def test_an_overlapped_program_on_two_processes_gives_what_forward_gives(results
 @pytest.mark.slow
 @pytest.mark.process
 def test_logits_and_generated_tokens_of_three_processes_are_those_of_emulated_devices(tmp_path):
-    done = launch("-n", 3, "--", "helpers.on_processes", tmp_path / "found.npz", **WITH_TESTS)
+    done = launch("-n", 3, "--", "helpers.on_processes", tmp_path / "found.npz")
     assert done.returncode == 0, done.stderr
     assert_outcomes(tmp_path / "found.npz", 3)
     assert len(np.load(tmp_path / "found.npz")) == 1 + 2
@@ -271,7 +270,7 @@ def test_a_process_that_is_killed_or_stopped_ends_all(rank, number, output, tmp_
     program = supervising(
         f"commands(2, 'helpers.numbers_exchanged', [{str(under_way)!r}, '20'], free_port())", "silent=3"
     )
-    with started("-c", program, **WITH_TESTS) as launcher:
+    with started("-c", program) as launcher:
         wait_for(under_way)
         ranks = sorted(children(launcher.pid))
         assert len(ranks) == 2
@@ -323,7 +322,7 @@ def test_without_the_launcher_the_others_say_in_one_line_which_process_is_lost(
     num_processes, lost, number, why, tmp_path
 ):
     under_way = tmp_path / "under_way"
-    with by_hand(*[["helpers.numbers_exchanged", under_way, 2]] * num_processes, **WITH_TESTS) as ranks:
+    with by_hand(*[["helpers.numbers_exchanged", under_way, 2]] * num_processes) as ranks:
         wait_for(under_way)
         ranks[lost].send_signal(number)
         for i, one in enumerate(ranks):
@@ -336,11 +335,11 @@ def test_without_the_launcher_the_others_say_in_one_line_which_process_is_lost(
 @pytest.mark.slow
 @pytest.mark.process
 def test_a_process_that_fails_says_why_and_the_others_that_it_did(tmp_path):
-    first, second = ends_by_hand(*[["helpers.numbers_exchanged", tmp_path / "here", 20, "raise"]] * 2, **WITH_TESTS)
+    first, second = ends_by_hand(*[["helpers.numbers_exchanged", tmp_path / "here", 20, "raise"]] * 2)
     assert first == (1, "error: process 1 has ended with status 1; this process ends with it\n")
     assert second[0] == 1
     assert second[1].endswith("ValueError: of process 1 alone\n")
-    first, second = ends_by_hand(*[["helpers.numbers_exchanged", tmp_path / "here", 20, "refuse"]] * 2, **WITH_TESTS)
+    first, second = ends_by_hand(*[["helpers.numbers_exchanged", tmp_path / "here", 20, "refuse"]] * 2)
     assert first == (2, "error: refused by process 0\n")
     assert second == (2, "error: process 0 has ended with status 2; this process ends with it\n")
 
