@@ -1,5 +1,7 @@
 """The Brown corpus: its spelling, and cloze examples that can be checked word by word."""
 
+import re
+
 import numpy as np
 import pytest
 from helpers.real_assets import real
@@ -68,6 +70,56 @@ def test_a_poor_text_gives_no_example(tmp_path):
     write_text(tmp_path / "ca01", 30, VERBS[:9])
     assert cloze_examples(read_paragraphs(tmp_path / "ca01"), "ca01", "verb") == []
     assert cloze_examples(read_paragraphs(tmp_path / "ca01"), "ca01", "noun") == []
+
+
+def random_text(seed, num_sentences=60):
+    """Tagged sentences of 4 words each, of every class and of tags that are of none, and a few in another case."""
+    rng = np.random.default_rng(seed)
+    tags = ["vb", "vbd", "nn", "nns", "in", "np", "at", "nn-tl", "nr"]
+    tagged = []
+    for _ in range(num_sentences):
+        chosen = rng.choice(tags, 4)
+        words = [f"{tag.split('-')[0]}{chr(97 + rng.integers(16))}" for tag in chosen]
+        upper = [tag == "np" or rng.random() < 0.1 for tag in chosen]
+        words = [word.capitalize() if big else word for word, big in zip(words, upper, strict=True)]
+        tagged.append(" ".join(f"{word}/{tag}" for word, tag in zip(words, chosen, strict=True)))
+    return tagged
+
+
+@pytest.mark.parametrize(
+    ("word_class", "pattern"),
+    [
+        ("verb", r"\b([a-z]+)/vb[dgnz]?(?![a-z])"),
+        ("noun", r"\b([a-z]+)/nns?(?![a-z])"),
+        ("preposition", r"\b([a-z]+)/in(?![a-z])"),
+        ("name", r"\b([A-Z][a-z]+)/nps?(?![a-z])"),
+    ],
+)
+def test_examples_equal_a_reading_by_patterns(word_class, pattern, tmp_path):
+    """Of a random text: which sentences are asked about, and every context, answer and candidate."""
+    tagged = random_text(seed=len(word_class))
+    (tmp_path / "ca01").write_text("\n".join(tagged))
+    plain = [re.sub(r"/\S+", "", sentence) for sentence in tagged]
+    expected = {}
+    for start in range(0, len(tagged) - 20, 4):
+        in_context = set(re.findall(pattern, " ".join(tagged[start : start + 20])))
+        removable = set(re.findall(pattern, tagged[start + 20]))
+        if removable := removable & in_context if word_class == "name" else removable:
+            expected[" ".join(plain[start : start + 20])] = (plain[start + 20], removable, in_context)
+    examples = cloze_examples(read_paragraphs(tmp_path / "ca01"), "ca01", word_class)
+    assert [context for context, _, _ in examples] == list(expected) != []
+    everywhere = set(re.findall(pattern, " ".join(tagged)))
+    for context, endings, answer in examples:
+        sentence, removable, in_context = expected[context]
+        assert endings[answer] == f" {sentence}"
+        (place,) = {i for i, words in enumerate(zip(*map(str.split, endings), strict=True)) if len(set(words)) > 1}
+        candidates = [ending.split()[place] for ending in endings]
+        right = candidates.pop(answer)
+        assert right in removable
+        assert len(set(candidates)) == 9
+        assert right not in candidates
+        assert set(candidates) <= everywhere
+        assert len(in_context.intersection(candidates)) == min(9, len(in_context - {right}))
 
 
 def test_every_fifth_text_of_a_genre_is_held_out(tmp_path, monkeypatch):

@@ -163,6 +163,7 @@ COUNTS = {
     "brown_cloze/verb": (brown.BROWN, 8_065, 1_867),
     "brown_cloze/noun": (brown.BROWN, 8_409, 1_984),
     "brown_cloze/preposition": (brown.BROWN, 7_118, 1_685),
+    "brown_cloze/name": (brown.BROWN, 1_938, 417),
     "fashion_mnist": (images.FASHION_MNIST, 60_000, 10_000),
     "mnist_5k": (images.MNIST_5K, 4_000, 1_000),
     "imagenet_samples": (images.IMAGE_SAMPLES, None, 20),
