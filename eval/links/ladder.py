@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from eval.links import shaped
-from prism_jax.errors import LostError, one_line
+from prism_jax.errors import LostError, RunError, one_line
 from prism_jax.parallel.messages import messages, receive
 
 SIZES = (1_000, 10_000, 30_000, 100_000, 400_000)
@@ -38,9 +38,14 @@ def climb() -> list[dict]:
 
 
 def measured(rungs: Sequence[dict]) -> dict[str, float]:
-    """Returns the results of a ladder: the rate, from its largest message, and the round-trip time, from its
-    smallest."""
+    """Returns the results of a ladder: the rate, from its largest message, and the round-trip time, from its smallest.
+
+    Raises:
+      RunError: if the largest message took no longer than the smallest.
+    """
     first, *_, last = rungs
+    if last["seconds"] <= first["seconds"]:
+        raise RunError("the largest message of the ladder took no longer than the smallest; measure once more")
     rate = 8 * (last["bytes_counted"] - first["bytes_counted"]) / (last["seconds"] - first["seconds"])
     return {"rtt_ms": 1e3 * (first["seconds"] - 8 * first["bytes_counted"] / rate), "rate_bits_per_second": rate}
 

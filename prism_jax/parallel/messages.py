@@ -9,6 +9,7 @@ import contextlib
 import secrets
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -144,9 +145,10 @@ def accept(server: socket.socket, secret: bytes, missing: set[int]) -> dict[int,
     Raises:
       LostError: if they do not come in time.
     """
-    server.settimeout(WAIT_SECONDS)
+    until = time.monotonic() + WAIT_SECONDS
     accepted: dict[int, socket.socket] = {}
     while left := missing - accepted.keys():
+        server.settimeout(max(until - time.monotonic(), 1e-3))
         with _names(", ".join(map(str, sorted(left)))):
             connection, _ = server.accept()
         connection.settimeout(GREETING_SECONDS)

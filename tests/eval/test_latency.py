@@ -29,7 +29,7 @@ from prism_jax import assets, data
 from prism_jax.assets import Asset
 from prism_jax.assets.registries import Wheel, sha256_of
 from prism_jax.data.datasets import Labelled
-from prism_jax.errors import InputError
+from prism_jax.errors import InputError, RunError
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
 from prism_jax.exchange.segments import SegmentMeans
 from prism_jax.exchange.setting import Setting
@@ -367,6 +367,8 @@ def test_without_namespaces_loopback_is_offered(monkeypatch):
 def test_a_ladder_shows_rate_and_round_trip():
     rungs = [{"bytes": n, "bytes_counted": 1.05 * n, "seconds": 0.007 + 8 * 1.05 * n / 50e6} for n in (1000, 400_000)]
     assert ladder.measured(rungs) == pytest.approx({"rtt_ms": 7.0, "rate_bits_per_second": 50e6})
+    with pytest.raises(RunError, match="took no longer than the smallest; measure once more"):
+        ladder.measured(rungs[::-1])
 
 
 def measured_row(setting, parts, link: Link, seconds_alone, sent, true: Constants) -> dict:
