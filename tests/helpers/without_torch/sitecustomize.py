@@ -4,5 +4,15 @@ Where it is, transformers imports it: more than a second of each process, which 
 """
 
 import sys
+from importlib.machinery import PathFinder
 
-sys.modules["torch"] = None  # it can't be imported, and importlib finds none
+
+class WithoutTorch(PathFinder):
+    """Finds modules on the path, but not PyTorch."""
+
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        return None if fullname == "torch" else super().find_spec(fullname, path, target)
+
+
+sys.meta_path = [WithoutTorch if finder is PathFinder else finder for finder in sys.meta_path]
