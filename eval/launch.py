@@ -106,6 +106,8 @@ def supervise(commands: Sequence[Sequence[str]], *, come: float = COME_SECONDS, 
                     _print(rank, descriptor, b"\n" if rank.rest[descriptor] else b"")
     finally:
         _end(ranks)
+        for rank in ranks:
+            _close(rank)
         for number, handler in old_handlers.items():
             signal.signal(number, handler)
     if interrupted:
@@ -191,6 +193,14 @@ def _end(ranks: list[Rank]) -> None:
     for rank in ranks:
         _signal(rank, signal.SIGKILL)
         rank.process.wait()
+
+
+def _close(rank: Rank) -> None:
+    """Closes this process's ends of the pipes."""
+    os.close(rank.beats)
+    for stream in (rank.process.stdout, rank.process.stderr):
+        assert stream is not None
+        stream.close()
 
 
 def free_port() -> int:
