@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -52,8 +51,18 @@ def test_a_wheel_runs_without_the_checkout(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, source]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    with ZipFile(wheel) as files:  # all that pip does to install pure Python in a folder
-        files.extractall(tmp_path / "installed")
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        tmp_path / "installed",
+        wheel,
+    ]
+    subprocess.run(install, check=True, capture_output=True)
     assert (tmp_path / "installed" / "prism_jax" / "py.typed").exists()
     words = [sys.executable, "-c", f"import sys; sys.path.insert(0, 'installed')\n{TOUR}"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
