@@ -1,6 +1,7 @@
 """Style and file format of plots. Colours suit colour-blind readers, sizes a column of a paper."""
 
 import io
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from PIL import Image
+from PIL import Image, ImageColor
 
 from prism_jax.folders import write
 
@@ -26,17 +27,28 @@ CHARACTERS = 90
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as a PNG file of 32 colours, a third of the full size, and closes it."""
+    """Writes a figure as a PNG file in the colours of `palette`, a third of the full size, and closes it."""
     for axes in figure.axes:
         axes.tick_params(labelsize=7)
         axes.xaxis.label.set_fontsize(8)
         axes.yaxis.label.set_fontsize(8)
     drawn, picture = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150)
-    few_colours = Image.open(drawn).convert("RGB").quantize(32, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    figure.savefig(drawn, format="png", dpi=150, bbox_inches="tight")
+    few_colours = Image.open(drawn).convert("RGB").quantize(palette=palette(), dither=Image.Dither.NONE)
     few_colours.save(picture, format="png", optimize=True)
     write(path, picture.getvalue())
     plt.close(figure)
+
+
+@cache
+def palette() -> Image.Image:
+    """Returns an image whose palette has sixteen greys, and each colour in four strengths on white."""
+    greys = [(level,) * 3 for level in range(0, 256, 17)]
+    pure = [ImageColor.getrgb(colour) for colour in COLOURS[:-1]]  # the last is black
+    tints = [tuple(255 - share * (255 - x) // 4 for x in colour) for colour in pure for share in range(1, 5)]
+    image = Image.new("P", (1, 1))
+    image.putpalette([x for colour in (*greys, *tints) for x in colour])
+    return image
 
 
 def logarithmic(axes: Axes) -> None:

@@ -30,7 +30,7 @@ SOURCES = (
 
 LOWEST = 0.7
 """Least share of the requested rate that a ladder may show. Headers, the bucket and the growth of TCP's window take the
-rest: 0.7 to 0.86 of 200 Mbit/s were seen, the least with a delay of 20 ms."""
+rest: 0.71 to 0.86 of 200 Mbit/s were seen, the least with a delay."""
 
 LADDERS = 5
 """Number of times that a shaped link is measured, until it has its rate."""
@@ -79,8 +79,7 @@ class Session:
                     created = requests.requests(scoring, self.settings, batch_size, places)
                     prepared[num_tokens, batch_size] = created
                 timed = requests.time_in_turn(prepared[num_tokens, batch_size], self.rounds, self.seconds)
-                shares = ({"parts_per_core": min(self.parts_per_core, row["num_parts"])} for row in timed)
-                rows = [row | share for row, share in zip(timed, shares, strict=True)]
+                rows = [row | {"parts_per_core": min(self.parts_per_core, row["num_parts"])} for row in timed]
                 measurements.put(link, num_tokens, batch_size, rows)
                 measurements.save()
             Progress.write(requests.table(measurements.table(link, num_tokens, batch_size)))

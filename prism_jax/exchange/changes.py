@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Context
 from prism_jax.exchange.baselines import AllGather
+from prism_jax.exchange.memory import memory_of
 from prism_jax.exchange.wrapped import Wrapped, wire_of
 from prism_jax.parallel.partition import Layout
 
@@ -41,11 +42,7 @@ class Changes(Wrapped):
             raise InputError(f"{self.of} does not send every row as it is; choose changes:all_gather:int2")
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
-        if layout.memory is None and layout.block > 0:
-            raise InputError(
-                f"{self} lost the rows of the block before; an exchange around it must return a context with its memory"
-            )
-        known: Known | None = jax.lax.stop_gradient(layout.memory)
+        known: Known | None = jax.lax.stop_gradient(memory_of(self, layout))
         change_BTD = x_BTD if known is None else x_BTD - known.own_BTD
         context = self.of(change_BTD, layout)
         _, others_BKD = jnp.split(context.x_BKD, [x_BTD.shape[1]], axis=1)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Context, name_of
+from prism_jax.exchange.base import Context, Exchange, name_of
 from prism_jax.exchange.wrapped import Wrapped, inner, sender
 from prism_jax.parallel.partition import Layout
 from prism_jax.records import Count, check_value
@@ -28,6 +28,19 @@ class Kept(NamedTuple):
 
     x_BKD: jax.Array
     of: Any
+
+
+def memory_of(exchange: Exchange, layout: Layout) -> Any:
+    """Returns what an exchange kept in the block before; None in the first block.
+
+    Raises:
+      InputError: if it was lost.
+    """
+    if layout.memory is None and layout.block > 0:
+        raise InputError(
+            f"{exchange} lost the rows of the block before; an exchange around it must return a context with its memory"
+        )
+    return layout.memory
 
 
 @dataclass(frozen=True)
@@ -52,11 +65,7 @@ class Remembering(Wrapped):
             raise InputError(f"{self.of} keeps rows already; leave one {name_of(type(self))} out")
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
-        before: Kept | None = layout.memory
-        if before is None and layout.block > 0:
-            raise InputError(
-                f"{self} lost the rows of the block before; an exchange around it must return a context with its memory"
-            )
+        before: Kept | None = memory_of(self, layout)
         context = self.of(x_BTD, replace(layout, memory=before and before.of))
         own_BTD, arrived_BKD = jnp.split(context.x_BKD, [x_BTD.shape[1]], axis=1)
         arrived = Kept(arrived_BKD, context.memory)

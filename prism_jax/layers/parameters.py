@@ -11,8 +11,8 @@ import numpy as np
 class ReadParameters(nn.Module):
     """A base of layers. A parameter that exists is checked against the shape that the layer gives.
 
-    Flax traces the parameter's initialiser to learn that shape, each time that a layer runs. That was a fifth of the
-    time in which a model is traced.
+    Flax traces the parameter's initialiser to learn that shape, each time that a layer runs. That was a quarter of the
+    time in which a tiny BERT was traced (84 ms, then 61).
     """
 
     @nn.nowrap

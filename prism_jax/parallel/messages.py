@@ -1,8 +1,8 @@
 """Messages between the processes of a run: a gather in which each process sends its array to all others at once.
 
 Gloo, which runs the collectives of XLA between CPU processes, lets a sender wait until the receiver says that it is
-ready, and passes arrays on around a ring: a round trip for each of P - 1 hops. Here an array leaves when it is ready,
-and arrives half a round trip later.
+ready: about a round trip, for two processes. Among more, it passes arrays on around a ring. Here an array leaves when
+it is ready, and arrives half a round trip later, however many processes there are.
 """
 
 import contextlib

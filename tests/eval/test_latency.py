@@ -416,7 +416,7 @@ def test_a_hidden_collective_costs_what_the_blocks_behind_it_leave(blocks_behind
     """Six blocks of 4 ms each; a collective is 10 ms under way by its half round trip and 2 ms by its bytes."""
     half_a_round_trip = Constants(fixed=1e-3, round_trips=0.5, ends=1.0, opening=0.0, bits_on_wire=1.0, per_byte=0.0)
     link, waited_for = Link(rate=8e6, rtt_ms=20.0), Traffic(3, 2000.0, 6000.0, 6000.0)
-    computing, ends, visible = 24e-3, 2 * 1e-3 + 20e-3 + 0.0, 3 * (1e-3 + 12e-3)
+    computing, ends, visible = 24e-3, 2 * 1e-3 + 20e-3, 3 * (1e-3 + 12e-3)
     assert half_a_round_trip.seconds(computing, waited_for, link) == pytest.approx(computing + ends + visible)
     hidden = replace(waited_for, hidden=2, share_behind=blocks_behind / 6)
     by_hand = computing + ends + (1e-3 + 12e-3) + 2 * (1e-3 + 1e-3 * left_ms)

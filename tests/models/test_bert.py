@@ -40,7 +40,10 @@ def test_every_layer_equals_hugging_face(shape, padding, tmp_path):
     @jax.jit
     def captured(params, parts):
         layout = pj.Layout(np.int32(0), parts.real_BN, None, num_parts=1, num_tokens=NUM_TOKENS)
-        named = lambda module, _: module.name == "norm" or str(module.name).startswith("block_")  # noqa: E731
+
+        def named(module, _):
+            return module.name == "norm" or str(module.name).startswith("block_")
+
         how = {"method": "part", "capture_intermediates": named}
         return loaded.model.apply({"params": params}, parts.tokens, layout, WHOLE, **how)[1]
 
