@@ -39,16 +39,16 @@ RATE = 5e-3
 """Learning rate of the first step. It falls to 0 by a cosine."""
 
 
-def check(model: Model, exchange: Exchange) -> None:
-    """Raises InputError if the arrays of an exchange can't be fitted in a block alone."""
+def check(kind: type[Model], exchange: Exchange) -> None:
+    """Raises InputError if the arrays of an exchange can't be fitted in a block alone, in models of a class."""
     if exchange.remembers:
         raise InputError(
             f"{exchange} reads rows of an earlier block, but arrays are fitted in each block alone; "
             "name the exchange inside, and use its file for both"
         )
-    if model.extra_rows:
+    if kind.extra_rows:
         raise InputError(
-            f"{type(model).__name__} has a class token on every part, but arrays are fitted without it; "
+            f"{kind.__name__} has a class token on every part, but arrays are fitted without it; "
             "use the config of the plain model, whose file serves both"
         )
 

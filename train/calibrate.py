@@ -15,6 +15,7 @@ from msgspec import Meta
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
+from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
 from prism_jax.exchange.arrays import EXCHANGE, owners
 from prism_jax.exchange.base import Exchange, as_tuple
@@ -22,7 +23,7 @@ from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.flag_types import ExchangesFlag
 from prism_jax.exchange.principal import Principal
 from prism_jax.exchange.setting import Setting
-from prism_jax.experiments.build import check_run, load_training_data
+from prism_jax.experiments.build import check_run, check_sources, check_sources_of_run, load_training_data
 from prism_jax.experiments.exchange_arrays import FILE, save
 from prism_jax.experiments.recipe import Experiment
 from prism_jax.parallel.processes import refuse_several
@@ -75,8 +76,7 @@ def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[Codebooks | Prin
 def is_learned(exchange: Exchange) -> bool:
     """Returns whether an exchange, or one that it wraps, has arrays that are trained."""
     return any(
-        type(owner).arrays is not Exchange.arrays and not isinstance(owner, Codebooks | Principal)
-        for _, owner in owners(exchange)
+        type(owner).arrays is not Exchange.arrays and not isinstance(owner, Codebooks | Principal) for _, owner in owners(exchange)
     )
 
 
@@ -89,16 +89,20 @@ def main(argv: list[str]) -> None:
     command = flags.parse(Calibrate, __doc__, argv)
     refuse_several("train.calibrate runs")
     named = dict.fromkeys(in_block for exchange in command.exchanges for in_block in as_tuple(exchange))
-    made = to_make(named)
-    if command.base:
-        check_run(command.experiment, command.base)
+    made, learned = to_make(named), list(filter(is_learned, named))
+    lengths = bucket_lengths(command.experiment.buckets, command.experiment.num_tokens)
+    for exchange in learned:
+        array_fit.check(command.experiment.model, exchange)
+        for num_parts in command.parts:
+            Setting(exchange, num_parts).check(lengths)
+    of_run = check_run(command.experiment, command.base) if command.base else None
     out = output_folder(command.out)
+    checked = check_sources(command.experiment) if of_run is None else check_sources_of_run(command.experiment, of_run)
+    width_of = checked.pretrained.model.config.stack.width_of
+    for owner, _ in made.values():
+        owner.arrays(width_of(owner))  # refuses what does not fit
     dataset, _ = load_training_data(command.experiment)
     pretrained = exchange_fit.load(command.experiment, dataset, command.base)
-    for exchange in filter(is_learned, named):
-        array_fit.check(pretrained.model, exchange)
-    for owner, _ in made.values():
-        owner.arrays(pretrained.model.config.stack.width_of(owner))  # refuses what does not fit
     rows = {
         keys_values: exchange_fit.rows_of_blocks(
             command.experiment, pretrained, dataset, command.examples, command.rows, keys_values=keys_values
@@ -113,7 +117,7 @@ def main(argv: list[str]) -> None:
         else:
             coded = exchange_fit.coordinates(own, arrays[basis]) if basis else own
             arrays[name] = exchange_fit.fit(owner, coded, command.experiment.training.seed)
-    for names in dict.fromkeys(map(names_of, filter(is_learned, named))):
+    for names in dict.fromkeys(map(names_of, learned)):
         sharing = [exchange for exchange in named if names_of(exchange) == names]
         settings = [Setting(exchange, num_parts) for exchange in sharing for num_parts in command.parts]
         with_made = replace(pretrained, params={**pretrained.params, EXCHANGE: arrays})

@@ -11,6 +11,7 @@ from helpers.tiny import tiny_batch, tiny_bert
 from safetensors.numpy import load_file, save_file
 
 import prism_jax as pj
+from prism_jax import data, weights
 from prism_jax.errors import InputError
 from prism_jax.exchange import AllGather, Codebooks, GatedMeans
 from prism_jax.experiments import recipe
@@ -160,7 +161,9 @@ def test_a_file_of_something_else_is_refused(tensors, message, tmp_path):
         with_arrays(Pretrained(None, {}), str(tmp_path / "none.safetensors"))
 
 
-def test_wrong_input_is_refused_in_one_line(toy_config, trained, tmp_path, capsys):
+def test_wrong_input_is_refused_in_one_line_before_anything_slow(toy_config, trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data, "load", None)
+    monkeypatch.setattr(weights, "load", None)
     for flags, message in (
         (["--exchanges", "all_gather"], "all_gather has no arrays to make"),
         ([], "--exchanges is empty"),
@@ -169,7 +172,9 @@ def test_wrong_input_is_refused_in_one_line(toy_config, trained, tmp_path, capsy
         (["--exchanges", "codebooks:8:4"], "and an exchange such as all_gather at the end"),
         (["--exchanges", "codebooks:7:8:all_gather", "--base", trained], "7 groups of 8 bits for rows of 32 features"),
         (["--exchanges", "gated_means:1", "--parts", 1], "2 or more, since one part exchanges nothing"),
+        (["--exchanges", BOOKS, "--dataset", "imdb"], "unknown dataset 'imdb'"),
         (["--exchanges", "displaced:gated_means:1", "--base", trained], "name the exchange inside, and use its file"),
+        (["--exchanges", "gated_means:9", "--base", trained], "9 segments asked for, but a part has 5 tokens"),
     ):
         assert command("train.calibrate", toy_config, *flags, "--out", tmp_path / "out") == 2
         assert message in capsys.readouterr().err
