@@ -17,7 +17,7 @@ from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
 from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
-from prism_jax.exchange.arrays import EXCHANGE, owners
+from prism_jax.exchange.arrays import EXCHANGE, Made, owners
 from prism_jax.exchange.base import Exchange, as_tuple
 from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.flag_types import ExchangesFlag
@@ -53,7 +53,7 @@ class Calibrate:
     """Folder for the file."""
 
 
-def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[Codebooks | Principal, str | None]]:
+def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[Made, str | None]]:
     """Returns the exchanges whose codebooks and bases are to be made, by the name of their arrays, bases first.
 
     Codebooks come with the name of their basis, if they have one.
@@ -61,9 +61,9 @@ def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[Codebooks | Prin
     Raises:
       InputError: if there are none, or an exchange has none.
     """
-    made: dict[str, tuple[Codebooks | Principal, str | None]] = {}  # whatever they wrap
+    made: dict[str, tuple[Made, str | None]] = {}  # whatever they wrap
     for exchange in exchanges:
-        own = {name: owner for name, owner in owners(exchange) if isinstance(owner, Codebooks | Principal)}
+        own = {name: owner for name, owner in owners(exchange) if isinstance(owner, Made)}
         if not own and not is_learned(exchange):
             raise InputError(f"{exchange} has no arrays to make; name only exchanges such as codebooks:48:8:all_gather")
         basis = next((name for name, owner in own.items() if isinstance(owner, Principal)), None)
@@ -76,7 +76,7 @@ def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[Codebooks | Prin
 def is_learned(exchange: Exchange) -> bool:
     """Returns whether an exchange, or one that it wraps, has arrays that are trained."""
     return any(
-        type(owner).arrays is not Exchange.arrays and not isinstance(owner, Codebooks | Principal) for _, owner in owners(exchange)
+        type(owner).arrays is not Exchange.arrays and not isinstance(owner, Made) for _, owner in owners(exchange)
     )
 
 
@@ -101,6 +101,8 @@ def main(argv: list[str]) -> None:
     width_of = checked.pretrained.model.config.stack.width_of
     for owner, _ in made.values():
         owner.arrays(width_of(owner))  # refuses what does not fit
+    for exchange in learned:
+        array_fit.check_starts(exchange, width_of)
     dataset, _ = load_training_data(command.experiment)
     pretrained = exchange_fit.load(command.experiment, dataset, command.base)
     rows = {

@@ -1,6 +1,7 @@
 """Codebooks from training rows, in files, scoring, training and export."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -27,6 +28,24 @@ from train.distill import EXACT
 from train.exchange_fit import fit
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+POWER = """
+from dataclasses import dataclass
+from prism_jax.exchange import BlockArray, array_field
+
+
+@dataclass(frozen=True)
+class Power(pj.Wrapped):
+    power: object = array_field()
+
+    def arrays(self, features):
+        return {"power": BlockArray(())}
+
+    def __call__(self, x_BTD, layout):
+        context = self.of(x_BTD, layout)
+        return context.replace(weight_BK=context.weight_BK ** self.power)
+"""
+"""Lines of a config with an exchange of its own, whose learned array has no start."""
 
 BOOKS = "codebooks:16:8:all_gather"
 
@@ -178,6 +197,20 @@ def test_wrong_input_is_refused_in_one_line_before_anything_slow(toy_config, tra
     ):
         assert command("train.calibrate", toy_config, *flags, "--out", tmp_path / "out") == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_learned_array_without_a_start_is_told_to_have_one(toy_config, trained, tmp_path, capsys):
+    file = tmp_path / "config.py"
+    file.write_text(Path(toy_config).read_text() + POWER)
+    way_out = "give power a start, as in BlockArray((), start=0.0)"
+    flags = ["--exchanges", "power:segment_means:1", "--base", trained, "--parts", 3, "--out", tmp_path / "fit"]
+    assert command("train.calibrate", file, *flags) == 2
+    fault = "power:segment_means:1 has an array without a start, which can't be fitted"
+    assert f"{fault}; {way_out}\n" in capsys.readouterr().err
+    flags = ["--exchange", "power:segment_means:1", "--checkpoint", trained, "--num-parts", 3]
+    assert command("eval.evaluate", file, *flags, "--out", tmp_path / "out") == 2
+    fault = "the weights lack the arrays of power:segment_means:1"
+    assert f"{fault}; {way_out}, or give a file that has it with --exchange-arrays" in capsys.readouterr().err
 
 
 def test_the_error_of_attention_is_that_of_each_block_on_exact_rows():
