@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from prism_jax import data
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
@@ -23,7 +24,7 @@ from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.flag_types import ExchangesFlag
 from prism_jax.exchange.principal import Principal
 from prism_jax.exchange.setting import Setting
-from prism_jax.experiments.build import check_run, check_sources, check_sources_of_run, load_training_data
+from prism_jax.experiments.build import check_run, find_model, find_model_of_run, load_training_data
 from prism_jax.experiments.exchange_arrays import FILE, save
 from prism_jax.experiments.recipe import Experiment
 from prism_jax.parallel.processes import refuse_several
@@ -97,7 +98,8 @@ def main(argv: list[str]) -> None:
             Setting(exchange, num_parts).check(lengths)
     of_run = check_run(command.experiment, command.base) if command.base else None
     out = output_folder(command.out)
-    checked = check_sources(command.experiment) if of_run is None else check_sources_of_run(command.experiment, of_run)
+    data.check(command.experiment.dataset, command.experiment.data_source)
+    checked = find_model_of_run(command.experiment, of_run) if of_run else find_model(command.experiment)
     width_of = checked.pretrained.model.config.stack.width_of
     for owner, _ in made.values():
         owner.arrays(width_of(owner))  # refuses what does not fit

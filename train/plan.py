@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from prism_jax import cost
 from prism_jax.cli.entry import output_folder
 from prism_jax.data.datasets import Dataset, changes, contents
 from prism_jax.data.text import bucket_lengths
@@ -140,6 +141,12 @@ def plan_run(experiment: Experiment, out: str, *, resume: bool = False, start: s
     if trained is None:
         _check_teacher(training, {path.split("/")[0] for path in checked.adapter_params})
     exchange_arrays.check(experiment.exchange_arrays)
+    model = checked.pretrained.model
+    sizes = [(setting, training.batch_size) for setting in settings]
+    for setting, batch_size in (*sizes, (scored, experiment.batch_size)):
+        cost.check_memory(model, setting.exchange, setting.num_parts, experiment.num_tokens, batch_size)
+    if trained is None:
+        exchange_arrays.check_complete(experiment.exchange_arrays, model, (x.exchange for x in (*settings, scored)))
 
     dataset, held_out = load_training_data(experiment)
     data = from_terminal(lambda: _unchanged_contents(folder, {"training": dataset, "held_out": held_out}))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from eval.scoring.variants import BASE
-from prism_jax import cost
+from prism_jax import cost, data
 from prism_jax.assets import hub
 from prism_jax.data.datasets import Corpus, Dataset, even_indices, subset
 from prism_jax.data.text import bucket_lengths, bucket_of
@@ -20,7 +20,8 @@ from prism_jax.experiments.build import (
     check_run,
     check_same_classes,
     check_same_held_out,
-    check_sources,
+    find_model,
+    find_model_of_run,
     load_data,
     load_model,
     load_run,
@@ -34,7 +35,7 @@ from prism_jax.tasks import prepare
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.predict import Predictor
 from prism_jax.trees import flatten, unflatten
-from prism_jax.weights import Pretrained
+from prism_jax.weights import Checked, Pretrained
 from prism_jax.weights.peft_config import is_adapter
 
 
@@ -128,16 +129,18 @@ def load_scoring(
         process 0.
     """
     exchange_arrays.check(experiment.exchange_arrays)
-    for source in sources.values():
-        check_variant(experiment, source, fresh)
+    data.check(experiment.dataset, experiment.data_source)
+    model = {kind: check_variant(experiment, source, fresh) for kind, source in sources.items()}[BASE].pretrained.model
+    for setting in settings:
+        exchange, num_parts = setting.exchange, setting.num_parts
+        cost.check_memory(model, exchange, num_parts, experiment.num_tokens, experiment.batch_size)
+    if not any(map(is_run, sources.values())):
+        exchange_arrays.check_complete(experiment.exchange_arrays, model, (setting.exchange for setting in settings))
     evaluation = experiment.evaluation
     dataset = load_data(experiment, evaluation.split)
     reader = cache(hub.read_tensors)
     loaded = {kind: load_variant(experiment, dataset, source, fresh, reader) for kind, source in sources.items()}
     base = loaded[BASE]
-    for setting in settings:
-        exchange, num_parts = setting.exchange, setting.num_parts
-        cost.check_memory(base.model, exchange, num_parts, experiment.num_tokens, experiment.batch_size)
     limit, index = _limit(evaluation), None
     if not isinstance(dataset, Corpus):
         index, dataset = even_indices(len(dataset), limit), subset(dataset, limit)
@@ -219,19 +222,25 @@ def _without_arrays(
     return replace(pretrained, params=lora.merge(pretrained.params))
 
 
-def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, ...] = ()) -> None:
-    """Raises the errors of `load_variant` that don't depend on the data set."""
+def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, ...] = ()) -> Checked:
+    """Raises the errors of `load_variant` that show before weights are read. Returns the model without parameters."""
     if source is None:
-        check_sources(experiment, fresh=fresh)
-    elif is_adapter(source):
-        check_sources(_with_adapter(experiment, source))
+        return find_model(experiment, fresh=fresh)
+    if is_adapter(source):
+        return find_model(_with_adapter(experiment, source))
+    return find_model_of_run(experiment, check_run(experiment, source))
+
+
+def is_run(source: str | None) -> bool:
+    """Returns whether a source of weights is a run, see `load_scoring`."""
+    return source is not None and not is_adapter(source)
 
 
 def check_runs(experiment: Experiment, sources: Iterable[str | None]) -> None:
     """Raises InputError if a run among the sources does not exist, or is of another model. See `load_scoring` for
     sources."""
     for source in sources:
-        if source is not None and not is_adapter(source):
+        if source is not None and is_run(source):
             check_run(experiment, source, *_same_fields(experiment))
 
 

@@ -110,13 +110,17 @@ def check_sources(experiment: Experiment, *, fresh: Iterable[str] = ()) -> weigh
       InputError: as `data.check` and `weights.find`.
     """
     data.check(experiment.dataset, experiment.data_source)
+    return find_model(experiment, fresh=fresh)
+
+
+def find_model(experiment: Experiment, *, fresh: Iterable[str] = ()) -> weights.Checked:
+    """Checks the weights of `load_model` before they are read."""
     hub.check_source(experiment.weights)
     return weights.find(experiment.model, experiment.weights, fresh=fresh, **_source(recipe.to_json(experiment)))
 
 
-def check_sources_of_run(experiment: Experiment, config_json: RunConfig) -> weights.Checked:
-    """Checks the names of data and weights as `check_sources` does, for a run with this config.json."""
-    data.check(experiment.dataset, experiment.data_source)
+def find_model_of_run(experiment: Experiment, config_json: RunConfig) -> weights.Checked:
+    """Checks the weights of `load_run` before they are read, for a run with this config.json."""
     kind, drawn = experiment.model, _drawn(experiment.model, config_json, experiment.training.fresh)
     num_labels = config_json["num_labels"]
     return weights.find(kind, config_json["weights"], num_labels=num_labels, fresh=drawn, **_source(config_json))

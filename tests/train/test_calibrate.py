@@ -1,6 +1,7 @@
 """Codebooks from training rows, in files, scoring, training and export."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -29,6 +30,7 @@ from train.exchange_fit import fit
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
+LACKS = "the weights lack the arrays of codebooks:16:8:all_gather; make them with train.calibrate"
 POWER = """
 from dataclasses import dataclass
 from prism_jax.exchange import BlockArray, array_field
@@ -103,9 +105,7 @@ def test_a_sweep_scores_through_calibrated_codebooks(calibrated, toy_config, tra
     assert command("eval.evaluate", toy_config, "--checkpoint", f"{trained}@16", *words) == 0
     assert f"were made for {trained}, but the base weights are {trained}@16" in capsys.readouterr().out
     assert command("eval.evaluate", toy_config, "--checkpoint", trained, "--exchange", BOOKS, "--num-parts", 3) != 0
-    assert "the weights lack the arrays of codebooks:16:8:all_gather; make them with train.calibrate" in (
-        capsys.readouterr().err
-    )
+    assert LACKS in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -197,6 +197,25 @@ def test_wrong_input_is_refused_in_one_line_before_anything_slow(toy_config, tra
     ):
         assert command("train.calibrate", toy_config, *flags, "--out", tmp_path / "out") == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["train.finetune", "eval.sweep", "eval.evaluate", "eval.blocks"])
+def test_arrays_that_nothing_gives_are_missed_before_anything_slow(
+    module, calibrated, toy_config, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(data, "load", None)
+    monkeypatch.setattr(weights, "load", None)
+    through = {"eval.sweep": ["--exchanges", BOOKS], "train.finetune": ["--training.exchanges", BOOKS]}
+    through = [*through.get(module, ["--exchange", BOOKS]), "--out", tmp_path / "out"]
+    through += {"eval.sweep": [], "train.finetune": ["--training.parts", 3]}.get(module, ["--num-parts", 3])
+    assert command(module, toy_config, *through) == 2
+    assert LACKS in capsys.readouterr().err
+    other = [word.replace(":16:", ":8:") if word == BOOKS else word for word in through]
+    assert command(module, toy_config, *other, "--exchange-arrays", calibrated) == 2
+    assert "the weights lack the arrays of codebooks:8:8:all_gather" in capsys.readouterr().err
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+    assert command(module, toy_config, *through, "--exchange-arrays", calibrated) == 2
+    assert "choose a smaller batch_size" in capsys.readouterr().err
 
 
 def test_a_learned_array_without_a_start_is_told_to_have_one(toy_config, trained, tmp_path, capsys):
