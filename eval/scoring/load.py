@@ -80,12 +80,16 @@ class Scoring:
     def buckets(self) -> tuple[int, ...]:
         return bucket_lengths(self.experiment.buckets, self.experiment.num_tokens)
 
+    @property
+    def limit(self) -> int:
+        """Number of examples to score, for plain text of windows at each N; 0 for all."""
+        return _limit(self.experiment.evaluation)
+
     def at(self, num_tokens: int) -> "Scoring":
         """Returns the same scoring with another N."""
         if num_tokens == self.experiment.num_tokens:
             return self
-        max_windows = _limit(self.experiment.evaluation)
-        task = prepare(self.dataset, self.base, num_tokens, max_windows=max_windows)
+        task = prepare(self.dataset, self.base, num_tokens, max_windows=self.limit)
         return replace(self, experiment=replace(self.experiment, num_tokens=num_tokens), task=task)
 
     def predictor(self, setting: Setting, run: PlacedRunner) -> Predictor:
@@ -113,6 +117,7 @@ def load_scoring(
     settings: Sequence[Setting],
     sources: Mapping[str, str | None],
     *,
+    lengths: Iterable[int] = (),
     fresh: tuple[str, ...] = (),
 ) -> Scoring:
     """Loads the model, its weights, and the examples of an experiment. Each tensor of the base weights is read once.
@@ -122,6 +127,7 @@ def load_scoring(
       settings: all settings to score. Each is checked for memory.
       sources: by kind of weights: a run of train.finetune (its best checkpoint, or `RUN@STEP`) or a folder with an
         adapter in PEFT's layout; None for the experiment's weights.
+      lengths: values of N for `Scoring.at`, checked like the experiment's.
       fresh: top-level parameters of the experiment's weights to initialise at random, where scores don't matter.
 
     Raises:
@@ -131,9 +137,11 @@ def load_scoring(
     exchange_arrays.check(experiment.exchange_arrays)
     data.check(experiment.dataset, experiment.data_source)
     model = {kind: check_variant(experiment, source, fresh) for kind, source in sources.items()}[BASE].pretrained.model
-    for setting in settings:
-        exchange, num_parts = setting.exchange, setting.num_parts
-        cost.check_memory(model, exchange, num_parts, experiment.num_tokens, experiment.batch_size)
+    for num_tokens in dict.fromkeys((experiment.num_tokens, *lengths)):
+        if experiment.image_size is None:  # else the model is given other positions
+            model.check(num_tokens)
+        for setting in settings:
+            cost.check_memory(model, setting.exchange, setting.num_parts, num_tokens, experiment.batch_size)
     if not any(map(is_run, sources.values())):
         exchange_arrays.check_complete(experiment.exchange_arrays, model, (setting.exchange for setting in settings))
     evaluation = experiment.evaluation

@@ -367,6 +367,20 @@ def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config
     assert learned != text(*weights)
 
 
+def test_a_sweep_of_plain_text_over_several_lengths_says_what_each_is_scored_on(gpt2_config, tmp_path, capsys):
+    (tmp_path / "test.txt").write_text("w1 w2 w3 w4 w5 w6 w7 w8 w9 " * 8)
+    config, *weights, _, _, _, _ = gpt2_config
+    tokenizer = weights[1] / "tokenizer_config.json"
+    tokenizer.write_text(json.dumps(json.loads(tokenizer.read_text()) | {"eos_token": "[SEP]"}))
+    flags = [*weights, "--dataset", "text", "--data-source", tmp_path, "--num-tokens", 16]
+    flags += ["--parts", 1, "--lengths", 8, 16]
+    for limit, examples in ((0, "11 examples of 8 tokens, 5 examples of 16 tokens"), (4, "4 examples of 8, 16 tokens")):
+        assert command("eval.sweep", config, *flags, "--limit", limit, "--out", tmp_path / str(limit)) == 0
+        note = "note: --limit keeps 4 windows of plain text at each N, so every N has another text"
+        assert (note in capsys.readouterr().out) == (limit == 4)
+        assert f"{examples}, padding included; " in (tmp_path / str(limit) / "report.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
