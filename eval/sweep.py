@@ -94,8 +94,9 @@ def main(argv: list[str]) -> None:
     scorings = {num_tokens: scoring.at(num_tokens) for num_tokens in lengths}
     sweeper = Sweeper(rows, scorings, store.Store(out / "rows"), runners)
     command_line = f"python -m eval.sweep {shlex.join(argv)}"
-    columns = tables.columns([planned_row(row) for row in rows], scoring.task.metrics[0])
-    table = tables.text_table(columns)
+    planned_rows = [planned_row(row) for row in rows]
+    columns = tables.columns(planned_rows, scoring.task.metrics[0])
+    table = tables.text_table(columns, planned_rows)
     print(table.header, flush=True)
     grows = not (out / "results.csv").exists()  # complete results stay until the new ones are complete
     try:

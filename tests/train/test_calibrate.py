@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import jax
@@ -100,7 +101,10 @@ def test_a_sweep_scores_through_calibrated_codebooks(calibrated, toy_config, tra
     assert coded["bytes_sent_per_device"] * 8 == exact["bytes_sent_per_device"]  # 16 bytes in place of 128
     assert exact["score"] == whole["score"]
     assert coded["score"] > 50  # chance is 33
-    assert "were made for" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "were made for" not in printed
+    scores = [found.start() for line in printed.splitlines() if (found := re.search(r"accuracy %|\d+[.]\d \[\d", line))]
+    assert scores == scores[:1] * 4  # header and records are aligned
     words = ["--exchange", BOOKS, "--num-parts", 2, "--exchange-arrays", calibrated, "--out", tmp_path / "other"]
     assert command("eval.evaluate", toy_config, "--checkpoint", f"{trained}@16", *words) == 0
     assert f"were made for {trained}, but the base weights are {trained}@16" in capsys.readouterr().out
