@@ -32,6 +32,7 @@ from prism_jax.generation import Generator
 from prism_jax.parallel.mesh import emulate_devices, on_mesh
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.processes import check_same, from_terminal, is_terminal, several
+from prism_jax.progress import say
 from prism_jax.records import Count
 from prism_jax.sampling import Sampling
 from prism_jax.user_paths import UserPath
@@ -135,11 +136,13 @@ def main(argv: list[str]) -> None:
         texts = from_terminal(lambda: prompts.as_chats(tokenizer, texts))
     ids = from_terminal(lambda: prompts.token_ids(tokenizer, texts, chat=command.chat))
     stop = stop_tokens(tokenizer, found.folder, command.stop)
+    say(f"reading weights: {command.checkpoint or experiment.weights}")
     loaded = load(command)
     check_same("weights", loaded.params)
     make = partial(Generator, loaded.model, loaded.params, bucket=command.bucket)
     parts = make(setting.exchange, on_mesh(setting.num_parts))
-    print(prompt_layout(parts, ids, new))
+    print(prompt_layout(parts, ids, new), flush=True)
+    say("compiling")
     added = stream_texts(parts, tokenizer, texts, ids, new, command.sampling, stop)
     rows = []
     if command.compare:

@@ -10,6 +10,7 @@ from prism_jax.experiments.exchange_arrays import with_arrays
 from prism_jax.layers import lora
 from prism_jax.models.base import Model
 from prism_jax.parallel.processes import check_same
+from prism_jax.progress import say
 from prism_jax.tasks import prepare
 from prism_jax.tasks.batches import steps_per_epoch, training_batches
 from prism_jax.tasks.predict import Predictor
@@ -87,6 +88,7 @@ def _arrays_before_training(plan: Plan, model: Model) -> dict[str, jax.Array]:
 def _load_model(plan: Plan) -> Pretrained:
     """Returns the model with the parameters that training starts from, fresh adapters included."""
     training = plan.training
+    say(f"reading weights: {plan.start.run if plan.start else plan.experiment.weights}")
     pretrained = load_model(plan.experiment, plan.dataset, fresh=training.fresh)
     if plan.start:
         pretrained = with_trained(pretrained, plan.start)

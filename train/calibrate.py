@@ -28,6 +28,7 @@ from prism_jax.experiments.build import check_run, find_model, find_model_of_run
 from prism_jax.experiments.exchange_arrays import FILE, save
 from prism_jax.experiments.recipe import Experiment
 from prism_jax.parallel.processes import refuse_several
+from prism_jax.progress import say
 from prism_jax.records import Count
 from prism_jax.user_paths import UserPath
 from train import array_fit, exchange_fit
@@ -106,6 +107,7 @@ def main(argv: list[str]) -> None:
     for exchange in learned:
         array_fit.check_starts(exchange, width_of)
     dataset, _ = load_training_data(command.experiment)
+    say(f"reading weights: {command.base or command.experiment.weights}")
     pretrained = exchange_fit.load(command.experiment, dataset, command.base)
     rows = {
         keys_values: exchange_fit.rows_of_blocks(

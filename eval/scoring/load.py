@@ -31,6 +31,7 @@ from prism_jax.layers import lora
 from prism_jax.models.base import Model
 from prism_jax.parallel.processes import check_same, from_terminal, is_terminal
 from prism_jax.parallel.runner import PlacedRunner
+from prism_jax.progress import say
 from prism_jax.tasks import prepare
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.predict import Predictor
@@ -146,6 +147,7 @@ def load_scoring(
         exchange_arrays.check_complete(experiment.exchange_arrays, model, (setting.exchange for setting in settings))
     evaluation = experiment.evaluation
     dataset = load_data(experiment, evaluation.split)
+    say(f"reading weights: {', '.join(dict.fromkeys(source or experiment.weights for source in sources.values()))}")
     reader = cache(hub.read_tensors)
     loaded = {kind: load_variant(experiment, dataset, source, fresh, reader) for kind, source in sources.items()}
     base = loaded[BASE]

@@ -22,6 +22,7 @@ from prism_jax.layers import lora
 from prism_jax.models import vit
 from prism_jax.models.base import Model
 from prism_jax.parallel.processes import from_terminal
+from prism_jax.progress import say
 from prism_jax.tasks import num_labels
 from prism_jax.trees import flatten, unflatten
 from prism_jax.weights import Pretrained
@@ -41,6 +42,7 @@ def load_data(experiment: Experiment, split: str) -> Dataset:
     """
     if split == HELD_OUT:
         return load_training_data(experiment)[1]
+    say(f"reading data: {experiment.dataset}, {split}")
     return from_terminal(lambda: data.load(experiment.dataset, split, experiment.data_source), outline)
 
 
@@ -52,6 +54,7 @@ def load_training_data(experiment: Experiment) -> tuple[Dataset, Dataset]:
     Raises:
       InputError: if the data set is unknown, too small to hold an example out, or without labels.
     """
+    say(f"reading data: {experiment.dataset}, train")
     return from_terminal(lambda: _divided(experiment), lambda both: tuple(map(outline, both)))
 
 

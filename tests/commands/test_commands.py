@@ -260,10 +260,11 @@ def test_generate_streams_and_measures(gpt2_config, tmp_path, capsys):
     assert command("eval.generate", *gpt2_config, *flags) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [text["prompt"] for text in results["texts"]] == prompts
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"reading weights: {gpt2_config[2]}\ncompiling\n")
     for text in results["texts"]:
         assert len(text["new"].split()) == 5
-        assert text["prompt"] + text["new"] in printed
+        assert text["prompt"] + text["new"] in printed.out
     one, prism = results["rows"]
     assert (one["exchange"], prism["exchange"], prism["num_parts"]) == ("whole_sequence", "segment_means:2", 2)
     # 2 prompts, keys and values, 2 blocks, 32 features of 4 bytes; 16 tokens and 5 new ones, or 8, 2 means and 5
