@@ -56,6 +56,11 @@ def main(argv: list[str]) -> None:
             f"{text_of(setting.exchange)} reads rows of earlier blocks, so no block can be compressed alone; "
             "choose another exchange"
         )
+    if setting.num_parts > 1 and experiment.model.extra_rows:
+        raise InputError(
+            f"a block of {experiment.model.__name__} gives more rows than tokens, so they can't be compared with one "
+            "device's token by token; choose a model without additional rows"
+        )
     check_runs(experiment, [command.checkpoint])
     out = output_folder(command.out)
     scoring = load_scoring(experiment, [setting], {BASE: command.checkpoint})

@@ -9,6 +9,7 @@ python -m eval.generate configs/X.py --prompt "Once upon a time" ["A second one"
 import sys
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 
@@ -16,7 +17,7 @@ from eval.generating import prompts
 from eval.generating.stream import compare, prompt_layout, stop_tokens, stream_texts
 from eval.reporting import files
 from eval.reporting.text_table import Column, TextTable
-from eval.scoring.load import check_runs, load_variant
+from eval.scoring.load import check_runs, check_variant, is_run, load_variant
 from prism_jax import weights
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
@@ -31,6 +32,7 @@ from prism_jax.generation import Generator
 from prism_jax.parallel.mesh import emulate_devices, on_mesh
 from prism_jax.parallel.one_device import on_one_device
 from prism_jax.parallel.processes import check_same, from_terminal, is_terminal, several
+from prism_jax.progress import say
 from prism_jax.records import Count
 from prism_jax.sampling import Sampling
 from prism_jax.user_paths import UserPath
@@ -69,14 +71,30 @@ def load(command: Generate) -> weights.Pretrained:
     experiment = command.experiment
     if command.checkpoint is not None:
         return load_variant(experiment, None, command.checkpoint)
-    loaded = weights.load(
-        experiment.model,
-        experiment.weights,
-        revision=experiment.revision,
-        adapter=experiment.evaluation.adapter,
-        compute_dtype=experiment.compute_dtype,
-    )
+    loaded = weights.load(experiment.model, experiment.weights, **_source(experiment))
     return exchange_arrays.with_arrays(loaded, experiment.exchange_arrays)
+
+
+def find(command: Generate) -> weights.Checked:
+    """Raises the errors of `load` that show before weights are read. Returns the model without parameters."""
+    experiment = command.experiment
+    exchange_arrays.check(experiment.exchange_arrays)
+    if command.checkpoint is not None:
+        checked = check_variant(experiment, command.checkpoint)
+    else:
+        checked = weights.find(experiment.model, experiment.weights, **_source(experiment))
+    if not is_run(command.checkpoint):
+        exchanges = [command.setting.exchange]
+        exchange_arrays.check_complete(experiment.exchange_arrays, checked.pretrained.model, exchanges)
+    return checked
+
+
+def _source(experiment: Experiment) -> dict[str, Any]:
+    return {
+        "revision": experiment.revision,
+        "adapter": experiment.evaluation.adapter,
+        "compute_dtype": experiment.compute_dtype,
+    }
 
 
 def speed_table(rows: list[dict]) -> str:
@@ -111,17 +129,20 @@ def main(argv: list[str]) -> None:
     emulate_devices(setting.num_parts)
     check_runs(experiment, [command.checkpoint])
     out = output_folder(command.out)
-    loaded = load(command)
-    tokenizer = text.load_tokenizer(loaded.folder, loaded.model.config.vocab_size)
-    check_same("weights", loaded.params)
+    found = find(command).pretrained
+    assert found.folder is not None  # the folder of the tokenizer
+    tokenizer = text.load_tokenizer(found.folder, found.model.config.vocab_size)
     if command.chat:
         texts = from_terminal(lambda: prompts.as_chats(tokenizer, texts))
     ids = from_terminal(lambda: prompts.token_ids(tokenizer, texts, chat=command.chat))
-    assert loaded.folder is not None  # the folder of the tokenizer
-    stop = stop_tokens(tokenizer, loaded.folder, command.stop)
+    stop = stop_tokens(tokenizer, found.folder, command.stop)
+    say(f"reading weights: {command.checkpoint or experiment.weights}")
+    loaded = load(command)
+    check_same("weights", loaded.params)
     make = partial(Generator, loaded.model, loaded.params, bucket=command.bucket)
     parts = make(setting.exchange, on_mesh(setting.num_parts))
-    print(prompt_layout(parts, ids, new))
+    print(prompt_layout(parts, ids, new), flush=True)
+    say("compiling")
     added = stream_texts(parts, tokenizer, texts, ids, new, command.sampling, stop)
     rows = []
     if command.compare:

@@ -181,7 +181,8 @@ def measure_tables(command: Latency, folder: str, command_line: str) -> None:
     experiment, settings = command.experiment, command.settings(num_parts)
     check_runs(experiment, [command.base])
     out = output_folder(folder)
-    scoring = load_scoring(experiment, settings, {BASE: command.base}, fresh=experiment.training.fresh)
+    sources, fresh = {BASE: command.base}, experiment.training.fresh
+    scoring = load_scoring(experiment, settings, sources, lengths=command.lengths, fresh=fresh)
     header = files.results(scoring, [], command_line)
     header |= {"library": store.digest_of_library(*session.SOURCES), "processes": jax.process_count()}
     measurements = Measurements(out / FILE, header)

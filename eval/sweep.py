@@ -24,6 +24,7 @@ from eval.sweeping.sweeper import Sweeper
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
+from prism_jax.data.datasets import Corpus
 from prism_jax.errors import InputError, RunError
 from prism_jax.experiments.recipe import Evaluation, Experiment, Grid, Preparation
 from prism_jax.parallel.place import Place, make_runners
@@ -79,7 +80,8 @@ def main(argv: list[str]) -> None:
     runners = make_runners(command.on, {setting.num_parts for setting in settings})
     check_runs(experiment, [command.base, *sources.values()])
     out = output_folder(command.out or f"runs/{Path(argv[0]).stem}/sweep")
-    scoring = load_scoring(experiment, settings, {BASE: command.base, **sources})
+    lengths = list(dict.fromkeys(row.num_tokens for row in rows))
+    scoring = load_scoring(experiment, settings, {BASE: command.base, **sources}, lengths=lengths)
     if scoring.task.labels is None:
         raise InputError(
             f"{scoring.dataset.name} has no labels to compare scores by; use eval.evaluate to predict them"
@@ -87,11 +89,14 @@ def main(argv: list[str]) -> None:
     remarks = from_terminal(lambda: variants.remarks(command.base, tuned, command.control))
     for remark in remarks:
         print(f"note: {remark}; so recovery compares more than the exchange")
-    scorings = {num_tokens: scoring.at(num_tokens) for num_tokens in dict.fromkeys(row.num_tokens for row in rows)}
+    if isinstance(scoring.dataset, Corpus) and scoring.limit and len(lengths) > 1:
+        print(f"note: --limit keeps {scoring.limit} windows of plain text at each N, so every N has another text")
+    scorings = {num_tokens: scoring.at(num_tokens) for num_tokens in lengths}
     sweeper = Sweeper(rows, scorings, store.Store(out / "rows"), runners)
     command_line = f"python -m eval.sweep {shlex.join(argv)}"
-    columns = tables.columns([planned_row(row) for row in rows], scoring.task.metrics[0])
-    table = tables.text_table(columns)
+    planned_rows = [planned_row(row) for row in rows]
+    columns = tables.columns(planned_rows, scoring.task.metrics[0])
+    table = tables.text_table(columns, planned_rows)
     print(table.header, flush=True)
     grows = not (out / "results.csv").exists()  # complete results stay until the new ones are complete
     try:

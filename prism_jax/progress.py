@@ -19,6 +19,13 @@ WATCH_SECONDS = 0.5
 """Seconds between two looks at a folder that grows."""
 
 
+def say(text: str) -> None:
+    """Prints a line to stderr on slow work that begins and whose length is unknown. Silent where `Progress` is."""
+    if not os.environ.get("TQDM_DISABLE"):
+        tqdm.write(text, file=sys.stderr)
+        sys.stderr.flush()
+
+
 class Progress(tqdm):
     """tqdm's bar, called like it. By default it disappears at the end.
 

@@ -39,18 +39,28 @@ RATE = 5e-3
 """Learning rate of the first step. It falls to 0 by a cosine."""
 
 
-def check(model: Model, exchange: Exchange) -> None:
-    """Raises InputError if the arrays of an exchange can't be fitted in a block alone."""
+def check(kind: type[Model], exchange: Exchange) -> None:
+    """Raises InputError if the arrays of an exchange can't be fitted in a block alone, in models of a class."""
     if exchange.remembers:
         raise InputError(
             f"{exchange} reads rows of an earlier block, but arrays are fitted in each block alone; "
             "name the exchange inside, and use its file for both"
         )
-    if model.extra_rows:
+    if kind.extra_rows:
         raise InputError(
-            f"{type(model).__name__} has a class token on every part, but arrays are fitted without it; "
+            f"{kind.__name__} has a class token on every part, but arrays are fitted without it; "
             "use the config of the plain model, whose file serves both"
         )
+
+
+def check_starts(exchange: Exchange, width_of: arrays.WidthOf) -> None:
+    """Raises InputError if a learned array of an exchange, or of one that it wraps, has no start."""
+    for _, owner in arrays.owners(exchange):
+        for name, spec in owner.arrays(width_of(exchange)).items():
+            if spec.start is None and not isinstance(owner, arrays.Made):
+                raise InputError(
+                    f"{owner} has an array without a start, which can't be fitted; {arrays.way_to_start(name, spec)}"
+                )
 
 
 def fit(

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import jax
 
-from prism_jax import cost
 from prism_jax.exchange import arrays
 from prism_jax.experiments.build import load_model, with_adapters, with_trained
 from prism_jax.experiments.exchange_arrays import with_arrays
 from prism_jax.layers import lora
 from prism_jax.models.base import Model
 from prism_jax.parallel.processes import check_same
+from prism_jax.progress import say
 from prism_jax.tasks import prepare
 from prism_jax.tasks.batches import steps_per_epoch, training_batches
 from prism_jax.tasks.predict import Predictor
@@ -28,13 +28,12 @@ def build(plan: Plan) -> Run:
     """Builds a run before its first step.
 
     Raises:
-      InputError: if the weights or the data don't fit the model, a batch does not fit into memory, nothing is left to
-        train, or the weights of a process differ from those of process 0.
+      InputError: if the weights or the data don't fit the model, nothing is left to train, or the weights of a
+        process differ from those of process 0.
     """
     experiment, training, runners = plan.experiment, plan.training, plan.runners
     pretrained = _load_model(plan)
     model = pretrained.model
-    _check_memory(plan, pretrained)
     check_same("weights", pretrained.params)
     fresh_arrays = _arrays_before_training(plan, model)
     params = unflatten(fresh_arrays | flatten(pretrained.params))
@@ -89,20 +88,9 @@ def _arrays_before_training(plan: Plan, model: Model) -> dict[str, jax.Array]:
 def _load_model(plan: Plan) -> Pretrained:
     """Returns the model with the parameters that training starts from, fresh adapters included."""
     training = plan.training
+    say(f"reading weights: {plan.start.run if plan.start else plan.experiment.weights}")
     pretrained = load_model(plan.experiment, plan.dataset, fresh=training.fresh)
     if plan.start:
         pretrained = with_trained(pretrained, plan.start)
     params = with_adapters(pretrained.params, training.lora_rank, training.lora_alpha, training.seed)
     return with_arrays(replace(pretrained, params=params), plan.experiment.exchange_arrays)
-
-
-def _check_memory(plan: Plan, pretrained: Pretrained) -> None:
-    """Checks that the activations of a batch fit into memory, in training and in scoring.
-
-    Raises:
-      InputError: if they don't fit.
-    """
-    sizes = [(setting, plan.training.batch_size) for setting in plan.settings]
-    for setting, batch_size in (*sizes, (plan.scored, plan.experiment.batch_size)):
-        num_tokens = plan.experiment.num_tokens
-        cost.check_memory(pretrained.model, setting.exchange, setting.num_parts, num_tokens, batch_size)

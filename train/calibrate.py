@@ -12,20 +12,23 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from prism_jax import data
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
+from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
-from prism_jax.exchange.arrays import EXCHANGE, owners
+from prism_jax.exchange.arrays import EXCHANGE, Made, owners
 from prism_jax.exchange.base import Exchange, as_tuple
 from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.flag_types import ExchangesFlag
 from prism_jax.exchange.principal import Principal
 from prism_jax.exchange.setting import Setting
-from prism_jax.experiments.build import check_run, load_training_data
+from prism_jax.experiments.build import check_run, find_model, find_model_of_run, load_training_data
 from prism_jax.experiments.exchange_arrays import FILE, save
 from prism_jax.experiments.recipe import Experiment
 from prism_jax.parallel.processes import refuse_several
+from prism_jax.progress import say
 from prism_jax.records import Count
 from prism_jax.user_paths import UserPath
 from train import array_fit, exchange_fit
@@ -52,7 +55,7 @@ class Calibrate:
     """Folder for the file."""
 
 
-def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[Codebooks | Principal, str | None]]:
+def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[Made, str | None]]:
     """Returns the exchanges whose codebooks and bases are to be made, by the name of their arrays, bases first.
 
     Codebooks come with the name of their basis, if they have one.
@@ -60,9 +63,9 @@ def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[Codebooks | Prin
     Raises:
       InputError: if there are none, or an exchange has none.
     """
-    made: dict[str, tuple[Codebooks | Principal, str | None]] = {}  # whatever they wrap
+    made: dict[str, tuple[Made, str | None]] = {}  # whatever they wrap
     for exchange in exchanges:
-        own = {name: owner for name, owner in owners(exchange) if isinstance(owner, Codebooks | Principal)}
+        own = {name: owner for name, owner in owners(exchange) if isinstance(owner, Made)}
         if not own and not is_learned(exchange):
             raise InputError(f"{exchange} has no arrays to make; name only exchanges such as codebooks:48:8:all_gather")
         basis = next((name for name, owner in own.items() if isinstance(owner, Principal)), None)
@@ -75,8 +78,7 @@ def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[Codebooks | Prin
 def is_learned(exchange: Exchange) -> bool:
     """Returns whether an exchange, or one that it wraps, has arrays that are trained."""
     return any(
-        type(owner).arrays is not Exchange.arrays and not isinstance(owner, Codebooks | Principal)
-        for _, owner in owners(exchange)
+        type(owner).arrays is not Exchange.arrays and not isinstance(owner, Made) for _, owner in owners(exchange)
     )
 
 
@@ -89,16 +91,24 @@ def main(argv: list[str]) -> None:
     command = flags.parse(Calibrate, __doc__, argv)
     refuse_several("train.calibrate runs")
     named = dict.fromkeys(in_block for exchange in command.exchanges for in_block in as_tuple(exchange))
-    made = to_make(named)
-    if command.base:
-        check_run(command.experiment, command.base)
+    made, learned = to_make(named), list(filter(is_learned, named))
+    lengths = bucket_lengths(command.experiment.buckets, command.experiment.num_tokens)
+    for exchange in learned:
+        array_fit.check(command.experiment.model, exchange)
+        for num_parts in command.parts:
+            Setting(exchange, num_parts).check(lengths)
+    of_run = check_run(command.experiment, command.base) if command.base else None
     out = output_folder(command.out)
-    dataset, _ = load_training_data(command.experiment)
-    pretrained = exchange_fit.load(command.experiment, dataset, command.base)
-    for exchange in filter(is_learned, named):
-        array_fit.check(pretrained.model, exchange)
+    data.check(command.experiment.dataset, command.experiment.data_source)
+    checked = find_model_of_run(command.experiment, of_run) if of_run else find_model(command.experiment)
+    width_of = checked.pretrained.model.config.stack.width_of
     for owner, _ in made.values():
-        owner.arrays(pretrained.model.config.stack.width_of(owner))  # refuses what does not fit
+        owner.arrays(width_of(owner))  # refuses what does not fit
+    for exchange in learned:
+        array_fit.check_starts(exchange, width_of)
+    dataset, _ = load_training_data(command.experiment)
+    say(f"reading weights: {command.base or command.experiment.weights}")
+    pretrained = exchange_fit.load(command.experiment, dataset, command.base)
     rows = {
         keys_values: exchange_fit.rows_of_blocks(
             command.experiment, pretrained, dataset, command.examples, command.rows, keys_values=keys_values
@@ -113,7 +123,7 @@ def main(argv: list[str]) -> None:
         else:
             coded = exchange_fit.coordinates(own, arrays[basis]) if basis else own
             arrays[name] = exchange_fit.fit(owner, coded, command.experiment.training.seed)
-    for names in dict.fromkeys(map(names_of, filter(is_learned, named))):
+    for names in dict.fromkeys(map(names_of, learned)):
         sharing = [exchange for exchange in named if names_of(exchange) == names]
         settings = [Setting(exchange, num_parts) for exchange in sharing for num_parts in command.parts]
         with_made = replace(pretrained, params={**pretrained.params, EXCHANGE: arrays})

@@ -22,7 +22,7 @@ from prism_jax.folders import write
 from prism_jax.layers import lora
 from prism_jax.metrics import scores
 from prism_jax.parallel.processes import from_terminal, on_any
-from prism_jax.progress import Progress
+from prism_jax.progress import Progress, say
 from prism_jax.tasks.predict import Predictor
 from train.clock import Clock
 from train.distill import Taught
@@ -84,8 +84,10 @@ class Run:
         with saving.saving(plan.folder) as manager:
             self._restore(manager, unreadable)
             write(plan.folder / "config.json", json.dumps(plan.config, indent=2))
-            print(self.summary)
+            print(self.summary, flush=True)
             first = int(self.state.step)
+            if first < self.num_steps:
+                say("compiling the first step")
             with Log(plan.folder, first, tensorboard=plan.training.tensorboard) as log:
                 last = self._train(first, manager, log)
                 return self._result(first, last, manager, log)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from prism_jax import cost
 from prism_jax.cli.entry import output_folder
 from prism_jax.data.datasets import Dataset, changes, contents
 from prism_jax.data.text import bucket_lengths
@@ -31,6 +32,7 @@ from prism_jax.parallel.processes import from_terminal, several
 from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks import num_labels
 from prism_jax.weights.peft_config import is_adapter
+from train import trainable
 from train.log import check_tensorboard
 
 SCORED_BY = ("exchange", "num_parts")
@@ -140,6 +142,13 @@ def plan_run(experiment: Experiment, out: str, *, resume: bool = False, start: s
     if trained is None:
         _check_teacher(training, {path.split("/")[0] for path in checked.adapter_params})
     exchange_arrays.check(experiment.exchange_arrays)
+    model = checked.pretrained.model
+    sizes = [(setting, training.batch_size) for setting in settings]
+    for setting, batch_size in (*sizes, (scored, experiment.batch_size)):
+        cost.check_memory(model, setting.exchange, setting.num_parts, experiment.num_tokens, batch_size)
+    if trained is None:
+        exchange_arrays.check_complete(experiment.exchange_arrays, model, (x.exchange for x in (*settings, scored)))
+        trainable.check(experiment, model, training.exchanges)
 
     dataset, held_out = load_training_data(experiment)
     data = from_terminal(lambda: _unchanged_contents(folder, {"training": dataset, "held_out": held_out}))

@@ -1,16 +1,23 @@
 """Division of parameters into trained and frozen ones."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
 
 from prism_jax.errors import InputError
+from prism_jax.exchange import arrays
 from prism_jax.exchange.arrays import EXCHANGE
-from prism_jax.experiments.recipe import Training
+from prism_jax.exchange.base import Exchanges
+from prism_jax.experiments.build import with_adapters
+from prism_jax.experiments.exchange_arrays import with_arrays
+from prism_jax.experiments.recipe import Experiment, Training
 from prism_jax.layers import lora
+from prism_jax.models.base import Model
+from prism_jax.programs import params_shapes
 from prism_jax.trees import flatten, unflatten
+from prism_jax.weights import Pretrained
 
 
 def divide(params: Any, training: Training, of_exchanges: Collection[str] = ()) -> tuple[Any, Any]:
@@ -51,6 +58,22 @@ def divide(params: Any, training: Training, of_exchanges: Collection[str] = ()) 
     if all(value is None for value in trained.values()):
         raise InputError("training.frozen leaves no parameter to train; name fewer")
     return unflatten(trained), unflatten(frozen)
+
+
+def check(experiment: Experiment, model: Model, exchanges: Sequence[Exchanges]) -> None:
+    """Raises the errors of `divide`, and those of adapters, before the weights of a model are read.
+
+    Args:
+      experiment: the experiment to train, from its own weights.
+      model: the model without parameters.
+      exchanges: those in training.
+    """
+    training, stack = experiment.training, model.config.stack
+    adapters = training.lora_rank, training.lora_alpha, training.seed
+    shapes = jax.eval_shape(lambda params: with_adapters(params, *adapters), params_shapes(model))
+    starts = jax.eval_shape(lambda: arrays.starts(exchanges, stack.num_layers, stack.width_of))
+    params = with_arrays(Pretrained(model, shapes), experiment.exchange_arrays).params
+    divide(unflatten(starts | flatten(params)), training, starts)
 
 
 def combine(trained: Any, frozen: Any) -> Any:

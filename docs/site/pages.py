@@ -15,6 +15,7 @@ from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[2]
+GITHUB = "https://github.com/"
 BESIDE_DOCS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 SECTIONS = {
@@ -42,6 +43,14 @@ PACKAGES = {
     "testing": ("check_exchange", "random_params"),
 }
 """Objects and modules on the page of each package."""
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Gives the repository the address that links begin with: without the end that `git clone` takes too."""
+    url = (config.repo_url or "").rstrip("/").removesuffix(".git")
+    if url.startswith(GITHUB) and not re.fullmatch("[^/]+/[^/]+", url.removeprefix(GITHUB)):
+        raise PluginError(f"REPO_URL is {url!r}; give {GITHUB}OWNER/NAME")
+    config.repo_url = url
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -82,8 +91,8 @@ def notebook_page(path: Path, source: Path, repo_url: str) -> dict[str, str | by
     markdown, resources = MarkdownExporter().from_filename(str(source))
     title, _, rest = markdown.partition("\n")
     links = [f'<a class="md-button" href="../{source.name}" download>Download the notebook</a>']
-    if repo_url.startswith(github := "https://github.com/"):
-        opened = f"https://colab.research.google.com/github/{repo_url.removeprefix(github)}/blob/main/{path}"
+    if repo_url.startswith(GITHUB):
+        opened = f"https://colab.research.google.com/github/{repo_url.removeprefix(GITHUB)}/blob/main/{path}"
         links.insert(0, f'<a class="md-button" href="{opened}">Open in Colab</a>')
     note = "\n\n" + " ".join(links) + "\n"
     pictures = {f"{path.parent / path.stem}_{name}": content for name, content in resources["outputs"].items()}

@@ -88,13 +88,16 @@ def section(content: dict, name: str | None) -> str:
     """Returns the table of one run, and its environment."""
     rows, environment = content["rows"], content["environment"]
     first = scored(content)[0]
-    lengths = ", ".join(dict.fromkeys(str(row["tokens"]) for row in rows))
     kind = (
         "emulated CPU devices; their accuracy is that of real ones, their time is not"
         if environment["emulated"]
         else "devices"
     )
-    real = f"the median has {first['real_tokens_median']:.0f} real ones"
+    lengths: dict[int, dict[str, None]] = {}
+    for row in scored(content):
+        lengths.setdefault(row["examples"], {})[str(row["tokens"])] = None
+    examples = ", ".join(f"{number} examples of {', '.join(tokens)} tokens" for number, tokens in lengths.items())
+    medians = dict.fromkeys(f"{row['real_tokens_median']:.0f}" for row in scored(content))
     machine = f"JAX {environment['jax']}, {environment['cpu']}, {environment['cores']} cores"
     columns = tables.columns(rows, first["metric"])
     failed = [row for row in rows if row.get("error")]
@@ -104,7 +107,7 @@ def section(content: dict, name: str | None) -> str:
     )
     return f"""# {f"{name}: " if name else ""}{content["model"]} on {content["dataset"]}
 
-{first["examples"]} examples of {lengths} tokens, padding included; {real}.
+{examples}, padding included; the median has {", ".join(medians)} real ones.
 {environment["devices"]} ({kind}), {machine}, commit {environment["commit"]}.{weights(content)}
 
 {tables.markdown_table(rows, columns)}

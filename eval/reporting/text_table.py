@@ -1,7 +1,7 @@
-"""Text tables with columns of fixed width."""
+"""Text tables with aligned columns."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -10,7 +10,7 @@ class Column:
 
     Attributes:
       title: text in the header.
-      width: width in characters. A longer text shifts the rest of its line.
+      width: least width in characters, see `TextTable.fitted`.
       right: whether texts are right-aligned, for example numbers.
     """
 
@@ -24,7 +24,7 @@ class Column:
 
 @dataclass(frozen=True)
 class TextTable:
-    """A header and lines. Lines may be printed one at a time.
+    """A header and lines. Lines may be printed one at a time, by a table that is fitted to the longest texts.
 
     Attributes:
       columns: the columns, from left to right.
@@ -43,6 +43,17 @@ class TextTable:
         cells = [column.cell(text) for column, text in zip(self.columns, texts, strict=True)]
         return self.gap.join(cells).rstrip()
 
+    def fitted(self, lines: Iterable[Collection[str]]) -> "TextTable":
+        """Returns the table with columns that are wide enough for these lines."""
+        columns = self.columns
+        for texts in lines:
+            columns = tuple(
+                replace(column, width=max(column.width, len(text))) for column, text in zip(columns, texts, strict=True)
+            )
+        return replace(self, columns=columns)
+
     def text(self, lines: Iterable[Collection[str]]) -> str:
-        """Returns the header and the lines."""
-        return "\n".join([self.header, *map(self.line, lines)])
+        """Returns the header and the lines, aligned."""
+        lines = list(lines)
+        table = self.fitted(lines)
+        return "\n".join([table.header, *map(table.line, lines)])

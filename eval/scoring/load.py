@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from eval.scoring.variants import BASE
-from prism_jax import cost
+from prism_jax import cost, data
 from prism_jax.assets import hub
 from prism_jax.data.datasets import Corpus, Dataset, even_indices, subset
 from prism_jax.data.text import bucket_lengths, bucket_of
@@ -20,7 +20,8 @@ from prism_jax.experiments.build import (
     check_run,
     check_same_classes,
     check_same_held_out,
-    check_sources,
+    find_model,
+    find_model_of_run,
     load_data,
     load_model,
     load_run,
@@ -30,11 +31,12 @@ from prism_jax.layers import lora
 from prism_jax.models.base import Model
 from prism_jax.parallel.processes import check_same, from_terminal, is_terminal
 from prism_jax.parallel.runner import PlacedRunner
+from prism_jax.progress import say
 from prism_jax.tasks import prepare
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.predict import Predictor
 from prism_jax.trees import flatten, unflatten
-from prism_jax.weights import Pretrained
+from prism_jax.weights import Checked, Pretrained
 from prism_jax.weights.peft_config import is_adapter
 
 
@@ -79,12 +81,16 @@ class Scoring:
     def buckets(self) -> tuple[int, ...]:
         return bucket_lengths(self.experiment.buckets, self.experiment.num_tokens)
 
+    @property
+    def limit(self) -> int:
+        """Number of examples to score, for plain text of windows at each N; 0 for all."""
+        return _limit(self.experiment.evaluation)
+
     def at(self, num_tokens: int) -> "Scoring":
         """Returns the same scoring with another N."""
         if num_tokens == self.experiment.num_tokens:
             return self
-        max_windows = _limit(self.experiment.evaluation)
-        task = prepare(self.dataset, self.base, num_tokens, max_windows=max_windows)
+        task = prepare(self.dataset, self.base, num_tokens, max_windows=self.limit)
         return replace(self, experiment=replace(self.experiment, num_tokens=num_tokens), task=task)
 
     def predictor(self, setting: Setting, run: PlacedRunner) -> Predictor:
@@ -112,6 +118,7 @@ def load_scoring(
     settings: Sequence[Setting],
     sources: Mapping[str, str | None],
     *,
+    lengths: Iterable[int] = (),
     fresh: tuple[str, ...] = (),
 ) -> Scoring:
     """Loads the model, its weights, and the examples of an experiment. Each tensor of the base weights is read once.
@@ -121,6 +128,7 @@ def load_scoring(
       settings: all settings to score. Each is checked for memory.
       sources: by kind of weights: a run of train.finetune (its best checkpoint, or `RUN@STEP`) or a folder with an
         adapter in PEFT's layout; None for the experiment's weights.
+      lengths: values of N for `Scoring.at`, checked like the experiment's.
       fresh: top-level parameters of the experiment's weights to initialise at random, where scores don't matter.
 
     Raises:
@@ -128,16 +136,21 @@ def load_scoring(
         process 0.
     """
     exchange_arrays.check(experiment.exchange_arrays)
-    for source in sources.values():
-        check_variant(experiment, source, fresh)
+    data.check(experiment.dataset, experiment.data_source)
+    model = {kind: check_variant(experiment, source, fresh) for kind, source in sources.items()}[BASE].pretrained.model
+    for num_tokens in dict.fromkeys((experiment.num_tokens, *lengths)):
+        if experiment.image_size is None:  # else the model is given other positions
+            model.check(num_tokens)
+        for setting in settings:
+            cost.check_memory(model, setting.exchange, setting.num_parts, num_tokens, experiment.batch_size)
+    if not any(map(is_run, sources.values())):
+        exchange_arrays.check_complete(experiment.exchange_arrays, model, (setting.exchange for setting in settings))
     evaluation = experiment.evaluation
     dataset = load_data(experiment, evaluation.split)
+    say(f"reading weights: {', '.join(dict.fromkeys(source or experiment.weights for source in sources.values()))}")
     reader = cache(hub.read_tensors)
     loaded = {kind: load_variant(experiment, dataset, source, fresh, reader) for kind, source in sources.items()}
     base = loaded[BASE]
-    for setting in settings:
-        exchange, num_parts = setting.exchange, setting.num_parts
-        cost.check_memory(base.model, exchange, num_parts, experiment.num_tokens, experiment.batch_size)
     limit, index = _limit(evaluation), None
     if not isinstance(dataset, Corpus):
         index, dataset = even_indices(len(dataset), limit), subset(dataset, limit)
@@ -219,19 +232,25 @@ def _without_arrays(
     return replace(pretrained, params=lora.merge(pretrained.params))
 
 
-def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, ...] = ()) -> None:
-    """Raises the errors of `load_variant` that don't depend on the data set."""
+def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, ...] = ()) -> Checked:
+    """Raises the errors of `load_variant` that show before weights are read. Returns the model without parameters."""
     if source is None:
-        check_sources(experiment, fresh=fresh)
-    elif is_adapter(source):
-        check_sources(_with_adapter(experiment, source))
+        return find_model(experiment, fresh=fresh)
+    if is_adapter(source):
+        return find_model(_with_adapter(experiment, source))
+    return find_model_of_run(experiment, check_run(experiment, source))
+
+
+def is_run(source: str | None) -> bool:
+    """Returns whether a source of weights is a run, see `load_scoring`."""
+    return source is not None and not is_adapter(source)
 
 
 def check_runs(experiment: Experiment, sources: Iterable[str | None]) -> None:
     """Raises InputError if a run among the sources does not exist, or is of another model. See `load_scoring` for
     sources."""
     for source in sources:
-        if source is not None and not is_adapter(source):
+        if source is not None and is_run(source):
             check_run(experiment, source, *_same_fields(experiment))
 
 

@@ -20,7 +20,7 @@ from prism_jax.errors import RunError
 from prism_jax.exchange.baselines import AllGather
 from prism_jax.exchange.setting import Setting
 from prism_jax.parallel.processes import from_terminal
-from prism_jax.progress import Progress
+from prism_jax.progress import Progress, say
 
 SOURCES = (
     *("eval.timing.requests", "eval.timing.part_alone", "eval.timing.part_program"),
@@ -74,10 +74,11 @@ class Session:
                 elif link.link == HOSTS and not measurements.has_ladder(link):
                     measurements.put_ladder(link, *measure(link))
                 scoring = self.scoring.at(num_tokens)
-                time_parts_alone(scoring, batch_size, measurements)
                 if (num_tokens, batch_size) not in prepared:
+                    say(f"compiling for N = {num_tokens}, B = {batch_size}")
                     created = requests.requests(scoring, self.settings, batch_size, places)
                     prepared[num_tokens, batch_size] = created
+                time_parts_alone(scoring, batch_size, measurements)
                 timed = requests.time_in_turn(prepared[num_tokens, batch_size], self.rounds, self.seconds)
                 rows = [row | {"parts_per_core": min(self.parts_per_core, row["num_parts"])} for row in timed]
                 measurements.put(link, num_tokens, batch_size, rows)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from prism_jax.cost.hlo import Operation, read_program
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Exchanges, per_block
+from prism_jax.exchange.base import Exchanges, check, per_block
 from prism_jax.exchange.baselines import IsolatedParts
 from prism_jax.exchange.wrapped import wire_of
 from prism_jax.forward import encode
@@ -70,7 +70,11 @@ def formula(
       num_parts: P, the number of parts.
       num_tokens: N.
       extra_rows: rows that a part computes in addition to its tokens, see `Model`. They count in T, but are not sent.
+
+    Raises:
+      InputError: if an exchange can't run on N tokens in P parts.
     """
+    check(exchange, num_tokens, num_parts)
     D, M = stack.features, _layers_of_mlp(stack) * stack.mlp_features
     queries, keys = stack.query_features, stack.kv_features
     T = _rows_of_a_part(num_parts, num_tokens, extra_rows)

@@ -14,10 +14,15 @@ import jax.numpy as jnp
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchange, Exchanges, as_tuple, per_block
 from prism_jax.exchange.block_array import BlockArray
+from prism_jax.exchange.codebooks import Codebooks
+from prism_jax.exchange.principal import Principal
 from prism_jax.exchange.wrapped import Wrapped
 
 EXCHANGE = "exchange"
 """First name of the arrays in a tree of parameters."""
+
+Made = Codebooks | Principal
+"""Exchanges whose arrays have no start, as `train.calibrate` makes them."""
 
 WidthOf = Callable[[Exchange], int]
 """Returns the numbers in a row that an exchange is called on, in some model: its `TransformerConfig.width_of`."""
@@ -95,6 +100,11 @@ def bind(exchange: Exchanges, params: Any, num_layers: int, width_of: WidthOf) -
     return tuple(with_those_of_block(of_block, i) for i, of_block in enumerate(per_block(exchange, num_layers)))
 
 
+def way_to_start(name: str, spec: BlockArray) -> str:
+    """Returns the advice for a learned array without a start."""
+    return f"give {name} a start, as in BlockArray({spec.shape}, start=0.0)"
+
+
 def _with_arrays(exchange: Exchange, arrays: dict[str, jax.Array], features: int) -> Exchange:
     """Returns an exchange with its own arrays."""
     own = {}
@@ -104,13 +114,17 @@ def _with_arrays(exchange: Exchange, arrays: dict[str, jax.Array], features: int
         elif spec.start is not None:
             own[name] = _start(spec.shape, spec.start)
         else:
-            raise InputError(
-                f"the weights lack the arrays of {exchange}; make them with train.calibrate, and give its file with "
-                "--exchange-arrays"
+            way_out = (
+                "make them with train.calibrate, and give its file with --exchange-arrays"
+                if isinstance(exchange, Made)
+                else f"{way_to_start(name, spec)}, or give a file that has it with --exchange-arrays"
             )
+            raise InputError(f"the weights lack the arrays of {exchange}; {way_out}")
         if own[name].shape != spec.shape:
             way_out = (
-                "make them again with train.calibrate" if spec.start is None else "give those of the same exchange"
+                "make them again with train.calibrate"
+                if isinstance(exchange, Made)
+                else "give those of the same exchange"
             )
             raise InputError(
                 f"{exchange} needs {name} of shape {spec.shape}, but the weights have {own[name].shape}; {way_out}"

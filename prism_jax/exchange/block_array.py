@@ -11,7 +11,7 @@ class BlockArray:
     Attributes:
       shape: of the array.
       start: initial value of every element, for an array that is trained; `train.calibrate` fits it too. None for one
-        that only `train.calibrate` makes, which training leaves as it is.
+        that comes from a file, which training leaves as it is: `train.calibrate` makes those of codebooks and bases.
     """
 
     shape: tuple[int, ...]

@@ -17,10 +17,12 @@ from prism_jax.exchange.arrays import EXCHANGE
 from prism_jax.experiments import checkpoint, recipe
 from prism_jax.experiments.checkpoint import Trained, load
 from prism_jax.experiments.recipe import Experiment
+from prism_jax.experiments.run_files import RunConfig
 from prism_jax.layers import lora
 from prism_jax.models import vit
 from prism_jax.models.base import Model
 from prism_jax.parallel.processes import from_terminal
+from prism_jax.progress import say
 from prism_jax.tasks import num_labels
 from prism_jax.trees import flatten, unflatten
 from prism_jax.weights import Pretrained
@@ -40,6 +42,7 @@ def load_data(experiment: Experiment, split: str) -> Dataset:
     """
     if split == HELD_OUT:
         return load_training_data(experiment)[1]
+    say(f"reading data: {experiment.dataset}, {split}")
     return from_terminal(lambda: data.load(experiment.dataset, split, experiment.data_source), outline)
 
 
@@ -51,6 +54,7 @@ def load_training_data(experiment: Experiment) -> tuple[Dataset, Dataset]:
     Raises:
       InputError: if the data set is unknown, too small to hold an example out, or without labels.
     """
+    say(f"reading data: {experiment.dataset}, train")
     return from_terminal(lambda: _divided(experiment), lambda both: tuple(map(outline, both)))
 
 
@@ -109,8 +113,20 @@ def check_sources(experiment: Experiment, *, fresh: Iterable[str] = ()) -> weigh
       InputError: as `data.check` and `weights.find`.
     """
     data.check(experiment.dataset, experiment.data_source)
+    return find_model(experiment, fresh=fresh)
+
+
+def find_model(experiment: Experiment, *, fresh: Iterable[str] = ()) -> weights.Checked:
+    """Checks the weights of `load_model` before they are read."""
     hub.check_source(experiment.weights)
     return weights.find(experiment.model, experiment.weights, fresh=fresh, **_source(recipe.to_json(experiment)))
+
+
+def find_model_of_run(experiment: Experiment, config_json: RunConfig) -> weights.Checked:
+    """Checks the weights of `load_run` before they are read, for a run with this config.json."""
+    kind, drawn = experiment.model, _drawn(experiment.model, config_json, experiment.training.fresh)
+    num_labels = config_json["num_labels"]
+    return weights.find(kind, config_json["weights"], num_labels=num_labels, fresh=drawn, **_source(config_json))
 
 
 def _source(config_json: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,10 +146,14 @@ def load_run(
 
     Parameters in `fresh` that a class adds to that of the run are as they are drawn.
     """
-    config_json = trained.config
+    drawn = _drawn(kind, trained.config, fresh)
+    return with_trained(_load(kind, trained.config, drawn, compute_dtype, reader), trained)
+
+
+def _drawn(kind: type[Model], config_json: RunConfig, fresh: Iterable[str]) -> Iterable[str]:
+    """Returns the top-level parameters that `load_run` draws at random, before it takes those of the run."""
     added = () if config_json["model"] == kind.__name__ else fresh
-    drawn = dict.fromkeys((*config_json["training"]["fresh"], *added))
-    return with_trained(_load(kind, config_json, drawn, compute_dtype, reader), trained)
+    return dict.fromkeys((*config_json["training"]["fresh"], *added))
 
 
 def _load(
@@ -181,8 +201,8 @@ def with_trained(pretrained: Pretrained, trained: Trained) -> Pretrained:
     return replace(pretrained, params=unflatten(own | new))
 
 
-def check_run(experiment: Experiment, source: str, *more: str) -> None:
-    """Checks a run before anything is loaded.
+def check_run(experiment: Experiment, source: str, *more: str) -> RunConfig:
+    """Checks a run before anything is loaded. Returns its config.json.
 
     Args:
       experiment: uses the run.
@@ -193,11 +213,13 @@ def check_run(experiment: Experiment, source: str, *more: str) -> None:
       InputError: if it is not there, or of another model.
     """
 
-    def check() -> None:
+    def check() -> RunConfig:
         run, step = checkpoint.run_and_step(source)
-        checkpoint.check_same_model(run, checkpoint.check(run, step), experiment, *more)
+        config_json = checkpoint.check(run, step)
+        checkpoint.check_same_model(run, config_json, experiment, *more)
+        return config_json
 
-    from_terminal(check)
+    return from_terminal(check)
 
 
 def check_same_classes(trained: Trained, dataset: Dataset | None) -> None:

@@ -1,7 +1,7 @@
 """Files with the arrays of exchanges, see `prism_jax.exchange.arrays`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ import numpy as np
 
 from prism_jax.assets import hub
 from prism_jax.errors import InputError
-from prism_jax.exchange.arrays import EXCHANGE
+from prism_jax.exchange.arrays import EXCHANGE, bind
+from prism_jax.exchange.base import Exchanges
+from prism_jax.models.base import Model
 from prism_jax.parallel.processes import from_terminal
 from prism_jax.trees import flatten, unflatten
 from prism_jax.weights import Pretrained
@@ -46,6 +48,17 @@ def check(path: str | None) -> None:
             raise InputError(f"no file {path!r}; make it with train.calibrate, and give it with --exchange-arrays")
 
     from_terminal(check_here)
+
+
+def check_complete(path: str | None, model: Model, exchanges: Iterable[Exchanges]) -> None:
+    """Checks the arrays of exchanges before the weights of a model are read, if no run may have trained some.
+
+    Raises:
+      InputError: if a file lacks some that have no start, or they don't fit the model.
+    """
+    params, stack = with_arrays(Pretrained(model, {}), path).params, model.config.stack
+    for exchange in exchanges:
+        bind(exchange, params, stack.num_layers, stack.width_of)
 
 
 def source_of(path: str) -> str:

@@ -45,7 +45,7 @@ class Evaluation:
     """Split to score: test, held_out (examples that training holds out), or the name of another split."""
     limit: Annotated[int, Meta(ge=0, description="a number of examples, or 0 for all")] = 256
     """Number of examples to score, at even distances over the split; 0 for all. An example of plain text is a window of
-    N tokens."""
+    N tokens; several N have as many windows each, and so other text."""
 
     def check(self) -> None:
         """Raises InputError if the adapter's folder holds no adapter."""

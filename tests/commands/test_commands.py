@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from helpers.command import command
 from helpers.paths import GOLDEN
 from helpers.tiny import save_toy_tokenizer
 
+from prism_jax import weights
 from prism_jax.cli import entry
 from prism_jax.errors import LostError
 from prism_jax.experiments import recipe
@@ -258,10 +260,11 @@ def test_generate_streams_and_measures(gpt2_config, tmp_path, capsys):
     assert command("eval.generate", *gpt2_config, *flags) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [text["prompt"] for text in results["texts"]] == prompts
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"reading weights: {gpt2_config[2]}\ncompiling\n")
     for text in results["texts"]:
         assert len(text["new"].split()) == 5
-        assert text["prompt"] + text["new"] in printed
+        assert text["prompt"] + text["new"] in printed.out
     one, prism = results["rows"]
     assert (one["exchange"], prism["exchange"], prism["num_parts"]) == ("whole_sequence", "segment_means:2", 2)
     # 2 prompts, keys and values, 2 blocks, 32 features of 4 bytes; 16 tokens and 5 new ones, or 8, 2 means and 5
@@ -365,6 +368,20 @@ def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config
     assert learned != text(*weights)
 
 
+def test_a_sweep_of_plain_text_over_several_lengths_says_what_each_is_scored_on(gpt2_config, tmp_path, capsys):
+    (tmp_path / "test.txt").write_text("w1 w2 w3 w4 w5 w6 w7 w8 w9 " * 8)
+    config, *weights, _, _, _, _ = gpt2_config
+    tokenizer = weights[1] / "tokenizer_config.json"
+    tokenizer.write_text(json.dumps(json.loads(tokenizer.read_text()) | {"eos_token": "[SEP]"}))
+    flags = [*weights, "--dataset", "text", "--data-source", tmp_path, "--num-tokens", 16]
+    flags += ["--parts", 1, "--lengths", 8, 16]
+    for limit, examples in ((0, "11 examples of 8 tokens, 5 examples of 16 tokens"), (4, "4 examples of 8, 16 tokens")):
+        assert command("eval.sweep", config, *flags, "--limit", limit, "--out", tmp_path / str(limit)) == 0
+        note = "note: --limit keeps 4 windows of plain text at each N, so every N has another text"
+        assert (note in capsys.readouterr().out) == (limit == 4)
+        assert f"{examples}, padding included; " in (tmp_path / str(limit) / "report.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -374,6 +391,8 @@ def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config
         (["--prompt-file", "LICENSE"], "line 1 of LICENSE is empty; give a prompt on every line"),
         (["--prompt", "w1", "--top-k", "5"], "temperature 0 always takes the most likely one"),
         (["--prompt", "w1", "--stop", "w1 w2"], "--stop is one token, but the tokenizer cuts 'w1 w2' into 2"),
+        (["--prompt", "w1", "--exchange", "codebooks:8:8:all_gather"], "the weights lack the arrays of codebooks:8:8"),
+        (["--prompt", "w1", "--exchange-arrays", "nowhere"], "no file 'nowhere'; make it with train.calibrate"),
         (["--prompt", "w1", "--max-new-tokens", "500"], "prompt 0 has 1 tokens, and with 500 new ones passes the 128"),
         (["--prompt", ""], "prompt 0 is empty"),
         (["--prompt", "w1", "--max-new-tokens", "0"], "max_new_tokens is 0"),
@@ -381,7 +400,9 @@ def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config
         (["--prompt", "w1", "--compute-dtype", "float8"], "--help lists the flags"),
     ],
 )
-def test_generate_refuses_wrong_input(gpt2_config, flags, message, capsys):
+def test_generate_refuses_wrong_input(gpt2_config, flags, message, monkeypatch, capsys):
+    if not re.match("prompt 0|max_new_tokens|9 segments", message):  # a prompt's length is seen once weights are read
+        monkeypatch.setattr(weights, "load", None)
     assert command("eval.generate", *gpt2_config, *flags) == 2
     output = capsys.readouterr().err.strip().splitlines()[-1]
     assert output.startswith("error: ")

@@ -166,6 +166,13 @@ def test_a_wrong_run_is_refused_before_anything_is_loaded(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_length_beyond_the_model_is_refused_before_anything_is_loaded(toy_config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data, "load", None)
+    monkeypatch.setattr(weights, "load", None)
+    assert command("eval.sweep", toy_config, "--lengths", 18, 41, "--out", tmp_path / "out") == 2
+    assert "a sequence of 41 tokens, but the position table has 40 rows" in capsys.readouterr().err
+
+
 def test_what_a_later_refusal_leaves_is_nothing(toy_config, tmp_path, capsys):
     flags = ["--dataset", "imdb", "--out", tmp_path / "a" / "b" / "out"]
     assert command("eval.evaluate", toy_config, *flags) == 2

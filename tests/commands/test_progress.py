@@ -13,7 +13,7 @@ import pytest
 from helpers.command import command
 
 from prism_jax import progress
-from prism_jax.progress import Progress, growing
+from prism_jax.progress import Progress, growing, say
 
 Shown = Callable[[], str]
 """Returns all that was written to stderr."""
@@ -77,7 +77,16 @@ def test_other_processes_show_nothing(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")
     with kind(tmp_path) as shown:
         assert list(Progress(range(3))) == [0, 1, 2]
+        say("reading")
         assert shown() == ""
+
+
+@both
+def test_slow_work_is_named_before_it_begins(kind, toy_config, trained, tmp_path):
+    flags = ["--checkpoint", trained, "--exchange", "isolated_parts", "--num-parts", 3, "--out", tmp_path / "out"]
+    with kind(tmp_path) as shown:
+        assert command("eval.evaluate", toy_config, *flags) == 0
+        assert re.match(rf"reading data: toy, test\r?\nreading weights: {trained}\r?\n", shown()), shown()
 
 
 @both

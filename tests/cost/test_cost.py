@@ -191,6 +191,22 @@ def test_the_traced_program_computes_keys_and_values_for_its_context_only(exchan
     assert not [shape for _, shape in made if len(shape) >= 2 and min(shape[-2:]) >= num_tokens]
 
 
+@pytest.mark.parametrize(
+    ("exchange", "num_parts", "num_tokens", "message"),
+    [
+        (pj.SegmentMeans(5), 3, 12, "5 segments asked for, but a part has 4 tokens"),
+        (KeysValues(pj.SegmentMeans(5)), 3, 12, "5 segments asked for, but a part has 4 tokens"),
+        (pj.WholeSequence(), 2, 12, "the whole sequence lies on 1 device"),
+        (pj.AllGather(), 13, 12, "13 parts asked for, but the sequence has 12 tokens"),
+        ((Displaced(pj.AllGather()), pj.AllGather()), 2, 12, "give it alone, for all blocks"),
+    ],
+    ids=str,
+)
+def test_what_can_not_run_has_no_cost(exchange, num_parts, num_tokens, message):
+    with pytest.raises(InputError, match=message):
+        cost.formula(stack_config(), exchange, num_parts, num_tokens)
+
+
 def test_a_batch_beyond_all_memory_is_refused():
     cost.check_memory(BertModel(BERT_BASE), pj.SegmentMeans(1), 2, 256, 1)
     with pytest.raises(InputError, match="1000000 x 512 tokens takes some .* GB .*; choose a smaller batch_size"):

@@ -141,7 +141,7 @@ def test_a_head_is_brought_into_the_order_of_the_data_set(folder, toy_config, tm
 def test_a_head_of_other_classes_is_refused_and_a_fresh_one_is_not(folder, toy_config, tmp_path, capsys):
     rename(folder, [0, 1, 2], "1st 2nd 3rd")
     assert command("eval.evaluate", toy_config, "--weights", folder, "--out", tmp_path) == 2
-    (printed,) = capsys.readouterr().err.strip().splitlines()
+    *_, printed = capsys.readouterr().err.strip().splitlines()
     assert "the model's classes are 1st, 2nd, 3rd, and those of the data set zero, one, two" in printed
     experiment = replace(recipe.load(toy_config), weights=str(folder))
     fresh = load_model(experiment, load_data(experiment, "test"), fresh=("classifier",))

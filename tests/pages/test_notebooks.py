@@ -42,6 +42,20 @@ def test_every_notebook_is_known():
     assert sorted(path.stem for path in (ROOT / "docs" / "notebooks").glob("*.ipynb")) == sorted(NOTEBOOKS)
 
 
+@pytest.mark.parity("mkdocs", "nbconvert")
+@pytest.mark.parametrize("end", ["", "/", ".git", ".git/"])
+def test_the_site_leads_to_colab_whatever_the_repository_s_address_ends_in(end, monkeypatch):
+    from mkdocs.config.base import load_config
+    from mkdocs.structure.files import get_files
+
+    monkeypatch.setenv("REPO_URL", f"https://github.com/owner/name{end}")
+    config = load_config(str(ROOT / "mkdocs.yml"))
+    config = config.plugins.on_config(config)
+    files = config.plugins.on_files(get_files(config), config=config)
+    page = files.get_file_from_path("docs/notebooks/tour.md").content_string
+    assert "/github/owner/name/blob/main/docs/notebooks/tour.ipynb" in page
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_in_colab_the_first_cell_installs_what_was_opened(name, monkeypatch):
     """The installation itself is left out: its argument is read."""

@@ -1,6 +1,9 @@
 """Codebooks from training rows, in files, scoring, training and export."""
 
 import json
+import os
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,6 +14,7 @@ from helpers.tiny import tiny_batch, tiny_bert
 from safetensors.numpy import load_file, save_file
 
 import prism_jax as pj
+from prism_jax import data, weights
 from prism_jax.errors import InputError
 from prism_jax.exchange import AllGather, Codebooks, GatedMeans
 from prism_jax.experiments import recipe
@@ -26,6 +30,25 @@ from train.distill import EXACT
 from train.exchange_fit import fit
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+LACKS = "the weights lack the arrays of codebooks:16:8:all_gather; make them with train.calibrate"
+POWER = """
+from dataclasses import dataclass
+from prism_jax.exchange import BlockArray, array_field
+
+
+@dataclass(frozen=True)
+class Power(pj.Wrapped):
+    power: object = array_field()
+
+    def arrays(self, features):
+        return {"power": BlockArray(())}
+
+    def __call__(self, x_BTD, layout):
+        context = self.of(x_BTD, layout)
+        return context.replace(weight_BK=context.weight_BK ** self.power)
+"""
+"""Lines of a config with an exchange of its own, whose learned array has no start."""
 
 BOOKS = "codebooks:16:8:all_gather"
 
@@ -78,14 +101,15 @@ def test_a_sweep_scores_through_calibrated_codebooks(calibrated, toy_config, tra
     assert coded["bytes_sent_per_device"] * 8 == exact["bytes_sent_per_device"]  # 16 bytes in place of 128
     assert exact["score"] == whole["score"]
     assert coded["score"] > 50  # chance is 33
-    assert "were made for" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "were made for" not in printed
+    scores = [found.start() for line in printed.splitlines() if (found := re.search(r"accuracy %|\d+[.]\d \[\d", line))]
+    assert scores == scores[:1] * 4  # header and records are aligned
     words = ["--exchange", BOOKS, "--num-parts", 2, "--exchange-arrays", calibrated, "--out", tmp_path / "other"]
     assert command("eval.evaluate", toy_config, "--checkpoint", f"{trained}@16", *words) == 0
     assert f"were made for {trained}, but the base weights are {trained}@16" in capsys.readouterr().out
     assert command("eval.evaluate", toy_config, "--checkpoint", trained, "--exchange", BOOKS, "--num-parts", 3) != 0
-    assert "the weights lack the arrays of codebooks:16:8:all_gather; make them with train.calibrate" in (
-        capsys.readouterr().err
-    )
+    assert LACKS in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -160,7 +184,9 @@ def test_a_file_of_something_else_is_refused(tensors, message, tmp_path):
         with_arrays(Pretrained(None, {}), str(tmp_path / "none.safetensors"))
 
 
-def test_wrong_input_is_refused_in_one_line(toy_config, trained, tmp_path, capsys):
+def test_wrong_input_is_refused_in_one_line_before_anything_slow(toy_config, trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data, "load", None)
+    monkeypatch.setattr(weights, "load", None)
     for flags, message in (
         (["--exchanges", "all_gather"], "all_gather has no arrays to make"),
         ([], "--exchanges is empty"),
@@ -169,10 +195,45 @@ def test_wrong_input_is_refused_in_one_line(toy_config, trained, tmp_path, capsy
         (["--exchanges", "codebooks:8:4"], "and an exchange such as all_gather at the end"),
         (["--exchanges", "codebooks:7:8:all_gather", "--base", trained], "7 groups of 8 bits for rows of 32 features"),
         (["--exchanges", "gated_means:1", "--parts", 1], "2 or more, since one part exchanges nothing"),
+        (["--exchanges", BOOKS, "--dataset", "imdb"], "unknown dataset 'imdb'"),
         (["--exchanges", "displaced:gated_means:1", "--base", trained], "name the exchange inside, and use its file"),
+        (["--exchanges", "gated_means:9", "--base", trained], "9 segments asked for, but a part has 5 tokens"),
     ):
         assert command("train.calibrate", toy_config, *flags, "--out", tmp_path / "out") == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["train.finetune", "eval.sweep", "eval.evaluate", "eval.blocks"])
+def test_arrays_that_nothing_gives_are_missed_before_anything_slow(
+    module, calibrated, toy_config, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(data, "load", None)
+    monkeypatch.setattr(weights, "load", None)
+    through = {"eval.sweep": ["--exchanges", BOOKS], "train.finetune": ["--training.exchanges", BOOKS]}
+    through = [*through.get(module, ["--exchange", BOOKS]), "--out", tmp_path / "out"]
+    through += {"eval.sweep": [], "train.finetune": ["--training.parts", 3]}.get(module, ["--num-parts", 3])
+    assert command(module, toy_config, *through) == 2
+    assert LACKS in capsys.readouterr().err
+    other = [word.replace(":16:", ":8:") if word == BOOKS else word for word in through]
+    assert command(module, toy_config, *other, "--exchange-arrays", calibrated) == 2
+    assert "the weights lack the arrays of codebooks:8:8:all_gather" in capsys.readouterr().err
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+    assert command(module, toy_config, *through, "--exchange-arrays", calibrated) == 2
+    assert "choose a smaller batch_size" in capsys.readouterr().err
+
+
+def test_a_learned_array_without_a_start_is_told_to_have_one(toy_config, trained, tmp_path, capsys):
+    file = tmp_path / "config.py"
+    file.write_text(Path(toy_config).read_text() + POWER)
+    way_out = "give power a start, as in BlockArray((), start=0.0)"
+    flags = ["--exchanges", "power:segment_means:1", "--base", trained, "--parts", 3, "--out", tmp_path / "fit"]
+    assert command("train.calibrate", file, *flags) == 2
+    fault = "power:segment_means:1 has an array without a start, which can't be fitted"
+    assert f"{fault}; {way_out}\n" in capsys.readouterr().err
+    flags = ["--exchange", "power:segment_means:1", "--checkpoint", trained, "--num-parts", 3]
+    assert command("eval.evaluate", file, *flags, "--out", tmp_path / "out") == 2
+    fault = "the weights lack the arrays of power:segment_means:1"
+    assert f"{fault}; {way_out}, or give a file that has it with --exchange-arrays" in capsys.readouterr().err
 
 
 def test_the_error_of_attention_is_that_of_each_block_on_exact_rows():
