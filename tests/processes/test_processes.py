@@ -332,6 +332,25 @@ def test_without_the_launcher_the_others_say_in_one_line_which_process_is_lost(
                 assert done.returncode == 1
 
 
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("num_processes", "number", "why"),
+    [
+        (3, signal.SIGKILL, "is gone"),
+        pytest.param(2, signal.SIGSTOP, "was not heard from for 2 s", marks=pytest.mark.slow),
+    ],
+)
+def test_a_process_lost_inside_a_gather_of_messages_is_named(num_processes, number, why, tmp_path):
+    under_way = tmp_path / "under_way"
+    with by_hand(*[["helpers.numbers_exchanged", under_way, 2, "gather"]] * num_processes) as ranks:
+        wait_for(under_way)
+        *waiting, lost = ranks
+        lost.send_signal(number)
+        for done in (finish(one, GONE_SECONDS) for one in waiting):
+            assert done.stderr == f"error: process {num_processes - 1} {why}; this process ends with it\n"
+            assert done.returncode == 1
+
+
 @pytest.mark.slow
 @pytest.mark.process
 def test_a_process_that_fails_says_why_and_the_others_that_it_did(tmp_path):
