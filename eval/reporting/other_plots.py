@@ -5,7 +5,7 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
-from eval.reporting.style import COLOURS, MARKERS, plt, save
+from eval.reporting.style import COLOURS, MARKERS, legend_below, plt, save
 from eval.reporting.tables import UNITS
 
 CHARACTERS_PER_INCH = 20
@@ -57,7 +57,10 @@ def blocks(path: Path, content: dict) -> None:
 def scale(path: Path, rows: list[dict], exponents: dict[str, dict[str, float]]) -> None:
     """Draws the figure of `eval.scale`: time and activations of one part against N, with the fitted powers."""
     figure, panels = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
-    figures = (("seconds", 1.0, "s"), ("memory_activations_bytes_compiled", 2.0**20, "MiB of activations (compiler)"))
+    figures = (
+        ("seconds", 1.0, "seconds"),
+        ("memory_activations_bytes_compiled", 2.0**20, "MiB of activations (compiler)"),
+    )
     for axes, (name, unit, label) in zip(panels, figures, strict=True):
         for i, exchange in enumerate(dict.fromkeys(row["exchange"] for row in rows)):
             records = sorted((row for row in rows if row["exchange"] == exchange), key=lambda row: row["tokens"])
@@ -65,12 +68,15 @@ def scale(path: Path, rows: list[dict], exponents: dict[str, dict[str, float]]) 
             text = f"{exchange.replace('_', ' ')} on {records[0]['num_parts']}{power}"
             at, values = [row["tokens"] for row in records], [row[name] / unit for row in records]
             axes.plot(at, values, marker=MARKERS[i], color=COLOURS[i], markersize=4, linewidth=0.8, label=text)
+        lengths = sorted({row["tokens"] for row in rows})
         axes.set_xscale("log", base=2)
+        axes.set_xticks(lengths, [f"{n:g}" for n in lengths], rotation=45)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("tokens N")
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=6)
+        legend_below(axes, drop=0.25)
     figure.suptitle(
         f"one part alone on one core, {rows[0]['layers']} blocks of BERT-base's size, batch of 1", fontsize=8
     )

@@ -65,12 +65,17 @@ def plain_numbers(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def legend_below(axes: Axes) -> None:
-    """Draws the legend below the panel, with columns that fit its width. Makes the figure higher for a long legend."""
+def legend_below(axes: Axes, drop: float = 0.16) -> None:
+    """Draws the legend below the panel, with columns that fit its width. Makes the figure higher for a long legend.
+
+    Args:
+      axes: the panel.
+      drop: distance from the panel, of its height. Room for the labels of the x axis.
+    """
     labels = axes.get_legend_handles_labels()[1]
     columns = min(4, max(1, CHARACTERS // (max(map(len, labels)) + 8)))
     rows = -(-len(labels) // columns)
     figure = axes.figure
     assert isinstance(figure, Figure)
     figure.set_figheight(max(figure.get_figheight(), 3.6 + 0.14 * rows))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=6, ncols=columns)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -drop), fontsize=6, ncols=columns)

@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from helpers.command import command
 
 import prism_jax as pj
+from eval.reporting import other_plots
 from eval.scale import exponents
 from eval.timing.part_program import compile_part
 from prism_jax import cost
@@ -39,6 +41,24 @@ def test_the_fitted_powers():
     assert results["a"]["seconds"] == pytest.approx(1)
     assert results["b"]["seconds"] == pytest.approx(2)
     assert results["b"]["memory_activations_bytes_compiled"] == pytest.approx(1)
+
+
+def test_the_axes_of_the_plot_are_labelled_in_plain_numbers(monkeypatch):
+    figures = []
+    monkeypatch.setattr(other_plots, "save", lambda figure, path: figures.append(figure))
+    measured = {"num_parts": 1, "layers": 12, "exchange": "whole_sequence"}
+    rows = [
+        measured | {"tokens": n, "seconds": n / 100, "memory_activations_bytes_compiled": n * 2.0**20}
+        for n in (100, 1000)
+    ]
+    other_plots.scale(Path(), rows, exponents(rows))
+    (figure,) = figures
+    figure.draw_without_rendering()
+    for axes, decades in zip(figure.axes, (["1", "10"], ["100", "1000"]), strict=True):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["100", "1000"]
+        labels = [label.get_text() for label in axes.get_yticklabels() if label.get_text()]
+        assert set(decades) <= set(labels)
+        assert all(map(float, labels))
 
 
 @pytest.mark.slow
