@@ -5,8 +5,8 @@ r"""BERT-base at N = 256 on two devices, with random weights: for latency, which
 Weights: drawn at random. configs/models/bert_base holds the sizes and the vocabulary of google-bert/bert-base-uncased
 and no weights, so no hub is needed; only times and bytes mean something. With the hub's own weights, and a classifier
 drawn at random: --weights google-bert/bert-base-uncased --training.fresh classifier.
-L = 16 is a CR of 8. Expected: ours (docs/latency, two cores), B = 1, 200 Mbit/s without delay: one device 477 ms, L =
-16 299 ms, Voltage 699 ms.
+L = 16 is a CR of 8. Expected: ours (docs/latency, two cores), B = 1, 200 Mbit/s without delay: one device 502 ms, L =
+16 319 ms, Voltage 599 ms.
 """
 
 from prism_jax.exchange.baselines import IsolatedParts
