@@ -170,6 +170,7 @@ def test_data_that_changed_are_noticed(toy_config, tmp_path, monkeypatch, capsys
     status, error = go("train.finetune", "--out", out, "--resume")
     assert (status, error) == (
         2,
+        "reading data: glue/sst2, train\n"  # and no weights
         f"error: the data have changed since {out} was started; training: different text; "
         "choose another --out, or give the same data\n",
     )
