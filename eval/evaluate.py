@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
         return
     row = record(scoring, setting, BASE, measured)
     columns = tables.columns([row], row["metric"])
-    print(tables.text_table(columns, [row]).text([tables.cells(row, columns)]))
+    print(tables.text_table(columns).text([tables.cells(row, columns)]))
     if note := tables.short_texts([row]):
         print(note)
     files.write_json(out, files.results(scoring, [row], f"python -m eval.evaluate {shlex.join(argv)}"))

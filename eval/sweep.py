@@ -96,7 +96,7 @@ def main(argv: list[str]) -> None:
     command_line = f"python -m eval.sweep {shlex.join(argv)}"
     planned_rows = [planned_row(row) for row in rows]
     columns = tables.columns(planned_rows, scoring.task.metrics[0])
-    table = tables.text_table(columns, planned_rows)
+    table = tables.text_table(columns).fitted(tables.failed_cells(row, columns) for row in planned_rows)
     print(table.header, flush=True)
     grows = not (out / "results.csv").exists()  # complete results stay until the new ones are complete
     try:

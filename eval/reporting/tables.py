@@ -1,6 +1,6 @@
 """Records as tables, for standard output and for report.md."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from eval.reporting.text_table import Column, TextTable
 from eval.scoring.variants import CONTROL, TUNED
@@ -111,15 +111,9 @@ def formula_and_compiled(row: dict, name: str, unit: float, digits: int) -> str:
     return " / ".join("-" if value is None else f"{value / unit:.{digits}f}" for value in values)
 
 
-def text_table(columns: Collection[str], planned: Iterable[dict]) -> TextTable:
-    """Returns the layout of a text table with these columns.
-
-    Args:
-      columns: their titles.
-      planned: records to come, whose names the columns hold.
-    """
-    table = TextTable(tuple(Column(column, WIDTHS.get(column, 21)) for column in columns), gap="  ")
-    return table.fitted(failed_cells(row, columns) for row in planned)
+def text_table(columns: Collection[str]) -> TextTable:
+    """Returns the layout of a text table with these columns."""
+    return TextTable(tuple(Column(column, WIDTHS.get(column, 21)) for column in columns), gap="  ")
 
 
 def markdown_table(rows: list[dict], columns: Collection[str]) -> str:

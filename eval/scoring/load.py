@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -241,7 +241,7 @@ def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, 
     return find_model_of_run(experiment, check_run(experiment, source))
 
 
-def is_run(source: str | None) -> bool:
+def is_run(source: str | None) -> TypeGuard[str]:
     """Returns whether a source of weights is a run, see `load_scoring`."""
     return source is not None and not is_adapter(source)
 
@@ -250,7 +250,7 @@ def check_runs(experiment: Experiment, sources: Iterable[str | None]) -> None:
     """Raises InputError if a run among the sources does not exist, or is of another model. See `load_scoring` for
     sources."""
     for source in sources:
-        if source is not None and is_run(source):
+        if is_run(source):
             check_run(experiment, source, *_same_fields(experiment))
 
 
