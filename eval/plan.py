@@ -24,7 +24,7 @@ import numpy as np
 from eval.links import shaped
 from eval.planning.candidates import Candidate, Drop, Limits, answer, table, verdicts
 from eval.reporting.records import SCHEMA, Milliseconds, read_calibration, read_sweep
-from eval.scoring.variants import CONTROL
+from eval.scoring.variants import BASE, TUNED
 from eval.timing import latency_model
 from eval.timing.latency_model import Constants, Link
 from eval.timing.measurements import HOSTS
@@ -163,12 +163,17 @@ def regrets_on_measured_links(
 
 
 def _drops(sweep: dict, command: Plan) -> dict[tuple[str, int, str], Drop]:
-    """Returns the score and the loss against one device of each setting and kind of weights, if both are known. The
-    control is left out: it is a reference, not a choice.
+    """Returns the score and the loss against one device of each setting with base or tuned weights, if both are known.
+
+    The control is a reference, not a choice. Further checkpoints are compared with themselves, not with base.
     """
     drops = {}
     for row in sweep["rows"]:
-        if row["score"] is None or row["weights"] == CONTROL or row["tokens"] != command.experiment.num_tokens:
+        if (
+            row["score"] is None
+            or row["weights"] not in (BASE, TUNED)
+            or row["tokens"] != command.experiment.num_tokens
+        ):
             continue
         difference = 0.0 if row["num_parts"] == 1 else row["difference_to_one_device"]
         if difference is None:

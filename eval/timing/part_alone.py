@@ -1,4 +1,4 @@
-"""Times one part of a model alone on this process's core, as if the other parts existed. No rows are sent."""
+"""Times one part of a model alone on this process's core, as if the other parts existed. Nothing is sent."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from eval.scoring.load import Scoring
-from eval.timing.part_program import StandIn
+from eval.timing.part_program import alone
 from prism_jax import cost
-from prism_jax.exchange.base import Exchange, Exchanges
+from prism_jax.exchange.base import Exchanges
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
 from prism_jax.forward import forward
@@ -28,7 +28,7 @@ ROUNDS, AT_MOST_SECONDS = 9, 20.0
 
 @dataclass(frozen=True)
 class FirstPart:
-    """A `Runner` that runs only the first part. Its rows replace those of the other parts."""
+    """A `Runner` that runs only the first part, see `alone`. Its rows replace those of the other parts."""
 
     num_parts: int
 
@@ -41,7 +41,7 @@ class FirstPart:
     def each(self, function: PartFunction, params: Any, parts: Parts) -> Any:
         tokens = jax.tree.map(lambda x: x[:, : x.shape[1] // self.num_parts], parts.tokens)
         layout = Layout(jnp.int32(0), parts.real_BN, parts.keys_B, self.num_parts, parts.num_tokens)
-        rows = function(params, tokens, layout)
+        rows = alone(function, self.num_parts)(params, tokens, layout)
         return jax.tree.map(lambda x: jnp.tile(x, (1, self.num_parts, *[1] * (x.ndim - 2))), rows)
 
     def one_by_one(self, function: Callable[[Any, Any], Any], params: Any, batch: Any) -> Any:
@@ -55,11 +55,6 @@ def program(model: Model, exchange: Exchanges, run: Runner, params: Any, parts: 
         return forward(model, params, parts, exchange, run)
 
     return jax.jit(answer).lower(params, parts).compile()
-
-
-def stand_in(exchange: Exchanges) -> Exchanges:
-    """Returns the exchange, or one for each block, with stand-ins for the other parts' rows."""
-    return StandIn(exchange) if isinstance(exchange, Exchange) else tuple(map(StandIn, exchange))
 
 
 def traffic(scoring: Scoring, setting: Setting, batch_size: int) -> dict:
@@ -85,9 +80,9 @@ def measure(scoring: Scoring, settings: Sequence[Setting], batch_size: int) -> l
     )
     programs = []
     for setting in settings:
-        run, exchange = FirstPart(setting.num_parts), stand_in(setting.exchange)
+        run = FirstPart(setting.num_parts)
         parts = jax.device_put(run.split(batch), jax.local_devices()[0])
-        compiled = program(model, exchange, run, params, parts)
+        compiled = program(model, setting.exchange, run, params, parts)
         jax.block_until_ready(compiled(params, parts))
         programs.append((compiled, parts))
     seconds = np.zeros((0, len(settings)))

@@ -3,7 +3,7 @@
 import os
 import resource
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.queues import Queue
 from typing import Any
 
@@ -12,27 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from prism_jax import cost
-from prism_jax.exchange.base import Context, Exchange, own_rows
-from prism_jax.exchange.wrapped import Wrapped
+from prism_jax.exchange.base import Exchange
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertModel
-from prism_jax.parallel.partition import Layout, part_length
+from prism_jax.parallel.partition import PARTS, Layout, part_length
+from prism_jax.parallel.runner import PartFunction
 from prism_jax.programs import init_params
 
 AT_LEAST_SECONDS, AT_MOST_RUNS = 5.0, 20
 """Seconds and number of runs after which a measurement ends."""
 
 
-@dataclass(frozen=True)
-class StandIn(Wrapped):
-    """Context of one part without the others: its own rows, repeated, replace theirs."""
+def alone(function: PartFunction, num_parts: int) -> PartFunction:
+    """Returns the function of one part among `num_parts`, run without the others.
 
-    def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
-        T, others = layout.part_len, self.of.rows_received(layout.part_len, layout.num_parts)
-        if not others:
-            return own_rows(x_BTD, layout)
-        own_context, index = own_rows(x_BTD, layout), jnp.arange(others) % T
-        received = Context(x_BTD[:, index], own_context.weight_BK[:, index], own_context.last_K[index])
-        return jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=0 if x.ndim == 1 else 1), own_context, received)
+    The part computes all that it does among them, encoding and decoding included. What it receives from each of them
+    is a copy of what it sends.
+    """
+    return jax.vmap(function, in_axes=None, out_axes=None, axis_name=PARTS, axis_size=num_parts)  # type: ignore[arg-type]
 
 
 def compile_part(
@@ -44,10 +40,10 @@ def compile_part(
     tokens = {name: jnp.zeros((1, T), jnp.int32) for name in model.batch_shapes(1, T)}
     layout = Layout(jnp.int32(0), jnp.ones((1, T * num_parts), bool), None, num_parts, num_tokens)
 
-    def program(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> Any:
-        return model.apply({"params": params}, tokens, layout, StandIn(exchange), method="part")
+    def part(params: Any, tokens: dict[str, jax.Array], layout: Layout) -> Any:
+        return model.apply({"params": params}, tokens, layout, exchange, method="part")
 
-    return jax.jit(program).lower(params, tokens, layout).compile(), (params, tokens, layout)
+    return jax.jit(alone(part, num_parts)).lower(params, tokens, layout).compile(), (params, tokens, layout)
 
 
 def measure(queue: Queue, layers: int, exchange: Exchange, num_parts: int, num_tokens: int) -> None:

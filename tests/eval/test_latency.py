@@ -439,6 +439,7 @@ def planned(toy_config, tmp_path, capsys):
         ("segment_means:1", 2, "tuned", 79.5, -0.5, [-0.9, -0.1]),
         ("isolated_parts", 2, "base", 60.0, -20.0, None),
         ("segment_means:1", 4, "tuned", 79.2, -0.8, [-2.5, 0.9]),
+        ("isolated_parts", 2, "runs/short", 50.0, 0.0, [0.0, 0.0]),  # compared with itself: never a choice
     ]
     names = ("setting", "num_parts", "weights", "score", "difference_to_one_device", "difference_ci95")
     nothing = ("num_segments", "compression_rate", "score_ci95", "flops_per_device_compiled")

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 from helpers.command import command
 
@@ -17,9 +18,22 @@ from prism_jax.models.bert import BERT_BASE
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
+class Turned(pj.AllGather):
+    """Every row is sent after a product with a matrix."""
+
+    def __call__(self, x_BTD, layout):
+        matrix_DE = jnp.sin(jnp.arange(x_BTD.shape[-1] ** 2, dtype=jnp.float32)).reshape(x_BTD.shape[-1], -1)
+        return super().__call__(x_BTD @ matrix_DE, layout)
+
+    def flops(self, part_len, num_parts, features):
+        return 2 * part_len * features**2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("exchange", "num_parts"), [(pj.SegmentMeans(2), 4), (pj.AllGather(), 4), (pj.WholeSequence(), 1)], ids=str
+    ("exchange", "num_parts"),
+    [(pj.SegmentMeans(2), 4), (pj.AllGather(), 4), (Turned(), 4), (pj.WholeSequence(), 1)],
+    ids=str,
 )
 def test_one_part_alone_computes_what_it_would_among_the_others(exchange, num_parts):
     program, _ = compile_part(1, exchange, num_parts, 30)
