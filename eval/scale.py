@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from eval.reporting import files, other_plots
 from eval.reporting.records import FILE, read_scales
+from eval.sweeping import store
 from eval.timing import part_program
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
@@ -68,6 +69,24 @@ def measure_part(command: Scale, exchange: Exchange, num_parts: int, num_tokens:
     return setting | measured
 
 
+def earlier_rows(out: str, library: str) -> list[dict]:
+    """Returns the records that an earlier call wrote into the folder.
+
+    Args:
+      out: the folder for the results.
+      library: digest of the library that measures, as results.json notes it.
+
+    Raises:
+      InputError: if the records are of another version of the library or of another machine.
+    """
+    if not (Path(out) / FILE).exists():
+        return []
+    earlier = read_scales(out)
+    if (earlier.get("library"), earlier["environment"]["cpu"]) != (library, files.environment()["cpu"]):
+        raise InputError(f"{out}/{FILE} is of another version of the library or another machine; choose another --out")
+    return earlier["rows"]
+
+
 def exponents(rows: list[dict]) -> dict[str, dict[str, float]]:
     """Returns the exponent of N with which time and memory of each exchange grow.
 
@@ -91,10 +110,11 @@ def main(argv: list[str]) -> None:
     command.check()
     if not hasattr(os, "sched_setaffinity"):
         raise InputError("eval.scale keeps a process on one core, which this system has no call for; run it on Linux")
-    rows: list[dict] = read_scales(command.out)["rows"] if (Path(command.out) / FILE).exists() else []
-    out = output_folder(command.out)
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     os.environ["JAX_PLATFORMS"] = "cpu"
+    library = store.digest_of_library(part_program.__name__)
+    rows = earlier_rows(command.out, library)
+    out = output_folder(command.out)
     settings = [(WholeSequence(), 1), (AllGather(), command.num_parts)]
     settings += [(SegmentMeans(num_segments), command.num_parts) for num_segments in command.segments]
     planned = [(num_tokens, *setting) for num_tokens in sorted(command.lengths) for setting in settings]
@@ -103,13 +123,13 @@ def main(argv: list[str]) -> None:
         if setting in {(row["exchange"], row["num_parts"], row["tokens"], row["layers"]) for row in rows}:
             continue
         row = measure_part(command, exchange, num_parts, num_tokens)
-        if "error" not in row:
+        if not (outcome := row.get("error")):
             rows.append(row)
             mebibytes = row["memory_activations_bytes_compiled"] / 2**20
             outcome = f"{row['seconds']:9.3f} s  {mebibytes:9.1f} MiB activations"
-        Progress.write(f"N = {num_tokens:6d}  {exchange!s:20s} {row.get('error') or outcome}")
+        Progress.write(f"N = {num_tokens:6d}  {exchange!s:20s} {outcome}")
         content = {"schema": files.SCHEMA, "config": asdict(command), "environment": files.environment()}
-        files.write_json(out, content | {"rows": rows})
+        files.write_json(out, content | {"library": library, "rows": rows})
     shown = [row for row in rows if row["layers"] == command.layers and row["num_parts"] in (1, command.num_parts)]
     powers = exponents(shown)
     for exchange_name, power in powers.items():

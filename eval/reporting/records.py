@@ -148,6 +148,7 @@ class Scaled(TypedDict):
 
 class Scales(TypedDict):
     schema: Literal[1]
+    environment: Environment
     rows: list[Scaled]
 
 

@@ -81,7 +81,8 @@ def test_the_command_goes_on_where_it_was(tmp_path, capsys):
     for printed in (2, 0):
         assert command("eval.scale", *flags) == 0
         assert capsys.readouterr().out.count("N =     16") == printed
-    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    content = json.loads((tmp_path / "results.json").read_text())
+    rows = content["rows"]
     assert [row["exchange"] for row in rows] == ["whole_sequence", "all_gather"]
     for row, exchange in zip(rows, (pj.WholeSequence(), pj.AllGather()), strict=True):
         stack = replace(BERT_BASE.stack, num_layers=1)
@@ -89,6 +90,13 @@ def test_the_command_goes_on_where_it_was(tmp_path, capsys):
         assert row["seconds"] > row["flops"] / 1e12  # no core is so fast: the program was waited for
         weights = 4 * (4 * stack.features**2 + 2 * stack.features * stack.mlp_features)
         assert row["peak_resident_bytes"] > weights + row["memory_activations_bytes_compiled"]
+    other_machine = content["environment"] | {"cpu": "another"}
+    for changed in ({"library": "another"}, {"environment": other_machine}):
+        (tmp_path / "results.json").write_text(json.dumps(content | changed))
+        assert command("eval.scale", *flags) == 2
+        assert (
+            "is of another version of the library or another machine; choose another --out" in capsys.readouterr().err
+        )
     assert command("eval.scale", "--lengths", 4) == 2
     assert command("eval.scale", "--segments", 64, "--lengths", 256, "--out", tmp_path) == 2
     assert "64 segments asked for, but a part has 32 tokens" in capsys.readouterr().err
