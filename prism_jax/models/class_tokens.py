@@ -33,7 +33,7 @@ class WithClassTokens(ClassRowModel):
 
 
 @dataclass(frozen=True)
-class BesideClassRow(Wrapped):
+class _BesideClassRow(Wrapped):
     """Runs an exchange on a part's rows without the first. That is the class row, which is not sent."""
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
@@ -69,7 +69,7 @@ def with_class_row(
     real_BPT = (layout.real_BN & ~is_class_BN).reshape(layout.real_BPT.shape)
     real_BPR = jnp.pad(real_BPT, ((0, 0), (0, 0), (1, 0)), constant_values=True)
     layout = replace(layout, real_BN=real_BPR.reshape(len(x_BTD), -1), num_tokens=real_BPR[0].size)
-    each = tuple(map(BesideClassRow, per_block(exchange, blocks.config.num_layers)))
+    each = tuple(map(_BesideClassRow, per_block(exchange, blocks.config.num_layers)))
     return blocks(jnp.concatenate([class_BD[:, None], x_BTD], 1), each, layout)[0]
 
 

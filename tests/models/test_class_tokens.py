@@ -13,8 +13,9 @@ from transformers import AutoTokenizer
 import prism_jax as pj
 from prism_jax import cost, weights
 from prism_jax.errors import InputError
+from prism_jax.exchange.text import parse
 from prism_jax.models.bert import BertConfig, BertForSequenceClassification, BertModel, BertWithClassTokens
-from prism_jax.models.class_tokens import BesideClassRow
+from prism_jax.models.class_tokens import _BesideClassRow
 from prism_jax.models.vit import ViTConfig, ViTForImageClassification, ViTWithClassTokens
 from prism_jax.testing import random_params
 
@@ -147,5 +148,11 @@ def test_the_id_of_the_class_token_is_the_tokenizers(tmp_path):
 
 
 def test_class_tokens_keep_what_an_exchange_asks_for():
-    assert BesideClassRow(pj.exchange.MeansAfterNorm(1)).after_norm
-    assert not BesideClassRow(pj.SegmentMeans(1)).after_norm
+    assert _BesideClassRow(pj.exchange.MeansAfterNorm(1)).after_norm
+    assert not _BesideClassRow(pj.SegmentMeans(1)).after_norm
+
+
+def test_the_exchange_beside_a_class_row_has_no_text():
+    """On its own it would leave the first row of every part unsent."""
+    with pytest.raises(InputError, match="unknown exchange 'beside_class_row'"):
+        parse("beside_class_row:all_gather")
