@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prism_jax.errors import InputError
-from prism_jax.metrics import formulas as formulas
+from prism_jax.metrics import formulas
 
 Z95 = 1.959963984540054
 """97.5 % of a normal distribution lie below it."""
