@@ -31,7 +31,7 @@ from prism_jax.parallel.processes import refuse_several
 from prism_jax.progress import say
 from prism_jax.records import Count
 from prism_jax.user_paths import UserPath
-from train import array_fit, exchange_fit
+from train import fit_codebooks, fit_learned
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
     made, learned = to_make(named), list(filter(is_learned, named))
     lengths = bucket_lengths(command.experiment.buckets, command.experiment.num_tokens)
     for exchange in learned:
-        array_fit.check(command.experiment.model, exchange)
+        fit_learned.check(command.experiment.model, exchange)
         for num_parts in command.parts:
             Setting(exchange, num_parts).check(lengths)
     of_run = check_run(command.experiment, command.base) if command.base else None
@@ -105,12 +105,12 @@ def main(argv: list[str]) -> None:
     for owner, _ in made.values():
         owner.arrays(width_of(owner))  # refuses what does not fit
     for exchange in learned:
-        array_fit.check_starts(exchange, width_of)
+        fit_learned.check_starts(exchange, width_of)
     dataset, _ = load_training_data(command.experiment)
     say(f"reading weights: {command.base or command.experiment.weights}")
-    pretrained = exchange_fit.load(command.experiment, dataset, command.base)
+    pretrained = fit_codebooks.load(command.experiment, dataset, command.base)
     rows = {
-        keys_values: exchange_fit.rows_of_blocks(
+        keys_values: fit_codebooks.rows_of_blocks(
             command.experiment, pretrained, dataset, command.examples, command.rows, keys_values=keys_values
         )
         for keys_values in sorted({owner.keys_values for owner, _ in made.values()})
@@ -119,15 +119,15 @@ def main(argv: list[str]) -> None:
     for name, (owner, basis) in made.items():
         own = rows[owner.keys_values]
         if isinstance(owner, Principal):
-            arrays[name] = exchange_fit.fit_basis(owner, own)
+            arrays[name] = fit_codebooks.fit_basis(owner, own)
         else:
-            coded = exchange_fit.coordinates(own, arrays[basis]) if basis else own
-            arrays[name] = exchange_fit.fit(owner, coded, command.experiment.training.seed)
+            coded = fit_codebooks.coordinates(own, arrays[basis]) if basis else own
+            arrays[name] = fit_codebooks.fit(owner, coded, command.experiment.training.seed)
     for names in dict.fromkeys(map(names_of, learned)):
         sharing = [exchange for exchange in named if names_of(exchange) == names]
         settings = [Setting(exchange, num_parts) for exchange in sharing for num_parts in command.parts]
         with_made = replace(pretrained, params={**pretrained.params, EXCHANGE: arrays})
-        arrays |= array_fit.fit(command.experiment, with_made, dataset, command.examples, settings, command.steps)
+        arrays |= fit_learned.fit(command.experiment, with_made, dataset, command.examples, settings, command.steps)
     source = command.base or command.experiment.evaluation.adapter or command.experiment.weights
     save(out / FILE, arrays, source, command.dtype)
     print(f"wrote {out}/{FILE}: {', '.join(map(str, named))}, from {command.examples} examples")
