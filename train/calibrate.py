@@ -18,7 +18,7 @@ from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
 from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
-from prism_jax.exchange.arrays import EXCHANGE, Made, owners
+from prism_jax.exchange.arrays import EXCHANGE, FromRows, owners
 from prism_jax.exchange.base import Exchange, as_tuple
 from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.flag_types import ExchangesFlag
@@ -55,7 +55,7 @@ class Calibrate:
     """Folder for the file."""
 
 
-def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[Made, str | None]]:
+def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[FromRows, str | None]]:
     """Returns the exchanges whose codebooks and bases are to be made, by the name of their arrays, bases first.
 
     Codebooks come with the name of their basis, if they have one.
@@ -63,9 +63,9 @@ def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[Made, str | None
     Raises:
       InputError: if there are none, or an exchange has none.
     """
-    made: dict[str, tuple[Made, str | None]] = {}  # whatever they wrap
+    made: dict[str, tuple[FromRows, str | None]] = {}  # whatever they wrap
     for exchange in exchanges:
-        own = {name: owner for name, owner in owners(exchange) if isinstance(owner, Made)}
+        own = {name: owner for name, owner in owners(exchange) if isinstance(owner, FromRows)}
         if not own and not is_learned(exchange):
             raise InputError(f"{exchange} has no arrays to make; name only exchanges such as codebooks:48:8:all_gather")
         basis = next((name for name, owner in own.items() if isinstance(owner, Principal)), None)
@@ -78,7 +78,7 @@ def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[Made, str | None
 def is_learned(exchange: Exchange) -> bool:
     """Returns whether an exchange, or one that it wraps, has arrays that are trained."""
     return any(
-        type(owner).arrays is not Exchange.arrays and not isinstance(owner, Made) for _, owner in owners(exchange)
+        type(owner).arrays is not Exchange.arrays and not isinstance(owner, FromRows) for _, owner in owners(exchange)
     )
 
 

@@ -57,7 +57,7 @@ def check_starts(exchange: Exchange, width_of: arrays.WidthOf) -> None:
     """Raises InputError if a learned array of an exchange, or of one that it wraps, has no start."""
     for _, owner in arrays.owners(exchange):
         for name, spec in owner.arrays(width_of(exchange)).items():
-            if spec.start is None and not isinstance(owner, arrays.Made):
+            if spec.start is None and not isinstance(owner, arrays.FromRows):
                 raise InputError(
                     f"{owner} has an array without a start, which can't be fitted; {arrays.way_to_start(name, spec)}"
                 )
