@@ -63,6 +63,8 @@ def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[FromRows, str | 
     Raises:
       InputError: if there are none, or an exchange has none.
     """
+    if not exchanges:
+        raise InputError("--exchanges is empty; name some, such as codebooks:48:8:all_gather")
     made: dict[str, tuple[FromRows, str | None]] = {}  # whatever they wrap
     for exchange in exchanges:
         own = {name: owner for name, owner in owners(exchange) if isinstance(owner, FromRows)}
@@ -70,8 +72,6 @@ def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[FromRows, str | 
             raise InputError(f"{exchange} has no arrays to make; name only exchanges such as codebooks:48:8:all_gather")
         basis = next((name for name, owner in own.items() if isinstance(owner, Principal)), None)
         made |= {name: (owner, basis if isinstance(owner, Codebooks) else None) for name, owner in own.items()}
-    if not exchanges:
-        raise InputError("--exchanges is empty; name some, such as codebooks:48:8:all_gather")
     return dict(sorted(made.items(), key=lambda item: isinstance(item[1][0], Codebooks)))
 
 
