@@ -126,7 +126,7 @@ def attention_errors(model: Model, params: Any, parts: Parts, exchange: Exchange
         with_arrays, outputs = bound(model, exchange, params), []
 
         def run_twice(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-            """Has each block run through the exchange, and then exactly. The next one gets the exact rows."""
+            """Runs each block through the exchange, and then exactly. The next one gets the exact rows."""
             if context.method_name != "__call__" or not isinstance(context.module, Block | Attention):
                 return call(*args, **kwargs)
             if isinstance(context.module, Attention):

@@ -1,7 +1,7 @@
 """Arrays of exchanges in the tree of parameters: `exchange/NAME/block_I/ARRAY`.
 
-An exchange that needs arrays, such as codebooks, states them and is given those of its block before it runs. Those of
-an exchange of keys and values have another NAME than those of an exchange of rows.
+An exchange that needs arrays, such as codebooks, states them and is given those of its block before it runs. An
+exchange of keys and values has arrays of another NAME than one of rows.
 """
 
 from collections.abc import Callable, Iterable, Iterator
