@@ -191,8 +191,8 @@ def with_trained(pretrained: Pretrained, trained: Trained) -> Pretrained:
     new = flatten(trained.params)
     if (before := trained.config["started_from"]) and not set(flatten(pretrained.params)) <= set(new):
         pretrained = with_trained(pretrained, from_terminal(lambda: load(Path(before["run"]), before["step"])))
-    recipe = trained.config["training"]
-    own = flatten(with_adapters(pretrained.params, recipe["lora_rank"], recipe["lora_alpha"], recipe["seed"]))
+    training = trained.config["training"]
+    own = flatten(with_adapters(pretrained.params, training["lora_rank"], training["lora_alpha"], training["seed"]))
     of_model = {path: value for path, value in new.items() if path.split("/")[0] != EXCHANGE}
     if any(path not in own or own[path].shape != value.shape for path, value in of_model.items()):
         raise InputError(
