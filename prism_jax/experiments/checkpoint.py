@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from prism_jax import records
 from prism_jax.errors import InputError, one_line
 from prism_jax.experiments import recipe
-from prism_jax.experiments.run_files import RunConfig, Saved, Score, read_config
+from prism_jax.experiments.run_files import RunConfig, Saved, SavedScore, read_config
 from prism_jax.parallel.processes import from_terminal, is_terminal, several
 from prism_jax.parallel.transfer import replicated
 
@@ -81,7 +81,7 @@ def set_aside_unreadable(run: Path) -> list[str]:
 def _unreadable(run: Path) -> list[int]:
     def is_unreadable(step: int) -> bool:
         try:
-            records.parse((run / "checkpoints" / str(step) / "metrics" / "metrics").read_bytes(), Score)
+            records.parse((run / "checkpoints" / str(step) / "metrics" / "metrics").read_bytes(), SavedScore)
             return False
         except (OSError, ValueError):
             return True

@@ -80,7 +80,7 @@ class Saved(TypedDict):
     sha256: NotRequired[str | None]
 
 
-class Score(TypedDict):
+class SavedScore(TypedDict):
     """Metrics of a checkpoint: the score that ranks it."""
 
     score: float
