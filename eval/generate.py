@@ -9,7 +9,6 @@ python -m eval.generate configs/X.py --prompt "Once upon a time" ["A second one"
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 
@@ -18,7 +17,6 @@ from eval.generating.stream import compare, prompt_layout, stop_tokens, stream_t
 from eval.reporting import files
 from eval.reporting.text_table import Column, TextTable
 from eval.scoring.load import check_runs, check_variant, is_run, load_variant
-from prism_jax import weights
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
@@ -36,6 +34,7 @@ from prism_jax.progress import say
 from prism_jax.records import Count
 from prism_jax.sampling import Sampling
 from prism_jax.user_paths import UserPath
+from prism_jax.weights import Pretrained
 
 
 @dataclass(frozen=True)
@@ -66,35 +65,15 @@ class Generate:
     """Folder for the results."""
 
 
-def load(command: Generate) -> weights.Pretrained:
-    """Loads the model, without a fixed N."""
-    experiment = command.experiment
-    if command.checkpoint is not None:
-        return load_variant(experiment, None, command.checkpoint)
-    loaded = weights.load(experiment.model, experiment.weights, **_source(experiment))
-    return exchange_arrays.with_arrays(loaded, experiment.exchange_arrays)
-
-
-def find(command: Generate) -> weights.Checked:
-    """Raises the errors of `load` that show before weights are read. Returns the model without parameters."""
+def check(command: Generate) -> Pretrained:
+    """Raises the errors of the model and its weights that show before they are read. Returns the model without
+    parameters."""
     experiment = command.experiment
     exchange_arrays.check(experiment.exchange_arrays)
-    if command.checkpoint is not None:
-        checked = check_variant(experiment, command.checkpoint)
-    else:
-        checked = weights.find(experiment.model, experiment.weights, **_source(experiment))
+    found = check_variant(experiment, command.checkpoint, any_length=True).pretrained
     if not is_run(command.checkpoint):
-        exchanges = [command.setting.exchange]
-        exchange_arrays.check_complete(experiment.exchange_arrays, checked.pretrained.model, exchanges)
-    return checked
-
-
-def _source(experiment: Experiment) -> dict[str, Any]:
-    return {
-        "revision": experiment.revision,
-        "adapter": experiment.evaluation.adapter,
-        "compute_dtype": experiment.compute_dtype,
-    }
+        exchange_arrays.check_complete(experiment.exchange_arrays, found.model, [command.setting.exchange])
+    return found
 
 
 def speed_table(rows: list[dict]) -> str:
@@ -129,7 +108,7 @@ def main(argv: list[str]) -> None:
     emulate_devices(setting.num_parts)
     check_runs(experiment, [command.checkpoint])
     out = output_folder(command.out)
-    found = find(command).pretrained
+    found = check(command)
     assert found.folder is not None  # the folder of the tokenizer
     tokenizer = text.load_tokenizer(found.folder, found.model.config.vocab_size)
     if command.chat:
@@ -137,7 +116,7 @@ def main(argv: list[str]) -> None:
     ids = from_terminal(lambda: prompts.token_ids(tokenizer, texts, chat=command.chat))
     stop = stop_tokens(tokenizer, found.folder, command.stop)
     say(f"reading weights: {command.checkpoint or experiment.weights}")
-    loaded = load(command)
+    loaded = load_variant(experiment, None, command.checkpoint, any_length=True)
     check_same("weights", loaded.params)
     make = partial(Generator, loaded.model, loaded.params, bucket=command.bucket)
     parts = make(setting.exchange, on_mesh(setting.num_parts))

@@ -9,6 +9,7 @@ python -m eval.sweep configs/X.py [--parts 1 2 4] [--segments 1 4 16] [--exchang
 
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from eval.reporting.sweep_points import scored
 from eval.scoring import variants
 from eval.scoring.load import check_runs, load_scoring
 from eval.scoring.rows import planned_row
-from eval.scoring.variants import BASE, CONTROL, TUNED
+from eval.scoring.variants import BASE, CONTROL, TUNED, Planned
 from eval.sweeping import store
 from eval.sweeping.grid import plan
 from eval.sweeping.sweeper import Sweeper
@@ -59,28 +60,15 @@ class Sweep:
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Sweep, __doc__, argv)
-    experiment, tuned = command.experiment, command.tuned
-    if (config_tuned := command.evaluation.tuned) and not tuned:
-        if command.base:
-            print(
-                f"{config_tuned} was tuned from the config's own weights, not from --base, so it is left out; "
-                "add --tuned RUN"
-            )
-        else:
-            tuned = config_tuned
-    experiment = replace(experiment, evaluation=replace(command.evaluation, tuned=tuned))
-    named = {TUNED: tuned, CONTROL: command.control}
-    if reserved := {BASE, *named}.intersection(command.checkpoints):
-        raise InputError(
-            f"--checkpoints has {min(reserved)!r}, which has a special meaning here; give it as ./{min(reserved)}"
-        )
-    sources = {kind: source for kind, source in named.items() if source} | {run: run for run in command.checkpoints}
-    rows = plan(experiment, (BASE, *sources))
-    settings = list(dict.fromkeys(row.setting for row in rows if not row.impossible))
+    tuned = tuned_source(command)
+    sources = named_sources(command, tuned)
+    experiment = replace(command.experiment, evaluation=replace(command.evaluation, tuned=tuned))
+    planned = plan(experiment, (BASE, *sources))
+    settings = list(dict.fromkeys(record.setting for record in planned if not record.impossible))
     runners = make_runners(command.on, {setting.num_parts for setting in settings})
     check_runs(experiment, [command.base, *sources.values()])
     out = output_folder(command.out or f"runs/{Path(argv[0]).stem}/sweep")
-    lengths = list(dict.fromkeys(row.num_tokens for row in rows))
+    lengths = list(dict.fromkeys(record.num_tokens for record in planned))
     scoring = load_scoring(experiment, settings, {BASE: command.base, **sources}, lengths=lengths)
     if scoring.task.labels is None:
         raise InputError(
@@ -92,27 +80,72 @@ def main(argv: list[str]) -> None:
     if isinstance(scoring.dataset, Corpus) and scoring.limit and len(lengths) > 1:
         print(f"note: --limit keeps {scoring.limit} windows of plain text at each N, so every N has another text")
     scorings = {num_tokens: scoring.at(num_tokens) for num_tokens in lengths}
-    sweeper = Sweeper(rows, scorings, store.Store(out / "rows"), runners)
-    command_line = f"python -m eval.sweep {shlex.join(argv)}"
-    planned_rows = [planned_row(row) for row in rows]
-    columns = tables.columns(planned_rows, scoring.task.metrics[0])
+    sweeper = Sweeper(planned, scorings, store.Store(out / "rows"), runners)
+
+    def results() -> dict:
+        return files.results(scoring, sweeper.rows, f"python -m eval.sweep {shlex.join(argv)}", remarks)
+
+    score(planned, sweeper, scoring.task.metrics[0], out, results)
+    if is_terminal():
+        write(out, results())
+        check_complete(planned, sweeper.rows, out)
+
+
+def tuned_source(command: Sweep) -> str | None:
+    """Returns the run or adapter that was tuned: the command's, or else the config's. The config's is left out, with a
+    note, if the command has another base."""
+    of_config = command.evaluation.tuned
+    if command.tuned or not of_config:
+        return command.tuned
+    if command.base:
+        print(
+            f"{of_config} was tuned from the config's own weights, not from --base, so it is left out; add --tuned RUN"
+        )
+        return None
+    return of_config
+
+
+def named_sources(command: Sweep, tuned: str | None) -> dict[str, str]:
+    """Returns the sources of weights besides base, by kind.
+
+    Raises:
+      InputError: if a checkpoint has the name of a kind.
+    """
+    named = {TUNED: tuned, CONTROL: command.control}
+    if reserved := {BASE, *named}.intersection(command.checkpoints):
+        raise InputError(
+            f"--checkpoints has {min(reserved)!r}, which has a special meaning here; give it as ./{min(reserved)}"
+        )
+    return {kind: source for kind, source in named.items() if source} | {run: run for run in command.checkpoints}
+
+
+def score(planned: Sequence[Planned], sweeper: Sweeper, metric: str, out: Path, results: Callable[[], dict]) -> None:
+    """Scores the planned records. Prints a line for each, and writes results.json as it grows."""
+    planned_rows = list(map(planned_row, planned))
+    columns = tables.columns(planned_rows, metric)
     table = tables.text_table(columns).fitted(tables.failed_cells(row, columns) for row in planned_rows)
     print(table.header, flush=True)
     grows = not (out / "results.csv").exists()  # complete results stay until the new ones are complete
     try:
-        with Progress(rows, "records", unit="record", leave=True) as progress:
-            for planned in progress:
-                row = sweeper(planned)
+        with Progress(planned, "records", unit="record", leave=True) as progress:
+            for record in progress:
+                row = sweeper(record)
                 Progress.write(table.line(tables.cells(row, columns)))
-                if "error" in row and not planned.impossible:
+                if has_failed(record, row):
                     Progress.write(f"        {row['error']}")
                 if grows:
-                    files.write_json(out, files.results(scoring, sweeper.rows, command_line, remarks))
+                    files.write_json(out, results())
     except KeyboardInterrupt:
         raise RunError("interrupted; the same command goes on after the last record") from None
-    if not is_terminal():
-        return
-    content = files.results(scoring, sweeper.rows, command_line, remarks)
+
+
+def has_failed(record: Planned, row: dict) -> bool:
+    """Returns whether a record that should have run has an error."""
+    return "error" in row and not record.impossible
+
+
+def write(out: Path, content: dict) -> None:
+    """Writes the files of a complete sweep."""
     if note := tables.short_texts(content["rows"]):
         print(note)
     for name in markdown.FINAL_FILES:
@@ -121,9 +154,11 @@ def main(argv: list[str]) -> None:
     files.write_csv(out, content["rows"])
     written = markdown.write_report(out, {out.name: content}) if scored(content) else []
     print(f"wrote {out}/{', '.join(['results.json', 'results.csv', *written])}")
-    if failed := sum(
-        "error" in row and not planned.impossible for row, planned in zip(sweeper.rows, rows, strict=True)
-    ):
+
+
+def check_complete(planned: Sequence[Planned], rows: Sequence[dict], out: Path) -> None:
+    """Raises RunError if records failed."""
+    if failed := sum(map(has_failed, planned, rows)):
         raise RunError(
             f"{failed} of {len(rows)} records failed; {out}/results.json says why; the same command tries them again"
         )

@@ -18,7 +18,7 @@ from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
 from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
-from prism_jax.exchange.arrays import EXCHANGE, Made, owners
+from prism_jax.exchange.arrays import EXCHANGE, FromRows, owners
 from prism_jax.exchange.base import Exchange, as_tuple
 from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.flag_types import ExchangesFlag
@@ -31,7 +31,7 @@ from prism_jax.parallel.processes import refuse_several
 from prism_jax.progress import say
 from prism_jax.records import Count
 from prism_jax.user_paths import UserPath
-from train import array_fit, exchange_fit
+from train import fit_codebooks, fit_learned
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Calibrate:
     """Folder for the file."""
 
 
-def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[Made, str | None]]:
+def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[FromRows, str | None]]:
     """Returns the exchanges whose codebooks and bases are to be made, by the name of their arrays, bases first.
 
     Codebooks come with the name of their basis, if they have one.
@@ -63,22 +63,22 @@ def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[Made, str | None
     Raises:
       InputError: if there are none, or an exchange has none.
     """
-    made: dict[str, tuple[Made, str | None]] = {}  # whatever they wrap
+    if not exchanges:
+        raise InputError("--exchanges is empty; name some, such as codebooks:48:8:all_gather")
+    made: dict[str, tuple[FromRows, str | None]] = {}  # whatever they wrap
     for exchange in exchanges:
-        own = {name: owner for name, owner in owners(exchange) if isinstance(owner, Made)}
+        own = {name: owner for name, owner in owners(exchange) if isinstance(owner, FromRows)}
         if not own and not is_learned(exchange):
             raise InputError(f"{exchange} has no arrays to make; name only exchanges such as codebooks:48:8:all_gather")
         basis = next((name for name, owner in own.items() if isinstance(owner, Principal)), None)
         made |= {name: (owner, basis if isinstance(owner, Codebooks) else None) for name, owner in own.items()}
-    if not exchanges:
-        raise InputError("--exchanges is empty; name some, such as codebooks:48:8:all_gather")
     return dict(sorted(made.items(), key=lambda item: isinstance(item[1][0], Codebooks)))
 
 
 def is_learned(exchange: Exchange) -> bool:
     """Returns whether an exchange, or one that it wraps, has arrays that are trained."""
     return any(
-        type(owner).arrays is not Exchange.arrays and not isinstance(owner, Made) for _, owner in owners(exchange)
+        type(owner).arrays is not Exchange.arrays and not isinstance(owner, FromRows) for _, owner in owners(exchange)
     )
 
 
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
     made, learned = to_make(named), list(filter(is_learned, named))
     lengths = bucket_lengths(command.experiment.buckets, command.experiment.num_tokens)
     for exchange in learned:
-        array_fit.check(command.experiment.model, exchange)
+        fit_learned.check(command.experiment.model, exchange)
         for num_parts in command.parts:
             Setting(exchange, num_parts).check(lengths)
     of_run = check_run(command.experiment, command.base) if command.base else None
@@ -105,12 +105,12 @@ def main(argv: list[str]) -> None:
     for owner, _ in made.values():
         owner.arrays(width_of(owner))  # refuses what does not fit
     for exchange in learned:
-        array_fit.check_starts(exchange, width_of)
+        fit_learned.check_starts(exchange, width_of)
     dataset, _ = load_training_data(command.experiment)
     say(f"reading weights: {command.base or command.experiment.weights}")
-    pretrained = exchange_fit.load(command.experiment, dataset, command.base)
+    pretrained = fit_codebooks.load(command.experiment, dataset, command.base)
     rows = {
-        keys_values: exchange_fit.rows_of_blocks(
+        keys_values: fit_codebooks.rows_of_blocks(
             command.experiment, pretrained, dataset, command.examples, command.rows, keys_values=keys_values
         )
         for keys_values in sorted({owner.keys_values for owner, _ in made.values()})
@@ -119,15 +119,15 @@ def main(argv: list[str]) -> None:
     for name, (owner, basis) in made.items():
         own = rows[owner.keys_values]
         if isinstance(owner, Principal):
-            arrays[name] = exchange_fit.fit_basis(owner, own)
+            arrays[name] = fit_codebooks.fit_basis(owner, own)
         else:
-            coded = exchange_fit.coordinates(own, arrays[basis]) if basis else own
-            arrays[name] = exchange_fit.fit(owner, coded, command.experiment.training.seed)
+            coded = fit_codebooks.coordinates(own, arrays[basis]) if basis else own
+            arrays[name] = fit_codebooks.fit(owner, coded, command.experiment.training.seed)
     for names in dict.fromkeys(map(names_of, learned)):
         sharing = [exchange for exchange in named if names_of(exchange) == names]
         settings = [Setting(exchange, num_parts) for exchange in sharing for num_parts in command.parts]
         with_made = replace(pretrained, params={**pretrained.params, EXCHANGE: arrays})
-        arrays |= array_fit.fit(command.experiment, with_made, dataset, command.examples, settings, command.steps)
+        arrays |= fit_learned.fit(command.experiment, with_made, dataset, command.examples, settings, command.steps)
     source = command.base or command.experiment.evaluation.adapter or command.experiment.weights
     save(out / FILE, arrays, source, command.dtype)
     print(f"wrote {out}/{FILE}: {', '.join(map(str, named))}, from {command.examples} examples")

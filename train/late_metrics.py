@@ -7,7 +7,7 @@ import jax
 
 
 @dataclass(frozen=True)
-class Step:
+class StartedStep:
     """One step that has been started.
 
     Attributes:
@@ -26,9 +26,9 @@ class LateMetrics:
     step."""
 
     def __init__(self) -> None:
-        self._newest: Step | None = None
+        self._newest: StartedStep | None = None
 
-    def push(self, step: Step) -> Step | None:
+    def push(self, step: StartedStep) -> StartedStep | None:
         """Stores a step that has just been started. Returns the previous one, with its metrics read.
 
         Returns None for the first step, and for the one after `flush`.
@@ -37,7 +37,7 @@ class LateMetrics:
         self._newest = step
         return finished
 
-    def flush(self) -> Step | None:
+    def flush(self) -> StartedStep | None:
         """Waits for the newest step and returns it, with its metrics read. Returns None if there is none."""
         newest, self._newest = self._newest, None
         return newest and replace(newest, metrics=jax.device_get(newest.metrics))

@@ -26,7 +26,7 @@ from prism_jax.progress import Progress, say
 from prism_jax.tasks.predict import Predictor
 from train.clock import Clock
 from train.distill import Taught
-from train.late_metrics import LateMetrics, Step
+from train.late_metrics import LateMetrics, StartedStep
 from train.log import Log
 from train.plan import Plan
 from train.step import StepFunction, TrainState, step_key
@@ -143,7 +143,7 @@ class Run:
         settings = list(self.steps)
         return settings[np.random.default_rng((self.plan.training.seed, step)).integers(len(settings))]
 
-    def _start(self, step: int, setting: Setting) -> tuple[Step, int]:
+    def _start(self, step: int, setting: Setting) -> tuple[StartedStep, int]:
         """Starts the step after `step`. Returns it, and the length of its batch in tokens."""
         position = self.batches.get_state()
         batch = self.clock.next_of(self.batches)
@@ -153,9 +153,9 @@ class Run:
         given = self.frozen if self.teacher is None else Taught(self.frozen, self.teacher)
         self.state, metrics = self.steps[setting](self.state, given, on_devices, batch.weight_B)
         self.clock.started(metrics["loss"])
-        return Step(step + 1, position, metrics), batch.num_tokens
+        return StartedStep(step + 1, position, metrics), batch.num_tokens
 
-    def _report(self, step: Step | None, progress: Progress, manager: Manager, log: Log) -> None:
+    def _report(self, step: StartedStep | None, progress: Progress, manager: Manager, log: Log) -> None:
         """Shows and logs a finished step. Ends the run if the step was not finite. Does nothing for None."""
         if step is None:
             return
@@ -167,7 +167,7 @@ class Run:
             values = {name: float(step.metrics[name]) for name in ("loss", "gradient_norm")}
             log.write({"step": step.number, **values, "waited": round(self.clock.waited, 3)})
 
-    def _save_before(self, failed: Step, manager: Manager) -> NoReturn:
+    def _save_before(self, failed: StartedStep, manager: Manager) -> NoReturn:
         """Saves the state before a step that was not finite, with its position in the data, and ends the run."""
         self.batches.set_state(failed.position)
         last = failed.number - 1

@@ -8,9 +8,6 @@ import optax
 from prism_jax.exchange.arrays import EXCHANGE
 from prism_jax.experiments.recipe import Training
 
-EMBEDDINGS = ("embedding", "class_token")
-"""Names of embeddings. Like biases and layer norms, they get no weight decay."""
-
 
 def optimizer(training: Training, num_updates: int) -> optax.GradientTransformation:
     """Returns AdamW with a recipe's clipping, warm-up, decay and accumulation of gradients.
@@ -43,9 +40,9 @@ def schedule(training: Training, num_updates: int) -> optax.Schedule:
 
 def decayed(params: Any) -> Any:
     """Returns a tree of bools: whether weight decay applies to each parameter. It applies to all matrices except
-    embeddings and arrays of exchanges."""
+    tables of embeddings and arrays of exchanges."""
 
     def is_decayed(path: tuple[Any, ...], x: jax.Array) -> bool:
-        return x.ndim > 1 and path[-1].key not in EMBEDDINGS and path[0].key != EXCHANGE
+        return x.ndim > 1 and path[-1].key != "embedding" and path[0].key != EXCHANGE
 
     return jax.tree.map_with_path(is_decayed, params)

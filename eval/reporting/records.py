@@ -23,7 +23,7 @@ Interval = tuple[Finite, Finite]
 Metric = Annotated[str, Meta(pattern=rf"^({'|'.join(METRICS)})\Z")]
 
 
-class Environment(TypedDict):
+class EnvironmentJson(TypedDict):
     jax: str
     devices: str
     emulated: bool
@@ -68,20 +68,20 @@ class StoredFields(TypedDict):
     seconds: Amount
 
 
-class Measured(StoredFields):
+class MeasuredFields(StoredFields):
     """Fields of a record that ran, besides its setting and score."""
 
     examples: Count
 
 
-class Sweep(TypedDict):
+class SweepJson(TypedDict):
     schema: Literal[1]
     model: str
     dataset: str
     weights: dict[str, str]
     remarks: NotRequired[list[str]]
     command: str
-    environment: Environment
+    environment: EnvironmentJson
     rows: list[Record]
 
 
@@ -148,21 +148,21 @@ class Scaled(TypedDict):
 
 class Scales(TypedDict):
     schema: Literal[1]
-    environment: Environment
+    environment: EnvironmentJson
     rows: list[Scaled]
 
 
 class Calibration(TypedDict):
     schema: Literal[1]
     model: str
-    environment: Environment
+    environment: EnvironmentJson
     rows: list[Timed]
     parts_alone: list[PartAlone]
     ladders: list[Ladder]
 
 
 def read_sweep(folder: Path | str) -> Any:
-    """Reads the results of eval.sweep or eval.evaluate, see `Sweep`.
+    """Reads the results of eval.sweep or eval.evaluate, see `SweepJson`.
 
     Raises:
       InputError: if they can't be read, or have no record with a score.
@@ -171,13 +171,13 @@ def read_sweep(folder: Path | str) -> Any:
     def check(content: Any) -> None:
         for i, row in enumerate(content["rows"]):
             if not row.get("error"):
-                records.checked(row, Measured, f"rows[{i}]")
+                records.checked(row, MeasuredFields, f"rows[{i}]")
         if not any(row["score"] is not None for row in content["rows"]):
             raise ValueError("it holds no scored records")
         if len(metrics := {row["metric"] for row in content["rows"]}) > 1:
             raise ValueError(f"it has records of several metrics, {', '.join(sorted(metrics))}")
 
-    return _read(folder, Sweep, "run eval.sweep first, or name a folder that it wrote", check)
+    return _read(folder, SweepJson, "run eval.sweep first, or name a folder that it wrote", check)
 
 
 def read_calibration(

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from eval.reporting import sweep_points
 from eval.reporting.style import COLOURS, MARKERS, legend_below, logarithmic, plain_numbers, plt, save
-from eval.reporting.sweep_points import Cost, Panels, Plot, Styles
+from eval.reporting.sweep_points import CostAxis, Panels, Plot, Styles
 from eval.scoring.variants import BASE, CONTROL
 
 
@@ -30,7 +30,7 @@ def draw(plot: Plot, path: Path, panels: Panels) -> bool:
     return True
 
 
-def score_against(cost: Cost, axes: Axes, content: dict) -> None:
+def score_against(cost: CostAxis, axes: Axes, content: dict) -> None:
     """Draws the score against a cost: a line for each number of parts, with the Pareto front in grey."""
     rows = cost.rows(content)
     at, label = cost.axis(rows)

@@ -37,7 +37,7 @@ def panels_of(contents: Mapping[str, dict]) -> Panels:
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostAxis:
     """The x axis of a plot of scores.
 
     Attributes:
@@ -74,7 +74,7 @@ class Plot:
       explanation: reading guide for the report.
     """
 
-    cost: Cost | None
+    cost: CostAxis | None
     title: str
     explanation: str
 
@@ -104,20 +104,20 @@ def rate(row: dict) -> float | None:
 
 PLOTS = {
     "score_bytes": Plot(
-        Cost(sent, "kB sent per device and example", is_logarithmic=True, has_front=True),
+        CostAxis(sent, "kB sent per device and example", is_logarithmic=True, has_front=True),
         "score against bytes",
         "The score against the bytes that a device sends for one example: to the left is cheaper. "
         "No record that sends as little beats a record on the grey front. Bars are 95 % intervals; "
         "markers are filled as the legend says for each kind of weights.",
     ),
     "score_flops": Plot(
-        Cost(computed, SHARE, is_logarithmic=False, has_front=True),
+        CostAxis(computed, SHARE, is_logarithmic=False, has_front=True),
         "score against FLOPs",
         "The score against the matrix products that a device computes for one example: to the left is cheaper. The "
         "grey front joins all numbers of parts, and with more of them a device computes less.",
     ),
     "score_rate": Plot(
-        Cost(rate, "compression rate, tokens of a part / rows sent", is_logarithmic=True, has_front=False),
+        CostAxis(rate, "compression rate, tokens of a part / rows sent", is_logarithmic=True, has_front=False),
         "score against compression rate",
         "The score against the compression rate, the tokens of a part over the rows it sends: to the right is cheaper.",
     ),

@@ -7,7 +7,7 @@ from typing import Any
 
 from eval.reporting import sweep_points, tables
 from eval.reporting.style import COLOURS
-from eval.reporting.sweep_points import Cost, Panels, Plot, Styles
+from eval.reporting.sweep_points import CostAxis, Panels, Plot, Styles
 from eval.scoring.variants import BASE, CONTROL
 
 TEXT = "currentColor"
@@ -72,7 +72,7 @@ def charts(plot: Plot, panels: Panels) -> list[dict[str, Any]]:
     return specs
 
 
-def score_against(cost: Cost, content: dict) -> list[dict[str, Any]]:
+def score_against(cost: CostAxis, content: dict) -> list[dict[str, Any]]:
     """Returns layers with the score against a cost: a line for each number of parts, with the Pareto front in grey."""
     rows = cost.rows(content)
     at, label = cost.axis(rows)

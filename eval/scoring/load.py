@@ -199,6 +199,8 @@ def load_variant(
     source: str | None,
     fresh: tuple[str, ...] = (),
     reader: hub.Reader = hub.read_tensors,
+    *,
+    any_length: bool = False,
 ) -> Pretrained:
     """Returns the model of an experiment with weights of one kind, adapters folded in.
 
@@ -208,21 +210,27 @@ def load_variant(
       source: source of the weights, see `load_scoring`.
       fresh: see `load_scoring`.
       reader: reads the tensors of the base weights.
+      any_length: whether the model need not take the experiment's N tokens.
 
     Raises:
       InputError: if the source is neither a run nor an adapter, or belongs to another model.
     """
-    pretrained = _without_arrays(experiment, dataset, source, fresh, reader)
+    pretrained = _without_arrays(experiment, dataset, source, fresh, reader, any_length)
     return exchange_arrays.with_arrays(pretrained, experiment.exchange_arrays)
 
 
 def _without_arrays(
-    experiment: Experiment, dataset: Dataset | None, source: str | None, fresh: tuple[str, ...], reader: hub.Reader
+    experiment: Experiment,
+    dataset: Dataset | None,
+    source: str | None,
+    fresh: tuple[str, ...],
+    reader: hub.Reader,
+    any_length: bool,
 ) -> Pretrained:
     if source is None:
-        return load_model(experiment, dataset, fresh=fresh, reader=reader)
+        return load_model(experiment, dataset, fresh=fresh, any_length=any_length, reader=reader)
     if is_adapter(source):
-        return load_model(_with_adapter(experiment, source), dataset, reader=reader)
+        return load_model(_with_adapter(experiment, source), dataset, any_length=any_length, reader=reader)
     trained = from_terminal(lambda: checkpoint.named(source))
     checkpoint.check_same_model(trained.run, trained.config, experiment, *_same_fields(experiment))
     check_same_classes(trained, dataset)
@@ -232,12 +240,14 @@ def _without_arrays(
     return replace(pretrained, params=lora.merge(pretrained.params))
 
 
-def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, ...] = ()) -> Checked:
+def check_variant(
+    experiment: Experiment, source: str | None, fresh: tuple[str, ...] = (), *, any_length: bool = False
+) -> Checked:
     """Raises the errors of `load_variant` that show before weights are read. Returns the model without parameters."""
     if source is None:
-        return find_model(experiment, fresh=fresh)
+        return find_model(experiment, fresh=fresh, any_length=any_length)
     if is_adapter(source):
-        return find_model(_with_adapter(experiment, source))
+        return find_model(_with_adapter(experiment, source), any_length=any_length)
     return find_model_of_run(experiment, check_run(experiment, source))
 
 

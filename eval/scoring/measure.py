@@ -8,7 +8,7 @@ import numpy as np
 
 from eval.scoring.cost_rows import Costs
 from eval.scoring.load import Scoring
-from eval.scoring.rows import LastPart, Recovery, Score, SettingFields
+from eval.scoring.rows import LastPartScore, Recovery, Score, SettingFields
 from eval.scoring.variants import TUNED
 from prism_jax.exchange.setting import Setting
 from prism_jax.parallel.processes import from_terminal
@@ -83,7 +83,7 @@ def record(
     fields = SettingFields.of(setting, num_tokens, count_by_bucket(task, scoring.buckets)).to_json()
     fields |= {"weights": weights} | Score.of(task, outcomes, references.one_device).to_json() | measured.fields
     if isinstance(task, LanguageModelling):
-        last_part = LastPart.of(task, outcomes, references.one_device, setting, num_tokens)
+        last_part = LastPartScore.of(task, outcomes, references.one_device, setting, num_tokens)
         fields |= last_part.to_json() if last_part else {}
     if weights == TUNED:
         recovery = Recovery.of(task, outcomes, references.as_is, references.control, references.one_device)

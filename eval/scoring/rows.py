@@ -149,7 +149,7 @@ def predicted_in_last_part(num_tokens: int, num_parts: int) -> range:
 
 
 @dataclass(frozen=True)
-class LastPart(Fields):
+class LastPartScore(Fields):
     """Perplexity of the tokens of the last part, in windows of all N tokens, and its difference from one device.
 
     As generated tokens do, these tokens see their own part directly and earlier parts through the exchange. So the

@@ -64,7 +64,7 @@ def read(
 
     try:
         with quiet():
-            return checked(source, datasets.load_dataset(named[1], named[2] or config, split=split, **options))
+            return not_empty(source, datasets.load_dataset(named[1], named[2] or config, split=split, **options))
     except InputError:
         raise
     except Exception as error:  # the library raises many kinds: no network, no such set, split or config, a broken file
@@ -94,7 +94,7 @@ def read_folder(folder: Path, config: str | None, split: str) -> "datasets.Datas
     except Exception as error:  # the library wraps Arrow's error for a broken file
         reason = one_line(error.__cause__ or error)
         raise InputError(f"can't read {files[0]}{' and more' * (len(files) > 1)}: {reason}; get it again") from error
-    return checked(str(folder), table)
+    return not_empty(str(folder), table)
 
 
 def as_pattern(path: Path) -> str:
@@ -124,7 +124,7 @@ def version(files: Iterable[Path]) -> str:
     return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
-def checked(source: str, table: "datasets.Dataset") -> "datasets.Dataset":
+def not_empty(source: str, table: "datasets.Dataset") -> "datasets.Dataset":
     """Returns the table. Raises InputError if it has no examples."""
     if not len(table):
         raise InputError(f"{source} has no examples in its split {table.split}; choose another")

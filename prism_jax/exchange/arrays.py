@@ -1,7 +1,7 @@
 """Arrays of exchanges in the tree of parameters: `exchange/NAME/block_I/ARRAY`.
 
-An exchange that needs arrays, such as codebooks, states them and is given those of its block before it runs. Those of
-an exchange of keys and values have another NAME than those of an exchange of rows.
+An exchange that needs arrays, such as codebooks, states them and is given those of its block before it runs. An
+exchange of keys and values has arrays of another NAME than one of rows.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,8 +21,8 @@ from prism_jax.exchange.wrapped import Wrapped
 EXCHANGE = "exchange"
 """First name of the arrays in a tree of parameters."""
 
-Made = Codebooks | Principal
-"""Exchanges whose arrays have no start, as `train.calibrate` makes them."""
+FromRows = Codebooks | Principal
+"""Exchanges whose arrays `train.calibrate` makes from the rows of a model. They have no start."""
 
 WidthOf = Callable[[Exchange], int]
 """Returns the numbers in a row that an exchange is called on, in some model: its `TransformerConfig.width_of`."""
@@ -116,14 +116,14 @@ def _with_arrays(exchange: Exchange, arrays: dict[str, jax.Array], features: int
         else:
             way_out = (
                 "make them with train.calibrate, and give its file with --exchange-arrays"
-                if isinstance(exchange, Made)
+                if isinstance(exchange, FromRows)
                 else f"{way_to_start(name, spec)}, or give a file that has it with --exchange-arrays"
             )
             raise InputError(f"the weights lack the arrays of {exchange}; {way_out}")
         if own[name].shape != spec.shape:
             way_out = (
                 "make them again with train.calibrate"
-                if isinstance(exchange, Made)
+                if isinstance(exchange, FromRows)
                 else "give those of the same exchange"
             )
             raise InputError(

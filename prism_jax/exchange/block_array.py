@@ -19,6 +19,6 @@ class BlockArray:
 
 
 def array_field() -> Any:
-    """Returns the field of an exchange that holds one of its arrays, None before the exchange is bound. It stands in no
-    text, and two exchanges are equal whatever it holds."""
+    """Returns the field of an exchange that holds one of its arrays, None before the exchange is bound. The
+    field is not part of the exchange's text, and equality ignores it."""
     return field(default=None, kw_only=True, compare=False, repr=False)

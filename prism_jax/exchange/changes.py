@@ -28,7 +28,7 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True)
 class Changes(Wrapped):
-    """Has `all_gather` send the difference between a row and what the other parts know of it.
+    """Lets `all_gather` send the difference between a row and what the other parts know of it.
 
     In the residual stream, a row changes little from block to block. So its change keeps more in few bits than the row
     does, and what was rounded away is sent again with the next change (differential pulse-code modulation, US patent

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Context, Exchange
 from prism_jax.exchange.block_array import BlockArray, array_field
-from prism_jax.exchange.changes import Changes
-from prism_jax.exchange.principal import Principal
+from prism_jax.exchange.principal import Principal, check_rows_of
 from prism_jax.exchange.wire import FLOAT32, Wire, pack, unpack
 from prism_jax.exchange.wrapped import Wrapped, inner, sender, wire_of, with_wire
 from prism_jax.parallel.partition import Layout
@@ -105,13 +104,7 @@ class Codebooks(Wrapped):
             raise InputError(f"bits is {self.bits}; choose 2, 4 or 8")
         if sender(self.of) is None or wire_of(self.of) != FLOAT32:
             raise InputError(f"codebooks can't send the rows of {self.of}; choose an exchange that sends float32 rows")
-        if inner(self.of, Changes):
-            raise InputError(f"codebooks are made of rows, but {self.of} sends their changes; leave changes out")
-        if self.of.after_norm:
-            raise InputError(
-                f"codebooks are made of rows before the norm, but {self.of} sends rows behind it; "
-                "choose an exchange that sends rows before the norm"
-            )
+        check_rows_of("codebooks are", self.of)
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> Context:
         return with_wire(self.of, Codes(self.groups, self.bits, self.centroids))(x_BTD, layout)

@@ -45,7 +45,7 @@ def memory_of(exchange: Exchange, layout: Layout) -> Any:
 
 @dataclass(frozen=True)
 class Remembering(Wrapped):
-    """Has a part read the rows that another exchange brought in an earlier block.
+    """Lets a part read the rows that another exchange brought in an earlier block.
 
     In the context of the other exchange, the part's own rows come first, as those of `Sending.share` do. The compiler
     removes a collective whose rows no block reads.

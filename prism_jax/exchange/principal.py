@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 
 from prism_jax.errors import InputError
-from prism_jax.exchange.base import Context
+from prism_jax.exchange.base import Context, Exchange
 from prism_jax.exchange.block_array import BlockArray, array_field
 from prism_jax.exchange.changes import Changes
 from prism_jax.exchange.wire import Wire
@@ -44,6 +44,22 @@ class Projected(Wire):
         return self.mean_D.reshape((1,) * (z.ndim - 1) + self.mean_D.shape)
 
 
+def check_rows_of(arrays_are: str, of: Exchange) -> None:
+    """Raises InputError if no arrays can be made of the rows that an exchange sends.
+
+    Args:
+      arrays_are: name of the arrays, with its verb: "a basis is", "codebooks are".
+      of: the exchange.
+    """
+    if inner(of, Changes):
+        raise InputError(f"{arrays_are} made of rows, but {of} sends their changes; leave changes out")
+    if of.after_norm:
+        raise InputError(
+            f"{arrays_are} made of rows before the norm, but {of} sends rows behind it; "
+            "choose an exchange that sends rows before the norm"
+        )
+
+
 @dataclass(frozen=True)
 class Principal(Wrapped):
     """Sends the coordinates of another exchange's rows in their first principal components, in its wire format.
@@ -66,13 +82,7 @@ class Principal(Wrapped):
         check_value("rank", self.rank, Count)
         if sender(self.of) is None:
             raise InputError(f"{self.of} sends nothing, so there is nothing to project; choose one that sends rows")
-        if inner(self.of, Changes):
-            raise InputError(f"a basis is made of rows, but {self.of} sends their changes; leave changes out")
-        if self.of.after_norm:
-            raise InputError(
-                f"a basis is made of rows before the norm, but {self.of} sends rows behind it; "
-                "choose an exchange that sends rows before the norm"
-            )
+        check_rows_of("a basis is", self.of)
         if inner(self.of, Principal):
             raise InputError(f"{self.of} projects its rows already; leave one principal out")
         if has_own_wire(self.of):

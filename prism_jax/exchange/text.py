@@ -17,8 +17,8 @@ def text_of(exchange: Exchanges) -> str:
 def parse(text: str) -> Exchanges:
     """Returns the exchange of a text: its name, its parameters and its wire format, as `segment_means:8:int8`.
 
-    Several exchanges, one a block, stand with commas between them. The text of a `Wrapped` one ends with that of the
-    exchange that it wraps. Every subclass of `Exchange` that was imported is known.
+    Commas separate one exchange for each block. The text of a `Wrapped` one ends with that of the exchange that it
+    wraps. Every subclass of `Exchange` that was imported is known.
 
     Raises:
       InputError: if the name is unknown, or the parameters or the wire format don't fit.

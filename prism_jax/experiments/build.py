@@ -83,6 +83,7 @@ def load_model(
     dataset: Dataset | None,
     *,
     fresh: Iterable[str] = (),
+    any_length: bool = False,
     reader: hub.Reader = hub.read_tensors,
 ) -> Pretrained:
     """Returns the model of an experiment for a data set, with the weights that the experiment names.
@@ -91,15 +92,17 @@ def load_model(
       experiment: names the weights.
       dataset: gives the number of classes; None for a model without classes.
       fresh: top-level parameters to draw at random.
+      any_length: whether the model need not take the experiment's N tokens.
       reader: reads the tensors.
     """
     hub.check_source(experiment.weights)
-    config_json = recipe.to_json(experiment) | {
+    config_json = _config_json(experiment, any_length) | {
         "num_labels": num_labels(dataset),
         "label_names": getattr(dataset, "label_names", ()),
     }
     pretrained = _load(experiment.model, config_json, fresh, experiment.compute_dtype, reader)
-    pretrained.model.check(experiment.num_tokens)
+    if not any_length:
+        pretrained.model.check(experiment.num_tokens)
     return pretrained
 
 
@@ -116,10 +119,15 @@ def check_sources(experiment: Experiment, *, fresh: Iterable[str] = ()) -> weigh
     return find_model(experiment, fresh=fresh)
 
 
-def find_model(experiment: Experiment, *, fresh: Iterable[str] = ()) -> weights.Checked:
+def find_model(experiment: Experiment, *, fresh: Iterable[str] = (), any_length: bool = False) -> weights.Checked:
     """Checks the weights of `load_model` before they are read."""
     hub.check_source(experiment.weights)
-    return weights.find(experiment.model, experiment.weights, fresh=fresh, **_source(recipe.to_json(experiment)))
+    source = _source(_config_json(experiment, any_length))
+    return weights.find(experiment.model, experiment.weights, fresh=fresh, **source)
+
+
+def _config_json(experiment: Experiment, any_length: bool) -> dict[str, Any]:
+    return recipe.to_json(experiment) | ({"num_tokens": None} if any_length else {})
 
 
 def find_model_of_run(experiment: Experiment, config_json: RunConfig) -> weights.Checked:
@@ -191,8 +199,8 @@ def with_trained(pretrained: Pretrained, trained: Trained) -> Pretrained:
     new = flatten(trained.params)
     if (before := trained.config["started_from"]) and not set(flatten(pretrained.params)) <= set(new):
         pretrained = with_trained(pretrained, from_terminal(lambda: load(Path(before["run"]), before["step"])))
-    recipe = trained.config["training"]
-    own = flatten(with_adapters(pretrained.params, recipe["lora_rank"], recipe["lora_alpha"], recipe["seed"]))
+    training = trained.config["training"]
+    own = flatten(with_adapters(pretrained.params, training["lora_rank"], training["lora_alpha"], training["seed"]))
     of_model = {path: value for path, value in new.items() if path.split("/")[0] != EXCHANGE}
     if any(path not in own or own[path].shape != value.shape for path, value in of_model.items()):
         raise InputError(

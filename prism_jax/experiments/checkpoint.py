@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from prism_jax import records
 from prism_jax.errors import InputError, one_line
 from prism_jax.experiments import recipe
-from prism_jax.experiments.run_files import RunConfig, Saved, Score, read_config
+from prism_jax.experiments.run_files import RunConfig, Saved, SavedScore, read_config
 from prism_jax.parallel.processes import from_terminal, is_terminal, several
 from prism_jax.parallel.transfer import replicated
 
@@ -81,7 +81,7 @@ def set_aside_unreadable(run: Path) -> list[str]:
 def _unreadable(run: Path) -> list[int]:
     def is_unreadable(step: int) -> bool:
         try:
-            records.parse((run / "checkpoints" / str(step) / "metrics" / "metrics").read_bytes(), Score)
+            records.parse((run / "checkpoints" / str(step) / "metrics" / "metrics").read_bytes(), SavedScore)
             return False
         except (OSError, ValueError):
             return True
@@ -98,7 +98,7 @@ def _set_aside(run: Path, step: int, reason: str) -> str:
 
 
 def restore_last(
-    manager: ocp.CheckpointManager | NoCheckpoints, like: Any, data: grain.DatasetIterator, recipe: str
+    manager: ocp.CheckpointManager | NoCheckpoints, like: Any, data: grain.DatasetIterator, digest: str
 ) -> tuple[Any, int | None, list[str]]:
     """Restores the last complete state, and sets `data` to its position. Moves later, damaged ones into the run's
     folder `damaged`.
@@ -107,7 +107,7 @@ def restore_last(
       manager: the run's checkpoints.
       like: a state with the same structure, shapes and shardings.
       data: the data iterator, whose position is set.
-      recipe: the run's recipe digest, as saved.
+      digest: of the run's recipe, as saved, see `recipe_digest`.
 
     Returns:
       The state, its step, and why later checkpoints were skipped. `like` and None if nothing was saved yet.
@@ -116,11 +116,11 @@ def restore_last(
       InputError: if there are checkpoints, but none is complete and of this run.
     """
     if not several():
-        return _restore_last(manager, like, data, recipe)
+        return _restore_last(manager, like, data, digest)
 
     def on_process_0() -> tuple[Any, int | None, list[str], Any]:
         local_state = jax.device_put(jax.device_get(like), jax.local_devices()[0])
-        state, step, damaged = _restore_last(manager, local_state, data, recipe)
+        state, step, damaged = _restore_last(manager, local_state, data, digest)
         return jax.device_get(state), step, damaged, data.get_state()
 
     state, step, damaged, position = from_terminal(on_process_0)
@@ -129,7 +129,7 @@ def restore_last(
 
 
 def _restore_last(
-    manager: ocp.CheckpointManager | NoCheckpoints, like: Any, data: grain.DatasetIterator, recipe: str
+    manager: ocp.CheckpointManager | NoCheckpoints, like: Any, data: grain.DatasetIterator, digest: str
 ) -> tuple[Any, int | None, list[str]]:
     if isinstance(manager, NoCheckpoints):
         return like, None, []
@@ -140,7 +140,7 @@ def _restore_last(
         except InputError as error:
             damaged[step] = str(error)
             continue
-        if restored["data"].get("recipe") != recipe:
+        if restored["data"].get("recipe") != digest:
             damaged[step] = f"checkpoint {step} in {manager.directory} is of another run; train into a new folder"
             continue
         data.set_state(restored["data"]["position"])

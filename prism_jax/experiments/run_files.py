@@ -17,7 +17,7 @@ class StartedFrom(TypedDict):
     step: Natural
 
 
-class Recipe(TypedDict):
+class TrainingJson(TypedDict):
     """Fields of the experiment's `training`."""
 
     exchanges: list[str]
@@ -50,7 +50,7 @@ class RunConfig(TypedDict):
     num_tokens: Count
     image_size: Count | None
     adapter: str | None
-    training: Recipe
+    training: TrainingJson
     label_names: list[str]
     num_labels: Count | None
     started_from: StartedFrom | None
@@ -80,7 +80,7 @@ class Saved(TypedDict):
     sha256: NotRequired[str | None]
 
 
-class Score(TypedDict):
+class SavedScore(TypedDict):
     """Metrics of a checkpoint: the score that ranks it."""
 
     score: float

@@ -49,12 +49,12 @@ def save(
     state: Any,
     data: grain.DatasetIterator,
     metrics: dict[str, float],
-    recipe: str,
+    recipe_digest: str,
 ) -> None:
     """Saves a state and its position in the data in the background. `finish` waits for it.
 
-    Arrays are saved from the host, so that they can be read with other or fewer devices. `recipe` is a digest of the
-    run's recipe: a checkpoint with another digest is refused.
+    Arrays are saved from the host, so that they can be read with other or fewer devices. `restore_last`
+    refuses a checkpoint with another `recipe_digest`.
 
     Raises:
       RunError: if Orbax refuses to save it.
@@ -63,7 +63,7 @@ def save(
     if isinstance(manager, NoCheckpoints):
         return
     state = jax.device_get(state)
-    metadata = {"recipe": recipe, "position": data.get_state(), "sha256": digest_of_state(state)}
+    metadata = {"recipe": recipe_digest, "position": data.get_state(), "sha256": digest_of_state(state)}
     both = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(metadata))
     with _as_save_error(manager):
         accepted = manager.save(step, args=both, metrics=metrics)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prism_jax.errors import InputError
-from prism_jax.metrics import formulas as formulas
+from prism_jax.metrics import formulas
 
 Z95 = 1.959963984540054
 """97.5 % of a normal distribution lie below it."""
@@ -62,7 +62,7 @@ def score(metric: Metric, predictions: np.ndarray, labels: np.ndarray) -> tuple[
     Raises:
       InputError: if there are no examples, the numbers of labels and predictions differ, or they are of the wrong kind.
     """
-    labels, predictions = checked(metric, labels, predictions)
+    labels, predictions = checked_arrays(metric, labels, predictions)
     if metric.name == "accuracy_percent":
         return accuracy(predictions == labels)
     value = metric.value(predictions, labels)
@@ -80,7 +80,7 @@ def difference(
       reference: the other model's predictions.
       labels: as for `score`.
     """
-    labels, predictions, reference = checked(metric, labels, predictions, reference)
+    labels, predictions, reference = checked_arrays(metric, labels, predictions, reference)
     if metric.name == "accuracy_percent":
         return paired_difference(predictions == labels, reference == labels)
     value = metric.value(predictions, labels) - metric.value(reference, labels)
@@ -108,7 +108,7 @@ def recovery(
       The value and its paired 95 % bootstrap interval. None if the paired interval of (control - as_is) includes zero:
       the loss is then too small to measure, and so is its share.
     """
-    labels, tuned, as_is, control = checked(metric, labels, tuned, as_is, control)
+    labels, tuned, as_is, control = checked_arrays(metric, labels, tuned, as_is, control)
     _, (low, high) = difference(metric, control, as_is, labels)
     if not (low > 0 or high < 0):
         return None
@@ -186,7 +186,7 @@ def bootstrap(value: float, examples: int, draw: Callable[[np.ndarray], np.ndarr
     return float(low), float(high)
 
 
-def checked(metric: Metric, labels: np.ndarray, *predictions: np.ndarray) -> list[np.ndarray]:
+def checked_arrays(metric: Metric, labels: np.ndarray, *predictions: np.ndarray) -> list[np.ndarray]:
     """Returns labels and predictions as arrays, after checking that they fit a metric."""
     labels = np.asarray(labels)
     if not len(labels):

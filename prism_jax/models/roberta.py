@@ -1,8 +1,8 @@
 """RoBERTa (arXiv 1907.11692), equal to Hugging Face's `RobertaModel` and the heads on it: BERT's blocks, with other
 positions and other heads. For its batches, see `models.bert`.
 
-Positions count real tokens, from `pad_id + 1` on. The mask says which tokens are real. Hugging Face's model asks the
-ids: it counts those that differ from `pad_id`.
+Positions count real tokens, from `pad_id + 1` on. The mask says which tokens are real. Hugging Face's model
+derives this from the ids: those other than `pad_id` are real.
 """
 
 from typing import ClassVar

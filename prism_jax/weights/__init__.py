@@ -153,49 +153,61 @@ def find(
 
     For a hub id, the config is fetched and checked before the other files.
     """
-    hf_config = hub.read_config(folder := hub.resolve(source, revision, ("config.json",)), FAMILIES)
-    family = FAMILIES[hf_config["model_type"]]
-    if family is not family_of(kind):
-        raise InputError(
-            f"{source!r} holds a {hf_config['model_type']} model, which {kind.__name__} is not; "
-            "choose another class, or models.auto(source)"
-        )
+    folder = hub.resolve(source, revision, ("config.json",))
+    hf_config = _read_config(kind, source, folder)
     adapter_folder = Path(adapter).expanduser() if adapter is not None else None
     if adapter_folder and num_labels is None:
         num_labels = peft_files.num_labels(adapter_folder)
+    family = family_of(kind)
     config = family.hf.config_from_hf(hf_config, num_labels)
     config = replace(config, stack=replace(config.stack, compute_dtype=compute_dtype))
     records.check_fields(config, f"{folder}/config.json: ")
     if issubclass(kind, WithClassTokens) and hasattr(config, "class_id"):
-        config = replace(config, class_id=text.class_id(hub.resolve(source, folder.name), config.vocab_size))
+        folder = _with_all_files(source, folder)
+        config = replace(config, class_id=text.class_id(folder, config.vocab_size))
     model = kind(config)
     if num_tokens is not None:
         model.check(num_tokens)
     shapes, drawn = params_shapes(model), set(fresh)
     if unknown := drawn - set(shapes):
         raise InputError(f"{kind.__name__} has no parameters {', '.join(sorted(unknown))}; it has {', '.join(shapes)}")
-    folder = hub.resolve(source, folder.name)  # from the same commit
+    folder = _with_all_files(source, folder)
     pickle = Path(source).name if pickles.is_pickle(Path(source).expanduser()) else None
     tensors = {} if drawn == set(shapes) else reader(folder, pickle)
     adapter_params = peft_files.read(adapter_folder, model) if adapter_folder else {}
-    wanted = {
+    read_from_source = {
         path: x for path, x in flatten(shapes).items() if path.split("/")[0] not in drawn and path not in adapter_params
     }
-    names: tuple[str, ...] = ()
     head = f"{kind.label_layers[0]}/kernel"
-    if head in wanted:
-        names = labels.names_in_config(
-            hf_config["id2label"], hub.read_json(folder / "config.json", hub.HubConfig).get("label2id")
-        )
-    elif head in flatten(shapes):
-        noted = (
-            hub.read_label_names(adapter_folder / peft_files.WEIGHTS)
-            if adapter_folder and head in adapter_params
-            else ()
-        )
+    if head in read_from_source:
+        label2id = hub.read_json(folder / "config.json", hub.HubConfig).get("label2id")
+        names = labels.names_in_config(hf_config["id2label"], label2id)
+    elif adapter_folder and head in adapter_params:
+        noted = hub.read_label_names(adapter_folder / peft_files.WEIGHTS)
         names = noted or labels.placeholder_names(config.num_labels)
-    fitting = fit(tensors, family.hf.table(config), wanted, architecture_of(kind))
+    elif head in flatten(shapes):  # drawn
+        names = labels.placeholder_names(config.num_labels)
+    else:
+        names = ()
+    fitting = fit(tensors, family.hf.table(config), read_from_source, architecture_of(kind))
     return Checked(Pretrained(model, None, folder, names), fitting, adapter_params)
+
+
+def _read_config(kind: type[Model], source: str, folder: Path) -> dict:
+    """Returns Hugging Face's config in the folder of a source. Raises InputError if `kind` is of another family."""
+    hf_config = hub.read_config(folder, FAMILIES)
+    if FAMILIES[hf_config["model_type"]] is not family_of(kind):
+        raise InputError(
+            f"{source!r} holds a {hf_config['model_type']} model, which {kind.__name__} is not; "
+            "choose another class, or models.auto(source)"
+        )
+    return hf_config
+
+
+def _with_all_files(source: str, folder: Path) -> Path:
+    """Returns the folder of a source with all its files: those of a hub id are fetched, from the same commit."""
+    is_hub_id = not source.startswith("asset:") and not Path(source).expanduser().exists()
+    return hub.resolve(source, folder.name) if is_hub_id else folder
 
 
 def fit(

@@ -15,7 +15,7 @@ from prism_jax.exchange.text import parse
 from prism_jax.exchange.wire import FLOAT32
 from prism_jax.testing import check_exchange
 from prism_jax.trees import unflatten
-from train.exchange_fit import coordinates, fit_basis, large_beside_small
+from train.fit_codebooks import coordinates, fit_basis, large_beside_small
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 

@@ -24,10 +24,10 @@ from prism_jax.programs import part_with_insides
 from prism_jax.tasks import prepare
 from prism_jax.trees import flatten
 from prism_jax.weights import Pretrained
-from train import exchange_fit
-from train.array_fit import attention_errors
+from train import fit_codebooks
 from train.distill import EXACT
-from train.exchange_fit import fit
+from train.fit_codebooks import fit
+from train.fit_learned import attention_errors
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -260,7 +260,7 @@ def test_fitted_gates_of_learned_means_bring_attention_closer_to_the_exact_one(t
     assert sorted(gates) == [f"exchange/gated_means/block_{i}/gate_D" for i in range(2)]
     experiment, run = recipe.load(str(toy_config)), pj.on_one_device(3)
     dataset, _ = load_training_data(experiment)
-    pretrained = exchange_fit.load(experiment, dataset, str(trained))
+    pretrained = fit_codebooks.load(experiment, dataset, str(trained))
     tokens, _ = prepare(dataset, pretrained, experiment.num_tokens).arrays(np.arange(16), experiment.num_tokens, None)
     fitted = with_arrays(pretrained, str(tmp_path / "exchange.safetensors"))
     before, after = (

@@ -2,14 +2,14 @@
 
 import jax.numpy as jnp
 
-from train.late_metrics import LateMetrics, Step
+from train.late_metrics import LateMetrics, StartedStep
 
 
-def step(number: int) -> Step:
-    return Step(number, {"next_index": number - 1}, {"loss": jnp.float32(number / 2)})
+def step(number: int) -> StartedStep:
+    return StartedStep(number, {"next_index": number - 1}, {"loss": jnp.float32(number / 2)})
 
 
-def read(finished: Step | None) -> tuple[int, int, float] | None:
+def read(finished: StartedStep | None) -> tuple[int, int, float] | None:
     return finished and (finished.number, finished.position["next_index"], float(finished.metrics["loss"]))
 
 

@@ -32,7 +32,7 @@ def test_schedules(name, expected):
 
 def test_matrices_alone_are_decayed():
     names = ("kernel", "bias", "scale", "embedding", "class_token", "lora_a")
-    params = {name: jnp.zeros((2, 2) if name not in ("bias", "scale") else 2) for name in names}
+    params = {name: jnp.zeros(2 if name in ("bias", "scale", "class_token") else (2, 2)) for name in names}
     assert [name for name, is_decayed in decayed({"layer": params})["layer"].items() if is_decayed] == [
         "kernel",
         "lora_a",

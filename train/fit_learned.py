@@ -57,7 +57,7 @@ def check_starts(exchange: Exchange, width_of: arrays.WidthOf) -> None:
     """Raises InputError if a learned array of an exchange, or of one that it wraps, has no start."""
     for _, owner in arrays.owners(exchange):
         for name, spec in owner.arrays(width_of(exchange)).items():
-            if spec.start is None and not isinstance(owner, arrays.Made):
+            if spec.start is None and not isinstance(owner, arrays.FromRows):
                 raise InputError(
                     f"{owner} has an array without a start, which can't be fitted; {arrays.way_to_start(name, spec)}"
                 )
@@ -126,7 +126,7 @@ def attention_errors(model: Model, params: Any, parts: Parts, exchange: Exchange
         with_arrays, outputs = bound(model, exchange, params), []
 
         def run_twice(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-            """Has each block run through the exchange, and then exactly. The next one gets the exact rows."""
+            """Runs each block through the exchange, and then exactly. The next one gets the exact rows."""
             if context.method_name != "__call__" or not isinstance(context.module, Block | Attention):
                 return call(*args, **kwargs)
             if isinstance(context.module, Attention):
