@@ -1,14 +1,13 @@
-"""MiniLM on 20 Newsgroups, N = 128: what each exchange costs, and what fine-tuning through it wins back.
+r"""MiniLM on 20 Newsgroups, N = 128: what each exchange costs, and what fine-tuning through it wins back.
 
-    python -m eval.sweep configs/bert_newsgroups.py                 256 test documents; --limit 0 for all
+    python -m eval.sweep configs/bert_newsgroups.py
     python -m train.finetune configs/bert_newsgroups.py --out runs/exact
-    python -m train.finetune configs/bert_newsgroups.py --out runs/prism --start runs/exact --training.epochs 0.5 \\
-        --training.exchanges segment_means:1 segment_means:4 --training.parts 2 4 8 --exchange segment_means:4
+    python -m train.finetune configs/bert_newsgroups.py --out runs/prism --start runs/exact --training.epochs 0.5 \
+        --training.exchanges segment_means:1 segment_means:4 --training.parts 2 4 8 --exchange segment_means:4 \
         --num-parts 4
     python -m train.finetune configs/bert_newsgroups.py --out runs/control --start runs/exact --training.epochs 0.5
-    python -m train.export runs/exact configs/adapters/minilm_newsgroups --adapter --dtype float16
-    python -m train.calibrate configs/bert_newsgroups.py --examples 512 --dtype float16 \\
-        --exchanges codebooks:48:8:principal:144:keys_values:all_gather --out configs/adapters/minilm_newsgroups
+    python -m train.calibrate configs/bert_newsgroups.py --base runs/exact --out runs/codes --examples 512 \
+        --dtype float16 --exchanges codebooks:48:8:principal:144:keys_values:all_gather
 
 Weights: asset:minilm, from the package index, with adapters and codebooks in configs/adapters. Expected: ours (JAX
 0.10.2, CPU), accuracy in percent on 256 documents: one device and Voltage 85.2; P = 4, L = 4: 79.3 untuned, 81.6 tuned.

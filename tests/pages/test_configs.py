@@ -198,7 +198,7 @@ def docstring(name: str) -> str:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_commands_of_a_recipe_are_understood(name, monkeypatch, capsys):
-    """The entry points read them, and stop there."""
+    """The entry points read them as they stand in the file, to the end of the line, and stop there."""
     understood, parse = [], flags.parse
 
     def parse_and_stop(*args):
@@ -206,10 +206,12 @@ def test_the_commands_of_a_recipe_are_understood(name, monkeypatch, capsys):
         raise SystemExit(0)
 
     monkeypatch.setattr(flags, "parse", parse_and_stop)
-    printed = re.sub(r"\\\n *", " ", docstring(name))
-    commands = re.findall(rf"^ *python -m (\S+) (configs/{name}\.py.*?)(?:   .*)?$", printed, re.MULTILINE)
+    typed = re.sub(r"(?<!\\)\\\n *", " ", Path(f"configs/{name}.py").read_text().split('"""')[1])
+    indented = [line.strip() for line in typed.splitlines() if line.startswith("    ")]
+    commands = [re.fullmatch(rf"python -m (\S+) (configs/{name}\.py.*)", line) for line in indented]
+    assert all(commands), f"this is no command: {indented[commands.index(None)]}"
     assert commands, "begin the recipe with its command"
-    for module, line in commands:
+    for module, line in (match.groups() for match in commands):
         assert command(module, *shlex.split(line)) == 0, capsys.readouterr().err
     assert len(understood) == len(commands)
 
