@@ -18,7 +18,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import numpy as np
@@ -55,6 +55,7 @@ Rtt = Annotated[float, Meta(ge=0, le=1000, description=RTTS)]
 
 @dataclass(frozen=True)
 class Latency:
+    UNREAD: ClassVar = {"--batch-size": "--batch-sizes", "--buckets": "--lengths"}
     experiment: Flat[Experiment]
     evaluation: Flat[Evaluation]
     grid: Flat[Grid]

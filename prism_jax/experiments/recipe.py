@@ -92,8 +92,6 @@ class Preparation:
     """Share of the training split that is held out to choose the checkpoint. It is the same for every seed."""
     validation_limit: Natural = 0
     """Number of held-out examples to score, at even distances; 0 for all. Of plain text it counts documents."""
-    seed: Seed = 0
-    """Seed of fresh parameters, of the order of the examples, and of dropout."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +116,8 @@ class Distillation:
 class Training(Preparation):
     """Fields of `train.finetune`."""
 
+    seed: Seed = 0
+    """Seed of fresh parameters, of the order of the examples, and of dropout."""
     exchanges: ExchangesFlag = (baselines.WholeSequence(),)
     """Exchanges during training. Each step draws one of them, so one run suits them all."""
     parts: Annotated[tuple[NumParts, ...], Meta(min_length=1, description="one value or several")] = (1,)

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from helpers.paths import GOLDEN
 from helpers.tiny import save_toy_tokenizer
 
 from prism_jax import weights
-from prism_jax.cli import entry
+from prism_jax.cli import entry, flags
 from prism_jax.errors import LostError
 from prism_jax.experiments import recipe
 from prism_jax.parallel import processes
@@ -199,11 +200,42 @@ def test_a_config_file_without_a_config_or_with_an_error(tmp_path, capsys):
             "--training.epochs does nothing in this command; it is for train.finetune",
         ),
         ("train.finetune", ["--training.epoch", 4], "--training.epoch, 4; similar are --training.epochs"),
+        (
+            "eval.sweep",
+            ["--training.seed", 1],
+            "--training.seed does nothing in this command; it is for train.finetune",
+        ),
+        ("eval.plan", ["--batch-size", 8], "--batch-size does nothing in this command; use --examples"),
+        ("eval.plan", ["--weights", "x"], "--weights does nothing in this command; use --sweep and --calibration"),
+        ("eval.latency", ["--batch-size", 8], "--batch-size does nothing in this command; use --batch-sizes"),
+        ("eval.latency", ["--buckets", 8], "--buckets does nothing in this command; use --lengths"),
+        ("eval.generate", ["--buckets", 8], "--buckets does nothing in this command; use --bucket"),
+        ("eval.generate", ["--limit=8"], "--limit does nothing in this command; use --prompt"),
+        (
+            "eval.generate",
+            ["--training.validation", 0.5],
+            "--training.validation does nothing in this command; use --pro",
+        ),
+        ("train.calibrate", ["--exchange_arrays", "x"], "--exchange-arrays does nothing in this command; use --out"),
     ],
 )
 def test_flags_that_would_do_nothing_are_refused(module, flags, message, toy_config, tmp_path, capsys):
     assert command(module, toy_config, *flags, "--out", tmp_path) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_a_command_never_reads_may_stand_in_its_config(toy_config, tmp_path):
+    """It is no flag, and stays as the config has it."""
+    from eval.plan import Plan
+
+    file = tmp_path / "config.py"
+    file.write_text(
+        "from dataclasses import replace\nfrom prism_jax.experiments import recipe\n"
+        f"config = replace(recipe.load({toy_config!r}), batch_size=7, buckets=(9,))\n"
+    )
+    parsed = flags.parse(Plan, "", [str(file), "--num-tokens", "8"])
+    assert parsed.experiment == replace(recipe.load(str(file)), num_tokens=8)
+    assert type(parsed) is Plan
 
 
 @pytest.mark.parametrize("module", ["eval.sweep", "eval.evaluate", "eval.blocks", "eval.generate", "train.finetune"])
@@ -329,13 +361,14 @@ def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config
     output = weights[1] / "tokenizer_config.json"
     output.write_text(json.dumps(json.loads(output.read_text()) | {"eos_token": "[SEP]"}))
     small = ["--num-tokens", 16, "--num-parts", 1, "--exchange", "whole_sequence"]
-    of_run = ["--dataset", "text", "--data-source", tmp_path / "data", *small]
+    of_run = ["--dataset", "text", *small]
+    scored = [*of_run, "--data-source", tmp_path / "data"]
     steps = ["--training.fresh", "--training.epochs", 1, "--training.learning-rate", 0.01, "--training.no-dropout"]
-    assert command("train.finetune", config, *weights, *of_run, *steps, "--out", tmp_path / "run") == 0
+    assert command("train.finetune", config, *weights, *scored, *steps, "--out", tmp_path / "run") == 0
     evaluation = json.loads((tmp_path / "run" / "result.json").read_text())["evaluation"]
     flags = [
         *weights,
-        *of_run,
+        *scored,
         "--checkpoint",
         f"{tmp_path / 'run'}@{evaluation['step']}",
         "--split",
@@ -419,8 +452,6 @@ def test_generate_needs_a_language_model_and_scoring_a_dataset(toy_config, gpt2_
 @pytest.mark.slow
 @pytest.mark.parity
 def test_speed_compares_with_pytorch(tmp_path, monkeypatch, capsys):
-    from dataclasses import replace
-
     from eval.timing import pytorch
     from prism_jax.models import gpt2
 
