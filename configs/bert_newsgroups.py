@@ -3,7 +3,7 @@
     python -m eval.sweep configs/bert_newsgroups.py                 256 test documents; --limit 0 for all
     python -m train.finetune configs/bert_newsgroups.py --out runs/exact
     python -m train.finetune configs/bert_newsgroups.py --out runs/prism --start runs/exact --training.epochs 0.5 \\
-        --training.exchanges segment_means:1 segment_means:4 --training.parts 2 4 8 --exchange segment_means:4
+        --training.exchanges segment_means:1 segment_means:4 --training.parts 2 4 8 --exchange segment_means:4 \\
         --num-parts 4
     python -m train.finetune configs/bert_newsgroups.py --out runs/control --start runs/exact --training.epochs 0.5
     python -m train.export runs/exact configs/adapters/minilm_newsgroups --adapter --dtype float16

@@ -77,6 +77,8 @@ def parse(command: type, description: str, argv: list[str]) -> Any:
     parsed = replace(_as(command, parsed), experiment=experiment, **read)
     unread = getattr(command, "UNREAD", {})  # lengths in the config that nothing reads need not fit this N
     (replace(parsed.experiment, buckets=()) if "--buckets" in unread else parsed.experiment).check()
+    if Setting in groups.values():
+        parsed.setting.check_parts()
     processes.check_same("flags, config or version of JAX", repr((jax.__version__, parsed)))
     return parsed
 

@@ -224,6 +224,25 @@ def test_flags_that_would_do_nothing_are_refused(module, flags, message, toy_con
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("module", "flags"),
+    [
+        ("eval.evaluate", []),
+        ("eval.blocks", []),
+        ("train.finetune", ["--training.exchanges", "segment_means:4", "--training.parts", 2]),
+        ("eval.generate", ["--prompt", "w1"]),
+    ],
+)
+def test_an_exchange_on_one_part_is_refused(module, flags, tmp_path, capsys):
+    """This recipe has one part, so that the flag alone would score one device."""
+    flags = [*flags, "--exchange", "segment_means:4", "--out", tmp_path / "out"]
+    assert command(module, "configs/bert_newsgroups.py", *flags) == 2
+    assert capsys.readouterr().err == (
+        "error: segment_means:4 on 1 part exchanges nothing; give --num-parts, such as 2, "
+        "or --exchange whole_sequence\n"
+    )
+
+
 def test_what_a_command_never_reads_may_stand_in_its_config(toy_config, tmp_path):
     """It is no flag, and stays as the config has it."""
     from eval.plan import Plan
