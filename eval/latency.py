@@ -121,7 +121,6 @@ class Latency:
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Latency, __doc__, argv)
-    command.check()
     folder = command.out or f"runs/{Path(argv[0]).stem}/latency"
     command_line = f"python -m eval.latency {shlex.join(argv)}"
     if several():

@@ -79,6 +79,8 @@ def parse(command: type, description: str, argv: list[str]) -> Any:
     (replace(parsed.experiment, buckets=()) if "--buckets" in unread else parsed.experiment).check()
     if Setting in groups.values():
         parsed.setting.check_parts()
+    if hasattr(parsed, "check"):
+        parsed.check()
     processes.check_same("flags, config or version of JAX", repr((jax.__version__, parsed)))
     return parsed
 
@@ -135,7 +137,10 @@ def parse_flags(command: type, description: str, argv: list[str]) -> Any:
       SystemExit: after `--help`.
     """
     processes.refuse_several("this command runs")
-    return _cli(command, argv, description)
+    parsed = _cli(command, argv, description)
+    if hasattr(parsed, "check"):
+        parsed.check()
+    return parsed
 
 
 def _cli(command: type, argv: list[str], description: str, config: str = "", **options: Any) -> Any:

@@ -4,7 +4,7 @@ import csv
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from helpers.tiny import save_toy_tokenizer
 
 from prism_jax import weights
 from prism_jax.cli import entry, flags
-from prism_jax.errors import LostError
+from prism_jax.cli.flags import Flat
+from prism_jax.errors import InputError, LostError
 from prism_jax.experiments import recipe
 from prism_jax.parallel import processes
 from prism_jax.weights import peft_files
@@ -241,6 +242,27 @@ def test_an_exchange_on_one_part_is_refused(module, flags, tmp_path, capsys):
         "error: segment_means:4 on 1 part exchanges nothing; give --num-parts, such as 2, "
         "or --exchange whole_sequence\n"
     )
+
+
+@dataclass(frozen=True)
+class Even:
+    number: int = 1
+
+    def check(self):
+        if self.number % 2:
+            raise InputError("choose an even number")
+
+
+@dataclass(frozen=True)
+class EvenOf(Even):
+    experiment: Flat[recipe.Experiment] = None
+
+
+def test_what_a_command_checks_itself_is_checked_where_it_is_parsed(toy_config):
+    for parse, kind, argv in ((flags.parse_flags, Even, []), (flags.parse, EvenOf, [toy_config])):
+        assert parse(kind, "", [*argv, "--number", "2"]).number == 2
+        with pytest.raises(InputError, match="choose an even number"):
+            parse(kind, "", [*argv, "--number", "3"])
 
 
 def test_what_a_command_never_reads_may_stand_in_its_config(toy_config, tmp_path):
