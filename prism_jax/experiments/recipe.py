@@ -232,7 +232,7 @@ class Experiment:
         self.training.check()
 
 
-def load(path: str) -> Experiment:
+def load(path: str | Path) -> Experiment:
     """Returns the `config` of a config file.
 
     Raises:
@@ -240,7 +240,7 @@ def load(path: str) -> Experiment:
     """
     file = Path(path).expanduser()
     if not file.is_file() or file.suffix != ".py":
-        raise InputError(f"no config file {path!r}; give a Python file such as configs/bert_newsgroups.py")
+        raise InputError(f"no config file {str(path)!r}; give a Python file such as configs/bert_newsgroups.py")
     name = f"config_file_{file.stem}_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec
