@@ -9,6 +9,7 @@ python -m eval.generate configs/X.py --prompt "Once upon a time" ["A second one"
 import sys
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import jax
 
@@ -39,6 +40,14 @@ from prism_jax.weights import Pretrained
 
 @dataclass(frozen=True)
 class Generate:
+    UNREAD: ClassVar = {
+        **dict.fromkeys(
+            ("--batch-size", "--data-source", "--split", "--limit", "--training.validation"),
+            "--prompt or --prompt-file, with the texts to continue",
+        ),
+        "--training.validation-limit": "--prompt or --prompt-file, with the texts to continue",
+        "--buckets": "--bucket",
+    }
     experiment: Flat[Experiment]
     evaluation: Flat[Evaluation]
     setting: Flat[Setting]

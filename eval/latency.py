@@ -18,7 +18,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import numpy as np
@@ -55,6 +55,7 @@ Rtt = Annotated[float, Meta(ge=0, le=1000, description=RTTS)]
 
 @dataclass(frozen=True)
 class Latency:
+    UNREAD: ClassVar = {"--batch-size": "--batch-sizes", "--buckets": "--lengths"}
     experiment: Flat[Experiment]
     evaluation: Flat[Evaluation]
     grid: Flat[Grid]
@@ -120,7 +121,6 @@ class Latency:
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Latency, __doc__, argv)
-    command.check()
     folder = command.out or f"runs/{Path(argv[0]).stem}/latency"
     command_line = f"python -m eval.latency {shlex.join(argv)}"
     if several():

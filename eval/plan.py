@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -41,6 +42,14 @@ from prism_jax.user_paths import UserPath
 
 @dataclass(frozen=True)
 class Plan:
+    UNREAD: ClassVar = {
+        "--batch-size": "--examples",
+        **dict.fromkeys(
+            ("--weights", "--revision", "--dataset", "--data-source", "--image-size", "--buckets", "--compute-dtype"),
+            "--sweep and --calibration, folders of results with other values",
+        ),
+        "--exchange-arrays": "--sweep and --calibration, folders of results with other values",
+    }
     experiment: Flat[Experiment]
     rate: str | None = None
     """Rate of the link between the devices, for example 50mbit. The default is the link of a calibration between real

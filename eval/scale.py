@@ -107,7 +107,6 @@ def exponents(rows: list[dict]) -> dict[str, dict[str, float]]:
 
 def main(argv: list[str]) -> None:
     command = flags.parse_flags(Scale, __doc__, argv)
-    command.check()
     if not hasattr(os, "sched_setaffinity"):
         raise InputError("eval.scale keeps a process on one core, which this system has no call for; run it on Linux")
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"

@@ -63,7 +63,6 @@ class Wires:
 
 def main(argv: list[str]) -> None:
     command = flags.parse_flags(Wires, __doc__, argv)
-    command.check()
     if not hasattr(os, "sched_setaffinity"):
         raise InputError("eval.wires keeps itself on one core, which this system has no call for; run it on Linux")
     out = output_folder(command.out)

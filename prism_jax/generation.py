@@ -172,7 +172,7 @@ class Generator:
                 extend = self._extend.lower(self._last_params, ids_B, place_B, caches, max_new_tokens)
                 analysis = extend.compile().memory_analysis()
                 total += analysis.alias_size_in_bytes if analysis else 0  # a step takes and returns the cache
-        return int(self.run.from_last(np.array(total, np.int32)))
+        return int.from_bytes(self.run.from_last(np.frombuffer(total.to_bytes(8), np.uint8)).tobytes())
 
     def _groups(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[tuple[int, list[int]]]:
         """Returns the padded lengths, each with the indices of its prompts."""

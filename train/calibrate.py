@@ -8,7 +8,7 @@ python -m train.calibrate configs/X.py --exchanges codebooks:48:8:all_gather [ga
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -36,6 +36,7 @@ from train import fit_codebooks, fit_learned
 
 @dataclass(frozen=True)
 class Calibrate:
+    UNREAD: ClassVar = {"--exchange-arrays": "--out, the folder of the file that it makes"}
     experiment: Flat[Experiment]
     exchanges: ExchangesFlag = ()
     """Exchanges with arrays, such as codebooks:48:8:all_gather or gated_means:4."""

@@ -1,6 +1,6 @@
 """Exports the model of a run for transformers' AutoModel...from_pretrained, or for peft.
 
-python -m train.export RUN DIR [--adapter] [--dtype float16]
+python -m train.export RUN DIR [--adapter [--dtype float16]]
     RUN: the --out folder of a train.finetune run (its best checkpoint), or RUN@STEP
     DIR: a new or empty folder, for config.json, model.safetensors and the tokenizer of the initial weights;
          with --adapter, only the LoRA adapter is written, in PEFT's layout
@@ -39,6 +39,14 @@ class Export:
     model is written."""
     dtype: Literal["float32", "float16"] = "float32"
     """Type of an adapter's tensors."""
+
+    def check(self) -> None:
+        """Raises InputError if a type is given for a whole model."""
+        if self.dtype != "float32" and not self.adapter:
+            raise InputError(
+                f"--dtype {self.dtype} is for an adapter, and a whole model is written in float32; add --adapter, "
+                "or leave --dtype out"
+            )
 
 
 def used_calibrated_arrays(trained: checkpoint.Trained) -> bool:

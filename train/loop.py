@@ -18,10 +18,11 @@ import orbax.checkpoint as ocp
 from prism_jax.errors import RunError
 from prism_jax.exchange.setting import Setting
 from prism_jax.experiments import checkpoint, saving
+from prism_jax.experiments.run_files import read_config
 from prism_jax.folders import write
 from prism_jax.layers import lora
 from prism_jax.metrics import scores
-from prism_jax.parallel.processes import from_terminal, on_any
+from prism_jax.parallel.processes import from_terminal, is_terminal, on_any
 from prism_jax.progress import Progress, say
 from prism_jax.tasks.predict import Predictor
 from train.clock import Clock
@@ -31,6 +32,9 @@ from train.log import Log
 from train.plan import Plan
 from train.step import StepFunction, TrainState, step_key
 from train.trainable import combine, without_none
+
+NOTED = ("exchanges", "parts")
+"""Fields of `Training` that may change when a run resumes, and change what it is trained through. A line says so."""
 
 LOWEST = -1e30
 """Score of a checkpoint that was not scored, or whose score is undefined."""
@@ -83,9 +87,11 @@ class Run:
         unreadable = from_terminal(lambda: checkpoint.set_aside_unreadable(plan.folder))
         with saving.saving(plan.folder) as manager:
             self._restore(manager, unreadable)
+            first = int(self.state.step)
+            if first:
+                self._note_changes()
             write(plan.folder / "config.json", json.dumps(plan.config, indent=2))
             print(self.summary, flush=True)
-            first = int(self.state.step)
             if first < self.num_steps:
                 say("compiling the first step")
             with Log(plan.folder, first, tensorboard=plan.training.tensorboard) as log:
@@ -102,6 +108,19 @@ class Run:
             print(f"passed over: {reason}")
         if self.plan.resume and step is None:
             print(f"no checkpoint in {self.plan.folder} yet; training starts from the beginning")
+
+    def _note_changes(self) -> None:
+        """Prints a line for each of `NOTED` that differs from the run in the folder, as its config.json has it."""
+        if not is_terminal():
+            return
+        before: Mapping[str, Any] = read_config(self.plan.folder)["training"]
+        now = self.plan.config["training"]
+        for name in NOTED:
+            if (old := before.get(name)) is not None and list(new := now[name]) != old:
+                print(
+                    f"note: the run goes on with other training.{name} than before: {' '.join(map(str, old))} until "
+                    f"now, {' '.join(map(str, new))} from here on"
+                )
 
     def _train(self, first: int, manager: Manager, log: Log) -> int:
         """Trains from step `first`, and returns the last step."""

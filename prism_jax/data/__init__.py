@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from prism_jax.data import hub_sets, packaged
 from prism_jax.data.datasets import Dataset
@@ -11,7 +12,7 @@ DATASETS: dict[str, Callable[[str], Dataset]] = dict(packaged.DATASETS)
 """Data sets that need no source, by name. Each is a function from the split to the data. You can add your own."""
 
 
-def load(name: str | None, split: str, source: str | None = None) -> Dataset:
+def load(name: str | None, split: str, source: str | Path | None = None) -> Dataset:
     """Loads a data set by name.
 
     Args:
@@ -26,11 +27,11 @@ def load(name: str | None, split: str, source: str | None = None) -> Dataset:
     check(name, source)
     assert name
     if name in hub_sets.DATASETS:
-        return hub_sets.DATASETS[name](split, source and os.path.expanduser(source))
+        return hub_sets.DATASETS[name](split, None if source is None else os.path.expanduser(source))
     return DATASETS[name](split)
 
 
-def check(name: str | None, source: str | None = None) -> None:
+def check(name: str | None, source: str | Path | None = None) -> None:
     """Raises InputError if a data set's name is unknown, or it does not take a source. Reads nothing."""
     known = ", ".join([*DATASETS, *hub_sets.DATASETS])
     if name is None:
@@ -38,4 +39,4 @@ def check(name: str | None, source: str | None = None) -> None:
     if name not in hub_sets.DATASETS and name not in DATASETS:
         raise InputError(f"unknown dataset {name!r}; known are {known}")
     if source is not None and name not in hub_sets.DATASETS:
-        raise InputError(f"the data set {name!r} comes with a package, not from {source!r}; leave the source out")
+        raise InputError(f"the data set {name!r} comes with a package, not from {str(source)!r}; leave the source out")

@@ -20,7 +20,7 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbC
 """Pillow's modes with 8 bits for each colour. Pillow converts deeper modes by clipping, which is rarely wanted."""
 
 
-def load_processor(folder: Path | None, image_size: tuple[int, int] | None = None) -> Any:
+def load_processor(folder: str | Path | None, image_size: tuple[int, int] | None = None) -> Any:
     """Returns the Hugging Face image processor in `folder`, in the version that needs only Pillow and NumPy.
 
     Args:
@@ -31,7 +31,8 @@ def load_processor(folder: Path | None, image_size: tuple[int, int] | None = Non
     Raises:
       InputError: if there is no processor, or transformers refuses one of its values.
     """
-    if folder is None or not (folder / SETTINGS).is_file():
+    folder = folder and Path(folder)
+    if not folder or not (folder / SETTINGS).is_file():
         raise InputError(f"no image processor in {folder}; {SETTINGS} must lie beside the weights")
     processor = _read_processor(folder)
     if image_size is None or image_size == size_of(processor):

@@ -20,14 +20,15 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 vocabulary."""
 
 
-def load_tokenizer(folder: Path | None, vocab_size: int) -> "PreTrainedTokenizerBase":
+def load_tokenizer(folder: str | Path | None, vocab_size: int) -> "PreTrainedTokenizerBase":
     """Returns the Hugging Face tokenizer in `folder`.
 
     Raises:
       InputError: if there is no tokenizer, transformers refuses it, its config names code, or one of its ids has no row
         in the model's table.
     """
-    if folder is None or not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    folder = folder and Path(folder)
+    if not folder or not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"no tokenizer in {folder}; one of {', '.join(TOKENIZER_FILES)} must lie beside the weights")
     from transformers import AutoTokenizer
 

@@ -92,8 +92,6 @@ class Preparation:
     """Share of the training split that is held out to choose the checkpoint. It is the same for every seed."""
     validation_limit: Natural = 0
     """Number of held-out examples to score, at even distances; 0 for all. Of plain text it counts documents."""
-    seed: Seed = 0
-    """Seed of fresh parameters, of the order of the examples, and of dropout."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +116,8 @@ class Distillation:
 class Training(Preparation):
     """Fields of `train.finetune`."""
 
+    seed: Seed = 0
+    """Seed of fresh parameters, of the order of the examples, and of dropout."""
     exchanges: ExchangesFlag = (baselines.WholeSequence(),)
     """Exchanges during training. Each step draws one of them, so one run suits them all."""
     parts: Annotated[tuple[NumParts, ...], Meta(min_length=1, description="one value or several")] = (1,)
@@ -232,7 +232,7 @@ class Experiment:
         self.training.check()
 
 
-def load(path: str) -> Experiment:
+def load(path: str | Path) -> Experiment:
     """Returns the `config` of a config file.
 
     Raises:
@@ -240,7 +240,7 @@ def load(path: str) -> Experiment:
     """
     file = Path(path).expanduser()
     if not file.is_file() or file.suffix != ".py":
-        raise InputError(f"no config file {path!r}; give a Python file such as configs/bert_newsgroups.py")
+        raise InputError(f"no config file {str(path)!r}; give a Python file such as configs/bert_newsgroups.py")
     name = f"config_file_{file.stem}_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec

@@ -25,6 +25,7 @@ class TrainingJson(TypedDict):
     seed: Seed
     lora_rank: Natural
     lora_alpha: Positive
+    parts: NotRequired[list[Count]]
 
 
 class Contents(TypedDict):

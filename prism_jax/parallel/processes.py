@@ -42,6 +42,9 @@ NEVER_SECONDS = 10**6
 """Shutdown time-out for JAX, in seconds: practically unlimited. After it, JAX would end a process that waits for slower
 ones. The bond checks whether they are alive."""
 
+PIECE_BYTES = 1 << 27
+"""Most bytes of a value that process 0 sends at once: its padding and its copies on the way are no larger."""
+
 _bond: Bond | None = None
 
 USAGE = (
@@ -235,13 +238,21 @@ def _leave(bond: Bond) -> None:
 
 
 def _broadcast(value: Any) -> Any:
-    """Returns process 0's value on every process. It is pickled, and padded so that few shapes are compiled."""
+    """Returns process 0's value on every process. It is pickled, and sent in pieces."""
     pickled = pickle.dumps(value) if is_terminal() else b""
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(pickled))))
+    size = int.from_bytes(_piece(len(pickled).to_bytes(8), 8))  # as bytes: JAX has no int64 here
+    received = bytearray()
+    for start in range(0, size, PIECE_BYTES):
+        piece = _piece(pickled[start : start + PIECE_BYTES], min(size - start, PIECE_BYTES))
+        received += b"" if is_terminal() else piece
+    return value if is_terminal() else pickle.loads(received)
+
+
+def _piece(content: bytes, size: int) -> bytes:
+    """Returns `size` bytes of process 0 on every process. They are padded so that few shapes are compiled."""
     sent = np.zeros(1 << max(size - 1, 1).bit_length(), np.uint8)
-    sent[: len(pickled)] = np.frombuffer(pickled, np.uint8)
-    received = np.asarray(multihost_utils.broadcast_one_to_all(sent))
-    return value if is_terminal() else pickle.loads(received[:size].tobytes())
+    sent[: len(content)] = np.frombuffer(content, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(sent))[:size].tobytes()
 
 
 def _use_batch_scheduling() -> None:

@@ -68,7 +68,7 @@ class Checked:
 
 def load(
     kind: type[Model],
-    source: str,
+    source: str | Path,
     *,
     revision: str | None = None,
     adapter: str | Path | None = None,
@@ -139,7 +139,7 @@ def load(
 
 def find(
     kind: type[Model],
-    source: str,
+    source: str | Path,
     *,
     revision: str | None = None,
     adapter: str | Path | None = None,
@@ -153,6 +153,7 @@ def find(
 
     For a hub id, the config is fetched and checked before the other files.
     """
+    source = str(source)
     folder = hub.resolve(source, revision, ("config.json",))
     hf_config = _read_config(kind, source, folder)
     adapter_folder = Path(adapter).expanduser() if adapter is not None else None
@@ -251,7 +252,7 @@ def export_tensors(params: Any, table: Table) -> dict[str, np.ndarray]:
     return {name: give(pieces, flat) for name, pieces in entries.items()}
 
 
-def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()) -> None:
+def export(pretrained: Pretrained, folder: str | Path, label_names: Sequence[str] = ()) -> None:
     """Writes a folder that `transformers.AutoModel...from_pretrained` can open.
 
     Args:
@@ -263,7 +264,7 @@ def export(pretrained: Pretrained, folder: Path, label_names: Sequence[str] = ()
       InputError: if the folder is not empty, or a parameter has no Hugging Face name: an adapter, or a parameter of a
         user's class.
     """
-    model, source = pretrained.model, pretrained.folder
+    model, source, folder = pretrained.model, pretrained.folder, Path(folder)
     check_empty(folder)
     family, architecture = family_of(type(model)), architecture_of(type(model))
     table = family.hf.table(model.config)

@@ -46,7 +46,7 @@ TASKS = {
 
 
 def save(
-    folder: Path,
+    folder: str | Path,
     model: Model,
     params: Any,
     *,
@@ -116,6 +116,7 @@ def save(
         modules_to_save=sorted(kept) or None,
     )
     fan_in_fan_out = not all(entry.transpose for entries in _dense_layers(table).values() for entry in entries)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config.write(folder, base, task, fan_in_fan_out=fan_in_fan_out)
     named = {BASE + name: np.ascontiguousarray(x, dtype) for name, x in tensors.items()}
@@ -123,7 +124,7 @@ def save(
     hub.write_file(folder / WEIGHTS, named, notes)
 
 
-def load(folder: Path | str, model: Model, params: Any) -> Any:
+def load(folder: str | Path, model: Model, params: Any) -> Any:
     """Returns the parameters with the adapters and whole modules of a folder in PEFT's layout.
 
     Raises:
@@ -133,11 +134,12 @@ def load(folder: Path | str, model: Model, params: Any) -> Any:
     if has_adapters(params):
         raise InputError("the parameters have adapters already; fold them in with lora.merge first")
     flat = flax.traverse_util.flatten_dict(params, sep="/")
-    return flax.traverse_util.unflatten_dict(flat | read(Path(folder), model), sep="/")
+    return flax.traverse_util.unflatten_dict(flat | read(folder, model), sep="/")
 
 
-def read(folder: Path, model: Model) -> dict[str, np.ndarray]:
+def read(folder: str | Path, model: Model) -> dict[str, np.ndarray]:
     """Reads the parameters in a folder in PEFT's layout, by path: adapters and whole modules. Raises as `load`."""
+    folder = Path(folder)
     config, file = PeftConfig.read(folder), hub.read_file(folder / WEIGHTS)
     table, architecture = family_of(type(model)).hf.table(model.config), architecture_of(type(model))
     shapes = {path: x.shape for path, x in flax.traverse_util.flatten_dict(params_shapes(model), sep="/").items()}
@@ -222,9 +224,9 @@ def _adapters(
     return adapters
 
 
-def num_labels(folder: Path) -> int | None:
+def num_labels(folder: str | Path) -> int | None:
     """Returns C of the classifier in an adapter; None if it has no classifier."""
-    tensors = hub.read_file(folder / WEIGHTS).items()
+    tensors = hub.read_file(Path(folder) / WEIGHTS).items()
     ends = (".classifier.weight", ".classifier.out_proj.weight", ".cls_classifier.weight")
     return next((x.shape[0] for name, x in tensors if name.endswith(ends)), None)
 

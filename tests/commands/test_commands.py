@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from helpers.paths import GOLDEN
 from helpers.tiny import save_toy_tokenizer
 
 from prism_jax import weights
-from prism_jax.cli import entry
-from prism_jax.errors import LostError
+from prism_jax.cli import entry, flags
+from prism_jax.cli.flags import Flat
+from prism_jax.errors import InputError, LostError
 from prism_jax.experiments import recipe
 from prism_jax.parallel import processes
 from prism_jax.weights import peft_files
@@ -199,11 +201,82 @@ def test_a_config_file_without_a_config_or_with_an_error(tmp_path, capsys):
             "--training.epochs does nothing in this command; it is for train.finetune",
         ),
         ("train.finetune", ["--training.epoch", 4], "--training.epoch, 4; similar are --training.epochs"),
+        (
+            "eval.sweep",
+            ["--training.seed", 1],
+            "--training.seed does nothing in this command; it is for train.finetune",
+        ),
+        ("eval.plan", ["--batch-size", 8], "--batch-size does nothing in this command; use --examples"),
+        ("eval.plan", ["--weights", "x"], "--weights does nothing in this command; use --sweep and --calibration"),
+        ("eval.latency", ["--batch-size", 8], "--batch-size does nothing in this command; use --batch-sizes"),
+        ("eval.latency", ["--buckets", 8], "--buckets does nothing in this command; use --lengths"),
+        ("eval.generate", ["--buckets", 8], "--buckets does nothing in this command; use --bucket"),
+        ("eval.generate", ["--limit=8"], "--limit does nothing in this command; use --prompt"),
+        (
+            "eval.generate",
+            ["--training.validation", 0.5],
+            "--training.validation does nothing in this command; use --pro",
+        ),
+        ("train.calibrate", ["--exchange_arrays", "x"], "--exchange-arrays does nothing in this command; use --out"),
     ],
 )
 def test_flags_that_would_do_nothing_are_refused(module, flags, message, toy_config, tmp_path, capsys):
     assert command(module, toy_config, *flags, "--out", tmp_path) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "flags"),
+    [
+        ("eval.evaluate", []),
+        ("eval.blocks", []),
+        ("train.finetune", ["--training.exchanges", "segment_means:4", "--training.parts", 2]),
+        ("eval.generate", ["--prompt", "w1"]),
+    ],
+)
+def test_an_exchange_on_one_part_is_refused(module, flags, tmp_path, capsys):
+    """This recipe has one part, so that the flag alone would score one device."""
+    flags = [*flags, "--exchange", "segment_means:4", "--out", tmp_path / "out"]
+    assert command(module, "configs/bert_newsgroups.py", *flags) == 2
+    assert capsys.readouterr().err == (
+        "error: segment_means:4 on 1 part exchanges nothing; give --num-parts, such as 2, "
+        "or --exchange whole_sequence\n"
+    )
+
+
+@dataclass(frozen=True)
+class Even:
+    number: int = 1
+
+    def check(self):
+        if self.number % 2:
+            raise InputError("choose an even number")
+
+
+@dataclass(frozen=True)
+class EvenOf(Even):
+    experiment: Flat[recipe.Experiment] = None
+
+
+def test_what_a_command_checks_itself_is_checked_where_it_is_parsed(toy_config):
+    for parse, kind, argv in ((flags.parse_flags, Even, []), (flags.parse, EvenOf, [toy_config])):
+        assert parse(kind, "", [*argv, "--number", "2"]).number == 2
+        with pytest.raises(InputError, match="choose an even number"):
+            parse(kind, "", [*argv, "--number", "3"])
+
+
+def test_what_a_command_never_reads_may_stand_in_its_config(toy_config, tmp_path):
+    """It is no flag, and stays as the config has it."""
+    from eval.plan import Plan
+
+    file = tmp_path / "config.py"
+    file.write_text(
+        "from dataclasses import replace\nfrom prism_jax.experiments import recipe\n"
+        f"config = replace(recipe.load({toy_config!r}), batch_size=7, buckets=(9,))\n"
+    )
+    parsed = flags.parse(Plan, "", [str(file), "--num-tokens", "8"])
+    assert parsed.experiment == replace(recipe.load(str(file)), num_tokens=8)
+    assert type(parsed) is Plan
 
 
 @pytest.mark.parametrize("module", ["eval.sweep", "eval.evaluate", "eval.blocks", "eval.generate", "train.finetune"])
@@ -329,13 +402,14 @@ def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config
     output = weights[1] / "tokenizer_config.json"
     output.write_text(json.dumps(json.loads(output.read_text()) | {"eos_token": "[SEP]"}))
     small = ["--num-tokens", 16, "--num-parts", 1, "--exchange", "whole_sequence"]
-    of_run = ["--dataset", "text", "--data-source", tmp_path / "data", *small]
+    of_run = ["--dataset", "text", *small]
+    scored = [*of_run, "--data-source", tmp_path / "data"]
     steps = ["--training.fresh", "--training.epochs", 1, "--training.learning-rate", 0.01, "--training.no-dropout"]
-    assert command("train.finetune", config, *weights, *of_run, *steps, "--out", tmp_path / "run") == 0
+    assert command("train.finetune", config, *weights, *scored, *steps, "--out", tmp_path / "run") == 0
     evaluation = json.loads((tmp_path / "run" / "result.json").read_text())["evaluation"]
     flags = [
         *weights,
-        *of_run,
+        *scored,
         "--checkpoint",
         f"{tmp_path / 'run'}@{evaluation['step']}",
         "--split",
@@ -419,8 +493,6 @@ def test_generate_needs_a_language_model_and_scoring_a_dataset(toy_config, gpt2_
 @pytest.mark.slow
 @pytest.mark.parity
 def test_speed_compares_with_pytorch(tmp_path, monkeypatch, capsys):
-    from dataclasses import replace
-
     from eval.timing import pytorch
     from prism_jax.models import gpt2
 

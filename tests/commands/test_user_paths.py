@@ -76,7 +76,7 @@ def test_a_home_folder_is_found_in_every_path_of_a_command(module, toy_config, t
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    command, texts = COMMANDS[module], text_fields(COMMANDS[module])
+    command, texts = COMMANDS[module], text_fields(flags.reduced(COMMANDS[module]))
     paths = {name: hint for name, hint in texts.items() if holds_path(hint)}
     assert set(texts) - set(paths) <= NO_PATHS
     positional = [name for name, hint in paths.items() if "Positional" in str(hint)]

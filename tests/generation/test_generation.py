@@ -3,6 +3,7 @@ and the cache against the whole sequence at the same part boundaries."""
 
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -185,6 +186,17 @@ def test_a_new_token_needs_no_other_device_and_the_cache_has_the_size_that_cost_
     assert not any(
         collective in text for collective in ("all-gather", "all-reduce", "collective-permute", "all-to-all")
     )
+
+
+@pytest.mark.parametrize("size", [0, 3 << 30])
+def test_a_cache_above_two_gibibytes_has_its_size(size, monkeypatch):
+    """On several processes the size goes through JAX, which has no int64 here. The compiler's figure is made up."""
+    run = pj.on_mesh(2)
+    monkeypatch.setattr(type(run), "from_last", lambda self, x: np.asarray(jnp.asarray(x)))
+    generator = pj.Generator(*tiny_gpt2(), pj.AllGather(), run)
+    compiled = SimpleNamespace(memory_analysis=lambda: SimpleNamespace(alias_size_in_bytes=size))
+    generator._extend = SimpleNamespace(lower=lambda *args: SimpleNamespace(compile=lambda: compiled))
+    assert generator.compiled_cache_bytes([[1, 2, 3]], 4) == size
 
 
 @pytest.mark.parity

@@ -446,6 +446,32 @@ def test_other_numbers_of_devices_are_one_line():
         processes._check_devices([0, 0, 1])
 
 
+@pytest.mark.parametrize("length", [0, 7, 64, 1000])
+def test_a_value_of_the_terminal_goes_in_pieces(length, monkeypatch):
+    """The same arrays on both sides, of few shapes. All are bytes: 64 bits of a size would not pass JAX."""
+    sent = []
+
+    def from_process_0(x):
+        if processes.is_terminal():
+            sent.append(x)
+            return x
+        mine, theirs = x, sent.pop(0)
+        assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
+        return theirs
+
+    monkeypatch.setattr(processes, "PIECE_BYTES", 64)
+    monkeypatch.setattr(processes, "several", lambda: True)
+    monkeypatch.setattr(processes.multihost_utils, "broadcast_one_to_all", from_process_0)
+    value = {"text": "x" * length}
+    assert processes.from_terminal(lambda: value) is value
+    assert {x.dtype for x in sent} == {np.dtype(np.uint8)}
+    assert max(x.size for x in sent) <= 64
+    assert len({x.shape for x in sent}) <= 6
+    monkeypatch.setattr(processes, "is_terminal", lambda: False)
+    assert processes.from_terminal(lambda: None) == value
+    assert not sent
+
+
 def test_auto_asks_the_cluster(monkeypatch):
     slurm = {"JOB_ID": "7", "STEP_NODELIST": "n[1-2]", "NTASKS": "2", "PROCID": "1", "LOCALID": "0"}
     for name, value in slurm.items():

@@ -151,6 +151,14 @@ def test_the_export_command(trained, toy_folder, tmp_path, capsys):
     assert "--help lists the flags" in capsys.readouterr().err
 
 
+def test_a_type_is_refused_for_a_whole_model(tmp_path, capsys):
+    assert command("train.export", tmp_path / "run", tmp_path / "out", "--dtype", "float16") == 2
+    assert capsys.readouterr().err == (
+        "error: --dtype float16 is for an adapter, and a whole model is written in float32; add --adapter, "
+        "or leave --dtype out\n"
+    )
+
+
 def test_an_export_that_fails_leaves_nothing(trained, tmp_path, monkeypatch, capsys):
     """Such as on a full disk. The same command works once there is room."""
 

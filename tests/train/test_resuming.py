@@ -39,6 +39,20 @@ def test_a_run_that_is_done_stays_as_it_is(whole, toy_config, tmp_path, capsys):
     assert result["seconds"] > lines(whole)[-1]["seconds"] > 0
 
 
+def test_a_run_that_goes_on_through_other_exchanges_says_so_once(whole, toy_config, tmp_path, capsys):
+    out = Path(shutil.copytree(whole, tmp_path / "run"))
+    flags = [*FULL, "--training.evaluate-every", "3", "--out", out, "--resume"]
+    flags += ["--training.exchanges", "all_gather", "--training.parts", "2", "3"]
+    notes = [
+        "note: the run goes on with other training.exchanges than before: segment_means:1 segment_means:3 until now, "
+        "all_gather from here on",
+        "note: the run goes on with other training.parts than before: 3 until now, 2 3 from here on",
+    ]
+    for expected in (notes, []):
+        assert command("train.finetune", toy_config, *flags) == 0
+        assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")] == expected
+
+
 @pytest.mark.slow
 def test_stopped_by_ctrl_c_it_saves_and_goes_on_as_if_never_stopped(whole, toy_config, tmp_path, monkeypatch, capsys):
     real, out = Log.write, tmp_path / "run"

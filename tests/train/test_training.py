@@ -148,7 +148,7 @@ def test_training_ends_when_its_patience_is_spent(toy_config, tmp_path):
         (["--training.data", "3"], "batch_size is 16; choose a multiple of training.data, 3"),
         (["--training.epochs", "inf"], "training.epochs is inf; choose a finite number"),
         (["--training.learning-rate", "-1"], "training.learning_rate is -1.0; choose a number above 0"),
-        (["--training.data", "16", "--num-parts", "1", "--exchange", "isolated_parts"], "16 devices are needed"),
+        (["--training.data", "16", "--num-parts", "1", "--exchange", "whole_sequence"], "16 devices are needed"),
         (["--buckets", "40"], "a bucket of 40 tokens; choose lengths from 1 to num_tokens, 18"),
         (["--start", "nowhere"], "no checkpoints in nowhere"),
         (["--training.lora-rank", "-1"], "training.lora_rank is -1; choose 0 or more"),
