@@ -34,18 +34,18 @@ def score_against(cost: Cost, axes: Axes, content: dict) -> None:
     """Draws the score against a cost: a line for each number of parts, with the Pareto front in grey."""
     rows = cost.rows(content)
     at, label = cost.axis(rows)
+    xs = list(map(at, rows))
     if cost.is_logarithmic:
         logarithmic(axes)
+        if len(set(xs)) == 1:
+            axes.set_xlim(xs[0] / 2, 2 * xs[0])  # before anything is drawn: margins of a single place are 0
     one_device_lines(axes, content)
     if cost.has_front:
         front = sweep_points.pareto(rows, at)
         places, scores = [at(row) for row in front], [row["score"] for row in front]
         axes.step(places, scores, where="post", color="0.85", linewidth=5, zorder=0, label="Pareto front")
     styles = Styles(rows)
-    xs = list(map(at, rows))
     draw_rows(axes, rows, xs, styles)
-    if cost.is_logarithmic and len(set(xs)) == 1:
-        axes.set_xlim(xs[0] / 2, 2 * xs[0])  # margins of a single place are 0
     legend(axes, styles)
     axes.set_xlabel(label)
     axes.set_ylabel(sweep_points.score_label(content))
