@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 from helpers.paths import ROOT
 
 from eval.reporting import sweep_plots, sweep_points
-from eval.reporting.style import plt
+from eval.reporting.style import MARKERS, plt
 
 
 @pytest.mark.parametrize("kilobytes", [2.31, 3.08, 7.529411764705881, 48.384])
@@ -21,3 +22,30 @@ def test_a_single_place_on_a_logarithmic_axis_has_room_on_both_sides(kilobytes):
     sweep_plots.score_against(cost, axes, content)
     assert axes.get_xlim() == pytest.approx((kilobytes / 2, 2 * kilobytes))
     plt.close(figure)
+
+
+def ink(row: dict, styles: sweep_points.Styles) -> float:
+    """How much darker than white paper the point of a record makes a panel without axes."""
+    figure, axes = plt.subplots(figsize=(1, 1), dpi=150)
+    axes.axis("off")
+    sweep_plots.point(axes, 0, row, styles)
+    figure.canvas.draw()
+    grey = np.asarray(figure.canvas.buffer_rgba())[..., :3].mean(axis=2)
+    plt.close(figure)
+    return float((255 - grey).sum())
+
+
+def test_every_exchange_has_a_marker_that_shows_whether_it_is_filled():
+    record = {"num_parts": 2, "wire": "float32", "score": 50.0, "score_ci95": None, "num_segments": None}
+    rows = [
+        record | {"exchange": f"number {i}", "weights": weights}
+        for i in range(len(MARKERS))
+        for weights in ("base", "tuned")
+    ]
+    styles = sweep_points.Styles(rows)
+    shares = {
+        styles.marker(base): ink(tuned, styles) / ink(base, styles)
+        for base, tuned in zip(rows[::2], rows[1::2], strict=True)
+    }
+    assert list(shares) == list(MARKERS)
+    assert {marker: share for marker, share in shares.items() if share > 0.6} == {}
