@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from eval.scoring.variants import BASE
+from eval.scoring.variants import BASE, impossible_reason
 from prism_jax import cost, data
 from prism_jax.assets import hub
 from prism_jax.data.datasets import Corpus, Dataset, even_indices, subset
@@ -142,6 +142,8 @@ def load_scoring(
         if experiment.image_size is None:  # else the model is given other positions
             model.check(num_tokens)
         for setting in settings:
+            if impossible_reason(setting, (num_tokens,)):  # another N is for this one
+                continue
             cost.check_memory(model, setting.exchange, setting.num_parts, num_tokens, experiment.batch_size)
     if not any(map(is_run, sources.values())):
         exchange_arrays.check_complete(experiment.exchange_arrays, model, (setting.exchange for setting in settings))
