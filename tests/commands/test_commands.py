@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from helpers.command import command
 from helpers.paths import GOLDEN
 from helpers.tiny import save_toy_tokenizer
 
+from eval import timing
 from prism_jax import weights
 from prism_jax.cli import entry
 from prism_jax.errors import LostError
@@ -444,6 +446,28 @@ def test_speed_compares_with_pytorch(tmp_path, monkeypatch, capsys):
     for flags in (["--rounds", 0], ["--batch-sizes", 0], ["--num-tokens", 1], ["--num-tokens", 600]):
         assert command("eval.speed", *flags, "--out", tmp_path) == 2
         assert "choose" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--threads", 1000], "1000 threads asked for, but this process has"),
+        (["--num-tokens", 1], "num_tokens is 1; choose 2 or more"),
+        (["--num-tokens", 600], "a sequence of 600 tokens, but the position table has 512 rows"),
+        (["--families", "gpt2", "--num-tokens", 1025], "the position table has 1024 rows"),
+        (["--families", "vit", "--steps", "generation"], "vit can't generate text"),
+        (
+            ["--families", "gpt2", "llama", "--steps", "generation", "--num-tokens", 993],
+            "num_tokens is 993, which leaves no room for 32 new tokens in gpt2; choose 992 or fewer",
+        ),
+    ],
+)
+def test_speed_refuses_before_pytorch_is_imported(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.delattr(timing, "pytorch", raising=False)
+    monkeypatch.setitem(sys.modules, "eval.timing.pytorch", None)  # to import it would fail
+    assert command("eval.speed", *flags, "--out", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_last_part_s_predictions():
