@@ -136,12 +136,12 @@ def main(argv: list[str]) -> None:
         texts = from_terminal(lambda: prompts.as_chats(tokenizer, texts))
     ids = from_terminal(lambda: prompts.token_ids(tokenizer, texts, chat=command.chat))
     stop = stop_tokens(tokenizer, found.folder, command.stop)
+    print(prompt_layout(found.model, setting, command.bucket, ids, new), flush=True)
     say(f"reading weights: {command.checkpoint or experiment.weights}")
     loaded = load(command)
     check_same("weights", loaded.params)
     make = partial(Generator, loaded.model, loaded.params, bucket=command.bucket)
     parts = make(setting.exchange, on_mesh(setting.num_parts))
-    print(prompt_layout(parts, ids, new), flush=True)
     say("compiling")
     added = stream_texts(parts, tokenizer, texts, ids, new, command.sampling, stop)
     rows = []

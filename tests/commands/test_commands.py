@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -403,12 +402,21 @@ def test_a_sweep_of_plain_text_over_several_lengths_says_what_each_is_scored_on(
     ],
 )
 def test_generate_refuses_wrong_input(gpt2_config, flags, message, monkeypatch, capsys):
-    if not re.match("prompt 0|max_new_tokens|9 segments", message):  # a prompt's length is seen once weights are read
-        monkeypatch.setattr(weights, "load", None)
+    monkeypatch.setattr(weights, "load", None)
     assert command("eval.generate", *gpt2_config, *flags) == 2
     output = capsys.readouterr().err.strip().splitlines()[-1]
     assert output.startswith("error: ")
     assert message in output
+
+
+def test_a_prompt_of_a_file_that_is_too_long_is_refused_before_weights_are_read(
+    gpt2_config, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(weights, "load", None)
+    (tmp_path / "prompts.txt").write_text(f"w1 w2\n{'w3 ' * 100}\n")
+    assert command("eval.generate", *gpt2_config, "--prompt-file", tmp_path / "prompts.txt") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: prompt 1 has 100 tokens, and with 64 new ones passes the 128 positions")
 
 
 def test_generate_needs_a_language_model_and_scoring_a_dataset(toy_config, gpt2_config, tmp_path, capsys):
