@@ -135,18 +135,7 @@ def load_scoring(
       InputError: if a source, the data or a setting does not fit the model, or a process's weights differ from those of
         process 0.
     """
-    exchange_arrays.check(experiment.exchange_arrays)
-    data.check(experiment.dataset, experiment.data_source)
-    model = {kind: check_variant(experiment, source, fresh) for kind, source in sources.items()}[BASE].pretrained.model
-    for num_tokens in dict.fromkeys((experiment.num_tokens, *lengths)):
-        if experiment.image_size is None:  # else the model is given other positions
-            model.check(num_tokens)
-        for setting in settings:
-            if impossible_reason(setting, (num_tokens,)):  # another N is for this one
-                continue
-            cost.check_memory(model, setting.exchange, setting.num_parts, num_tokens, experiment.batch_size)
-    if not any(map(is_run, sources.values())):
-        exchange_arrays.check_complete(experiment.exchange_arrays, model, (setting.exchange for setting in settings))
+    check_scoring(experiment, settings, sources, lengths=lengths, fresh=fresh)
     evaluation = experiment.evaluation
     dataset = load_data(experiment, evaluation.split)
     say(f"reading weights: {', '.join(dict.fromkeys(source or experiment.weights for source in sources.values()))}")
@@ -168,6 +157,29 @@ def load_scoring(
     if any(arrays.has_arrays(setting.exchange, width_of) for setting in settings):
         _note_other_source(experiment.exchange_arrays, variants[BASE].source)
     return Scoring(experiment, base, variants, dataset, index, task)
+
+
+def check_scoring(
+    experiment: Experiment,
+    settings: Sequence[Setting],
+    sources: Mapping[str, str | None],
+    *,
+    lengths: Iterable[int] = (),
+    fresh: tuple[str, ...] = (),
+) -> None:
+    """Raises the errors of `load_scoring` that show before data and weights are read, with the same arguments."""
+    exchange_arrays.check(experiment.exchange_arrays)
+    data.check(experiment.dataset, experiment.data_source)
+    model = {kind: check_variant(experiment, source, fresh) for kind, source in sources.items()}[BASE].pretrained.model
+    for num_tokens in dict.fromkeys((experiment.num_tokens, *lengths)):
+        if experiment.image_size is None:  # else the model is given other positions
+            model.check(num_tokens)
+        for setting in settings:
+            if impossible_reason(setting, (num_tokens,)):  # another N is for this one
+                continue
+            cost.check_memory(model, setting.exchange, setting.num_parts, num_tokens, experiment.batch_size)
+    if not any(map(is_run, sources.values())):
+        exchange_arrays.check_complete(experiment.exchange_arrays, model, (setting.exchange for setting in settings))
 
 
 def _limit(evaluation: Evaluation) -> int:
