@@ -16,7 +16,7 @@ from eval.reporting import files
 from eval.reporting.tables import UNITS, with_interval
 from eval.reporting.text_table import Column, TextTable
 from eval.scoring.block_errors import errors_of_blocks, in_one_block, runner_for
-from eval.scoring.load import check_runs, load_scoring
+from eval.scoring.load import load_scoring
 from eval.scoring.rows import Score
 from eval.scoring.variants import BASE, ONE_DEVICE
 from prism_jax.cli import flags
@@ -61,7 +61,6 @@ def main(argv: list[str]) -> None:
             f"a block of {experiment.model.__name__} gives more rows than tokens, so they can't be compared with one "
             "device's token by token; choose a model without additional rows"
         )
-    check_runs(experiment, [command.checkpoint])
     out = output_folder(command.out)
     scoring = load_scoring(experiment, [setting], {BASE: command.checkpoint})
     if scoring.task.labels is None:

@@ -17,7 +17,7 @@ from eval.generating import prompts
 from eval.generating.stream import compare, prompt_layout, stop_tokens, stream_texts
 from eval.reporting import files
 from eval.reporting.text_table import Column, TextTable
-from eval.scoring.load import check_runs, check_variant, is_run, load_variant
+from eval.scoring.load import check_variant, is_run, load_variant
 from prism_jax import weights
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
@@ -127,7 +127,6 @@ def main(argv: list[str]) -> None:
             f"num_parts is {setting.num_parts}; choose {jax.device_count()}, the number of devices of all processes"
         )
     emulate_devices(setting.num_parts)
-    check_runs(experiment, [command.checkpoint])
     out = output_folder(command.out)
     found = find(command).pretrained
     assert found.folder is not None  # the folder of the tokenizer

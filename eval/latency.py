@@ -30,7 +30,7 @@ from eval.launch import commands, free_port, own_cores, supervise
 from eval.links import shaped
 from eval.reporting import files
 from eval.reporting.records import FILE
-from eval.scoring.load import check_runs, check_scoring, load_scoring
+from eval.scoring.load import check_scoring, load_scoring
 from eval.scoring.variants import BASE, ONE_DEVICE
 from eval.sweeping import store
 from eval.sweeping.grid import grid_of_exchanges
@@ -136,7 +136,6 @@ def main(argv: list[str]) -> None:
         )
     settings = command.settings(command.n)
     enter_command = shaped.enter_command(relayed=any(command.rtts) or command.n > 2) if command.rates else []
-    check_runs(command.experiment, [command.base])
     if enter_command:
         fetch(command, settings)
         shaped.enter(enter_command)  # restarts this process in the namespace, with its files in the caches
@@ -182,7 +181,6 @@ def measure_tables(command: Latency, folder: str, command_line: str) -> None:
     if command.rates and not shaped.counters():
         raise InputError("--rates goes with -n; a link between real hosts has the rate that it has")
     experiment, settings = command.experiment, command.settings(num_parts)
-    check_runs(experiment, [command.base])
     out = output_folder(folder)
     sources, fresh = {BASE: command.base}, experiment.training.fresh
     scoring = load_scoring(experiment, settings, sources, lengths=command.lengths, fresh=fresh)

@@ -15,7 +15,7 @@ from pathlib import Path
 from eval.reporting import files, markdown, tables
 from eval.reporting.sweep_points import scored
 from eval.scoring import variants
-from eval.scoring.load import check_runs, load_scoring
+from eval.scoring.load import load_scoring
 from eval.scoring.rows import planned_row
 from eval.scoring.variants import BASE, CONTROL, TUNED
 from eval.sweeping import store
@@ -78,7 +78,6 @@ def main(argv: list[str]) -> None:
     rows = plan(experiment, (BASE, *sources))
     settings = list(dict.fromkeys(row.setting for row in rows if not row.impossible))
     runners = make_runners(command.on, {setting.num_parts for setting in settings})
-    check_runs(experiment, [command.base, *sources.values()])
     out = output_folder(command.out or f"runs/{Path(argv[0]).stem}/sweep")
     lengths = list(dict.fromkeys(row.num_tokens for row in rows))
     scoring = load_scoring(experiment, settings, {BASE: command.base, **sources}, lengths=lengths)

@@ -27,6 +27,7 @@ from prism_jax.experiments.build import (
     load_run,
 )
 from prism_jax.experiments.recipe import Evaluation, Experiment
+from prism_jax.experiments.run_files import RunConfig
 from prism_jax.layers import lora
 from prism_jax.models.base import Model
 from prism_jax.parallel.processes import check_same, from_terminal, is_terminal
@@ -170,7 +171,10 @@ def check_scoring(
     """Raises the errors of `load_scoring` that show before data and weights are read, with the same arguments."""
     exchange_arrays.check(experiment.exchange_arrays)
     data.check(experiment.dataset, experiment.data_source)
-    model = {kind: check_variant(experiment, source, fresh) for kind, source in sources.items()}[BASE].pretrained.model
+    # All runs, before anything is fetched for one of them.
+    of_runs = {source: _config_of_run(experiment, source) for source in dict.fromkeys(sources.values())}
+    found = {source: _find(experiment, source, config_json, fresh) for source, config_json in of_runs.items()}
+    model = found[sources[BASE]].pretrained.model
     for num_tokens in dict.fromkeys((experiment.num_tokens, *lengths)):
         if experiment.image_size is None:  # else the model is given other positions
             model.check(num_tokens)
@@ -246,26 +250,31 @@ def _without_arrays(
     return replace(pretrained, params=lora.merge(pretrained.params))
 
 
-def check_variant(experiment: Experiment, source: str | None, fresh: tuple[str, ...] = ()) -> Checked:
+def check_variant(experiment: Experiment, source: str | None) -> Checked:
     """Raises the errors of `load_variant` that show before weights are read. Returns the model without parameters."""
-    if source is None:
-        return find_model(experiment, fresh=fresh)
-    if is_adapter(source):
+    return _find(experiment, source, _config_of_run(experiment, source))
+
+
+def _config_of_run(experiment: Experiment, source: str | None) -> RunConfig | None:
+    """Returns the config.json of a run, after checking that it is there, and of the experiment's model; None for other
+    sources."""
+    return check_run(experiment, source, *_same_fields(experiment)) if is_run(source) else None
+
+
+def _find(
+    experiment: Experiment, source: str | None, config_json: RunConfig | None, fresh: tuple[str, ...] = ()
+) -> Checked:
+    """Returns the model of a source without parameters. `config_json` is that of a run."""
+    if config_json is not None:
+        return find_model_of_run(experiment, config_json)
+    if source is not None:
         return find_model(_with_adapter(experiment, source))
-    return find_model_of_run(experiment, check_run(experiment, source))
+    return find_model(experiment, fresh=fresh)
 
 
 def is_run(source: str | None) -> TypeGuard[str]:
     """Returns whether a source of weights is a run, see `load_scoring`."""
     return source is not None and not is_adapter(source)
-
-
-def check_runs(experiment: Experiment, sources: Iterable[str | None]) -> None:
-    """Raises InputError if a run among the sources does not exist, or is of another model. See `load_scoring` for
-    sources."""
-    for source in sources:
-        if is_run(source):
-            check_run(experiment, source, *_same_fields(experiment))
 
 
 def _same_fields(experiment: Experiment) -> tuple[str, ...]:

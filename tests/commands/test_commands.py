@@ -13,10 +13,10 @@ from helpers.paths import GOLDEN
 from helpers.tiny import save_toy_tokenizer
 
 from eval import timing
-from prism_jax import weights
+from prism_jax import data, weights
 from prism_jax.cli import entry
-from prism_jax.errors import LostError
-from prism_jax.experiments import recipe
+from prism_jax.errors import InputError, LostError
+from prism_jax.experiments import recipe, run_files
 from prism_jax.parallel import processes
 from prism_jax.weights import peft_files
 
@@ -170,6 +170,22 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one(toy_config, trained, tmp_p
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert command("eval.evaluate", toy_config, *flags) == 2
     assert "is damaged or of another model" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_runs_are_checked_once_and_before_anything_else_is_found(toy_config, trained, tmp_path, monkeypatch, capsys):
+    def no_data(*args):
+        raise InputError("read no further")
+
+    read, runs = run_files._read, []
+    monkeypatch.setattr(run_files, "_read", lambda run: runs.append(run) or read(run))
+    monkeypatch.setattr(data, "load", no_data)
+    flags = ["--base", trained, "--tuned", trained, "--out", tmp_path / "out"]
+    assert command("eval.sweep", toy_config, *flags) == 2
+    assert "read no further" in capsys.readouterr().err
+    assert runs == [trained]
+    monkeypatch.setattr(weights, "find", None)
+    assert command("eval.sweep", toy_config, "--tuned", "nowhere", "--out", tmp_path / "out") == 2
+    assert "no checkpoints in nowhere" in capsys.readouterr().err
 
 
 def test_a_config_file_without_a_config_or_with_an_error(tmp_path, capsys):
