@@ -1,12 +1,16 @@
 """Plots of sweeps."""
 
+import io
 import json
+from typing import Any
 
 import numpy as np
 import pytest
+import vl_convert
 from helpers.paths import ROOT
+from PIL import Image
 
-from eval.reporting import sweep_plots, sweep_points
+from eval.reporting import sweep_plots, sweep_points, vega_plots
 from eval.reporting.style import MARKERS, plt
 
 
@@ -24,15 +28,20 @@ def test_a_single_place_on_a_logarithmic_axis_has_room_on_both_sides(kilobytes):
     plt.close(figure)
 
 
+def darkness(picture: Any) -> float:
+    """How much darker than white paper a picture is."""
+    return float((255 - np.asarray(picture)[..., :3].mean(axis=2)).sum())
+
+
 def ink(row: dict, styles: sweep_points.Styles) -> float:
-    """How much darker than white paper the point of a record makes a panel without axes."""
+    """How much darker the point of a record makes a panel without axes."""
     figure, axes = plt.subplots(figsize=(1, 1), dpi=150)
     axes.axis("off")
     sweep_plots.point(axes, 0, row, styles)
     figure.canvas.draw()
-    grey = np.asarray(figure.canvas.buffer_rgba())[..., :3].mean(axis=2)
+    dark = darkness(figure.canvas.buffer_rgba())
     plt.close(figure)
-    return float((255 - grey).sum())
+    return dark
 
 
 def test_every_exchange_has_a_marker_that_shows_whether_it_is_filled():
@@ -49,3 +58,14 @@ def test_every_exchange_has_a_marker_that_shows_whether_it_is_filled():
     }
     assert list(shares) == list(MARKERS)
     assert {marker: share for marker, share in shares.items() if share > 0.6} == {}
+
+
+@pytest.mark.parametrize("shape", vega_plots.SHAPES)
+def test_every_shape_of_a_page_s_charts_shows_whether_it_is_filled(shape):
+    def drawn(fill: float) -> float:
+        colours = {"color": vega_plots.COLOURS[0], "fill": vega_plots.COLOURS[0], "fillOpacity": fill}
+        mark = vega_plots.POINT | colours | {"shape": shape}
+        chart = {"data": {"values": [{}]}, "mark": mark, "background": "white", "view": {"stroke": None}}
+        return darkness(Image.open(io.BytesIO(vl_convert.vegalite_to_png(chart, scale=2))))
+
+    assert 0 < drawn(0.0) < 0.6 * drawn(1.0)
