@@ -17,7 +17,7 @@ from eval.reporting import files
 from eval.reporting.tables import UNITS, with_interval
 from eval.reporting.text_table import Column, TextTable
 from eval.scoring.block_errors import errors_of_blocks, in_one_block, runner_for
-from eval.scoring.load import Scoring, check_runs, load_scoring
+from eval.scoring.load import Scoring, load_scoring
 from eval.scoring.rows import Score
 from eval.scoring.variants import BASE, ONE_DEVICE
 from prism_jax.cli import flags
@@ -51,7 +51,6 @@ def main(argv: list[str]) -> None:
     command = flags.parse(Blocks, __doc__, argv)
     experiment, setting = command.experiment, command.setting
     check(experiment, setting)
-    check_runs(experiment, [command.checkpoint])
     out = output_folder(command.out)
     scoring = load_scoring(experiment, [setting], {BASE: command.checkpoint})
     if scoring.task.labels is None:

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 
 from eval.reporting import files, tables
-from eval.scoring.load import check_runs, load_scoring
+from eval.scoring.load import load_scoring
 from eval.scoring.measure import measure, record
 from eval.scoring.variants import BASE
 from prism_jax.cli import flags
@@ -43,7 +43,6 @@ def main(argv: list[str]) -> None:
     experiment, setting = command.experiment, command.setting
     setting.check(bucket_lengths(experiment.buckets, experiment.num_tokens))
     runner = make_runners(command.on, [setting.num_parts])[setting.num_parts]
-    check_runs(experiment, [command.checkpoint])
     out = output_folder(command.out)
     scoring = load_scoring(experiment, [setting], {BASE: command.checkpoint})
     measured = measure(scoring, scoring.predictor(setting, runner), BASE)

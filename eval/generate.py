@@ -7,7 +7,7 @@ python -m eval.generate configs/X.py --prompt "Once upon a time" ["A second one"
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ from eval.generating import prompts
 from eval.generating.stream import compare, prompt_layout, stop_tokens, stream_texts
 from eval.reporting import files
 from eval.reporting.text_table import Column, TextTable
-from eval.scoring.load import check_runs, check_variant, is_run, load_variant
+from eval.scoring.load import check_variant, is_run, load_variant
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
@@ -74,12 +74,11 @@ class Generate:
     """Folder for the results."""
 
 
-def check(command: Generate) -> Pretrained:
-    """Raises the errors of the model and its weights that show before they are read. Returns the model without
+def check(experiment: Experiment, command: Generate) -> Pretrained:
+    """Raises the errors of a model and its weights that show before they are read. Returns the model without
     parameters."""
-    experiment = command.experiment
     exchange_arrays.check(experiment.exchange_arrays)
-    found = check_variant(experiment, command.checkpoint, any_length=True).pretrained
+    found = check_variant(experiment, command.checkpoint).pretrained
     if not is_run(command.checkpoint):
         exchange_arrays.check_complete(experiment.exchange_arrays, found.model, [command.setting.exchange])
     return found
@@ -115,21 +114,21 @@ def main(argv: list[str]) -> None:
             f"num_parts is {setting.num_parts}; choose {jax.device_count()}, the number of devices of all processes"
         )
     emulate_devices(setting.num_parts)
-    check_runs(experiment, [command.checkpoint])
     out = output_folder(command.out)
-    found = check(command)
+    of_any_length = replace(experiment, num_tokens=1)  # texts have lengths of their own
+    found = check(of_any_length, command)
     assert found.folder is not None  # the folder of the tokenizer
     tokenizer = text.load_tokenizer(found.folder, found.model.config.vocab_size)
     if command.chat:
         texts = from_terminal(lambda: prompts.as_chats(tokenizer, texts))
     ids = from_terminal(lambda: prompts.token_ids(tokenizer, texts, chat=command.chat))
     stop = stop_tokens(tokenizer, found.folder, command.stop)
+    print(prompt_layout(found.model, setting, command.bucket, ids, new), flush=True)
     say(f"reading weights: {command.checkpoint or experiment.weights}")
-    loaded = load_variant(experiment, None, command.checkpoint, any_length=True)
+    loaded = load_variant(of_any_length, None, command.checkpoint)
     check_same("weights", loaded.params)
     make = partial(Generator, loaded.model, loaded.params, bucket=command.bucket)
     parts = make(setting.exchange, on_mesh(setting.num_parts))
-    print(prompt_layout(parts, ids, new), flush=True)
     say("compiling")
     added = stream_texts(parts, tokenizer, texts, ids, new, command.sampling, stop)
     rows = []

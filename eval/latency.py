@@ -16,6 +16,7 @@ import os
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -29,7 +30,7 @@ from eval.launch import commands, free_port, own_cores, supervise
 from eval.links import shaped
 from eval.reporting import files
 from eval.reporting.records import FILE
-from eval.scoring.load import check_runs, load_scoring
+from eval.scoring.load import check_scoring, load_scoring
 from eval.scoring.variants import BASE, ONE_DEVICE
 from eval.sweeping import store
 from eval.sweeping.grid import grid_of_exchanges
@@ -133,14 +134,13 @@ def main(argv: list[str]) -> None:
             f"-n is {command.n}, but there are {cores} cores; choose at most as many, one for each process, "
             "or give --rates"
         )
-    command.settings(command.n)
+    settings = command.settings(command.n)
     enter_command = shaped.enter_command(relayed=any(command.rtts) or command.n > 2) if command.rates else []
-    check_runs(command.experiment, [command.base])
     if enter_command:
-        fetch(command.experiment)
+        fetch(command, settings)
         shaped.enter(enter_command)  # restarts this process in the namespace, with its files in the caches
     out = output_folder(folder)
-    fetch(command.experiment)
+    fetch(command, settings)
     if command.rates:
         os.environ["HF_HUB_OFFLINE"] = "1"  # the ranks have no network except their link
         for rtt in dict.fromkeys(command.rtts):
@@ -153,13 +153,15 @@ def main(argv: list[str]) -> None:
     session.summarise(out, command_line)
 
 
-def fetch(experiment: Experiment) -> None:
+def fetch(command: Latency, settings: Sequence[Setting]) -> None:
     """Fetches the files of an experiment into the caches, so that its processes need no network.
 
     Raises:
-      InputError: if the weights' source or the data set is unknown, or the hub does not provide it.
+      InputError: as `check_scoring`, or if the hub does not provide weights or data.
       AssetError: if an asset can't be fetched.
     """
+    experiment, sources = command.experiment, {BASE: command.base}
+    check_scoring(experiment, settings, sources, lengths=command.lengths, fresh=experiment.training.fresh)
     hub.resolve(experiment.weights, experiment.revision)
     load_data(experiment, experiment.evaluation.split)
 
@@ -179,7 +181,6 @@ def measure_tables(command: Latency, folder: str, command_line: str) -> None:
     if command.rates and not shaped.counters():
         raise InputError("--rates goes with -n; a link between real hosts has the rate that it has")
     experiment, settings = command.experiment, command.settings(num_parts)
-    check_runs(experiment, [command.base])
     out = output_folder(folder)
     sources, fresh = {BASE: command.base}, experiment.training.fresh
     scoring = load_scoring(experiment, settings, sources, lengths=command.lengths, fresh=fresh)

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
+from eval.timing.families import check_length
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError
@@ -50,6 +51,7 @@ def main(argv: list[str]) -> None:
         )
     if "generation" in command.steps and (others := {"vit", "bert"} & set(command.families)):
         raise InputError(f"{', '.join(sorted(others))} can't generate text; choose --families gpt2 llama")
+    check_length(command.families, command.steps, command.num_tokens)
     out = output_folder(command.out)
     os.sched_setaffinity(0, cores[: command.threads or len(cores)])  # before JAX and PyTorch start their threads
     from eval.timing import pytorch

@@ -16,7 +16,7 @@ from pathlib import Path
 from eval.reporting import files, markdown, tables
 from eval.reporting.sweep_points import scored
 from eval.scoring import variants
-from eval.scoring.load import check_runs, load_scoring
+from eval.scoring.load import load_scoring
 from eval.scoring.rows import planned_row
 from eval.scoring.variants import BASE, CONTROL, TUNED, Planned
 from eval.sweeping import store
@@ -66,7 +66,6 @@ def main(argv: list[str]) -> None:
     planned = plan(experiment, (BASE, *sources))
     settings = list(dict.fromkeys(record.setting for record in planned if not record.impossible))
     runners = make_runners(command.on, {setting.num_parts for setting in settings})
-    check_runs(experiment, [command.base, *sources.values()])
     out = output_folder(command.out or f"runs/{Path(argv[0]).stem}/sweep")
     lengths = list(dict.fromkeys(record.num_tokens for record in planned))
     scoring = load_scoring(experiment, settings, {BASE: command.base, **sources}, lengths=lengths)

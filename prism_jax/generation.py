@@ -17,7 +17,8 @@ import numpy as np
 
 from prism_jax.data.text import check_ids
 from prism_jax.errors import InputError, RunError
-from prism_jax.exchange.base import Exchanges, check
+from prism_jax.exchange.base import Exchanges
+from prism_jax.exchange.setting import Setting
 from prism_jax.forward import bound
 from prism_jax.layers.attention import KVCache
 from prism_jax.models.base import Model
@@ -182,33 +183,9 @@ class Generator:
         return sorted(groups.items())
 
     def padded_length(self, i: int, prompt: Sequence[int], max_new_tokens: int) -> int:
-        """Returns N, the padded length of prompt `i`. Part boundaries depend on it.
-
-        Raises:
-          InputError: if the prompt can't be processed.
-        """
-        config = self.model.config
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {max_new_tokens}; choose 1 or more")
-        if np.ndim(prompt) != 1:
-            raise InputError(
-                f"prompt {i} is {str(prompt)[:40]!r}, which is no list of token ids; give a list of prompts, "
-                "such as [[1, 2, 3]]"
-            )
-        if not len(prompt):
-            raise InputError(f"prompt {i} is empty; give at least one token")
-        check_ids(prompt, config.vocab_size, f"prompt {i}")
-        if len(prompt) + max_new_tokens > config.num_positions:
-            raise InputError(
-                f"prompt {i} has {len(prompt)} tokens, and with {max_new_tokens} new ones passes the "
-                f"{config.num_positions} positions of the model; choose a shorter prompt or fewer new tokens"
-            )
-        num_tokens = min(-(-len(prompt) // self.bucket) * self.bucket, config.num_positions)
-        num_parts = self.run.num_parts
-        check(self.exchange, num_tokens, num_parts)
-        if (num_parts - 1) * part_length(num_tokens, num_parts) >= num_tokens:
-            raise InputError(f"{num_tokens} tokens leave none for the last of {num_parts} parts; choose fewer parts")
-        return num_tokens
+        """Returns N, the padded length of prompt `i`, see `padded_length`."""
+        setting = Setting(self.exchange, self.run.num_parts)
+        return padded_length(self.model, setting, self.bucket, i, prompt, max_new_tokens)
 
     def _start(
         self, prompts: Sequence[Sequence[int]], num_tokens: int, max_new_tokens: int
@@ -262,3 +239,34 @@ class Generator:
                 return
             if self.run.last_here:
                 logits_BV, caches = self._extend(self._last_params, ids_B, place_B + i, caches, max_new_tokens - i)
+
+
+def padded_length(
+    model: Model, setting: Setting, bucket: int, i: int, prompt: Sequence[int], max_new_tokens: int
+) -> int:
+    """Returns N, the padded length of prompt `i`. Part boundaries depend on it. The model needs no parameters.
+
+    Raises:
+      InputError: if the prompt can't be processed.
+    """
+    config, num_parts = model.config, setting.num_parts
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens}; choose 1 or more")
+    if np.ndim(prompt) != 1:
+        raise InputError(
+            f"prompt {i} is {str(prompt)[:40]!r}, which is no list of token ids; give a list of prompts, "
+            "such as [[1, 2, 3]]"
+        )
+    if not len(prompt):
+        raise InputError(f"prompt {i} is empty; give at least one token")
+    check_ids(prompt, config.vocab_size, f"prompt {i}")
+    if len(prompt) + max_new_tokens > config.num_positions:
+        raise InputError(
+            f"prompt {i} has {len(prompt)} tokens, and with {max_new_tokens} new ones passes the "
+            f"{config.num_positions} positions of the model; choose a shorter prompt or fewer new tokens"
+        )
+    num_tokens = min(-(-len(prompt) // bucket) * bucket, config.num_positions)
+    setting.check([num_tokens])
+    if (num_parts - 1) * part_length(num_tokens, num_parts) >= num_tokens:
+        raise InputError(f"{num_tokens} tokens leave none for the last of {num_parts} parts; choose fewer parts")
+    return num_tokens

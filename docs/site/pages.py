@@ -48,7 +48,7 @@ PACKAGES = {
 def on_config(config: MkDocsConfig) -> None:
     """Gives the repository the address that links begin with: without the end that `git clone` takes too."""
     url = (config.repo_url or "").rstrip("/").removesuffix(".git")
-    if url.startswith(GITHUB) and not re.fullmatch("[^/]+/[^/]+", url.removeprefix(GITHUB)):
+    if f"{url}/".startswith(GITHUB) and not re.fullmatch("[^/]+/[^/]+", url[len(GITHUB) :]):
         raise PluginError(f"REPO_URL is {url!r}; give {GITHUB}OWNER/NAME")
     config.repo_url = url
 

@@ -9,8 +9,10 @@ import numpy as np
 
 from prism_jax import cost, records
 from prism_jax.errors import InputError
+from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
-from prism_jax.generation import Generator
+from prism_jax.generation import Generator, padded_length
+from prism_jax.models.base import Model
 from prism_jax.parallel.partition import part_length
 from prism_jax.parallel.processes import from_terminal, is_terminal
 from prism_jax.progress import Progress
@@ -53,15 +55,17 @@ def stop_tokens(tokenizer: Any, folder: Path, text: str | None) -> tuple[int, ..
     return () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
 
 
-def prompt_layout(generator: Generator, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> str:
+def prompt_layout(
+    model: Model, setting: Setting, bucket: int, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> str:
     """Returns a line for each prompt: its real tokens in every part. If earlier parts have none, no exchange is tested.
 
     Raises:
       InputError: if a prompt can't be processed.
     """
-    lines, num_parts = [], generator.run.num_parts
+    lines, num_parts = [], setting.num_parts
     for i, prompt in enumerate(prompts):
-        padded = generator.padded_length(i, prompt, max_new_tokens)
+        padded = padded_length(model, setting, bucket, i, prompt, max_new_tokens)
         part_len = part_length(padded, num_parts)
         ends = np.minimum(part_len * np.arange(1, num_parts + 1), padded)
         before = np.maximum(ends - (padded - len(prompt)), 0)

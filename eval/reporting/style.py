@@ -3,6 +3,7 @@
 import io
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -19,8 +20,10 @@ matplotlib.use("Agg")  # no window
 plt.rcParams["text.parse_math"] = False  # a $ in a path starts no formula
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito
-MARKERS = ("o", "v", "s", "D", "^", "P", "X", "*", "<", ">", "p", "h", "d", "8")
+MARKERS = ("o", "v", "s", "D", "^", "<", ">", "p", "h", "d", "P", "X", "8")
 FILLS = ("full", "none", "left", "top", "right", "bottom")
+POINT: dict[str, Any] = {"markersize": 5, "markeredgewidth": 0.5}
+"""Size of a point, and of its edge: thin, so that all `MARKERS` show whether they are filled. A star would not."""
 
 CHARACTERS = 90
 """Number of a legend's characters that fit into the width of a panel."""

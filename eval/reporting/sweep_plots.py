@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.reporting import sweep_points
-from eval.reporting.style import COLOURS, MARKERS, legend_below, logarithmic, plain_numbers, plt, save
+from eval.reporting.style import COLOURS, MARKERS, POINT, legend_below, logarithmic, plain_numbers, plt, save
 from eval.reporting.sweep_points import CostAxis, Panels, Plot, Styles
 from eval.scoring.variants import BASE, CONTROL
 
@@ -34,18 +34,18 @@ def score_against(cost: CostAxis, axes: Axes, content: dict) -> None:
     """Draws the score against a cost: a line for each number of parts, with the Pareto front in grey."""
     rows = cost.rows(content)
     at, label = cost.axis(rows)
+    xs = list(map(at, rows))
     if cost.is_logarithmic:
         logarithmic(axes)
+        if len(set(xs)) == 1:
+            axes.set_xlim(xs[0] / 2, 2 * xs[0])  # before anything is drawn: margins of a single place are 0
     one_device_lines(axes, content)
     if cost.has_front:
         front = sweep_points.pareto(rows, at)
         places, scores = [at(row) for row in front], [row["score"] for row in front]
         axes.step(places, scores, where="post", color="0.85", linewidth=5, zorder=0, label="Pareto front")
     styles = Styles(rows)
-    xs = list(map(at, rows))
     draw_rows(axes, rows, xs, styles)
-    if cost.is_logarithmic and len(set(xs)) == 1:
-        axes.set_xlim(xs[0] / 2, 2 * xs[0])  # margins of a single place are 0
     legend(axes, styles)
     axes.set_xlabel(label)
     axes.set_ylabel(sweep_points.score_label(content))
@@ -76,10 +76,10 @@ def legend(axes: Axes, styles: Styles) -> None:
     for num_parts in styles.parts:
         axes.plot([], [], color=styles.colour(num_parts), label=f"{num_parts} parts")
     for i, kind in enumerate(styles.kinds):
-        axes.plot([], [], MARKERS[i % len(MARKERS)], color="grey", markersize=4, label=kind)
+        axes.plot([], [], MARKERS[i % len(MARKERS)], color="grey", label=kind, **POINT)
     for kind in styles.weights if len(styles.weights) > 1 else ():
         line = "-o" if kind == BASE else "--o"
-        axes.plot([], [], line, color="grey", fillstyle=styles.fill(kind), markersize=4, label=kind[-16:])
+        axes.plot([], [], line, color="grey", fillstyle=styles.fill(kind), label=kind[-16:], **POINT)
 
 
 def draw_rows(axes: Axes, rows: list[dict], xs: list[float], styles: Styles) -> None:
@@ -118,8 +118,6 @@ def point(axes: Axes, x: float, row: dict, styles: Styles) -> None:
     ]  # resampled bounds may both lie on one side of the score
     colour = styles.colour(row["num_parts"])
     fill = styles.fill(row["weights"])
-    axes.errorbar(
-        x, row["score"], bars, fmt=styles.marker(row), color=colour, fillstyle=fill, markersize=4, elinewidth=0.6
-    )
+    axes.errorbar(x, row["score"], bars, fmt=styles.marker(row), color=colour, fillstyle=fill, elinewidth=0.6, **POINT)
     if row["num_segments"] and row["weights"] == BASE:
         axes.annotate(f"L={row['num_segments']}", (x, row["score"]), (3, 3), textcoords="offset points", fontsize=6)

@@ -15,8 +15,12 @@ TEXT = "currentColor"
 
 SHAPES = (
     *("circle", "triangle-down", "square", "diamond", "triangle-up", "cross", "triangle-left", "triangle-right"),
-    *("arrow", "wedge"),
+    "M0,-1L0.95,-0.31L0.59,0.81L-0.59,0.81L-0.95,-0.31Z",  # a pentagon, and a hexagon
+    "M1,0L0.5,0.87L-0.5,0.87L-1,0L-0.5,-0.87L0.5,-0.87Z",
 )
+POINT = {"type": "point", "size": 70, "strokeWidth": 1}
+"""Mark of a point. Its edge is thin, so that all `SHAPES` show whether they are filled."""
+
 FILLS = (1.0, 0.0, 0.5, 0.25, 0.75)
 """Opacity of a point's fill, by kind of weights."""
 
@@ -111,7 +115,7 @@ def score_against(cost: CostAxis, content: dict) -> list[dict[str, Any]]:
             "encoding": {"x": x, "y": y, "text": {"field": "L"}},
         },
         {
-            "mark": {"type": "point", "size": 60},
+            "mark": POINT,
             "encoding": here
             | filled
             | {"shape": shape, "tooltip": tooltip(columns), "description": {"field": "words", "type": "nominal"}},
@@ -169,7 +173,7 @@ def compute_against_parts(content: dict) -> list[dict[str, Any]]:
             "layer": [
                 {"mark": {"type": "line", "strokeWidth": 1}, "encoding": here},
                 {
-                    "mark": {"type": "point", "size": 60, "filled": True, "opacity": 1},
+                    "mark": POINT | {"filled": True, "opacity": 1},
                     "encoding": here | {"shape": shape, "tooltip": shown},
                 },
             ],

@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from eval.scoring.variants import BASE
+from eval.scoring.variants import BASE, impossible_reason
 from prism_jax import cost, data
 from prism_jax.assets import hub
 from prism_jax.data.datasets import Corpus, Dataset, even_indices, subset
@@ -27,6 +27,7 @@ from prism_jax.experiments.build import (
     load_run,
 )
 from prism_jax.experiments.recipe import Evaluation, Experiment
+from prism_jax.experiments.run_files import RunConfig
 from prism_jax.layers import lora
 from prism_jax.models.base import Model
 from prism_jax.parallel.processes import check_same, from_terminal, is_terminal
@@ -135,16 +136,7 @@ def load_scoring(
       InputError: if a source, the data or a setting does not fit the model, or a process's weights differ from those of
         process 0.
     """
-    exchange_arrays.check(experiment.exchange_arrays)
-    data.check(experiment.dataset, experiment.data_source)
-    model = {kind: check_variant(experiment, source, fresh) for kind, source in sources.items()}[BASE].pretrained.model
-    for num_tokens in dict.fromkeys((experiment.num_tokens, *lengths)):
-        if experiment.image_size is None:  # else the model is given other positions
-            model.check(num_tokens)
-        for setting in settings:
-            cost.check_memory(model, setting.exchange, setting.num_parts, num_tokens, experiment.batch_size)
-    if not any(map(is_run, sources.values())):
-        exchange_arrays.check_complete(experiment.exchange_arrays, model, (setting.exchange for setting in settings))
+    check_scoring(experiment, settings, sources, lengths=lengths, fresh=fresh)
     evaluation = experiment.evaluation
     dataset = load_data(experiment, evaluation.split)
     say(f"reading weights: {', '.join(dict.fromkeys(source or experiment.weights for source in sources.values()))}")
@@ -166,6 +158,32 @@ def load_scoring(
     if any(arrays.has_arrays(setting.exchange, width_of) for setting in settings):
         _note_other_source(experiment.exchange_arrays, variants[BASE].source)
     return Scoring(experiment, base, variants, dataset, index, task)
+
+
+def check_scoring(
+    experiment: Experiment,
+    settings: Sequence[Setting],
+    sources: Mapping[str, str | None],
+    *,
+    lengths: Iterable[int] = (),
+    fresh: tuple[str, ...] = (),
+) -> None:
+    """Raises the errors of `load_scoring` that show before data and weights are read, with the same arguments."""
+    exchange_arrays.check(experiment.exchange_arrays)
+    data.check(experiment.dataset, experiment.data_source)
+    # All runs, before anything is fetched for one of them.
+    of_runs = {source: _config_of_run(experiment, source) for source in dict.fromkeys(sources.values())}
+    found = {source: _find(experiment, source, config_json, fresh) for source, config_json in of_runs.items()}
+    model = found[sources[BASE]].pretrained.model
+    for num_tokens in dict.fromkeys((experiment.num_tokens, *lengths)):
+        if experiment.image_size is None:  # else the model is given other positions
+            model.check(num_tokens)
+        for setting in settings:
+            if impossible_reason(setting, (num_tokens,)):  # another N is for this one
+                continue
+            cost.check_memory(model, setting.exchange, setting.num_parts, num_tokens, experiment.batch_size)
+    if not any(map(is_run, sources.values())):
+        exchange_arrays.check_complete(experiment.exchange_arrays, model, (setting.exchange for setting in settings))
 
 
 def _limit(evaluation: Evaluation) -> int:
@@ -199,8 +217,6 @@ def load_variant(
     source: str | None,
     fresh: tuple[str, ...] = (),
     reader: hub.Reader = hub.read_tensors,
-    *,
-    any_length: bool = False,
 ) -> Pretrained:
     """Returns the model of an experiment with weights of one kind, adapters folded in.
 
@@ -210,12 +226,11 @@ def load_variant(
       source: source of the weights, see `load_scoring`.
       fresh: see `load_scoring`.
       reader: reads the tensors of the base weights.
-      any_length: whether the model need not take the experiment's N tokens.
 
     Raises:
       InputError: if the source is neither a run nor an adapter, or belongs to another model.
     """
-    pretrained = _without_arrays(experiment, dataset, source, fresh, reader, any_length)
+    pretrained = _without_arrays(experiment, dataset, source, fresh, reader)
     return exchange_arrays.with_arrays(pretrained, experiment.exchange_arrays)
 
 
@@ -225,12 +240,11 @@ def _without_arrays(
     source: str | None,
     fresh: tuple[str, ...],
     reader: hub.Reader,
-    any_length: bool,
 ) -> Pretrained:
     if source is None:
-        return load_model(experiment, dataset, fresh=fresh, any_length=any_length, reader=reader)
+        return load_model(experiment, dataset, fresh=fresh, reader=reader)
     if is_adapter(source):
-        return load_model(_with_adapter(experiment, source), dataset, any_length=any_length, reader=reader)
+        return load_model(_with_adapter(experiment, source), dataset, reader=reader)
     trained = from_terminal(lambda: checkpoint.named(source))
     checkpoint.check_same_model(trained.run, trained.config, experiment, *_same_fields(experiment))
     check_same_classes(trained, dataset)
@@ -240,28 +254,31 @@ def _without_arrays(
     return replace(pretrained, params=lora.merge(pretrained.params))
 
 
-def check_variant(
-    experiment: Experiment, source: str | None, fresh: tuple[str, ...] = (), *, any_length: bool = False
-) -> Checked:
+def check_variant(experiment: Experiment, source: str | None) -> Checked:
     """Raises the errors of `load_variant` that show before weights are read. Returns the model without parameters."""
-    if source is None:
-        return find_model(experiment, fresh=fresh, any_length=any_length)
-    if is_adapter(source):
-        return find_model(_with_adapter(experiment, source), any_length=any_length)
-    return find_model_of_run(experiment, check_run(experiment, source))
+    return _find(experiment, source, _config_of_run(experiment, source))
+
+
+def _config_of_run(experiment: Experiment, source: str | None) -> RunConfig | None:
+    """Returns the config.json of a run, after checking that it is there, and of the experiment's model; None for other
+    sources."""
+    return check_run(experiment, source, *_same_fields(experiment)) if is_run(source) else None
+
+
+def _find(
+    experiment: Experiment, source: str | None, config_json: RunConfig | None, fresh: tuple[str, ...] = ()
+) -> Checked:
+    """Returns the model of a source without parameters. `config_json` is that of a run."""
+    if config_json is not None:
+        return find_model_of_run(experiment, config_json)
+    if source is not None:
+        return find_model(_with_adapter(experiment, source))
+    return find_model(experiment, fresh=fresh)
 
 
 def is_run(source: str | None) -> TypeGuard[str]:
     """Returns whether a source of weights is a run, see `load_scoring`."""
     return source is not None and not is_adapter(source)
-
-
-def check_runs(experiment: Experiment, sources: Iterable[str | None]) -> None:
-    """Raises InputError if a run among the sources does not exist, or is of another model. See `load_scoring` for
-    sources."""
-    for source in sources:
-        if is_run(source):
-            check_run(experiment, source, *_same_fields(experiment))
 
 
 def _same_fields(experiment: Experiment) -> tuple[str, ...]:

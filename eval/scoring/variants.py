@@ -3,6 +3,7 @@ long."""
 
 from dataclasses import dataclass
 
+from prism_jax.errors import InputError
 from prism_jax.exchange.baselines import WholeSequence
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
@@ -32,6 +33,15 @@ class Planned:
     setting: Setting
     weights: str
     impossible: str | None = None
+
+
+def impossible_reason(setting: Setting, lengths: tuple[int, ...]) -> str | None:
+    """Returns the reason why a setting can't run on one of the lengths; None if it can."""
+    try:
+        setting.check(lengths)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 MAY_DIFFER = (

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from eval.scoring.variants import CONTROL, ONE_DEVICE, TUNED, Planned
+from eval.scoring.variants import CONTROL, ONE_DEVICE, TUNED, Planned, impossible_reason
 from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchange, Exchanges, as_tuple
@@ -69,15 +69,6 @@ def is_lossy(exchange: Exchanges) -> bool:
         isinstance(block, WholeSequence | IsolatedParts) or (isinstance(block, AllGather) and block.wire == FLOAT32)
         for block in shared
     )
-
-
-def impossible_reason(setting: Setting, lengths: tuple[int, ...]) -> str | None:
-    """Returns the reason why a setting can't run on one of the lengths; None if it can."""
-    try:
-        setting.check(lengths)
-    except InputError as error:
-        return str(error)
-    return None
 
 
 def refuse_impossible_values(rows: list[Planned]) -> None:

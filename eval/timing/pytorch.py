@@ -18,10 +18,10 @@ import optax
 import prism_jax as pj
 from eval.reporting import files
 from eval.reporting.text_table import Column, TextTable
+from eval.timing.families import CAUSAL, MODELS, NEW_TOKENS
 from prism_jax import weights
 from prism_jax.data import images
 from prism_jax.errors import InputError
-from prism_jax.models import bert, gpt2, llama, vit
 from prism_jax.models.base import Model
 from prism_jax.progress import Progress
 
@@ -34,21 +34,13 @@ except ImportError as error:
 if TYPE_CHECKING:
     from eval.speed import Speed
 
-MODELS: dict[str, Model] = {
-    "vit": vit.ViTForImageClassification(vit.VIT_BASE),
-    "bert": bert.BertForSequenceClassification(bert.BERT_BASE),
-    "gpt2": gpt2.GPT2LMHeadModel(gpt2.GPT2),
-    "llama": llama.LlamaForCausalLM(llama.SMOLLM2_135M),
-}
 CLASSES = {
     "vit": transformers.AutoModelForImageClassification,
     "bert": transformers.AutoModelForSequenceClassification,
     "gpt2": transformers.AutoModelForCausalLM,
     "llama": transformers.AutoModelForCausalLM,
 }
-CAUSAL = ("gpt2", "llama")
 LEARNING_RATE = 1e-5
-NEW_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -188,9 +180,6 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 def compare(command: "Speed", out: Path) -> None:
     """Measures all combinations of the command. Prints each record when it is complete, and writes all at the end."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    for family in command.families:
-        if family != "vit":
-            MODELS[family].check(command.num_tokens)
     rows: list[dict] = []
     environment = files.environment() | {"torch": torch.__version__, "transformers": transformers.__version__}
     config = {name: value for name, value in dataclasses.asdict(command).items() if name != "out"}

@@ -12,8 +12,8 @@ from eval.links import ladder, shaped
 from eval.reporting import files
 from eval.reporting.records import read_calibration
 from eval.scoring.load import Scoring
-from eval.scoring.variants import ONE_DEVICE
-from eval.sweeping.grid import grid_of_exchanges, impossible_reason
+from eval.scoring.variants import ONE_DEVICE, impossible_reason
+from eval.sweeping.grid import grid_of_exchanges
 from eval.timing import latency_model, part_alone, requests
 from eval.timing.measurements import HOSTS, LinkFields, Measurements
 from prism_jax.errors import RunError

@@ -19,9 +19,10 @@ from prism_jax.layers.attention import SCORES_BYTES
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.models.base import Model
 from prism_jax.parallel.one_device import on_one_device
-from prism_jax.parallel.partition import part_length
+from prism_jax.parallel.partition import check_parts, part_length
 from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.programs import lower, params_shapes, parts_shapes
+from prism_jax.records import BatchSize, Count, Natural, check_value
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def formula(
       extra_rows: rows that a part computes in addition to its tokens, see `Model`. They count in T, but are not sent.
 
     Raises:
-      InputError: if an exchange can't run on N tokens in P parts.
+      InputError: if an exchange can't run on N tokens in P parts, or `extra_rows` is negative.
     """
     check(exchange, num_tokens, num_parts)
     D, M = stack.features, _layers_of_mlp(stack) * stack.mlp_features
@@ -106,6 +107,7 @@ def _layers_of_mlp(stack: TransformerConfig) -> int:
 
 
 def _rows_of_a_part(num_parts: int, num_tokens: int, extra_rows: int) -> int:
+    check_value("extra_rows", extra_rows, Natural)
     return part_length(num_tokens, num_parts) + (extra_rows if num_parts > 1 else 0)
 
 
@@ -116,8 +118,9 @@ def reordered_flops(stack: TransformerConfig, num_parts: int, num_tokens: int) -
     That order is (x_p W_Q W_K^T) X^T and (A X) W_V, head by head, in place of x_p W_Q (X W_K)^T and A (X W_V). With N =
     P T a block takes 24 T D^2 + 4 H N T D for M = 4 D, without biases. For short parts this is cheaper than `formula`.
     It is a figure for comparison only: no exchange here uses this order. The stack has as many heads of keys as of
-    queries, and no gated MLP.
+    queries, and no gated MLP. Other stacks are refused, and sizes that don't cut.
     """
+    check_parts(num_parts, num_tokens)
     if stack.kv_features != stack.features or stack.gated:
         raise InputError(
             "the other order is known for stacks with keys of D numbers and an MLP of two layers; use formula"
@@ -140,19 +143,15 @@ class Memory:
 
 
 def memory(model: Model, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int) -> Memory:
-    """Returns our estimate: the size of the parameters, and `activations`."""
+    """Returns our estimate: the size of the parameters, and `activations`. Refuses an N that the model can't take."""
+    model.check(num_tokens)
     weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params_shapes(model)))
     stack, extra_rows = model.config.stack, model.extra_rows
     return Memory(weights, activations(stack, exchange, num_parts, num_tokens, batch_size, extra_rows))
 
 
 def activations(
-    stack: TransformerConfig,
-    exchange: Exchanges,
-    num_parts: int,
-    num_tokens: int,
-    batch_size: int,
-    extra_rows: int = 0,
+    stack: TransformerConfig, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int, extra_rows: int = 0
 ) -> float:
     """Returns our estimate of the activations, in bytes: the larger of the needs of a block's attention and of its MLP.
 
@@ -161,8 +160,10 @@ def activations(
     the exponential (2 H T K, or those of one block of queries where they exceed `SCORES_BYTES`). The MLP holds the
     rows, and T M before and after the activation, and once more if it is gated. All in float32. A compiler that reuses
     memory better needs less; one that copies needs more. Keys and values that are shared stand in place of the rows
-    attended to (2 K G F).
+    attended to (2 K G F). Errors as for `formula`, and for a batch size below 1.
     """
+    check(exchange, num_tokens, num_parts)
+    check_value("batch_size", batch_size, BatchSize)
     D, H, queries, keys = stack.features, stack.num_heads, stack.query_features, stack.kv_features
     M = _layers_of_mlp(stack) * stack.mlp_features
     kept = 3 if stack.rotary else 2
@@ -178,7 +179,8 @@ def activations(
 
 
 def check_memory(model: Model, exchange: Exchanges, num_parts: int, num_tokens: int, batch_size: int) -> None:
-    """Raises InputError if the estimated activations of a batch on one device exceed the memory of this machine."""
+    """Raises InputError if the estimated activations of a batch on one device exceed the memory of this machine, or
+    as `activations`. The model may be given positions for N tokens later, so they are not checked."""
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     stack, extra_rows = model.config.stack, model.extra_rows
     if (needed := activations(stack, exchange, num_parts, num_tokens, batch_size, extra_rows)) > available:
@@ -201,8 +203,10 @@ def cache_bytes(
     """Returns the bytes of keys and values that generation keeps for one example on the device of the last part.
 
     These are a key and a value, G F numbers wide, for each block and each of T + (P-1) L + new rows. On one device, N +
-    new rows.
+    new rows. Errors as for `formula`, and where there is no new token.
     """
+    check(exchange, num_tokens, num_parts)
+    check_value("max_new_tokens", max_new_tokens, Count)
     T, item = part_length(num_tokens, num_parts), jnp.dtype(stack.compute_dtype).itemsize
     rows = sum(
         T + block_exchange.rows_received(T, num_parts) + max_new_tokens
@@ -213,6 +217,7 @@ def cache_bytes(
 
 def compiled(program: jax.stages.Compiled, batch_size: int) -> Cost:
     """Returns the cost of the compiled program of one device. Operations in a loop count once for each iteration."""
+    check_value("batch_size", batch_size, BatchSize)
     flops, sent, received, join, collectives, hidden = 0.0, 0.0, 0.0, 0.0, 0, 0
     outside: dict[str, float] = {}
     for operation in read_program(program.as_text() or ""):
@@ -230,9 +235,8 @@ def compiled(program: jax.stages.Compiled, batch_size: int) -> Cost:
         else:
             join += operation.bytes_sent
     flops, sent, received, join = (total / batch_size for total in (flops, sent, received, join))
-    return Cost(
-        flops, sent, received, collectives, hidden, flops_outside=dict(sorted(outside.items())), bytes_join=join
-    )
+    outside = dict(sorted(outside.items()))
+    return Cost(flops, sent, received, collectives, hidden, flops_outside=outside, bytes_join=join)
 
 
 def _is_hidden(collective: Operation) -> bool:
@@ -269,12 +273,15 @@ def _label(operation: Operation) -> str:
 
 def compiled_from_shapes(model: Model, exchange: Exchanges, run: PlacedRunner, num_tokens: int) -> Cost:
     """Returns the compiled cost of one example. Compiles `forward` from shapes alone, without weights."""
+    check(exchange, num_tokens, run.num_parts)
     return compiled(lower(model, exchange, run, 1, num_tokens).compile(), 1)
 
 
 def split_bytes(model: Model, num_parts: int, num_tokens: int) -> int:
     """Returns the bytes that process 0 sends to one device for one example: its part of every array, and the mask of
     all tokens."""
+    check_parts(num_parts, num_tokens)
+    model.check(num_tokens)
     if num_parts == 1:
         return 0
     part_len = part_length(num_tokens, num_parts)
@@ -285,6 +292,7 @@ def split_bytes(model: Model, num_parts: int, num_tokens: int) -> int:
 def join_bytes(model: Model, num_parts: int, num_tokens: int) -> int:
     """Returns the bytes that one device sends for one example so that every device gets the rows that the head
     reads."""
+    check_parts(num_parts, num_tokens)
     run, parts = on_one_device(num_parts), parts_shapes(model, num_parts, 1, num_tokens)
     rows = jax.eval_shape(
         lambda params, parts: encode(model, params, parts, IsolatedParts(), run), params_shapes(model), parts

@@ -83,7 +83,6 @@ def load_model(
     dataset: Dataset | None,
     *,
     fresh: Iterable[str] = (),
-    any_length: bool = False,
     reader: hub.Reader = hub.read_tensors,
 ) -> Pretrained:
     """Returns the model of an experiment for a data set, with the weights that the experiment names.
@@ -92,17 +91,15 @@ def load_model(
       experiment: names the weights.
       dataset: gives the number of classes; None for a model without classes.
       fresh: top-level parameters to draw at random.
-      any_length: whether the model need not take the experiment's N tokens.
       reader: reads the tensors.
     """
     hub.check_source(experiment.weights)
-    config_json = _config_json(experiment, any_length) | {
+    config_json = recipe.to_json(experiment) | {
         "num_labels": num_labels(dataset),
         "label_names": getattr(dataset, "label_names", ()),
     }
     pretrained = _load(experiment.model, config_json, fresh, experiment.compute_dtype, reader)
-    if not any_length:
-        pretrained.model.check(experiment.num_tokens)
+    pretrained.model.check(experiment.num_tokens)
     return pretrained
 
 
@@ -119,15 +116,11 @@ def check_sources(experiment: Experiment, *, fresh: Iterable[str] = ()) -> weigh
     return find_model(experiment, fresh=fresh)
 
 
-def find_model(experiment: Experiment, *, fresh: Iterable[str] = (), any_length: bool = False) -> weights.Checked:
+def find_model(experiment: Experiment, *, fresh: Iterable[str] = ()) -> weights.Checked:
     """Checks the weights of `load_model` before they are read."""
     hub.check_source(experiment.weights)
-    source = _source(_config_json(experiment, any_length))
+    source = _source(recipe.to_json(experiment))
     return weights.find(experiment.model, experiment.weights, fresh=fresh, **source)
-
-
-def _config_json(experiment: Experiment, any_length: bool) -> dict[str, Any]:
-    return recipe.to_json(experiment) | ({"num_tokens": None} if any_length else {})
 
 
 def find_model_of_run(experiment: Experiment, config_json: RunConfig) -> weights.Checked:

@@ -112,6 +112,8 @@ def part_length(num_tokens: int, num_parts: int) -> int:
 
 def check_parts(num_parts: int, num_tokens: int) -> None:
     """Raises InputError if N tokens don't cut into P parts."""
+    if num_tokens < 1:
+        raise InputError(f"num_tokens is {num_tokens}; choose 1 or more")
     if not 1 <= num_parts <= num_tokens:
         raise InputError(
             f"{num_parts} parts asked for, but the sequence has {num_tokens} tokens; choose 1 to {num_tokens}"

@@ -2,8 +2,8 @@
 
 import csv
 import json
-import re
 import shutil
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from helpers.command import command
 from helpers.paths import GOLDEN
 from helpers.tiny import save_toy_tokenizer
 
-from prism_jax import weights
+from eval import timing
+from prism_jax import data, weights
 from prism_jax.cli import entry, flags
 from prism_jax.cli.flags import Flat
 from prism_jax.errors import InputError, LostError
-from prism_jax.experiments import recipe
+from prism_jax.experiments import recipe, run_files
 from prism_jax.parallel import processes
 from prism_jax.weights import peft_files
 
@@ -171,6 +172,22 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one(toy_config, trained, tmp_p
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert command("eval.evaluate", toy_config, *flags) == 2
     assert "is damaged or of another model" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_runs_are_checked_once_and_before_anything_else_is_found(toy_config, trained, tmp_path, monkeypatch, capsys):
+    def no_data(*args):
+        raise InputError("read no further")
+
+    read, runs = run_files._read, []
+    monkeypatch.setattr(run_files, "_read", lambda run: runs.append(run) or read(run))
+    monkeypatch.setattr(data, "load", no_data)
+    flags = ["--base", trained, "--tuned", trained, "--out", tmp_path / "out"]
+    assert command("eval.sweep", toy_config, *flags) == 2
+    assert "read no further" in capsys.readouterr().err
+    assert runs == [trained]
+    monkeypatch.setattr(weights, "find", None)
+    assert command("eval.sweep", toy_config, "--tuned", "nowhere", "--out", tmp_path / "out") == 2
+    assert "no checkpoints in nowhere" in capsys.readouterr().err
 
 
 def test_a_config_file_without_a_config_or_with_an_error(tmp_path, capsys):
@@ -475,12 +492,21 @@ def test_a_sweep_of_plain_text_over_several_lengths_says_what_each_is_scored_on(
     ],
 )
 def test_generate_refuses_wrong_input(gpt2_config, flags, message, monkeypatch, capsys):
-    if not re.match("prompt 0|max_new_tokens|9 segments", message):  # a prompt's length is seen once weights are read
-        monkeypatch.setattr(weights, "load", None)
+    monkeypatch.setattr(weights, "load", None)
     assert command("eval.generate", *gpt2_config, *flags) == 2
     output = capsys.readouterr().err.strip().splitlines()[-1]
     assert output.startswith("error: ")
     assert message in output
+
+
+def test_a_prompt_of_a_file_that_is_too_long_is_refused_before_weights_are_read(
+    gpt2_config, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(weights, "load", None)
+    (tmp_path / "prompts.txt").write_text(f"w1 w2\n{'w3 ' * 100}\n")
+    assert command("eval.generate", *gpt2_config, "--prompt-file", tmp_path / "prompts.txt") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: prompt 1 has 100 tokens, and with 64 new ones passes the 128 positions")
 
 
 def test_generate_needs_a_language_model_and_scoring_a_dataset(toy_config, gpt2_config, tmp_path, capsys):
@@ -516,6 +542,28 @@ def test_speed_compares_with_pytorch(tmp_path, monkeypatch, capsys):
     for flags in (["--rounds", 0], ["--batch-sizes", 0], ["--num-tokens", 1], ["--num-tokens", 600]):
         assert command("eval.speed", *flags, "--out", tmp_path) == 2
         assert "choose" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--threads", 1000], "1000 threads asked for, but this process has"),
+        (["--num-tokens", 1], "num_tokens is 1; choose 2 or more"),
+        (["--num-tokens", 600], "a sequence of 600 tokens, but the position table has 512 rows"),
+        (["--families", "gpt2", "--num-tokens", 1025], "the position table has 1024 rows"),
+        (["--families", "vit", "--steps", "generation"], "vit can't generate text"),
+        (
+            ["--families", "gpt2", "llama", "--steps", "generation", "--num-tokens", 993],
+            "num_tokens is 993, which leaves no room for 32 new tokens in gpt2; choose 992 or fewer",
+        ),
+    ],
+)
+def test_speed_refuses_before_pytorch_is_imported(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.delattr(timing, "pytorch", raising=False)
+    monkeypatch.setitem(sys.modules, "eval.timing.pytorch", None)  # to import it would fail
+    assert command("eval.speed", *flags, "--out", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_last_part_s_predictions():

@@ -211,3 +211,64 @@ def test_a_batch_beyond_all_memory_is_refused():
     cost.check_memory(BertModel(BERT_BASE), pj.SegmentMeans(1), 2, 256, 1)
     with pytest.raises(InputError, match="1000000 x 512 tokens takes some .* GB .*; choose a smaller batch_size"):
         cost.check_memory(BertModel(BERT_BASE), pj.SegmentMeans(1), 2, 512, 1_000_000)
+
+
+BERT, VIT = (
+    BertModel(BertConfig(stack_config(), num_positions=64)),
+    ViTModel(ViTConfig(stack_config(norm_first=True), image_size=(20, 24), patch_size=(4, 4))),
+)
+OF_SIZES = {
+    "formula": lambda P, N: cost.formula(BERT.config.stack, pj.AllGather(), P, N),
+    "reordered_flops": lambda P, N: cost.reordered_flops(BERT.config.stack, P, N),
+    "activations": lambda P, N: cost.activations(BERT.config.stack, pj.AllGather(), P, N, 1),
+    "memory": lambda P, N: cost.memory(BERT, pj.AllGather(), P, N, 1),
+    "check_memory": lambda P, N: cost.check_memory(BERT, pj.AllGather(), P, N, 1),
+    "cache_bytes": lambda P, N: cost.cache_bytes(BERT.config.stack, pj.AllGather(), P, N, 4),
+    "split_bytes": lambda P, N: cost.split_bytes(BERT, P, N),
+    "join_bytes": lambda P, N: cost.join_bytes(BERT, P, N),
+    "compiled_from_shapes": lambda P, N: cost.compiled_from_shapes(BERT, pj.AllGather(), pj.on_one_device(P), N),
+}
+"""Every function of a number of parts and of tokens."""
+
+
+@pytest.mark.parametrize("name", OF_SIZES)
+@pytest.mark.parametrize(
+    ("num_parts", "num_tokens", "message"),
+    [
+        (1, 0, "num_tokens is 0; choose 1 or more"),
+        (3, -30, "num_tokens is -30; choose 1 or more"),
+        (0, 30, "(0 parts asked for|num_parts is 0).*; choose 1"),
+        (-2, 30, "(-2 parts asked for|num_parts is -2).*; choose 1"),
+        (31, 30, "31 parts asked for, but the sequence has 30 tokens; choose 1 to 30"),
+    ],
+)
+def test_impossible_sizes_have_no_cost(name, num_parts, num_tokens, message):
+    with pytest.raises(InputError, match=message):
+        OF_SIZES[name](num_parts, num_tokens)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (lambda: cost.formula(BERT.config.stack, pj.AllGather(), 2, 30, -1), "extra_rows is -1; choose 0 or more"),
+        (lambda: cost.activations(BERT.config.stack, pj.AllGather(), 2, 30, 0), "batch_size is 0; choose 1 or more"),
+        (lambda: cost.memory(BERT, pj.AllGather(), 2, 30, -1), "batch_size is -1; choose 1 or more"),
+        (lambda: cost.check_memory(BERT, pj.AllGather(), 2, 30, -1), "batch_size is -1; choose 1 or more"),
+        (lambda: cost.memory(BERT, pj.SegmentMeans(16), 2, 30, 1), "16 segments asked for, but a part has 15 tokens"),
+        (lambda: cost.memory(BERT, pj.AllGather(), 2, 65, 1), "the position table has 64 rows"),
+        (lambda: cost.split_bytes(BERT, 2, 65), "the position table has 64 rows"),
+        (lambda: cost.split_bytes(VIT, 1, 30), "choose num_tokens = 31"),
+        (lambda: cost.cache_bytes(BERT.config.stack, pj.AllGather(), 2, 30, 0), "max_new_tokens is 0; choose 1"),
+        (lambda: cost.cache_bytes(BERT.config.stack, pj.SegmentMeans(16), 2, 30, 4), "16 segments asked for"),
+    ],
+)
+def test_other_impossible_sizes_have_no_cost(asked, message):
+    with pytest.raises(InputError, match=message):
+        asked()
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_program_of_no_example_has_no_cost(batch_size):
+    program = lower(BERT, pj.WholeSequence(), pj.on_one_device(1), 1, 8).compile()
+    with pytest.raises(InputError, match=f"batch_size is {batch_size}; choose 1 or more"):
+        cost.compiled(program, batch_size)

@@ -288,9 +288,15 @@ def space_of(pid: int | str) -> str | None:
         (["-n", "999", "--rates", "5mbit"], "shaped links join at most 254 processes; choose fewer"),
         (["-n", "999"], "choose at most as many, one for each process"),
         (["-n", "2", "--segments", "999"], "999 segments asked for"),
+        (["-n", "2", "--lengths", "18", "41"], "a sequence of 41 tokens, but the position table has 40 rows"),
+        (["-n", "2", "--exchange-arrays", "nowhere"], "no file 'nowhere'; make it with train.calibrate"),
+        (["-n", "2", "--exchanges", "codebooks:8:8:all_gather"], "the weights lack the arrays of codebooks:8:8"),
+        (["-n", "2", "--training.fresh", "hat"], "BertForSequenceClassification has no parameters hat"),
     ],
 )
-def test_wrong_flags_of_latency_are_one_line(flags, message, toy_config, tmp_path, capsys):
+def test_wrong_flags_of_latency_are_one_line(flags, message, toy_config, tmp_path, monkeypatch, capsys):
+    """Seen before the data are read."""
+    monkeypatch.setattr(data, "load", None)
     assert command("eval.latency", toy_config, "--out", tmp_path, *flags) == 2
     error = capsys.readouterr().err
     assert message in error

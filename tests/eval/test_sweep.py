@@ -395,6 +395,12 @@ def test_base_weights_are_read_once_for_all_kinds_of_weights(toy_config, trained
     assert set(read.values()) == {2}
 
 
+def test_a_setting_that_can_not_run_at_one_n_is_loaded_for_another(toy_config):
+    nine_rows = Setting(SegmentMeans(9), 2)
+    scoring = load_scoring(recipe.load(toy_config), [nine_rows], {"base": None}, lengths=(8,), fresh=("classifier",))
+    assert scoring.at(8).experiment.num_tokens == 8
+
+
 def test_a_damaged_row_is_no_row(tmp_path):
     rows = store.Store(tmp_path)
     assert rows.load("key") is None

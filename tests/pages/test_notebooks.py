@@ -56,6 +56,18 @@ def test_the_site_leads_to_colab_whatever_the_repository_s_address_ends_in(end, 
     assert "/github/owner/name/blob/main/docs/notebooks/tour.ipynb" in page
 
 
+@pytest.mark.parity("mkdocs", "nbconvert")
+@pytest.mark.parametrize("path", ["", "owner", "owner/", "/name", "owner/name/tree/main", "owner/name.git/wiki"])
+def test_a_github_address_of_no_repository_is_refused(path, monkeypatch):
+    from mkdocs.config.base import load_config
+    from mkdocs.exceptions import PluginError
+
+    monkeypatch.setenv("REPO_URL", f"https://github.com/{path}")
+    config = load_config(str(ROOT / "mkdocs.yml"))
+    with pytest.raises(PluginError, match="REPO_URL is 'https://github.com.*; give https://github.com/OWNER/NAME"):
+        config.plugins.on_config(config)
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_in_colab_the_first_cell_installs_what_was_opened(name, monkeypatch):
     """The installation itself is left out: its argument is read."""
