@@ -161,7 +161,8 @@ def fetch(command: Latency, settings: Sequence[Setting]) -> None:
       AssetError: if an asset can't be fetched.
     """
     experiment, sources = command.experiment, {BASE: command.base}
-    check_scoring(experiment, settings, sources, lengths=command.lengths, fresh=experiment.training.fresh)
+    fresh, batch_size = experiment.training.fresh, max(command.batch_sizes)
+    check_scoring(experiment, settings, sources, lengths=command.lengths, fresh=fresh, batch_size=batch_size)
     hub.resolve(experiment.weights, experiment.revision)
     load_data(experiment, experiment.evaluation.split)
 
@@ -183,7 +184,9 @@ def measure_tables(command: Latency, folder: str, command_line: str) -> None:
     experiment, settings = command.experiment, command.settings(num_parts)
     out = output_folder(folder)
     sources, fresh = {BASE: command.base}, experiment.training.fresh
-    scoring = load_scoring(experiment, settings, sources, lengths=command.lengths, fresh=fresh)
+    scoring = load_scoring(
+        experiment, settings, sources, lengths=command.lengths, fresh=fresh, batch_size=max(command.batch_sizes)
+    )
     header = files.results(scoring, [], command_line)
     header |= {"library": store.digest_of_library(*session.SOURCES), "processes": jax.process_count()}
     measurements = Measurements(out / FILE, header)

@@ -42,6 +42,8 @@ class Speed:
 
 def main(argv: list[str]) -> None:
     command = flags.parse_flags(Speed, __doc__, argv)
+    if not hasattr(os, "sched_setaffinity"):
+        raise InputError("eval.speed gives both the same cores, which this system has no call for; run it on Linux")
     cores = sorted(os.sched_getaffinity(0))
     if command.threads > len(cores):
         raise InputError(f"{command.threads} threads asked for, but this process has {len(cores)} cores; choose fewer")

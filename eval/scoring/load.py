@@ -121,6 +121,7 @@ def load_scoring(
     *,
     lengths: Iterable[int] = (),
     fresh: tuple[str, ...] = (),
+    batch_size: int | None = None,
 ) -> Scoring:
     """Loads the model, its weights, and the examples of an experiment. Each tensor of the base weights is read once.
 
@@ -131,12 +132,13 @@ def load_scoring(
         adapter in PEFT's layout; None for the experiment's weights.
       lengths: values of N for `Scoring.at`, checked like the experiment's.
       fresh: top-level parameters of the experiment's weights to initialise at random, where scores don't matter.
+      batch_size: B to check the memory for; None for the experiment's.
 
     Raises:
       InputError: if a source, the data or a setting does not fit the model, or a process's weights differ from those of
         process 0.
     """
-    check_scoring(experiment, settings, sources, lengths=lengths, fresh=fresh)
+    check_scoring(experiment, settings, sources, lengths=lengths, fresh=fresh, batch_size=batch_size)
     evaluation = experiment.evaluation
     dataset = load_data(experiment, evaluation.split)
     say(f"reading weights: {', '.join(dict.fromkeys(source or experiment.weights for source in sources.values()))}")
@@ -167,6 +169,7 @@ def check_scoring(
     *,
     lengths: Iterable[int] = (),
     fresh: tuple[str, ...] = (),
+    batch_size: int | None = None,
 ) -> None:
     """Raises the errors of `load_scoring` that show before data and weights are read, with the same arguments."""
     exchange_arrays.check(experiment.exchange_arrays)
@@ -181,7 +184,9 @@ def check_scoring(
         for setting in settings:
             if impossible_reason(setting, (num_tokens,)):  # another N is for this one
                 continue
-            cost.check_memory(model, setting.exchange, setting.num_parts, num_tokens, experiment.batch_size)
+            cost.check_memory(
+                model, setting.exchange, setting.num_parts, num_tokens, batch_size or experiment.batch_size
+            )
     if not any(map(is_run, sources.values())):
         exchange_arrays.check_complete(experiment.exchange_arrays, model, (setting.exchange for setting in settings))
 

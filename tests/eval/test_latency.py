@@ -303,6 +303,13 @@ def test_wrong_flags_of_latency_are_one_line(flags, message, toy_config, tmp_pat
     assert error.count("\n") == 1
 
 
+def test_memory_is_checked_for_the_largest_batch_that_is_timed(toy_config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data, "load", None)
+    monkeypatch.setattr(os, "sysconf", lambda name: 1)  # a byte of memory
+    assert command("eval.latency", toy_config, "-n", 2, "--batch-sizes", 1, 3, "--out", tmp_path) == 2
+    assert "error: a batch of 3 x" in capsys.readouterr().err
+
+
 def test_latencies_of_something_else_are_not_mixed(tmp_path):
     path, content = tmp_path / "results.json", HEADER | {"rows": measured_rows(), "parts_alone": [], "ladders": []}
     for other, message in (
