@@ -24,6 +24,7 @@ from prism_jax.experiments.build import load_run
 from prism_jax.folders import check_empty, new_folder
 from prism_jax.layers import lora
 from prism_jax.models.registry import class_named
+from prism_jax.trees import unflatten
 from prism_jax.user_paths import UserPath
 from prism_jax.weights import peft_config, peft_files
 
@@ -35,8 +36,8 @@ class Export:
     dir: tyro.conf.Positional[UserPath]
     """New or empty folder."""
     adapter: bool = False
-    """Write the LoRA adapter and the modules that were trained completely, in PEFT's layout. By default, the whole
-    model is written."""
+    """Write the LoRA adapter and the modules that were trained completely, in PEFT's layout. If the run started from an
+    adapter, both are written as one, whose rank is the sum. By default, the whole model is written."""
     dtype: Literal["float32", "float16"] = "float32"
     """Type of an adapter's tensors."""
 
@@ -58,11 +59,6 @@ def used_calibrated_arrays(trained: checkpoint.Trained) -> bool:
 def main(argv: list[str]) -> None:
     command = flags.parse_flags(Export, __doc__, argv)
     trained = checkpoint.named(command.run)
-    if command.adapter and trained.config["adapter"]:
-        raise InputError(
-            f"the run in {command.run} trained an adapter beside {trained.config['adapter']}, which is folded into its "
-            "weights; leave --adapter out to write the whole model"
-        )
     recipes = [run.config["training"] for run in checkpoint.chain(trained)] if command.adapter else []
     if not all(recipe["lora_rank"] for recipe in recipes):
         raise InputError(
@@ -78,14 +74,18 @@ def main(argv: list[str]) -> None:
     all_arrays = exchange_arrays.with_arrays(loaded, path).params.get(EXCHANGE)
     loaded = replace(loaded, params={name: tree for name, tree in loaded.params.items() if name != EXCHANGE})
     if command.adapter:
-        whole = {name for recipe in recipes for name in recipe["fresh"]}
+        whole, params = {name for recipe in recipes for name in recipe["fresh"]}, loaded.params
+        if trained.config["adapter"]:  # folded into the weights that this run began with
+            below = peft_files.read(trained.config["adapter"], loaded.model)
+            whole |= {path.split("/")[0] for path in below if path.split("/")[-1] not in lora.NAMES}
+            params = lora.joined(params, unflatten(below))
         base = hub.public_name(trained.config["weights"])
         names = trained.config["label_names"]
         with new_folder(out) as folder:
             peft_files.save(
                 folder,
                 loaded.model,
-                loaded.params,
+                params,
                 base=base,
                 whole=sorted(whole),
                 dtype=command.dtype,

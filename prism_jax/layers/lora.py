@@ -25,6 +25,9 @@ from prism_jax.errors import InputError
 TARGETS = ("query", "key", "value", "output", "up", "down", "gate")
 """Dense layers of a block. Only gated ones have a gate."""
 
+NAMES = ("lora_a", "lora_b", "lora_scale")
+"""Parameters of an adapter."""
+
 
 @dataclass(frozen=True)
 class LoRA:
@@ -81,10 +84,28 @@ def add(params: Any, lora: LoRA, key: jax.Array) -> Any:
     return flax.traverse_util.unflatten_dict(flat)
 
 
+def joined(params: Any, below: Any) -> Any:
+    """Returns the parameters with adapters that answer as their own and those of `below` together. Their ranks add up.
+
+    Args:
+      params: with adapters, trained on kernels into which those of `below` were folded.
+      below: adapters of the same layers or of others.
+    """
+    flat, others = flax.traverse_util.flatten_dict(params), flax.traverse_util.flatten_dict(below)
+    for layer in [path[:-1] for path in others if path[-1] == "lora_a"]:
+        a_DV, b_VM, scale = adapter = [others[*layer, name] for name in NAMES]
+        if (*layer, "lora_a") in flat:
+            a_DW, b_WM, own_scale = (flat[*layer, name] for name in NAMES)
+            b = jnp.concatenate([b_WM, b_VM * (scale / own_scale)])
+            adapter = [jnp.concatenate([a_DW, a_DV], axis=1), b, own_scale]
+        flat |= {(*layer, name): x for name, x in zip(NAMES, adapter, strict=True)}
+    return flax.traverse_util.unflatten_dict(flat)
+
+
 def merge(params: Any) -> Any:
     """Returns the parameters without adapters, with kernels W + scale A B: the same answers."""
     flat = flax.traverse_util.flatten_dict(params)
     for layer in [path[:-1] for path in flat if path[-1] == "lora_a"]:
-        a_DW, b_WM, scale = (flat.pop((*layer, name)) for name in ("lora_a", "lora_b", "lora_scale"))
+        a_DW, b_WM, scale = (flat.pop((*layer, name)) for name in NAMES)
         flat[*layer, "kernel"] = flat[*layer, "kernel"] + scale * jnp.matmul(a_DW, b_WM, precision="float32")
     return flax.traverse_util.unflatten_dict(flat)

@@ -19,7 +19,7 @@ import numpy as np
 
 from prism_jax.assets import hub
 from prism_jax.errors import InputError
-from prism_jax.layers.lora import has_adapters
+from prism_jax.layers.lora import NAMES, has_adapters
 from prism_jax.models.base import Model
 from prism_jax.models.hf_names import Entry, Table, give, one_name_each, refuse_tensors
 from prism_jax.models.registry import architecture_of, family_of
@@ -85,7 +85,7 @@ def save(
         )
     table, architecture = family_of(type(model)).hf.table(model.config), architecture_of(type(model))
     flat = {path: np.asarray(x) for path, x in flax.traverse_util.flatten_dict(jax.device_get(params), sep="/").items()}
-    table.check_named(path for path in flat if path.rpartition("/")[2] not in ("lora_a", "lora_b", "lora_scale"))
+    table.check_named(path for path in flat if path.rpartition("/")[2] not in NAMES)
     tensors: dict[str, np.ndarray] = {}
     sizes: dict[str, tuple[int, float]] = {}
     kept: set[str] = set()

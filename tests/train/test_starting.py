@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -13,7 +14,7 @@ from helpers.command import command
 from helpers.runs import FULL, PRISM
 
 import train.build
-from prism_jax import trees
+from prism_jax import trees, weights
 from prism_jax.errors import InputError
 from prism_jax.experiments import build, checkpoint, recipe
 from prism_jax.layers import lora
@@ -106,9 +107,13 @@ def test_what_follows_a_run_from_an_adapter(exact, toy_config, tmp_path, capsys)
     for start, out in zip((adapter, runs[0]), runs, strict=True):
         assert command("train.finetune", toy_config, *ADAPTERS, "--start", start, "--out", out) == 0
         assert json.loads((out / "config.json").read_text())["adapter"] == str(adapter)
-    assert command("train.export", runs[1], tmp_path / "none", "--adapter") == 2
-    assert f"trained an adapter beside {adapter}, which is folded into its weights" in capsys.readouterr().err
-    scored = tmp_path / "scored"
+    both, scored = tmp_path / "both", tmp_path / "scored"
+    assert command("train.export", runs[1], both, "--adapter") == 0
+    assert json.loads((both / "adapter_config.json").read_text())["r"] == 2 + 2
+    loaded = [build.load_run(checkpoint.load(runs[1]), BertForSequenceClassification)]
+    assert loaded[0].folder is not None
+    loaded.append(weights.load(BertForSequenceClassification, loaded[0].folder, num_labels=3, adapter=both))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), *(lora.merge(x.params) for x in loaded))
     for out in runs:
         evaluate = ("eval.evaluate", toy_config, "--checkpoint", out, "--split", "held_out", "--out", scored)
         assert command(*evaluate) == 0
