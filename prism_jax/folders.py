@@ -26,13 +26,27 @@ LONGEST_BELOW = "x" * 128 + "/" + "x" * 128
 
 def write(path: Path, content: str | bytes) -> None:
     """Writes a file completely or not at all."""
+    with whole(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yields a path to write to, which becomes `path` on success. On failure, nothing remains, and `path` is unchanged.
+
+    Raises:
+      OSError: if the file could not be written. It names `path`.
+      RunError: if safetensors could not write it.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield partial
         partial.replace(path)
     except OSError as error:
         error.filename = str(path)  # the error of a failed write names no file
         raise
+    except SafetensorError as error:
+        raise RunError(f"{path} could not be written: {error}; make room, or choose another folder") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -112,8 +126,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
             partial.chmod(0o755)
             (folder / LOCK).unlink(missing_ok=True)
             partial.rename(folder)
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{folder} could not be written: {error}; nothing is left of it") from error
+        except (OSError, RunError) as error:
+            raise RunError(
+                f"{folder} could not be written: {error.__cause__ or error}; nothing is left of it"
+            ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

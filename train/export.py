@@ -21,7 +21,7 @@ from prism_jax.errors import InputError
 from prism_jax.exchange.arrays import EXCHANGE
 from prism_jax.experiments import checkpoint, exchange_arrays
 from prism_jax.experiments.build import load_run
-from prism_jax.folders import check_empty, new_folder
+from prism_jax.folders import check_empty, new_folder, whole
 from prism_jax.layers import lora
 from prism_jax.models.registry import class_named
 from prism_jax.trees import unflatten
@@ -74,10 +74,10 @@ def main(argv: list[str]) -> None:
     all_arrays = exchange_arrays.with_arrays(loaded, path).params.get(EXCHANGE)
     loaded = replace(loaded, params={name: tree for name, tree in loaded.params.items() if name != EXCHANGE})
     if command.adapter:
-        whole, params = {name for recipe in recipes for name in recipe["fresh"]}, loaded.params
+        modules, params = {name for recipe in recipes for name in recipe["fresh"]}, loaded.params
         if trained.config["adapter"]:  # folded into the weights that this run began with
             below = peft_files.read(trained.config["adapter"], loaded.model)
-            whole |= {path.split("/")[0] for path in below if path.split("/")[-1] not in lora.NAMES}
+            modules |= {path.split("/")[0] for path in below if path.split("/")[-1] not in lora.NAMES}
             params = lora.joined(params, unflatten(below))
         base = hub.public_name(trained.config["weights"])
         names = trained.config["label_names"]
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
                 loaded.model,
                 params,
                 base=base,
-                whole=sorted(whole),
+                whole=sorted(modules),
                 dtype=command.dtype,
                 label_names=names,
             )
@@ -99,7 +99,8 @@ def main(argv: list[str]) -> None:
     if own_arrays:
         exchange_arrays.save(out / exchange_arrays.FILE, all_arrays, command.run)
     elif path:
-        shutil.copyfile(path, out / exchange_arrays.FILE)
+        with whole(out / exchange_arrays.FILE) as partial:
+            shutil.copyfile(path, partial)
     if all_arrays:
         written.append(exchange_arrays.FILE)
     print(f"wrote {out}/{', '.join(written)}: step {trained.step} of {command.run}")

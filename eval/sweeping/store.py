@@ -21,7 +21,7 @@ from prism_jax.exchange.base import Exchange, as_tuple
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
 from prism_jax.exchange.wrapped import Wrapped, wire_of
-from prism_jax.folders import write
+from prism_jax.folders import whole, write
 from prism_jax.models.base import Model
 from prism_jax.tasks.base import Task
 from prism_jax.tasks.inputs import Images
@@ -49,7 +49,8 @@ class Store:
     def save(self, key: str, measured: Measured) -> None:
         """Writes a record under its key."""
         self.folder.mkdir(exist_ok=True)
-        np.save(self.folder / f"{key}.npy", measured.outcomes)
+        with whole(self.folder / f"{key}.npy") as partial, partial.open("wb") as file:
+            np.save(file, measured.outcomes)
         write(self.folder / f"{key}.json", json.dumps(measured.fields))
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from prism_jax.folders import whole
+
 ONNX = "vit_s_focus.onnx"
 
 CLASS_POSITION, POSITIONS = "onnx::Concat_1957", "onnx::Reshape_1962"
@@ -68,7 +70,8 @@ SCALED = {"attention.output.dense": "layer_scale1", "mlp.fc2": "layer_scale2"}
 
 def convert(folder: Path) -> None:
     """Converts a folder with the ONNX file to the hub's layout. Deletes the ONNX file."""
-    save_file(vit_tensors(read_onnx(folder / ONNX)), folder / "model.safetensors", metadata={"format": "pt"})
+    with whole(folder / "model.safetensors") as partial:
+        save_file(vit_tensors(read_onnx(folder / ONNX)), partial, metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR, indent=2) + "\n")
     (folder / ONNX).unlink()

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from prism_jax import assets, progress, records
 from prism_jax.assets import gguf_files, pickles
 from prism_jax.errors import InputError, one_line
+from prism_jax.folders import whole
 
 logging.getLogger("transformers").addFilter(lambda record: "PyTorch was not found" not in record.getMessage())
 """At its import, transformers warns that it has no models without PyTorch. None of them is used."""
@@ -293,8 +294,7 @@ def read_label_names(path: Path) -> tuple[str, ...]:
 
 def write_file(path: Path, tensors: Mapping[str, np.ndarray], notes: Mapping[str, str] | None = None) -> None:
     """Writes a safetensors file with notes in its metadata, completely or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
     in_order = {name: np.asarray(x, order="C") for name, x in tensors.items()}  # save_file writes memory as it lies
-    save_file(in_order, partial, metadata={"format": "pt", **(notes or {})})
-    partial.chmod(0o644)
-    partial.replace(path)
+    with whole(path) as partial:
+        save_file(in_order, partial, metadata={"format": "pt", **(notes or {})})
+        partial.chmod(0o644)

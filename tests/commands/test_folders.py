@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -14,11 +15,13 @@ from filelock import FileLock
 from helpers.command import command
 from helpers.process import environment
 
+from eval.scoring.measure import Measured
+from eval.sweeping import store
 from prism_jax import data, weights
 from prism_jax.assets import hub
 from prism_jax.cli import entry
-from prism_jax.errors import InputError
-from prism_jax.experiments import checkpoint
+from prism_jax.errors import InputError, RunError
+from prism_jax.experiments import checkpoint, exchange_arrays
 from prism_jax.folders import LOCK, check_empty, held, write
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -258,3 +261,31 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write(path, json.dumps(22))
     assert path.read_text() == "1"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def small_files():
+    """No file of this process may grow beyond 4 KiB, as on a disk that is nearly full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_tensors_are_written_whole_or_not_at_all(small_files, tmp_path):
+    path = tmp_path / exchange_arrays.FILE
+    exchange_arrays.save(path, {"power": {"block_0": {"weight": np.zeros(2)}}}, "asset:minilm")
+    before = path.read_bytes()
+    with pytest.raises(RunError, match=f"{path} could not be written: .*File too large.*; make room, or choose"):
+        exchange_arrays.save(path, {"power": {"block_0": {"weight": np.zeros(10_000)}}}, "asset:minilm")
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_outcomes_of_a_record_are_written_whole_or_not_at_all(small_files, tmp_path):
+    rows = store.Store(tmp_path)
+    rows.save("key", Measured({}, np.arange(3)))
+    with pytest.raises(OSError, match=r"key\.npy"):
+        rows.save("key", Measured({}, np.arange(10_000)))
+    assert np.load(tmp_path / "key.npy").tolist() == [0, 1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key.json", "key.npy"]
