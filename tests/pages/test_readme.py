@@ -20,6 +20,7 @@ from helpers.tiny import hidden_states, save_toy_tokenizer, tiny_batch, tiny_ber
 from safetensors.numpy import load_file
 
 import prism_jax as pj
+from eval.reporting.records import read_sweep
 from prism_jax import weights
 from prism_jax.forward import encode
 from prism_jax.models.bert import BertForSequenceClassification
@@ -219,6 +220,29 @@ def test_a_data_set_of_ones_own(toy_config, tmp_path, monkeypatch):
     assert command("train.finetune", "mine.py", *flags, "--training.batch-size", 8, "--out", "run") == 0
     assert json.loads(Path("run/config.json").read_text())["label_names"] == ["no", "yes"]
     assert json.loads(Path("run/result.json").read_text())["evaluation"]["score"] == 100
+
+
+def test_the_table_of_the_main_job_has_its_records():
+    of_names = {
+        "one device": ("whole_sequence", "base"),
+        "Voltage": ("all_gather", "base"),
+        "isolated parts": ("isolated_parts", "base"),
+        "PRISM": ("segment_means:4", "base"),
+        "PRISM, tuned": ("segment_means:4", "tuned"),
+        "codes of keys and values, tuned": ("codebooks:48:8:principal:144:keys_values:all_gather", "tuned"),
+    }
+    rows = read_sweep(ROOT / "docs/results/newsgroups/main")["rows"]
+    at_four = {(row["setting"], row["weights"]): row for row in rows if row["num_parts"] in (1, 4)}
+    lines = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", (ROOT / "README.md").read_text()).splitlines()
+    for name, record in of_names.items():
+        (line,) = (line for line in lines if line.startswith(f"| {name} |"))
+        row = at_four[record]
+        numbers = [row["score"], *row["score_ci95"]]
+        if row["num_parts"] > 1:
+            numbers += [row["difference_to_one_device"], *row["difference_ci95"]]
+        stated = [float(x) for x in re.findall(r"[-+]?\d+\.\d+", line.partition("|")[2].partition("|")[2])]
+        costs = [row["flops_per_device"] / 1e9, row["bytes_sent_per_device"] / 1e3]
+        assert stated == pytest.approx([*(round(x, 1) for x in numbers), round(costs[0], 3), round(costs[1], 1)])
 
 
 def test_the_plan_says_what_the_page_says(tmp_path, capsys):
