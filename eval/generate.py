@@ -115,8 +115,9 @@ def main(argv: list[str]) -> None:
         )
     emulate_devices(setting.num_parts)
     out = output_folder(command.out)
-    of_any_length = replace(experiment, num_tokens=1)  # texts have lengths of their own
-    found = check(of_any_length, command)
+    # Texts have lengths of their own, but an experiment with the weights of a run must have its N.
+    to_load = experiment if is_run(command.checkpoint) else replace(experiment, num_tokens=1)
+    found = check(to_load, command)
     assert found.folder is not None  # the folder of the tokenizer
     tokenizer = text.load_tokenizer(found.folder, found.model.config.vocab_size)
     if command.chat:
@@ -125,7 +126,7 @@ def main(argv: list[str]) -> None:
     stop = stop_tokens(tokenizer, found.folder, command.stop)
     print(prompt_layout(found.model, setting, command.bucket, ids, new), flush=True)
     say(f"reading weights: {command.checkpoint or experiment.weights}")
-    loaded = load_variant(of_any_length, None, command.checkpoint)
+    loaded = load_variant(to_load, None, command.checkpoint)
     check_same("weights", loaded.params)
     make = partial(Generator, loaded.model, loaded.params, bucket=command.bucket)
     parts = make(setting.exchange, on_mesh(setting.num_parts))

@@ -77,6 +77,7 @@ def main(argv: list[str]) -> None:
         modules, params = {name for recipe in recipes for name in recipe["fresh"]}, loaded.params
         if trained.config["adapter"]:  # folded into the weights that this run began with
             below = peft_files.read(trained.config["adapter"], loaded.model)
+            below = {path: x for path, x in below.items() if path.split("/")[0] not in modules}  # which are saved whole
             modules |= {path.split("/")[0] for path in below if path.split("/")[-1] not in lora.NAMES}
             params = lora.joined(params, unflatten(below))
         base = hub.public_name(trained.config["weights"])

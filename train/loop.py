@@ -88,9 +88,10 @@ class Run:
         with saving.saving(plan.folder) as manager:
             self._restore(manager, unreadable)
             first = int(self.state.step)
-            if first:
+            if 0 < first < self.num_steps:
                 self._note_changes()
-            write(plan.folder / "config.json", json.dumps(plan.config, indent=2))
+            if first < self.num_steps:  # else config.json keeps what the run was trained through
+                write(plan.folder / "config.json", json.dumps(plan.config, indent=2))
             print(self.summary, flush=True)
             if first < self.num_steps:
                 say("compiling the first step")

@@ -27,7 +27,7 @@ class Candidate:
     Attributes:
       setting: the exchange as on the command line.
       num_parts: P, the number of devices.
-      weights: "base", "tuned" or the name of a further checkpoint.
+      weights: "base" or "tuned".
       score: score, in the units of the metric.
       drop: loss against one device, in the same units; below 0 for a gain.
       drop_ci95: its 95 % interval; None if the sweep has none, and for one device.

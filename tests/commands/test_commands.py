@@ -408,7 +408,6 @@ def test_generate_takes_prompts_from_files_and_answers_in_the_chat_template(gpt2
     assert texts("--prompt", "w1 w2", "--chat") == texts("--prompt", "w3 w1 w2 w4")
 
 
-@pytest.mark.slow
 def test_a_language_model_s_run_is_scored_exported_and_goes_on_alike(gpt2_config, tmp_path):
     """Its evaluation is that of training, to the last bit; its text is that of the weights that it exports."""
     lines = "w1 w2 w3 w4 w5 w6 w7 w8 w9 " * 8

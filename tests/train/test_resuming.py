@@ -48,9 +48,17 @@ def test_a_run_that_goes_on_through_other_exchanges_says_so_once(whole, toy_conf
         "all_gather from here on",
         "note: the run goes on with other training.parts than before: 3 until now, 2 3 from here on",
     ]
-    for expected in (notes, []):
+
+    def go_on() -> list[str]:
         assert command("train.finetune", toy_config, *flags) == 0
-        assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")] == expected
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+
+    assert go_on() == []  # it is done, and no step is drawn from them
+    assert (out / "config.json").read_text() == (whole / "config.json").read_text()
+    shutil.rmtree(max((out / "checkpoints").iterdir(), key=lambda path: int(path.name)))
+    assert go_on() == notes
+    assert json.loads((out / "config.json").read_text())["training"]["exchanges"] == ["all_gather"]
+    assert go_on() == []
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from prism_jax.errors import InputError
 from prism_jax.experiments import build, checkpoint, recipe
 from prism_jax.layers import lora
 from prism_jax.models.bert import BertForSequenceClassification
+from prism_jax.weights import peft_files
 from train import trainable
 from train.plan import plan_run
 
@@ -120,6 +121,27 @@ def test_what_follows_a_run_from_an_adapter(exact, toy_config, tmp_path, capsys)
         row = json.loads((scored / "results.json").read_text())["rows"][0]
         evaluation = json.loads((out / "result.json").read_text())["evaluation"]
         assert row["score"] == pytest.approx(evaluation["held_out_accuracy_percent"])
+
+
+@pytest.mark.slow
+def test_a_layer_that_is_trained_completely_goes_out_without_the_adapter_that_it_began_with(
+    exact, toy_config, tmp_path
+):
+    loaded, rng = build.load_run(checkpoint.load(exact), BertForSequenceClassification), np.random.default_rng(0)
+    flat = trees.flatten(loaded.params)
+    D, M = flat["pooler/kernel"].shape
+    flat |= {"pooler/lora_a": rng.normal(size=(D, 2)), "pooler/lora_b": rng.normal(size=(2, M))}
+    params = trees.unflatten({path: np.float32(x) for path, x in flat.items()} | {"pooler/lora_scale": np.float32(1)})
+    adapter, out, both = (tmp_path / name for name in ("adapter", "run", "both"))
+    peft_files.save(adapter, loaded.model, params, base="org/name", whole=["classifier"])
+    flags = [*ADAPTERS, "--training.fresh", "classifier", "pooler", "--start", adapter, "--out", out]
+    assert command("train.finetune", toy_config, *flags) == 0
+    assert command("train.export", out, both, "--adapter") == 0
+    trained = build.load_run(checkpoint.load(out), BertForSequenceClassification)
+    assert trained.folder is not None
+    written = weights.load(BertForSequenceClassification, trained.folder, num_labels=3, adapter=both)
+    for name in ("pooler", "classifier"):
+        jax.tree.map(np.testing.assert_array_equal, written.params[name], trained.params[name])
 
 
 @pytest.mark.slow
