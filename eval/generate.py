@@ -115,8 +115,9 @@ def main(argv: list[str]) -> None:
         )
     emulate_devices(setting.num_parts)
     out = output_folder(command.out)
-    # Texts have lengths of their own, but an experiment with the weights of a run must have its N.
-    to_load = experiment if is_run(command.checkpoint) else replace(experiment, num_tokens=1)
+    # No split is read. Texts have lengths of their own, but an experiment with the weights of a run must have its N.
+    to_load = replace(experiment, evaluation=replace(command.evaluation, split="test"))
+    to_load = to_load if is_run(command.checkpoint) else replace(to_load, num_tokens=1)
     found = check(to_load, command)
     assert found.folder is not None  # the folder of the tokenizer
     tokenizer = text.load_tokenizer(found.folder, found.model.config.vocab_size)

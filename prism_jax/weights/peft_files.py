@@ -100,9 +100,12 @@ def save(
     for entry in table.entries:
         if entry.path in flat and entry.path.split("/")[0] in whole:
             name = table.full_name(entry.hf_name, architecture)
-            if (module := name.rpartition(".")[0]) not in sizes:
-                tensors[name] = give([entry], flat)
-                kept.add(module)
+            if (module := name.rpartition(".")[0]) in sizes:
+                raise InputError(
+                    f"{module} has an adapter and is to be saved whole; fold the adapter in with lora.merge"
+                )
+            tensors[name] = give([entry], flat)
+            kept.add(module)
     (rank, alpha), _ = Counter(sizes.values()).most_common(1)[0]
     task = TASKS.get(architecture, "FEATURE_EXTRACTION" if architecture == table.base else None)
     if task in ("SEQ_CLS", "TOKEN_CLS") and "classifier" not in kept:

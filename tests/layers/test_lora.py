@@ -461,3 +461,8 @@ def test_wrong_arguments_are_refused(tmp_path):
         peft_files.save(tmp_path, loaded.model, params, base="", dtype="int8")
     with pytest.raises(ValueError, match="the encoder is not saved whole"):
         peft_files.save(tmp_path, loaded.model, params, base="", whole=("encoder",))
+    D, _ = params["pooler"]["kernel"].shape
+    adapter = {"lora_a": np.ones((D, 1)), "lora_b": np.ones((1, D)), "lora_scale": np.float32(1)}
+    params = {**params, "pooler": {**params["pooler"], **adapter}}
+    with pytest.raises(ValueError, match="pooler.dense has an adapter and is to be saved whole; fold the adapter in"):
+        peft_files.save(tmp_path, loaded.model, params, base="", whole=("pooler",))
