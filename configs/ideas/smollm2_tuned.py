@@ -9,10 +9,10 @@ r"""SmolLM2-135M tuned through an exchange, with LoRA, at 1/11 of Voltage's byte
         --exchanges $M:unscaled_means:16 --tuned runs/smollm2/means --control runs/smollm2/control \
         --checkpoints runs/smollm2/control --out runs/smollm2/tuned_means
 
-Likewise with $M:tail:16 and first_tokens:1:isolated_parts. Text: five novels of Jane Austen; the sixth is for scoring.
-32 steps of 2 windows each, four minutes of one core. Expected: ours (JAX 0.10.2, CPU, one seed), perplexity a token on
-24 windows: one device 34.1, control 30.0; at P = 4 untuned and tuned: means 46.7 and 36.5, last tokens 39.3 and 33.4,
-nothing 49.8 and 37.6.
+Likewise with $M:tail:16, first_tokens:1:isolated_parts and keys_values:all_gather:int4. Text: five novels of Jane
+Austen; the sixth is for scoring. 32 steps of 2 windows each, four minutes of one core. Expected: ours (JAX 0.10.2, CPU,
+one seed), perplexity a token on 24 windows: one device 34.1, control 30.0; at P = 4 untuned and tuned: means 46.7 and
+36.5, last tokens 39.3 and 33.4, nothing 49.8 and 37.6, int4 34.6 and 30.4.
 """
 
 from dataclasses import replace

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from eval.scoring.load import Scoring
-from eval.timing.part_program import alone
 from prism_jax import cost
 from prism_jax.exchange.base import Exchanges
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
 from prism_jax.forward import forward
 from prism_jax.models.base import Model
+from prism_jax.parallel.one_device import alone
 from prism_jax.parallel.partition import Layout, Parts, split
 from prism_jax.parallel.runner import PartFunction, Runner
 from prism_jax.progress import Progress

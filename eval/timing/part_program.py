@@ -14,21 +14,12 @@ import numpy as np
 from prism_jax import cost
 from prism_jax.exchange.base import Exchange
 from prism_jax.models.bert import BERT_BASE, BertConfig, BertModel
-from prism_jax.parallel.partition import PARTS, Layout, part_length
-from prism_jax.parallel.runner import PartFunction
+from prism_jax.parallel.one_device import alone
+from prism_jax.parallel.partition import Layout, part_length
 from prism_jax.programs import init_params
 
 AT_LEAST_SECONDS, AT_MOST_RUNS = 5.0, 20
 """Seconds and number of runs after which a measurement ends."""
-
-
-def alone(function: PartFunction, num_parts: int) -> PartFunction:
-    """Returns the function of one part among `num_parts`, run without the others.
-
-    The part computes all that it does among them, encoding and decoding included. What it receives from each of them
-    is a copy of what it sends.
-    """
-    return jax.vmap(function, in_axes=None, out_axes=None, axis_name=PARTS, axis_size=num_parts)  # type: ignore[arg-type]
 
 
 def compile_part(

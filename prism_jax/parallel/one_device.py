@@ -1,4 +1,4 @@
-"""Runner with all parts on the same device."""
+"""Runner with all parts on the same device, and the function of one part without the others."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -71,3 +71,12 @@ def on_one_device(num_parts: int) -> OnOneDevice:
     if num_parts < 1:
         raise InputError(f"num_parts is {num_parts}; choose 1 or more")
     return OnOneDevice(num_parts)
+
+
+def alone(function: PartFunction, num_parts: int) -> PartFunction:
+    """Returns the function of one part among `num_parts`, run without the others.
+
+    The part computes all that it does among them, encoding and decoding included. What it receives from each of them
+    is a copy of what it sends.
+    """
+    return jax.vmap(function, in_axes=None, out_axes=None, axis_name=PARTS, axis_size=num_parts)  # type: ignore[arg-type]
