@@ -42,10 +42,12 @@ from prism_jax.weights import Pretrained
 class Generate:
     UNREAD: ClassVar = {
         **dict.fromkeys(
-            ("--batch-size", "--data-source", "--split", "--limit", "--training.validation"),
+            (
+                *("--batch-size", "--data-source", "--split", "--limit"),
+                *("--training.validation", "--training.validation-limit"),
+            ),
             "--prompt or --prompt-file, with the texts to continue",
         ),
-        "--training.validation-limit": "--prompt or --prompt-file, with the texts to continue",
         "--buckets": "--bucket",
     }
     experiment: Flat[Experiment]

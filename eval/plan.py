@@ -45,10 +45,12 @@ class Plan:
     UNREAD: ClassVar = {
         "--batch-size": "--examples",
         **dict.fromkeys(
-            ("--weights", "--revision", "--dataset", "--data-source", "--image-size", "--buckets", "--compute-dtype"),
+            (
+                *("--weights", "--revision", "--dataset", "--data-source", "--image-size", "--buckets"),
+                *("--compute-dtype", "--exchange-arrays"),
+            ),
             "--sweep and --calibration, folders of results with other values",
         ),
-        "--exchange-arrays": "--sweep and --calibration, folders of results with other values",
     }
     experiment: Flat[Experiment]
     rate: str | None = None
