@@ -1,7 +1,7 @@
 """Makes the arrays of exchanges, from a few hundred training examples on one device: codebooks, bases, learned means.
 
 python -m train.calibrate configs/X.py --exchanges codebooks:48:8:all_gather [gated_means:4 ...]
-        [--base RUN] [--examples 256] [--parts 2 4] [--steps 60] [--out DIR] [flags]
+        [--base RUN] [--examples 256] [--parts 2 4] [--steps 60] [--rate 0.005] [--out DIR] [flags]
     -> DIR/exchange.safetensors, for the flag --exchange-arrays of other commands
 """
 
@@ -30,6 +30,7 @@ from prism_jax.experiments.recipe import Experiment
 from prism_jax.parallel.processes import refuse_several
 from prism_jax.progress import say
 from prism_jax.records import Count
+from prism_jax.seeds import Seed
 from prism_jax.user_paths import UserPath
 from train import fit_codebooks, fit_learned
 
@@ -50,6 +51,10 @@ class Calibrate:
     """Numbers of parts, P, through which learned arrays are fitted, in turn."""
     steps: Count = 60
     """Steps by which learned arrays are fitted."""
+    rate: Annotated[float, Meta(gt=0, description="more than 0")] = 5e-3
+    """Learning rate of the first of these steps. It falls to 0 by a cosine."""
+    seed: Seed = 0
+    """Seed of the first centroids, and of the order of examples."""
     dtype: Literal["float32", "float16"] = "float32"
     """Type of the arrays in the file."""
     out: UserPath = "runs/calibrate"
@@ -90,29 +95,30 @@ def names_of(exchange: Exchange) -> tuple[str, ...]:
 
 def main(argv: list[str]) -> None:
     command = flags.parse(Calibrate, __doc__, argv)
+    experiment = replace(command.experiment, training=replace(command.experiment.training, seed=command.seed))
     refuse_several("train.calibrate runs")
     named = dict.fromkeys(in_block for exchange in command.exchanges for in_block in as_tuple(exchange))
     made, learned = to_make(named), list(filter(is_learned, named))
-    lengths = bucket_lengths(command.experiment.buckets, command.experiment.num_tokens)
+    lengths = bucket_lengths(experiment.buckets, experiment.num_tokens)
     for exchange in learned:
-        fit_learned.check(command.experiment.model, exchange)
+        fit_learned.check(experiment.model, exchange)
         for num_parts in command.parts:
             Setting(exchange, num_parts).check(lengths)
-    of_run = check_run(command.experiment, command.base) if command.base else None
+    of_run = check_run(experiment, command.base) if command.base else None
     out = output_folder(command.out)
-    data.check(command.experiment.dataset, command.experiment.data_source)
-    checked = find_model_of_run(command.experiment, of_run) if of_run else find_model(command.experiment)
+    data.check(experiment.dataset, experiment.data_source)
+    checked = find_model_of_run(experiment, of_run) if of_run else find_model(experiment)
     width_of = checked.pretrained.model.config.stack.width_of
     for owner, _ in made.values():
         owner.arrays(width_of(owner))  # refuses what does not fit
     for exchange in learned:
         fit_learned.check_starts(exchange, width_of)
-    dataset, _ = load_training_data(command.experiment)
-    say(f"reading weights: {command.base or command.experiment.weights}")
-    pretrained = fit_codebooks.load(command.experiment, dataset, command.base)
+    dataset, _ = load_training_data(experiment)
+    say(f"reading weights: {command.base or experiment.weights}")
+    pretrained = fit_codebooks.load(experiment, dataset, command.base)
     rows = {
         keys_values: fit_codebooks.rows_of_blocks(
-            command.experiment, pretrained, dataset, command.examples, command.rows, keys_values=keys_values
+            experiment, pretrained, dataset, command.examples, command.rows, keys_values=keys_values
         )
         for keys_values in sorted({owner.keys_values for owner, _ in made.values()})
     }
@@ -123,13 +129,15 @@ def main(argv: list[str]) -> None:
             arrays[name] = fit_codebooks.fit_basis(owner, own)
         else:
             coded = fit_codebooks.coordinates(own, arrays[basis]) if basis else own
-            arrays[name] = fit_codebooks.fit(owner, coded, command.experiment.training.seed)
+            arrays[name] = fit_codebooks.fit(owner, coded, command.seed)
     for names in dict.fromkeys(map(names_of, learned)):
         sharing = [exchange for exchange in named if names_of(exchange) == names]
         settings = [Setting(exchange, num_parts) for exchange in sharing for num_parts in command.parts]
         with_made = replace(pretrained, params={**pretrained.params, EXCHANGE: arrays})
-        arrays |= fit_learned.fit(command.experiment, with_made, dataset, command.examples, settings, command.steps)
-    source = command.base or command.experiment.evaluation.adapter or command.experiment.weights
+        arrays |= fit_learned.fit(
+            experiment, with_made, dataset, command.examples, settings, command.steps, command.rate
+        )
+    source = command.base or experiment.evaluation.adapter or experiment.weights
     save(out / FILE, arrays, source, command.dtype)
     print(f"wrote {out}/{FILE}: {', '.join(map(str, named))}, from {command.examples} examples")
 

@@ -35,9 +35,6 @@ from train.distill import EXACT, relative_error
 BATCH_SIZE = 16
 """Examples of a step."""
 
-RATE = 5e-3
-"""Learning rate of the first step. It falls to 0 by a cosine."""
-
 
 def check(kind: type[Model], exchange: Exchange) -> None:
     """Raises InputError if the arrays of an exchange can't be fitted in a block alone, in models of a class."""
@@ -70,6 +67,7 @@ def fit(
     examples: int,
     settings: Sequence[Setting],
     steps: int,
+    rate: float,
 ) -> dict[str, Any]:
     """Returns the learned arrays that exchanges share, by their name, by block, and by their own names.
 
@@ -80,12 +78,13 @@ def fit(
       examples: number of examples to read, at even distances.
       settings: exchanges and numbers of parts, in turn.
       steps: number of steps of Adam.
+      rate: learning rate of the first step. It falls to 0 by a cosine.
     """
     model = pretrained.model
     lengths = bucket_lengths(experiment.buckets, experiment.num_tokens)
     task = prepare(subset(dataset, examples), pretrained, experiment.num_tokens)
     batches = training_batches(task, lengths, BATCH_SIZE, experiment.training.seed)
-    adam = optax.adam(optax.cosine_decay_schedule(RATE, steps))
+    adam = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
     def step_through(setting: Setting, run: Runner) -> Any:
         @jax.jit

@@ -7,6 +7,7 @@ from prism_jax.exchange.changes import Changes
 from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.first_tokens import FirstTokens
 from prism_jax.exchange.gated_means import GatedMeans
+from prism_jax.exchange.head_means import HeadMeans
 from prism_jax.exchange.keys_values import KeysValues
 from prism_jax.exchange.memory import Displaced, Every
 from prism_jax.exchange.principal import Principal
@@ -28,6 +29,7 @@ __all__ = [
     "Exchanges",
     "FirstTokens",
     "GatedMeans",
+    "HeadMeans",
     "IsolatedParts",
     "KeysValues",
     "MeansAfterNorm",

@@ -1,0 +1,78 @@
+"""Learned means of keys and values, against brute force and attention itself."""
+
+import jax
+import numpy as np
+import pytest
+from helpers.closeness import assert_close
+from helpers.tiny import hidden_states, stack_config, tiny_batch, tiny_bert
+
+import prism_jax as pj
+from prism_jax import cost
+from prism_jax.errors import InputError
+from prism_jax.exchange import HeadMeans, KeysValues, MeansAfterNorm
+from prism_jax.exchange.text import parse
+from prism_jax.testing import check_exchange
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+
+def gate_and_rows(heads: int, features: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns gates, and rows of three segments of four tokens with the tokens that are real."""
+    rng = np.random.default_rng(0)
+    gate_GF = rng.normal(size=(heads, features // 2 // heads)).astype(np.float32)
+    real_BLS = rng.random((2, 3, 4)) < 0.7
+    real_BLS[0, 0], real_BLS[:, 1, 0] = False, True
+    return gate_GF, rng.normal(size=(2, 3, 4, features)).astype(np.float32), real_BLS
+
+
+def test_gates_of_zero_make_plain_means():
+    model, params = tiny_bert()
+    batch = tiny_batch(19, padded=True)
+    learned = hidden_states(model, params, batch, HeadMeans(2, 4), pj.on_mesh(3))
+    assert_close(learned, hidden_states(model, params, batch, MeansAfterNorm(2), pj.on_mesh(3)))
+
+
+def test_keys_and_values_of_a_head_weigh_by_its_keys():
+    gate_GF, x_BLSD, real_BLS = gate_and_rows(2, 16)
+    pooled_BLD = np.asarray(HeadMeans(3, 2, gate_GF=gate_GF).pool(x_BLSD, real_BLS))
+    for b, segment in np.ndindex(2, 3):
+        keys, values = np.split(x_BLSD[b, segment][real_BLS[b, segment]].astype(float), 2, axis=-1)
+        expected = np.zeros((2, 2, 4))
+        for head in range(2) if len(keys) else ():
+            own = slice(4 * head, 4 * head + 4)
+            share = np.exp(keys[:, own] @ gate_GF[head])
+            expected[:, head] = share @ keys[:, own] / share.sum(), share @ values[:, own] / share.sum()
+        assert_close(pooled_BLD[b, segment], expected.ravel())
+
+
+def test_a_reader_whose_query_is_the_gate_gets_the_answer_of_attention():
+    gate_GF, x_BLSD, _ = gate_and_rows(2, 16)
+    pooled_BLD = HeadMeans(3, 2, gate_GF=gate_GF).pool(x_BLSD, np.ones((2, 3, 4), bool))
+    k_BSF, v_BSF = x_BLSD[:, 0, :, 4:8], x_BLSD[:, 0, :, 12:]
+    q_BTF = np.broadcast_to(gate_GF[1], (2, 1, 4))
+    q, k, v = (x[:, :, None] for x in (q_BTF, k_BSF, v_BSF))  # one head
+    assert_close(pooled_BLD[:, 0, 12:], jax.nn.dot_product_attention(q, k, v, scale=1.0)[:, 0, 0])
+
+
+@pytest.mark.parametrize("wire", [pj.WIRES["float32"], pj.WIRES["int4"]], ids=lambda wire: wire.name)
+def test_the_compiled_program_computes_and_sends_what_the_formula_says(wire):
+    exchange = HeadMeans(2, 4, wire=wire)
+    formula = cost.formula(stack_config(), exchange, 3, 18)
+    compiled = cost.compiled_from_shapes(tiny_bert()[0], exchange, pj.on_mesh(3), 18)
+    assert compiled.flops == formula.flops
+    assert compiled.bytes_sent == formula.bytes_sent == 2 * 2 * 2 * wire.row_bytes(64)
+    assert exchange.flops(6, 3, 64) == 2 * 6 * 64  # each key and value enters one sum; scores are no matrix product
+
+
+@pytest.mark.slow
+def test_it_is_an_exchange_like_all_others():
+    check_exchange(parse("head_means:2:2"))
+
+
+def test_another_number_of_heads_is_refused():
+    with pytest.raises(InputError, match="into 5 heads, but the model's keys have 32 numbers"):
+        HeadMeans(2, 5).arrays(64)
+    with pytest.raises(InputError, match="num_heads"):
+        HeadMeans(2, 0)
+    with pytest.raises(InputError, match="shares keys and values already"):
+        KeysValues(HeadMeans(2, 4))
