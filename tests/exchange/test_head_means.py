@@ -16,42 +16,69 @@ from prism_jax.testing import check_exchange
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
-def gate_and_rows(heads: int, features: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns gates, and rows of three segments of four tokens with the tokens that are real."""
-    rng = np.random.default_rng(0)
-    gate_GF = rng.normal(size=(heads, features // 2 // heads)).astype(np.float32)
+def random_arrays(**scales: float) -> dict[str, np.ndarray]:
+    """Returns arrays of two heads of four numbers: random ones where a scale is given, else zeros."""
+    rng, shapes = np.random.default_rng(0), HeadMeans(3, 2).arrays(16)
+    return {
+        name: (scales.get(name, 0) * rng.normal(size=spec.shape)).astype(np.float32) for name, spec in shapes.items()
+    }
+
+
+def rows_of_segments() -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows of two heads in three segments of four tokens, and which tokens are real."""
+    rng = np.random.default_rng(1)
     real_BLS = rng.random((2, 3, 4)) < 0.7
     real_BLS[0, 0], real_BLS[:, 1, 0] = False, True
-    return gate_GF, rng.normal(size=(2, 3, 4, features)).astype(np.float32), real_BLS
+    return rng.normal(size=(2, 3, 4, 16)).astype(np.float32), real_BLS
 
 
-def test_gates_of_zero_make_plain_means():
+def test_arrays_of_zero_make_plain_means():
     model, params = tiny_bert()
     batch = tiny_batch(19, padded=True)
     learned = hidden_states(model, params, batch, HeadMeans(2, 4), pj.on_mesh(3))
     assert_close(learned, hidden_states(model, params, batch, MeansAfterNorm(2), pj.on_mesh(3)))
 
 
-def test_keys_and_values_of_a_head_weigh_by_its_keys():
-    gate_GF, x_BLSD, real_BLS = gate_and_rows(2, 16)
-    pooled_BLD = np.asarray(HeadMeans(3, 2, gate_GF=gate_GF).pool(x_BLSD, real_BLS))
+def test_keys_and_values_of_a_head_weigh_by_its_keys_and_are_mapped():
+    x_BLSD, real_BLS = rows_of_segments()
+    arrays = random_arrays(gate_GF=1, map_CGFF=0.5, shift_CGF=0.5)
+    pooled_BLD = np.asarray(HeadMeans(3, 2, **arrays).pool(x_BLSD, real_BLS))
     for b, segment in np.ndindex(2, 3):
+        if not real_BLS[b, segment].any():
+            continue  # nobody reads it
         keys, values = np.split(x_BLSD[b, segment][real_BLS[b, segment]].astype(float), 2, axis=-1)
         expected = np.zeros((2, 2, 4))
-        for head in range(2) if len(keys) else ():
+        for head in range(2):
             own = slice(4 * head, 4 * head + 4)
-            share = np.exp(keys[:, own] @ gate_GF[head])
-            expected[:, head] = share @ keys[:, own] / share.sum(), share @ values[:, own] / share.sum()
+            share = np.exp(keys[:, own] @ arrays["gate_GF"][head])
+            for i, numbers in enumerate((keys, values)):
+                mean = share @ numbers[:, own] / share.sum()
+                expected[i, head] = mean + mean @ arrays["map_CGFF"][i, head] + arrays["shift_CGF"][i, head]
         assert_close(pooled_BLD[b, segment], expected.ravel())
 
 
 def test_a_reader_whose_query_is_the_gate_gets_the_answer_of_attention():
-    gate_GF, x_BLSD, _ = gate_and_rows(2, 16)
-    pooled_BLD = HeadMeans(3, 2, gate_GF=gate_GF).pool(x_BLSD, np.ones((2, 3, 4), bool))
-    k_BSF, v_BSF = x_BLSD[:, 0, :, 4:8], x_BLSD[:, 0, :, 12:]
-    q_BTF = np.broadcast_to(gate_GF[1], (2, 1, 4))
-    q, k, v = (x[:, :, None] for x in (q_BTF, k_BSF, v_BSF))  # one head
+    x_BLSD, _ = rows_of_segments()
+    arrays = random_arrays(gate_GF=1)
+    pooled_BLD = HeadMeans(3, 2, **arrays).pool(x_BLSD, np.ones((2, 3, 4), bool))
+    q_BTF = np.broadcast_to(arrays["gate_GF"][1], (2, 1, 4))
+    q, k, v = (x[:, :, None] for x in (q_BTF, x_BLSD[:, 0, :, 4:8], x_BLSD[:, 0, :, 12:]))  # of the second head
     assert_close(pooled_BLD[:, 0, 12:], jax.nn.dot_product_attention(q, k, v, scale=1.0)[:, 0, 0])
+
+
+def test_the_gradient_is_finite_where_a_segment_is_padding():
+    model, params = tiny_bert()
+    run = pj.on_one_device(3)
+    parts, exchange = run.split(tiny_batch(12, padded=True)), HeadMeans(2, 4)
+    zeros = {name: np.zeros(spec.shape, np.float32) for name, spec in exchange.arrays(64).items()}
+
+    def loss(arrays):
+        given = {**params, "exchange": {"head_means_4_keys_values": {f"block_{i}": arrays for i in range(2)}}}
+        return (pj.forward(model, given, parts, exchange, run)[1] ** 2).sum()
+
+    for gradient in jax.jit(jax.grad(loss))(zeros).values():
+        assert np.isfinite(gradient).all()
+        assert np.abs(gradient).max() > 0
 
 
 @pytest.mark.parametrize("wire", [pj.WIRES["float32"], pj.WIRES["int4"]], ids=lambda wire: wire.name)
@@ -61,7 +88,8 @@ def test_the_compiled_program_computes_and_sends_what_the_formula_says(wire):
     compiled = cost.compiled_from_shapes(tiny_bert()[0], exchange, pj.on_mesh(3), 18)
     assert compiled.flops == formula.flops
     assert compiled.bytes_sent == formula.bytes_sent == 2 * 2 * 2 * wire.row_bytes(64)
-    assert exchange.flops(6, 3, 64) == 2 * 6 * 64  # each key and value enters one sum; scores are no matrix product
+    assert exchange.flops(6, 3, 64) == 2 * 6 * 64 + 2 * 2 * 64 * 8  # sums of 6 rows, and maps of 2
+    assert exchange.flops(6, 1, 64) == 0
 
 
 @pytest.mark.slow
