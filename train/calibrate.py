@@ -37,7 +37,7 @@ from train import fit_codebooks, fit_learned
 
 @dataclass(frozen=True)
 class Calibrate:
-    UNREAD: ClassVar = {"--exchange-arrays": "--out, the folder of the file that it makes"}
+    UNREAD: ClassVar = {"--exchange-arrays": "--out, the folder of the file that it makes", "--training.seed": "--seed"}
     experiment: Flat[Experiment]
     exchanges: ExchangesFlag = ()
     """Exchanges with arrays, such as codebooks:48:8:all_gather or gated_means:4."""

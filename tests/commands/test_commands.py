@@ -235,6 +235,7 @@ def test_a_config_file_without_a_config_or_with_an_error(tmp_path, capsys):
             "--training.validation does nothing in this command; use --pro",
         ),
         ("train.calibrate", ["--exchange_arrays", "x"], "--exchange-arrays does nothing in this command; use --out"),
+        ("train.calibrate", ["--training.seed", 1], "--training.seed does nothing in this command; use --seed"),
     ],
 )
 def test_flags_that_would_do_nothing_are_refused(module, flags, message, toy_config, tmp_path, capsys):
