@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 import prism_jax as pj
 from prism_jax import data, weights
 from prism_jax.errors import InputError
-from prism_jax.exchange import AllGather, Codebooks, GatedMeans
+from prism_jax.exchange import AllGather, Codebooks, GatedMeans, HeadMeans
 from prism_jax.experiments import recipe
 from prism_jax.experiments.build import load_training_data
 from prism_jax.experiments.exchange_arrays import save, source_of, with_arrays
@@ -253,18 +253,28 @@ def test_the_error_of_attention_is_that_of_each_block_on_exact_rows():
     assert_close(fitted.sum(0), [sum(errors), 2 * batch["mask"].sum()])
 
 
-def test_fitted_gates_of_learned_means_bring_attention_closer_to_the_exact_one(toy_config, trained, tmp_path):
-    flags = ["--exchanges", "gated_means:1", "gated_means:2", "--base", trained, "--examples", 40, "--parts", 3]
+@pytest.mark.parametrize(
+    ("one", "two", "arrays"),
+    [
+        (GatedMeans(1), GatedMeans(2), {"gated_means": ["gate_D"]}),
+        pytest.param(
+            *(HeadMeans(1, 2), HeadMeans(2, 2), {"head_means_2_keys_values": ["gate_GF", "map_CGFF", "shift_CGF"]}),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["rows", "keys and values"],
+)
+def test_fitted_learned_means_bring_attention_closer_to_the_exact_one(one, two, arrays, toy_config, trained, tmp_path):
+    flags = ["--exchanges", one, two, "--base", trained, "--examples", 40, "--parts", 3]
     assert command("train.calibrate", toy_config, *flags, "--steps", 20, "--out", tmp_path) == 0
-    gates = load_file(tmp_path / "exchange.safetensors")
-    assert sorted(gates) == [f"exchange/gated_means/block_{i}/gate_D" for i in range(2)]
+    paths = [f"exchange/{name}/block_{i}/{array}" for name, own in arrays.items() for i in range(2) for array in own]
+    assert sorted(load_file(tmp_path / "exchange.safetensors")) == paths
     experiment, run = recipe.load(str(toy_config)), pj.on_one_device(3)
     dataset, _ = load_training_data(experiment)
     pretrained = fit_codebooks.load(experiment, dataset, str(trained))
     tokens, _ = prepare(dataset, pretrained, experiment.num_tokens).arrays(np.arange(16), experiment.num_tokens, None)
     fitted = with_arrays(pretrained, str(tmp_path / "exchange.safetensors"))
     before, after = (
-        attention_errors(x.model, x.params, run.split(tokens), GatedMeans(1), run)[:, 0].sum()
-        for x in (pretrained, fitted)
+        attention_errors(x.model, x.params, run.split(tokens), one, run)[:, 0].sum() for x in (pretrained, fitted)
     )
     assert after < 0.95 * before
