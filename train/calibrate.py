@@ -1,6 +1,6 @@
 """Makes the arrays of exchanges, from a few hundred training examples on one device: codebooks, bases, learned means.
 
-python -m train.calibrate configs/X.py --exchanges codebooks:48:8:all_gather [gated_means:4 ...]
+python -m train.calibrate configs/X.py --exchanges codebooks:48:8:all_gather [head_means:4:12 ...]
         [--base RUN] [--examples 256] [--parts 2 4] [--steps 60] [--rate 0.005] [--out DIR] [flags]
     -> DIR/exchange.safetensors, for the flag --exchange-arrays of other commands
 """
@@ -40,7 +40,7 @@ class Calibrate:
     UNREAD: ClassVar = {"--exchange-arrays": "--out, the folder of the file that it makes", "--training.seed": "--seed"}
     experiment: Flat[Experiment]
     exchanges: ExchangesFlag = ()
-    """Exchanges with arrays, such as codebooks:48:8:all_gather or gated_means:4."""
+    """Exchanges with arrays, such as codebooks:48:8:all_gather or head_means:4:12."""
     base: UserPath | None = None
     """A run of train.finetune (RUN or RUN@STEP) whose rows are read, in place of the config's weights."""
     examples: Count = 256

@@ -19,6 +19,8 @@ from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError
 from prism_jax.exchange.arrays import EXCHANGE
+from prism_jax.exchange.base import Exchange
+from prism_jax.exchange.text import known
 from prism_jax.experiments import checkpoint, exchange_arrays
 from prism_jax.experiments.build import load_run
 from prism_jax.folders import check_empty, new_folder, whole
@@ -50,10 +52,11 @@ class Export:
             )
 
 
-def used_calibrated_arrays(trained: checkpoint.Trained) -> bool:
-    """Returns whether a run used codebooks or bases, in training or to choose its checkpoint."""
-    names = (*trained.config["training"]["exchanges"], trained.config.get("exchange"))
-    return any(kind in str(name) for name in names for kind in ("codebooks:", "principal:"))
+def used_arrays(trained: checkpoint.Trained) -> bool:
+    """Returns whether a run used exchanges of prism_jax with arrays, in training or to choose its checkpoint."""
+    texts = (*trained.config["training"]["exchanges"], trained.config.get("exchange"))
+    with_arrays = [name for name, kind in known().items() if kind.arrays is not Exchange.arrays]
+    return any(f"{name}:" in str(text) for text in texts for name in with_arrays)
 
 
 def main(argv: list[str]) -> None:
@@ -65,7 +68,7 @@ def main(argv: list[str]) -> None:
             f"the run in {command.run}, or one that it started from, trained more than adapters; "
             "leave --adapter out to write the whole model"
         )
-    path = trained.config.get("exchange_arrays") if used_calibrated_arrays(trained) else None
+    path = trained.config.get("exchange_arrays") if used_arrays(trained) else None
     exchange_arrays.check(path)
     out = output_folder(command.dir)
     check_empty(out)

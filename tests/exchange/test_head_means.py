@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 from helpers.closeness import assert_close
+from helpers.command import command
 from helpers.tiny import hidden_states, stack_config, tiny_batch, tiny_bert
+from safetensors.numpy import load_file
 
 import prism_jax as pj
 from prism_jax import cost
@@ -90,6 +92,21 @@ def test_the_compiled_program_computes_and_sends_what_the_formula_says(wire):
     assert compiled.bytes_sent == formula.bytes_sent == 2 * 2 * 2 * wire.row_bytes(64)
     assert exchange.flops(6, 3, 64) == 2 * 6 * 64 + 2 * 2 * 64 * 8  # sums of 6 rows, and maps of 2
     assert exchange.flops(6, 1, 64) == 0
+
+
+@pytest.mark.slow
+def test_fitted_arrays_that_training_left_as_they_are_are_exported_beside_the_weights(toy_config, trained, tmp_path):
+    fit = ["--exchanges", "head_means:1:2", "--base", trained, "--examples", 40, "--parts", 3, "--steps", 5]
+    assert command("train.calibrate", toy_config, *fit, "--out", tmp_path) == 0
+    through = ["--exchange", "head_means:1:2", "--num-parts", 3, "--exchange-arrays", tmp_path / "exchange.safetensors"]
+    flags = ["--start", trained, "--training.epochs", 1, "--training.frozen", "exchange/.*", "--out", tmp_path / "run"]
+    flags += ["--training.exchanges", "head_means:1:2", "--training.parts", 3]
+    assert command("train.finetune", toy_config, *flags, *through) == 0
+    assert command("train.export", tmp_path / "run", tmp_path / "exported") == 0
+    fitted, exported = (load_file(folder / "exchange.safetensors") for folder in (tmp_path, tmp_path / "exported"))
+    assert fitted.keys() == exported.keys()
+    assert all((exported[name] == x).all() for name, x in fitted.items())
+    assert any(np.abs(x).max() > 1e-3 for x in fitted.values())
 
 
 @pytest.mark.slow
