@@ -1,12 +1,14 @@
 """Makes the arrays of exchanges, from a few hundred training examples on one device: codebooks, bases, learned means.
 
 python -m train.calibrate configs/X.py --exchanges codebooks:48:8:all_gather [head_means:4:12 ...]
-        [--base RUN] [--examples 256] [--parts 2 4] [--steps 60] [--rate 0.005] [--out DIR] [flags]
+        [--base RUN] [--examples 256] [--parts 2 4] [--steps 60] [--rate 0.005] [--seed 0] [--out DIR]
+        [flags]
     -> DIR/exchange.safetensors, for the flag --exchange-arrays of other commands
 """
 
+import itertools
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -54,7 +56,7 @@ class Calibrate:
     rate: Annotated[float, Meta(gt=0, description="more than 0")] = 5e-3
     """Learning rate of the first of these steps. It falls to 0 by a cosine."""
     seed: Seed = 0
-    """Seed of the first centroids, and of the order of examples."""
+    """Seed of the first centroids, of the rows that they are fitted to, and of the order of examples."""
     dtype: Literal["float32", "float16"] = "float32"
     """Type of the arrays in the file."""
     out: UserPath = "runs/calibrate"
@@ -81,16 +83,24 @@ def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[FromRows, str | 
     return dict(sorted(made.items(), key=lambda item: isinstance(item[1][0], Codebooks)))
 
 
+def learns(owner: Exchange) -> bool:
+    """Returns whether an exchange has arrays of its own that are trained."""
+    return type(owner).arrays is not Exchange.arrays and not isinstance(owner, FromRows)
+
+
 def is_learned(exchange: Exchange) -> bool:
     """Returns whether an exchange, or one that it wraps, has arrays that are trained."""
-    return any(
-        type(owner).arrays is not Exchange.arrays and not isinstance(owner, FromRows) for _, owner in owners(exchange)
-    )
+    return any(learns(owner) for _, owner in owners(exchange))
 
 
-def names_of(exchange: Exchange) -> tuple[str, ...]:
-    """Returns the names of the arrays of an exchange. Exchanges with the same names share their arrays."""
-    return tuple(name for name, _ in owners(exchange))
+def sharing(exchanges: Iterable[Exchange]) -> list[list[Exchange]]:
+    """Returns exchanges in groups. Those of a group share learned arrays, directly or by way of others of the group."""
+    groups: list[list[Exchange]] = []
+    for exchange in exchanges:
+        names = {name for name, owner in owners(exchange) if learns(owner)}
+        joined = [group for group in groups if names & {name for one in group for name, _ in owners(one)}]
+        groups = [*(group for group in groups if group not in joined), [*itertools.chain(*joined), exchange]]
+    return groups
 
 
 def main(argv: list[str]) -> None:
@@ -130,9 +140,8 @@ def main(argv: list[str]) -> None:
         else:
             coded = fit_codebooks.coordinates(own, arrays[basis]) if basis else own
             arrays[name] = fit_codebooks.fit(owner, coded, command.seed)
-    for names in dict.fromkeys(map(names_of, learned)):
-        sharing = [exchange for exchange in named if names_of(exchange) == names]
-        settings = [Setting(exchange, num_parts) for exchange in sharing for num_parts in command.parts]
+    for group in sharing(learned):
+        settings = [Setting(exchange, num_parts) for exchange in group for num_parts in command.parts]
         with_made = replace(pretrained, params={**pretrained.params, EXCHANGE: arrays})
         arrays |= fit_learned.fit(
             experiment, with_made, dataset, command.examples, settings, command.steps, command.rate

@@ -9,6 +9,7 @@ python -m train.export RUN DIR [--adapter [--dtype float16]]
 import shutil
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import tyro
@@ -18,9 +19,9 @@ from prism_jax.assets import hub
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError
-from prism_jax.exchange.arrays import EXCHANGE
-from prism_jax.exchange.base import Exchange
-from prism_jax.exchange.text import known
+from prism_jax.exchange.arrays import EXCHANGE, owners
+from prism_jax.exchange.base import Exchange, as_tuple
+from prism_jax.exchange.text import parse
 from prism_jax.experiments import checkpoint, exchange_arrays
 from prism_jax.experiments.build import load_run
 from prism_jax.folders import check_empty, new_folder, whole
@@ -52,11 +53,24 @@ class Export:
             )
 
 
-def used_arrays(trained: checkpoint.Trained) -> bool:
-    """Returns whether a run used exchanges of prism_jax with arrays, in training or to choose its checkpoint."""
-    texts = (*trained.config["training"]["exchanges"], trained.config.get("exchange"))
-    with_arrays = [name for name, kind in known().items() if kind.arrays is not Exchange.arrays]
-    return any(f"{name}:" in str(text) for text in texts for name in with_arrays)
+def arrays_beside(trained: checkpoint.Trained) -> str | None:
+    """Returns the file of arrays that a run's exchanges used and that it did not train; None if there is none.
+
+    Raises:
+      InputError: if the file is gone.
+    """
+    path, used, of_ones_own = trained.config.get("exchange_arrays"), set(), False
+    for text in filter(None, (*trained.config["training"]["exchanges"], trained.config.get("exchange"))):
+        try:
+            named = [pair for exchange in as_tuple(parse(str(text))) for pair in owners(exchange)]
+        except InputError:  # its class is in the config's file, which is not read here
+            of_ones_own = True
+            continue
+        used |= {name for name, owner in named if type(owner).arrays is not Exchange.arrays}
+    lacking = sorted(used - trained.params.get(EXCHANGE, {}).keys())
+    if path and lacking and not Path(path).is_file():
+        raise InputError(f"no file {path!r}, from which the run in {trained.run} took {lacking[0]}; put it back")
+    return path if path and (lacking or of_ones_own) and Path(path).is_file() else None
 
 
 def main(argv: list[str]) -> None:
@@ -68,8 +82,7 @@ def main(argv: list[str]) -> None:
             f"the run in {command.run}, or one that it started from, trained more than adapters; "
             "leave --adapter out to write the whole model"
         )
-    path = trained.config.get("exchange_arrays") if used_arrays(trained) else None
-    exchange_arrays.check(path)
+    path = arrays_beside(trained)
     out = output_folder(command.dir)
     check_empty(out)
     loaded = load_run(trained, class_named(trained.config["model"]))

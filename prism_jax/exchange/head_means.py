@@ -16,15 +16,16 @@ class HeadMeans(Segments):
     """A part sends a learned mean of the keys and values of each segment and head.
 
     The mean of keys is `sum_s softmax_s(k_s gate) k_s` over the segment's real tokens, with the keys k_s of the head.
-    That of values has the same shares. So a gate is a query that a block has learned for all readers: if theirs were
-    equal to it, the mean of values would be the answer of attention in the segment. Expected Attention (arXiv
-    2510.00636) scores keys by the queries to expect in this way. Each head then maps its mean z to `z + z map + shift`,
-    which corrects what one row can't say for many. Attention Matching (arXiv 2602.16284) fits a compacted cache so.
+    That of values has the same shares. So a gate is a query, divided by sqrt(F), that a block has learned for all
+    readers: if theirs were equal to it, the mean of values would be the answer of attention in the segment (but for
+    rotary positions, which come later). Expected Attention (arXiv 2510.00636) scores keys by the queries to expect.
+    Each head then maps its mean z to `z + z map + shift`, which corrects what one row can't say for many. Attention
+    Matching (arXiv 2602.16284) fits a compacted cache so.
 
     All three are 0 at first, which makes plain means; `train.calibrate` fits them, and training changes them.
 
     Attributes:
-      num_heads: G, key heads of the model. A divisor of it makes neighbouring heads share a gate and have one map.
+      num_heads: G, key heads of the model, not heads of queries. With a divisor of it, neighbouring heads share a gate.
       gate_GF, map_CGFF, shift_CGF: of one block; C is 2, for keys and values.
     """
 
@@ -44,17 +45,21 @@ class HeadMeans(Segments):
         return f"head_means_{self.num_heads}"
 
     def arrays(self, features: int) -> dict[str, BlockArray]:
-        G, F = self.num_heads, features // 2 // self.num_heads
-        if features != 2 * G * F:
-            raise InputError(
-                f"{self} divides keys into {G} heads, but the model's keys have {features // 2} numbers; "
-                "choose the number of its key heads"
-            )
+        G, F = self.num_heads, self._head_width(features)
         return {
             "gate_GF": BlockArray((G, F), start=0.0),
             "map_CGFF": BlockArray((2, G, F, F), start=0.0),
             "shift_CGF": BlockArray((2, G, F), start=0.0),
         }
+
+    def _head_width(self, features: int) -> int:
+        width, rest = divmod(features, 2 * self.num_heads)
+        if rest:
+            raise InputError(
+                f"{self} divides keys into {self.num_heads} heads, but the model's keys have {features // 2} numbers; "
+                "choose the number of its key heads (num_key_value_heads, if its config has that)"
+            )
+        return width
 
     def pool(self, x_BLSD: jax.Array, real_BLS: jax.Array) -> jax.Array:
         assert self.gate_GF is not None  # `bind` gives them
@@ -72,4 +77,4 @@ class HeadMeans(Segments):
         if num_parts == 1:
             return 0
         places = self.num_segments * self.segments(part_len)[0].shape[1]
-        return 2 * places * features + 2 * self.num_segments * features * (features // 2 // self.num_heads)
+        return 2 * places * features + 2 * self.num_segments * features * self._head_width(features)

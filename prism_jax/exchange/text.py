@@ -28,7 +28,7 @@ def parse(text: str) -> Exchanges:
 
 
 def _parse_one(text: str) -> Exchange:
-    kinds = known()
+    kinds = _kinds()
     name, *values = text.strip().split(":")
     if name not in kinds:
         raise InputError(f"unknown exchange {name!r}; known are {', '.join(sorted(kinds))}")
@@ -51,7 +51,7 @@ def _parse_one(text: str) -> Exchange:
     return with_wire(kind(**given), WIRES[rest] if rest else FLOAT32)
 
 
-def known() -> dict[str, type[Exchange]]:
+def _kinds() -> dict[str, type[Exchange]]:
     """Returns the exchanges by name. A later one replaces a user's of the same name, whose file was loaded again.
 
     Raises:

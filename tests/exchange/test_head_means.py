@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers.closeness import assert_close
 from helpers.command import command
-from helpers.tiny import hidden_states, stack_config, tiny_batch, tiny_bert
+from helpers.tiny import LLAMA_BLOCKS, hidden_states, stack_config, tiny_batch, tiny_bert
 from safetensors.numpy import load_file
 
 import prism_jax as pj
@@ -81,6 +81,18 @@ def test_the_gradient_is_finite_where_a_segment_is_padding():
     for gradient in jax.jit(jax.grad(loss))(zeros).values():
         assert np.isfinite(gradient).all()
         assert np.abs(gradient).max() > 0
+
+
+@pytest.mark.parametrize("num_tokens", [19, 15])  # parts of 7 and 5 tokens
+def test_heads_of_keys_may_be_fewer_than_those_of_queries(num_tokens):
+    model, params = tiny_bert(**LLAMA_BLOCKS)
+    stack, batch = model.config.stack, tiny_batch(num_tokens, padded=True)
+    assert stack.kv_heads < stack.num_heads
+    learned = HeadMeans(2, stack.kv_heads)
+    expected = hidden_states(model, params, batch, KeysValues(pj.SegmentMeans(2)), pj.on_mesh(3))
+    assert_close(hidden_states(model, params, batch, learned, pj.on_mesh(3)), expected)
+    compiled = cost.compiled_from_shapes(model, learned, pj.on_mesh(3), num_tokens)
+    assert compiled.flops == cost.formula(stack, learned, 3, num_tokens).flops
 
 
 @pytest.mark.parametrize("wire", [pj.WIRES["float32"], pj.WIRES["int4"]], ids=lambda wire: wire.name)

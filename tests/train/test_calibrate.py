@@ -17,6 +17,7 @@ import prism_jax as pj
 from prism_jax import data, weights
 from prism_jax.errors import InputError
 from prism_jax.exchange import AllGather, Codebooks, GatedMeans, HeadMeans
+from prism_jax.exchange.text import parse
 from prism_jax.experiments import recipe
 from prism_jax.experiments.build import load_training_data
 from prism_jax.experiments.exchange_arrays import save, source_of, with_arrays
@@ -25,6 +26,7 @@ from prism_jax.tasks import prepare
 from prism_jax.trees import flatten
 from prism_jax.weights import Pretrained
 from train import fit_codebooks
+from train.calibrate import sharing
 from train.distill import EXACT
 from train.fit_codebooks import fit
 from train.fit_learned import attention_errors
@@ -234,6 +236,12 @@ def test_a_learned_array_without_a_start_is_told_to_have_one(toy_config, trained
     assert command("eval.evaluate", file, *flags, "--out", tmp_path / "out") == 2
     fault = "the weights lack the arrays of power:segment_means:1"
     assert f"{fault}; {way_out}, or give a file that has it with --exchange-arrays" in capsys.readouterr().err
+
+
+def test_exchanges_that_share_learned_arrays_are_fitted_together():
+    texts = ["head_means:4:12", "gated_means:2", "first_tokens:1:head_means:2:12", "codebooks:8:4:gated_means:1"]
+    groups = sharing(map(parse, [*texts, "head_means:4:6"]))
+    assert [[str(exchange) for exchange in group] for group in groups] == [texts[::2], texts[1::2], ["head_means:4:6"]]
 
 
 def test_the_error_of_attention_is_that_of_each_block_on_exact_rows():

@@ -165,13 +165,14 @@ def test_a_flipped_bit_is_noticed(whole, toy_config, tmp_path, capsys):
     for position in (len(content) * place // 12 for place in range(1, 12)):
         largest.write_bytes(_flipped(content, position))
         try:
-            assert checkpoint.digest_of_state(checkpoint.load(out, 16).params) == saved  # none of them lies there
+            assert checkpoint.digest_of_state(checkpoint.load(out, 16).params) == saved  # no value lies there
         except InputError as error:
             refusals[position] = str(error)
     assert all(
         "checkpoint 16 in" in error and "is damaged or of another model: " in error for error in refusals.values()
     )
     read_by_orbax = [position for position, error in refusals.items() if "its values are not those" in error]
+    assert read_by_orbax
     largest.write_bytes(_flipped(content, read_by_orbax[0]))
     flags = [*WHOLE, "--out", out, "--resume"]
     assert command("train.finetune", toy_config, *flags) == 0
