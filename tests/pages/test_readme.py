@@ -229,7 +229,7 @@ def test_the_table_of_the_main_job_has_its_records():
         "isolated parts": ("isolated_parts", "base"),
         "PRISM": ("segment_means:4", "base"),
         "PRISM, tuned": ("segment_means:4", "tuned"),
-        "codes of keys and values, untuned": ("codebooks:48:8:principal:144:keys_values:all_gather", "base"),
+        "learned means in int3, tuned": ("head_means:4:12:int3", "tuned"),
     }
     rows = read_sweep(ROOT / "docs/results/newsgroups/main")["rows"]
     at_four = {(row["setting"], row["weights"]): row for row in rows if row["num_parts"] in (1, 4)}
