@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers.closeness import assert_close
 from helpers.command import command
@@ -14,6 +15,7 @@ from helpers.tiny import stack_config, tiny_batch
 
 import prism_jax as pj
 from prism_jax.models.bert import BertConfig, BertForSequenceClassification
+from prism_jax.testing import check_exchange
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -43,6 +45,30 @@ def test_a_learned_weight_on_log_count():
     assert_close(logits(learned, params | {"log_count": jnp.full(2, -0.01)}, pj.SegmentMeans(1)), unscaled)
     gradient = jax.jit(jax.grad(lambda params: logits(learned, params, pj.SegmentMeans(1)).sum()))(params)
     assert (gradient["log_count"] != 0).all()
+
+
+@pytest.mark.slow
+def test_summary_queries_read_all_rows_of_their_part():
+    queries, rng = runpy.run_path(IDEAS / "summary_queries.py")["SummaryQueries"], np.random.default_rng(0)
+    x_BND, real_BN = rng.normal(size=(2, 12, 8)).astype(np.float32), rng.random((2, 12)) < 0.7
+    query_LD, outside_L = rng.normal(size=(2, 8)).astype(np.float32), np.float32([0.5, 3])
+    run = pj.on_one_device(2)
+    parts = run.split({"x": x_BND, "mask": real_BN})
+
+    def received(exchange):
+        rows = run(lambda _, tokens, layout: exchange(tokens["x"], layout).x_BKD[:, 6:], {}, parts)
+        return np.asarray(rows).reshape(2, 2, 2, 8)[:, ::-1]  # what each part has sent
+
+    sent = received(queries(2, query_LD=query_LD, outside_L=outside_L))
+    for b, part, row in np.ndindex(2, 2, 2):
+        score = x_BND[b, 6 * part : 6 * part + 6].astype(float) @ query_LD[row]
+        score -= outside_L[row] * (np.arange(6) // 3 != row)
+        share = np.exp(score) * real_BN[b, 6 * part : 6 * part + 6]
+        expected = share @ x_BND[b, 6 * part : 6 * part + 6] / share.sum()
+        assert_close(sent[b, part, row], expected * real_BN[b].reshape(2, 2, 3)[part, row].any())
+    without = queries(2, query_LD=0 * query_LD, outside_L=np.float32([100, 100]))
+    assert_close(received(without), received(pj.SegmentMeans(2)))
+    check_exchange(queries(2))
 
 
 @pytest.mark.slow
