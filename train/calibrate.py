@@ -20,7 +20,7 @@ from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
 from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
-from prism_jax.exchange.arrays import EXCHANGE, FromRows, owners
+from prism_jax.exchange.arrays import EXCHANGE, FromRows, owners, owns_arrays
 from prism_jax.exchange.base import Exchange, as_tuple
 from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.flag_types import ExchangesFlag
@@ -85,7 +85,7 @@ def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[FromRows, str | 
 
 def learns(owner: Exchange) -> bool:
     """Returns whether an exchange has arrays of its own that are trained."""
-    return type(owner).arrays is not Exchange.arrays and not isinstance(owner, FromRows)
+    return owns_arrays(owner) and not isinstance(owner, FromRows)
 
 
 def is_learned(exchange: Exchange) -> bool:

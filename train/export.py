@@ -19,8 +19,8 @@ from prism_jax.assets import hub
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError
-from prism_jax.exchange.arrays import EXCHANGE, owners
-from prism_jax.exchange.base import Exchange, as_tuple
+from prism_jax.exchange.arrays import EXCHANGE, owners, owns_arrays
+from prism_jax.exchange.base import as_tuple
 from prism_jax.exchange.text import parse
 from prism_jax.experiments import checkpoint, exchange_arrays
 from prism_jax.experiments.build import load_run
@@ -66,11 +66,15 @@ def arrays_beside(trained: checkpoint.Trained) -> str | None:
         except InputError:  # its class is in the config's file, which is not read here
             of_ones_own = True
             continue
-        used |= {name for name, owner in named if type(owner).arrays is not Exchange.arrays}
+        used |= {name for name, owner in named if owns_arrays(owner)}
     lacking = sorted(used - trained.params.get(EXCHANGE, {}).keys())
-    if path and lacking and not Path(path).is_file():
+    if not path or not (lacking or of_ones_own):
+        return None
+    if Path(path).is_file():
+        return path
+    if lacking:
         raise InputError(f"no file {path!r}, from which the run in {trained.run} took {lacking[0]}; put it back")
-    return path if path and (lacking or of_ones_own) and Path(path).is_file() else None
+    return None  # one's own exchange may have trained all that it has
 
 
 def main(argv: list[str]) -> None:

@@ -38,6 +38,11 @@ def owners(exchange: Exchange) -> Iterator[tuple[str, Exchange]]:
         exchange = exchange.of
 
 
+def owns_arrays(exchange: Exchange) -> bool:
+    """Returns whether an exchange may have arrays of its own, beside those of one that it wraps."""
+    return type(exchange).arrays is not Exchange.arrays
+
+
 def stated(exchange: Exchanges, num_layers: int, width_of: WidthOf) -> dict[str, BlockArray]:
     """Returns the arrays that exchanges need, by their paths `exchange/NAME/block_I/ARRAY`.
 
