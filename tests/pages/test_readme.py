@@ -28,7 +28,8 @@ from prism_jax.testing import random_params
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
-PAGES = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+DOCS = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "results" not in page.parts]
+PAGES = {page: page.read_text() for page in (ROOT / "README.md", *DOCS)}
 EVERYTHING = "\n".join(PAGES.values())
 NAMES = (
     "check_exchange|LastTokens|LearnedPower|cost[.]compiled_from_shapes|BertForSentenceEmbedding|encode_part|pj[.]overlapped|"
