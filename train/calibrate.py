@@ -8,7 +8,7 @@ python -m train.calibrate configs/X.py --exchanges codebooks:48:8:all_gather [he
 
 import itertools
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from prism_jax import data
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.cli.flags import Flat
+from prism_jax.data.datasets import Dataset
 from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
 from prism_jax.exchange.arrays import EXCHANGE, FromRows, owners, owns_arrays
@@ -34,6 +35,7 @@ from prism_jax.progress import say
 from prism_jax.records import Count
 from prism_jax.seeds import Seed
 from prism_jax.user_paths import UserPath
+from prism_jax.weights import Pretrained
 from train import fit_codebooks, fit_learned
 
 
@@ -63,10 +65,12 @@ class Calibrate:
     """Folder for the file."""
 
 
-def to_make(exchanges: Collection[Exchange]) -> dict[str, tuple[FromRows, str | None]]:
-    """Returns the exchanges whose codebooks and bases are to be made, by the name of their arrays, bases first.
+Made = Mapping[str, tuple[FromRows, str | None]]
+"""Exchanges with codebooks or a basis, by the name of their arrays. Codebooks come with the name of their basis."""
 
-    Codebooks come with the name of their basis, if they have one.
+
+def to_make(exchanges: Collection[Exchange]) -> Made:
+    """Returns the exchanges whose codebooks and bases are to be made, bases first.
 
     Raises:
       InputError: if there are none, or an exchange has none.
@@ -103,19 +107,15 @@ def sharing(exchanges: Iterable[Exchange]) -> list[list[Exchange]]:
     return groups
 
 
-def main(argv: list[str]) -> None:
-    command = flags.parse(Calibrate, __doc__, argv)
-    experiment = replace(command.experiment, training=replace(command.experiment.training, seed=command.seed))
-    refuse_several("train.calibrate runs")
-    named = dict.fromkeys(in_block for exchange in command.exchanges for in_block in as_tuple(exchange))
-    made, learned = to_make(named), list(filter(is_learned, named))
+def check(command: Calibrate, made: Made, learned: Sequence[Exchange]) -> None:
+    """Raises InputError if an exchange does not fit the model, before data and weights are read."""
+    experiment = command.experiment
     lengths = bucket_lengths(experiment.buckets, experiment.num_tokens)
     for exchange in learned:
         fit_learned.check(experiment.model, exchange)
         for num_parts in command.parts:
             Setting(exchange, num_parts).check(lengths)
     of_run = check_run(experiment, command.base) if command.base else None
-    out = output_folder(command.out)
     data.check(experiment.dataset, experiment.data_source)
     checked = find_model_of_run(experiment, of_run) if of_run else find_model(experiment)
     width_of = checked.pretrained.model.config.stack.width_of
@@ -123,12 +123,13 @@ def main(argv: list[str]) -> None:
         owner.arrays(width_of(owner))  # refuses what does not fit
     for exchange in learned:
         fit_learned.check_starts(exchange, width_of)
-    dataset, _ = load_training_data(experiment)
-    say(f"reading weights: {command.base or experiment.weights}")
-    pretrained = fit_codebooks.load(experiment, dataset, command.base)
+
+
+def make(command: Calibrate, made: Made, pretrained: Pretrained, dataset: Dataset) -> dict[str, Any]:
+    """Returns codebooks and bases, by the name of their arrays."""
     rows = {
         keys_values: fit_codebooks.rows_of_blocks(
-            experiment, pretrained, dataset, command.examples, command.rows, keys_values=keys_values
+            command.experiment, pretrained, dataset, command.examples, command.rows, keys_values=keys_values
         )
         for keys_values in sorted({owner.keys_values for owner, _ in made.values()})
     }
@@ -140,6 +141,23 @@ def main(argv: list[str]) -> None:
         else:
             coded = fit_codebooks.coordinates(own, arrays[basis]) if basis else own
             arrays[name] = fit_codebooks.fit(owner, coded, command.seed)
+    return arrays
+
+
+def main(argv: list[str]) -> None:
+    command = flags.parse(Calibrate, __doc__, argv)
+    training = replace(command.experiment.training, seed=command.seed)
+    command = replace(command, experiment=replace(command.experiment, training=training))
+    refuse_several("train.calibrate runs")
+    named = dict.fromkeys(in_block for exchange in command.exchanges for in_block in as_tuple(exchange))
+    made, learned = to_make(named), list(filter(is_learned, named))
+    check(command, made, learned)
+    out = output_folder(command.out)
+    experiment = command.experiment
+    dataset, _ = load_training_data(experiment)
+    say(f"reading weights: {command.base or experiment.weights}")
+    pretrained = fit_codebooks.load(experiment, dataset, command.base)
+    arrays = make(command, made, pretrained, dataset)
     for group in sharing(learned):
         settings = [Setting(exchange, num_parts) for exchange in group for num_parts in command.parts]
         with_made = replace(pretrained, params={**pretrained.params, EXCHANGE: arrays})
