@@ -8,7 +8,7 @@ import numpy as np
 
 from eval.scoring.variants import Planned
 from prism_jax.errors import InputError, RunError, one_line
-from prism_jax.exchange.base import Exchange, as_tuple, name_of
+from prism_jax.exchange.base import Exchange, as_tuple
 from prism_jax.exchange.setting import Setting
 from prism_jax.exchange.text import text_of
 from prism_jax.exchange.wire import FLOAT32
@@ -46,7 +46,8 @@ class SettingFields(Fields):
 
     Attributes:
       setting: the exchange as on the command line.
-      exchange: its name. An exchange with parameters other than L also has all of them, except the wire format.
+      exchange: its name, and its parameters if it has others than L. L stands there as a letter, and a wire format does
+        not. So exchanges that differ in L and wire alone have the same name.
       wire: its wire format; separated by commas if each block has its own exchange.
       num_parts: P.
       num_segments: L; None for an exchange without segments.
@@ -74,8 +75,10 @@ class SettingFields(Fields):
         if not isinstance(exchange, Exchange):
             wires = ",".join(wire_of(in_block).name for in_block in as_tuple(exchange))
             return cls(text_of(exchange), text_of(exchange), wires, num_parts, None, None, num_tokens)
-        only_segments = list(exchange.parameters()) == ["num_segments"]
-        name = name_of(type(exchange)) if only_segments else str(with_wire(exchange, FLOAT32))
+        name, *values = str(with_wire(exchange, FLOAT32)).split(":")
+        parameters = list(exchange.parameters())
+        if "num_segments" in parameters:
+            values[parameters.index("num_segments")] = "L"
         rates = {}
         for length in examples_of if num_parts > 1 else ():
             part_len = part_length(length, num_parts)
@@ -83,7 +86,7 @@ class SettingFields(Fields):
                 rates[length] = part_len / rows_sent
         return cls(
             setting=text_of(exchange),
-            exchange=name,
+            exchange=":".join([name, *values] if values != ["L"] else [name]),
             wire=wire_of(exchange).name,
             num_parts=num_parts,
             num_segments=getattr(exchange, "num_segments", None),

@@ -520,10 +520,12 @@ class TwoNumbers(IsolatedParts):
 def test_rows_of_an_exchange_with_several_numbers_can_be_told_apart():
     fields = [
         SettingFields.of(Setting(exchange, 2), 8, {8: 1})
-        for exchange in (TwoNumbers(1, 50), TwoNumbers(1, 75), SegmentMeans(1))
+        for exchange in (TwoNumbers(1, 50), TwoNumbers(1, 75), TwoNumbers(2, 75), SegmentMeans(1))
     ]
-    assert [one.exchange for one in fields] == ["two_numbers:1:50", "two_numbers:1:75", "segment_means"]
-    assert [one.setting for one in fields] == ["two_numbers:1:50", "two_numbers:1:75", "segment_means:1"]
+    lines = [(one.exchange, one.num_segments) for one in fields]
+    assert lines == [("two_numbers:L:50", 1), ("two_numbers:L:75", 1), ("two_numbers:L:75", 2), ("segment_means", 1)]
+    settings = ["two_numbers:1:50", "two_numbers:1:75", "two_numbers:2:75", "segment_means:1"]
+    assert [one.setting for one in fields] == settings
 
 
 @pytest.mark.parametrize("label", ["a", "first token and means:16, int8, L = 16"])
