@@ -35,7 +35,7 @@ def whole(path: Path) -> Iterator[Path]:
     """Yields a path to write to, which becomes `path` on success. On failure, nothing remains, and `path` is unchanged.
 
     Raises:
-      OSError: if the file could not be written. It names `path`.
+      OSError: if the file could not be written. It names `path`, or another file that could not be read.
       RunError: if safetensors could not write it.
     """
     partial = path.with_name(f".{path.name}.partial")
@@ -43,7 +43,8 @@ def whole(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except OSError as error:
-        error.filename = str(path)  # the error of a failed write names no file
+        if error.filename in (None, str(partial)):  # a failed write names no file, a file that is read its own
+            error.filename = str(path)
         raise
     except SafetensorError as error:
         raise RunError(f"{path} could not be written: {error}; make room, or choose another folder") from error
@@ -127,6 +128,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
             (folder / LOCK).unlink(missing_ok=True)
             partial.rename(folder)
         except (OSError, RunError) as error:
+            if isinstance(error, OSError) and error.filename and not Path(error.filename).is_relative_to(partial):
+                raise
             raise RunError(
                 f"{folder} could not be written: {error.__cause__ or error}; nothing is left of it"
             ) from error

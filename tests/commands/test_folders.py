@@ -22,7 +22,7 @@ from prism_jax.assets import hub
 from prism_jax.cli import entry
 from prism_jax.errors import InputError, RunError
 from prism_jax.experiments import checkpoint, exchange_arrays
-from prism_jax.folders import LOCK, check_empty, held, write
+from prism_jax.folders import LOCK, check_empty, held, new_folder, whole, write
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
@@ -261,6 +261,17 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write(path, json.dumps(22))
     assert path.read_text() == "1"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_can_not_be_read_is_named_and_not_the_one_to_write(tmp_path):
+    gone, path = tmp_path / "gone", tmp_path / "copy"
+    with pytest.raises(FileNotFoundError, match=f"'{gone}'"), whole(path) as partial:
+        partial.write_bytes(gone.read_bytes())
+    with pytest.raises(FileNotFoundError, match=f"'{gone}'"), new_folder(path) as folder:
+        (folder / "copy").write_bytes(gone.read_bytes())
+    with pytest.raises(RunError, match=f"{path} could not be written: .*No such file"), new_folder(path) as folder:
+        (folder / "no" / "copy").write_bytes(b"x")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
