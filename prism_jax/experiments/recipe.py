@@ -19,6 +19,7 @@ from prism_jax.exchange import baselines, segments, wire
 from prism_jax.exchange.base import Exchange
 from prism_jax.exchange.flag_types import ExchangesFlag
 from prism_jax.exchange.setting import Setting
+from prism_jax.exchange.text import text_of
 from prism_jax.exchange.wire import INT2, INT4, Wire
 from prism_jax.models.base import Model
 from prism_jax.records import BatchSize, Count, Natural, NotNegative, NumParts, NumTokens, Positive, Share, Side
@@ -276,6 +277,10 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, type):
         return value.__name__
+    if isinstance(value, Setting):
+        return {"exchange": text_of(value.exchange), "num_parts": value.num_parts}
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+    if isinstance(value, tuple):  # in a list of exchanges, a tuple has one for each block
+        return [text_of(item) if isinstance(item, tuple) else _plain(item) for item in value]
+    return value

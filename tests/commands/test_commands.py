@@ -106,6 +106,20 @@ def test_one_exchange_for_each_block(toy_config, trained, tmp_path, capsys):
     assert "3 exchanges given for 2 blocks; give one, or 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_run_through_an_exchange_for_each_block_is_read_again(toy_config, trained, tmp_path):
+    through, run = "segment_means:2,isolated_parts", tmp_path / "run"
+    flags = ["--start", trained, "--training.exchanges", through, "--training.parts", 2, "--training.epochs", 1]
+    flags += ["--exchange", through, "--num-parts", 2, "--out", run]
+    assert command("train.finetune", toy_config, *flags) == 0
+    config_json = json.loads((run / "config.json").read_text())
+    assert (config_json["training"]["exchanges"], config_json["exchange"]) == ([through], through)
+    assert command("train.finetune", toy_config, *flags, "--resume") == 0
+    scored = ["--base", trained, "--tuned", run, "--parts", 2, "--segments", "--exchanges", through]
+    assert command("eval.sweep", toy_config, *scored, "--out", tmp_path / "sweep") == 0
+    assert command("train.export", run, tmp_path / "exported") == 0
+
+
 @pytest.mark.parametrize(
     ("module", "flags", "message"),
     [
