@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     if not is_terminal():
         return
     content = files.results(scoring, rows, f"python -m eval.blocks {shlex.join(argv)}")
-    content |= {"setting": str(setting), "one_device": Score.of(scoring.task, exact, None).to_json()}
+    content |= {"setting": str(setting), "one_device": files.finite(Score.of(scoring.task, exact, None).to_json())}
     files.write_json(out, content)
     from eval.reporting import other_plots  # process 0 alone draws
 

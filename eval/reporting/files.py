@@ -64,9 +64,12 @@ def results(scoring: Scoring, rows: list[dict], command: str, remarks: Sequence[
 
 
 def finite(value: Any) -> Any:
-    """Returns the value, or None if it, or a bound of an interval, is not finite: JSON has no nan."""
+    """Returns the value, or None if it, or a bound of an interval, is not finite: JSON has no nan. Of a dict, the same
+    for each of its values."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
     return None if isinstance(value, list | tuple) and None in map(finite, value) else value
 
 

@@ -7,6 +7,7 @@ from prism_jax.data.text import bucket_lengths
 from prism_jax.errors import InputError
 from prism_jax.exchange.base import Exchange, Exchanges, as_tuple
 from prism_jax.exchange.baselines import AllGather, IsolatedParts, WholeSequence
+from prism_jax.exchange.first_tokens import FirstTokens
 from prism_jax.exchange.keys_values import KeysValues
 from prism_jax.exchange.segments import SegmentMeans
 from prism_jax.exchange.setting import Setting
@@ -63,12 +64,16 @@ def with_format(exchange: Exchanges, wire: Wire) -> Exchanges:
 
 
 def is_lossy(exchange: Exchanges) -> bool:
-    """Returns whether an exchange sends rows, or keys and values, but not all of them unchanged."""
-    shared = (block.of if isinstance(block, KeysValues) else block for block in as_tuple(exchange))
-    return not all(
-        isinstance(block, WholeSequence | IsolatedParts) or (isinstance(block, AllGather) and block.wire == FLOAT32)
-        for block in shared
-    )
+    """Returns whether an exchange sends rows, or keys and values, but not all of them unchanged before each block."""
+    blocks = as_tuple(exchange)
+    sends_nothing = all(isinstance(block, WholeSequence | IsolatedParts) for block in blocks)
+    return not (sends_nothing or all(map(_sends_all, blocks)))
+
+
+def _sends_all(exchange: Exchange) -> bool:
+    while isinstance(exchange, KeysValues | FirstTokens):
+        exchange = exchange.of
+    return isinstance(exchange, AllGather) and exchange.wire == FLOAT32
 
 
 def refuse_impossible_values(rows: list[Planned]) -> None:

@@ -11,10 +11,12 @@ from eval.scoring.rows import failed_row
 from eval.scoring.variants import BASE, CONTROL, ONE_DEVICE, TUNED, Planned
 from eval.sweeping import store
 from prism_jax.errors import InputError
+from prism_jax.exchange import arrays
 from prism_jax.exchange.setting import Setting
 from prism_jax.parallel.processes import from_terminal, several
 from prism_jax.parallel.runner import PlacedRunner
 from prism_jax.tasks.predict import Predictor
+from prism_jax.trees import flatten
 
 RecordId = tuple[int, Setting, str]
 """N, the setting, and the kind of weights of a record."""
@@ -105,7 +107,12 @@ class Sweeper:
         first = next(iter(self._scorings.values()))
         library = store.digest_of_library("eval.scoring.measure", "eval.scoring.rows")
         model = store.digest_of_model(first.model)
-        params = {kind: store.digest_of_params(variant.params) for kind, variant in first.variants.items()}
+        params = {kind: flatten(variant.params) for kind, variant in first.variants.items()}
+        weights = {
+            kind: store.digest_of_params({path: x for path, x in flat.items() if path.split("/")[0] != arrays.EXCHANGE})
+            for kind, flat in params.items()
+        }
+        stack = first.model.config.stack
         tasks = {N: store.digest_of_task(scoring.task, N) for N, scoring in self._scorings.items()}
 
         def key(row: Planned) -> str:
@@ -113,7 +120,10 @@ class Sweeper:
             numbers: tuple[Any, ...] = (setting.num_parts, row.num_tokens, scoring.buckets)
             numbers += (scoring.experiment.batch_size, type(self._runners[setting.num_parts]).__name__)
             exchange = store.digest_of_exchange(setting)
-            return store.digest(library, exchange, params[row.weights], tasks[row.num_tokens], model, numbers)
+            own = arrays.stated(setting.exchange, stack.num_layers, stack.width_of)
+            exchange_arrays = store.digest_of_params({path: params[row.weights][path] for path in own})
+            inputs = exchange, exchange_arrays, weights[row.weights], tasks[row.num_tokens], model, numbers
+            return store.digest(library, *inputs)
 
         return {_record_id(row): key(row) for row in rows}
 

@@ -16,7 +16,7 @@ from helpers.command import command
 from helpers.paths import ROOT
 from PIL import Image
 
-from eval.reporting import sweep_plots, sweep_points, tables
+from eval.reporting import files, sweep_plots, sweep_points, tables
 from eval.reporting.markdown import mean_over_runs
 from eval.reporting.style import plt
 from eval.scoring import variants
@@ -24,7 +24,7 @@ from eval.scoring.load import load_scoring
 from eval.scoring.measure import Measured
 from eval.scoring.rows import SettingFields
 from eval.sweeping import store
-from eval.sweeping.grid import grid_of_exchanges, plan
+from eval.sweeping.grid import grid_of_exchanges, is_lossy, plan
 from eval.timing import session
 from prism_jax.assets import hub
 from prism_jax.data.images import load_processor
@@ -32,6 +32,7 @@ from prism_jax.exchange.baselines import IsolatedParts
 from prism_jax.exchange.codebooks import Codebooks
 from prism_jax.exchange.segments import SegmentMeans
 from prism_jax.exchange.setting import Setting
+from prism_jax.exchange.text import parse
 from prism_jax.experiments import recipe
 from prism_jax.layers.config import TransformerConfig
 from prism_jax.models.vit import ViTConfig
@@ -314,6 +315,38 @@ def test_tuned_weights_are_scored_where_something_is_lost(toy_config):
         "segment_means:1:int8 on 2",
     ]
     assert [setting for setting, weights in rows if weights == "control"] == ["whole_sequence on 1"]
+
+
+@pytest.mark.parametrize(
+    ("exchange", "expected"),
+    [
+        ("isolated_parts", False),
+        ("all_gather", False),
+        ("first_tokens:1:keys_values:all_gather", False),
+        ("all_gather,keys_values:all_gather", False),
+        ("all_gather:int8", True),
+        ("all_gather,isolated_parts", True),
+        ("first_tokens:1:isolated_parts", True),
+        ("every:2:all_gather", True),
+    ],
+)
+def test_what_loses_something(exchange, expected):
+    assert is_lossy(parse(exchange)) == expected
+
+
+@pytest.mark.slow
+def test_a_record_does_not_run_again_for_another_exchange_s_arrays(toy_config, trained, tmp_path, calls):
+    flags = [toy_config, "--base", trained, "--parts", 2, "--segments", 2, "--out", tmp_path]
+    assert command("eval.sweep", *flags, "--exchanges", "gated_means:1") == 0
+    calls.clear()
+    assert command("eval.sweep", *flags, "--exchanges", "gated_means:1", "head_means:1:2") == 0
+    assert set(calls) == {"compiled", "head_means:1:2 on 2"}
+
+
+def test_a_record_has_no_nan_in_its_other_metrics():
+    assert files.finite({"other_metrics": {"spearman_percent": float("nan"), "rows": 2}}) == {
+        "other_metrics": {"spearman_percent": None, "rows": 2}
+    }
 
 
 def test_a_key_changes_with_what_it_stands_for():
