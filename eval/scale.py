@@ -23,15 +23,13 @@ from eval.sweeping import store
 from eval.timing import part_program
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
-from prism_jax.errors import InputError
+from prism_jax.errors import InputError, RunError
 from prism_jax.exchange.base import Exchange
 from prism_jax.exchange.baselines import AllGather, WholeSequence
 from prism_jax.exchange.segments import SegmentMeans
 from prism_jax.progress import Progress
-from prism_jax.records import NumTokens
+from prism_jax.records import ONE_OR_MORE, NumTokens
 from prism_jax.user_paths import UserPath
-
-ONE_OR_MORE = Meta(min_length=1, description="one or more")
 
 
 @dataclass(frozen=True)
@@ -117,12 +115,15 @@ def main(argv: list[str]) -> None:
     settings = [(WholeSequence(), 1), (AllGather(), command.num_parts)]
     settings += [(SegmentMeans(num_segments), command.num_parts) for num_segments in command.segments]
     planned = [(num_tokens, *setting) for num_tokens in sorted(command.lengths) for setting in settings]
+    failed = 0
     for num_tokens, exchange, num_parts in Progress(planned, "records", unit="record"):
         setting = (str(exchange), num_parts, num_tokens, command.layers)
         if setting in {(row["exchange"], row["num_parts"], row["tokens"], row["layers"]) for row in rows}:
             continue
         row = measure_part(command, exchange, num_parts, num_tokens)
-        if not (outcome := row.get("error")):
+        if outcome := row.get("error"):
+            failed += 1
+        else:
             rows.append(row)
             mebibytes = row["memory_activations_bytes_compiled"] / 2**20
             outcome = f"{row['seconds']:9.3f} s  {mebibytes:9.1f} MiB activations"
@@ -134,8 +135,11 @@ def main(argv: list[str]) -> None:
     for exchange_name, power in powers.items():
         time, memory = power["seconds"], power["memory_activations_bytes_compiled"]
         print(f"{exchange_name:20s} time N^{time:.2f}, activations N^{memory:.2f}")
-    other_plots.scale(out / "scale.png", shown, powers)
-    print(f"wrote {out}/results.json, scale.png")
+    if shown:
+        other_plots.scale(out / "scale.png", shown, powers)
+        print(f"wrote {out}/results.json, scale.png")
+    if failed:
+        raise RunError(f"{failed} of {len(planned)} records failed; the same command tries them again")
 
 
 if __name__ == "__main__":

@@ -8,22 +8,25 @@ python -m eval.speed [--families vit bert gpt2 llama] [--batch-sizes 1 8 32] [--
 import os
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from eval.timing.families import check_length
 from prism_jax.cli import flags
 from prism_jax.cli.entry import output_folder, run
 from prism_jax.errors import InputError
-from prism_jax.records import BatchSize, Count, Natural, NumTokens, Positive
+from prism_jax.records import ONE_OR_MORE, BatchSize, Count, Natural, NumTokens, Positive
 from prism_jax.user_paths import UserPath
 
 
 @dataclass(frozen=True)
 class Speed:
-    families: tuple[Literal["vit", "bert", "gpt2", "llama"], ...] = ("vit", "bert", "gpt2")
+    families: Annotated[tuple[Literal["vit", "bert", "gpt2", "llama"], ...], ONE_OR_MORE] = ("vit", "bert", "gpt2")
     """Families of models with random weights, at base size; llama is SmolLM2-135M."""
-    batch_sizes: tuple[BatchSize, ...] = (1, 8, 32)
-    steps: tuple[Literal["inference", "training", "generation"], ...] = ("inference", "training")
+    batch_sizes: Annotated[tuple[BatchSize, ...], ONE_OR_MORE] = (1, 8, 32)
+    steps: Annotated[tuple[Literal["inference", "training", "generation"], ...], ONE_OR_MORE] = (
+        "inference",
+        "training",
+    )
     """"inference" is a forward pass; "training" is forward, backward and AdamW, without dropout; "generation" is a
     prompt and 32 new tokens, of gpt2 and llama."""
     num_tokens: NumTokens = 128

@@ -24,7 +24,7 @@ from prism_jax.errors import InputError
 from prism_jax.exchange.wire import FLOAT32, WIRES, check_names
 from prism_jax.parallel.partition import check_parts
 from prism_jax.progress import Progress
-from prism_jax.records import NumTokens
+from prism_jax.records import ONE_OR_MORE, NumTokens
 from prism_jax.user_paths import UserPath
 
 TABLE = TextTable(
@@ -45,9 +45,11 @@ TABLE = TextTable(
 class Wires:
     num_tokens: NumTokens = 256
     """Number of tokens, N."""
-    num_parts: tuple[Annotated[int, Meta(ge=2, le=2**16, description=f"2 or more, up to {2**16}")], ...] = (2, 4)
+    num_parts: Annotated[
+        tuple[Annotated[int, Meta(ge=2, le=2**16, description=f"2 or more, up to {2**16}")], ...], ONE_OR_MORE
+    ] = (2, 4)
     """Numbers of parts, P."""
-    wires: tuple[str, ...] = tuple(name for name in WIRES if name != FLOAT32.name)
+    wires: Annotated[tuple[str, ...], ONE_OR_MORE] = tuple(name for name in WIRES if name != FLOAT32.name)
     """Wire formats to time."""
     rounds: Annotated[int, Meta(ge=3, le=10_000, description="3 or more, up to 10000")] = 30
     """Times that everything is run, in turn. The times are medians."""

@@ -27,6 +27,9 @@ MOST = 2**31 - 1
 
 Count = Annotated[int, Meta(ge=1, le=MOST, description=f"1 or more, up to {MOST}")]
 Natural = Annotated[int, Meta(ge=0, le=MOST, description=f"0 or more, up to {MOST}")]
+ONE_OR_MORE = Meta(min_length=1, description="one or more")
+"""Of the values of a flag."""
+
 NumTokens = Annotated[int, Meta(ge=1, le=2**24, description=f"1 to {2**24} tokens")]
 NumParts = Annotated[int, Meta(ge=1, le=2**16, description=f"1 or more, up to {2**16}")]
 BatchSize = Annotated[int, Meta(ge=1, le=2**20, description=f"1 or more, up to {2**20}")]

@@ -36,7 +36,9 @@ def blocks(path: Path, content: dict) -> None:
         *((row["block"], row, COLOURS[0]) for row in records),
         (len(records), everything, COLOURS[4]),
     ]:
-        difference, (low, high) = row["difference_to_one_device"], row["difference_ci95"]
+        if (difference := row["difference_to_one_device"]) is None:
+            continue
+        low, high = row["difference_ci95"] or (difference, difference)
         bars = [[difference - low], [high - difference]]
         right.errorbar(x, difference, bars, fmt="o", color=colour, markersize=4, elinewidth=0.8)
     right.axhline(0, color="black", linewidth=0.8, linestyle="--")
@@ -67,7 +69,8 @@ def scale(path: Path, rows: list[dict], exponents: dict[str, dict[str, float]]) 
             power = f", N^{exponents[exchange][name]:.2f}" if exchange in exponents else ""
             text = f"{exchange.replace('_', ' ')} on {records[0]['num_parts']}{power}"
             at, values = [row["tokens"] for row in records], [row[name] / unit for row in records]
-            axes.plot(at, values, marker=MARKERS[i], color=COLOURS[i], markersize=4, linewidth=0.8, label=text)
+            marker, colour = MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)]
+            axes.plot(at, values, marker=marker, color=colour, markersize=4, linewidth=0.8, label=text)
         lengths = sorted({row["tokens"] for row in rows})
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, [f"{n:g}" for n in lengths], rotation=45)

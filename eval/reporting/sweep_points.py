@@ -81,10 +81,12 @@ class Plot:
     def of(self, panels: Panels) -> Panels:
         """Returns the panels that have something to draw."""
 
-        def is_drawn(row: dict) -> bool:
-            return row["num_parts"] > 1 if self.cost is None else self.cost.of(row) is not None
+        def is_drawn(content: dict) -> bool:
+            if self.cost is None:
+                return any(row["num_parts"] > 1 for row in content["rows"])
+            return bool(self.cost.rows(content))
 
-        return {name: content for name, content in panels.items() if any(map(is_drawn, content["rows"]))}
+        return {name: content for name, content in panels.items() if is_drawn(content)}
 
 
 def sent(row: dict) -> float:

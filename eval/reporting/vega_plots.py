@@ -56,11 +56,8 @@ CONFIG = {
 
 def charts(plot: Plot, panels: Panels) -> list[dict[str, Any]]:
     """Returns a chart for each panel that has something to draw."""
-    panels = {
-        name: content for name, content in plot.of(panels).items() if plot.cost is None or plot.cost.rows(content)
-    }
     specs = []
-    for (name, _), content in panels.items():
+    for (name, _), content in plot.of(panels).items():
         layers = score_against(plot.cost, content) if plot.cost else compute_against_parts(content)
         specs.append(
             {

@@ -10,6 +10,7 @@ from helpers.command import command
 from helpers.tiny import hidden_states, tiny_batch, tiny_bert
 
 import prism_jax as pj
+from eval.reporting import other_plots
 from prism_jax import data
 from prism_jax.programs import block_outputs
 
@@ -44,6 +45,9 @@ def test_the_command(toy_config, trained, tmp_path, capsys):
     for row in json.loads((tmp_path / "results.json").read_text())["rows"][:2]:
         assert row["relative_error"] < 1e-5
         assert row["cosine_similarity"] == pytest.approx(1, abs=1e-6)
+    content["rows"][0] |= {"difference_to_one_device": None, "difference_ci95": None}  # of a correlation of equal texts
+    other_plots.blocks(tmp_path / "undefined.png", content)
+    assert (tmp_path / "undefined.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_model_with_extra_rows_is_refused_before_anything_slow(toy_config, trained, tmp_path, monkeypatch, capsys):

@@ -71,10 +71,11 @@ def test_the_file_holds_all_that_it_shows():
     assert [point["score"] for point in points] == [row["score"] for row in ROWS if row["num_parts"] > 1]
 
 
-def test_a_sweep_of_one_device_has_no_chart():
+def test_a_sweep_of_one_device_has_no_chart_and_no_plot():
     alone = CONTENT | {"rows": [row for row in ROWS if row["num_parts"] == 1]}
     panels = sweep_points.panels_of({"a run": alone})
     assert [vega_plots.charts(plot, panels) for plot in sweep_points.PLOTS.values()] == [[]] * 4
+    assert [plot.of(panels) for plot in sweep_points.PLOTS.values()] == [{}] * 4  # PNG are drawn of these
 
 
 def test_a_missing_library_is_one_line(tmp_path, monkeypatch, capsys):

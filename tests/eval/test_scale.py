@@ -1,6 +1,7 @@
 """Time and memory of one part alone."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 from helpers.command import command
 
 import prism_jax as pj
+from eval import scale
 from eval.reporting import other_plots
 from eval.scale import exponents
 from eval.timing.part_program import compile_part
 from prism_jax import cost
+from prism_jax.errors import RunError
 from prism_jax.models.bert import BERT_BASE
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
@@ -73,6 +76,21 @@ def test_the_axes_of_the_plot_are_labelled_in_plain_numbers(monkeypatch):
         labels = [label.get_text() for label in axes.get_yticklabels() if label.get_text()]
         assert set(decades) <= set(labels)
         assert all(map(float, labels))
+
+
+def test_the_plot_has_room_for_more_exchanges_than_colours(tmp_path):
+    measured = {"num_parts": 8, "layers": 12, "tokens": 256, "seconds": 1.0, "memory_activations_bytes_compiled": 1e6}
+    rows = [measured | {"exchange": f"segment_means:{L}"} for L in range(1, 12)]
+    other_plots.scale(tmp_path / "scale.png", rows, {})
+    assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_records_that_fail_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, "measure_part", lambda *args: {"error": "the process ended with status -9"})
+    for name in ("XLA_FLAGS", "JAX_PLATFORMS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # the command sets them
+    with pytest.raises(RunError, match="2 of 2 records failed; the same command tries them again"):
+        scale.main(["--lengths", "256", "--segments", "--out", str(tmp_path)])
 
 
 @pytest.mark.slow

@@ -29,3 +29,6 @@ def test_what_cannot_be_timed_is_refused(capsys):
     assert "unknown wire format 'int5'; known are float32" in capsys.readouterr().err
     assert command("eval.wires", "--num-tokens", 3, "--num-parts", 4) == 2
     assert "4 parts asked for, but the sequence has 3 tokens" in capsys.readouterr().err
+    for flag in ("--wires", "--num-parts"):
+        assert command("eval.wires", flag) == 2
+        assert "one or more" in capsys.readouterr().err
