@@ -151,8 +151,8 @@ def main(argv: list[str]) -> None:
     refuse_several("train.calibrate runs")
     named = dict.fromkeys(in_block for exchange in command.exchanges for in_block in as_tuple(exchange))
     made, learned = to_make(named), list(filter(is_learned, named))
-    check(command, made, learned)
     out = output_folder(command.out)
+    check(command, made, learned)
     experiment = command.experiment
     dataset, _ = load_training_data(experiment)
     say(f"reading weights: {command.base or experiment.weights}")
