@@ -59,7 +59,7 @@ def byte_level_bpe(documents: Sequence[str], vocab_size: int) -> PreTrainedToken
 
 
 def save(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Writes the files of a tokenizer into a folder, all of them or none.
+    """Writes the files of a tokenizer into a folder. tokenizer.json comes last, and marks a complete tokenizer.
 
     Raises:
       RunError: if they can't be written.
@@ -67,11 +67,12 @@ def save(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix=".partial_", dir=out) as partial:
             tokenizer.save_pretrained(partial)
-            # In reverse order, tokenizer.json, which marks a complete tokenizer, comes last.
-            for path in sorted(Path(partial).iterdir(), reverse=True):
+            for path in sorted(Path(partial).iterdir(), reverse=True):  # tokenizer_config.json, tokenizer.json
                 path.replace(out / path.name)
     except Exception as error:  # the tokenizers library may raise anything for a full disk
-        raise RunError(f"the tokenizer can't be written to {out}: {one_line(error)}; nothing is left of it") from error
+        raise RunError(
+            f"the tokenizer can't be written to {out}: {one_line(error)}; make room, and run the command again"
+        ) from error
 
 
 def main(argv: list[str]) -> None:

@@ -29,7 +29,7 @@ def runner_for(num_parts: int) -> PlacedRunner:
     the same device.
 
     Raises:
-      InputError: if the number of devices of all processes differs.
+      InputError: unless `num_parts` is 1 or the number of devices of all processes.
     """
     if several() and 1 < num_parts != jax.device_count():
         raise InputError(
@@ -63,13 +63,14 @@ def errors_of_blocks(scoring: Scoring, params: Any, setting: Setting) -> list[di
             sums.append(jnp.stack([(cosine * real_BN).sum(), (error * real_BN).sum()]))
         return jnp.stack(sums), real_BN.sum()
 
-    placed, total, tokens = run.replicate(params), np.zeros((model.config.stack.num_layers, 2)), 0.0
+    placed, placed_whole = run.replicate(params), one_device.replicate(params)
+    total, tokens = np.zeros((model.config.stack.num_layers, 2)), 0.0
     cut = (scoring.task, scoring.buckets, scoring.experiment.batch_size)
     for batch in Progress(scoring_batches(*cut), "errors", num_batches(*cut), unit="batch"):
         whole = one_device.split(batch.tokens)
         parts = run.split(batch.tokens)
         approximate = run.fetch(outputs(setting.exchange, run, placed, parts))
-        exact = outputs(ONE_DEVICE.exchange, one_device, params, whole)
+        exact = outputs(ONE_DEVICE.exchange, one_device, placed_whole, whole)
         sums, count = compare(approximate, exact, whole.real_BN * batch.weight_B[:, None])
         total, tokens = total + np.asarray(sums), tokens + float(count)
     return [{"cosine_similarity": cosine, "relative_error": error} for cosine, error in (total / tokens).tolist()]

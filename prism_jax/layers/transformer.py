@@ -187,8 +187,9 @@ class Block(nn.Module):
             )
         if context.weight_BK.shape[1] != rows or context.last_K.shape not in ((rows,), context.weight_BK.shape):
             raise InputError(
-                f"{exchange} gave {rows} rows, {context.weight_BK.shape[1]} weights and {context.last_K.shape[-1]} "
-                "last positions; give one of each for every row"
+                f"{exchange} gave {rows} rows, weights of shape {context.weight_BK.shape} and last positions of shape "
+                f"{context.last_K.shape}; give a weight for each row of each text, and last positions of shape "
+                f"({rows},) or that of the weights"
             )
         if context.place_BK is not None and context.place_BK.shape != context.weight_BK.shape:
             raise InputError(

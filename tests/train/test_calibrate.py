@@ -20,6 +20,7 @@ from prism_jax.exchange import AllGather, Codebooks, GatedMeans, HeadMeans
 from prism_jax.exchange.text import parse
 from prism_jax.experiments import recipe
 from prism_jax.experiments.build import load_training_data
+from prism_jax.experiments.checkpoint import best_step
 from prism_jax.experiments.exchange_arrays import save, source_of, with_arrays
 from prism_jax.programs import part_with_insides
 from prism_jax.tasks import prepare
@@ -108,6 +109,9 @@ def test_a_sweep_scores_through_calibrated_codebooks(calibrated, toy_config, tra
     scores = [found.start() for line in printed.splitlines() if (found := re.search(r"accuracy %|\d+[.]\d \[\d", line))]
     assert scores == scores[:1] * 4  # header and records are aligned
     words = ["--exchange", BOOKS, "--num-parts", 2, "--exchange-arrays", calibrated, "--out", tmp_path / "other"]
+    best = f"{trained.parent}/./{trained.name}@{best_step(trained)}"
+    assert command("eval.evaluate", toy_config, "--checkpoint", best, *words) == 0
+    assert "were made for" not in capsys.readouterr().out
     assert command("eval.evaluate", toy_config, "--checkpoint", f"{trained}@16", *words) == 0
     assert f"were made for {trained}, but the base weights are {trained}@16" in capsys.readouterr().out
     assert command("eval.evaluate", toy_config, "--checkpoint", trained, "--exchange", BOOKS, "--num-parts", 3) != 0

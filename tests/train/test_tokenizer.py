@@ -60,7 +60,7 @@ def test_a_run_that_fails_leaves_nothing_and_can_be_repeated(source, tmp_path, m
     assert command("train.tokenizer", *flags) == 1
     printed = (
         f"error: the tokenizer can't be written to {out}: No space left on device (os error 28); "
-        "nothing is left of it\n"
+        "make room, and run the command again\n"
     )
     assert capsys.readouterr().err == printed
     assert [path.name for path in out.iterdir()] == ["config.json"]
