@@ -37,7 +37,8 @@ def forward(model: Model, params: Any, parts: Parts, exchange: Exchanges, run: R
       What the model's head returns.
 
     Raises:
-      InputError: if the model or the exchange can't run on this many tokens and parts.
+      InputError: if the model or the exchange can't run on this many tokens and parts, the batch was cut into another
+        number of parts, or the parameters lack arrays of the exchange.
     """
     rows_BRD = encode(model, params, parts, exchange, run)
     return Head(model, params, run)(rows_BRD, parts)

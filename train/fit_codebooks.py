@@ -79,7 +79,7 @@ def rows_of_blocks(
       pretrained: the model.
       dataset: training examples.
       examples: number of examples to read, at even distances.
-      most: largest number of rows of a block. They are drawn at random, the same places in every block.
+      most: largest number of rows of a block. They are drawn at random, of the same tokens in every block.
       keys_values: whether to return keys and values side by side in place of rows, [rows, 2 G F].
     """
     model, stack = pretrained.model, pretrained.model.config.stack
@@ -97,9 +97,9 @@ def rows_of_blocks(
     lengths = bucket_lengths(experiment.buckets, experiment.num_tokens)
     kept: list[list[np.ndarray]] = [[] for _ in range(stack.num_layers)]
     params = jax.device_put(pretrained.params)
-    places = np.random.default_rng(experiment.training.seed).permutation(int(np.sum(task.lengths)))[:most]
+    chosen = np.random.default_rng(experiment.training.seed).permutation(int(np.sum(task.lengths)))[:most]
     wanted, read_before = np.zeros(int(np.sum(task.lengths)), bool), 0
-    wanted[places] = True
+    wanted[chosen] = True
     batches = scoring_batches(task, lengths, experiment.batch_size)
     for batch in Progress(batches, "rows", num_batches(task, lengths, experiment.batch_size), unit="batch"):
         tokens = dict(batch.tokens)

@@ -17,13 +17,14 @@ from prism_jax.tasks.predict import Predictor, count_by_bucket
 
 @dataclass(frozen=True, kw_only=True)
 class Costs(Fields):
-    """Cost of one sequence of a task, per device: by formula and, if the name ends in "compiled", from the compiled
-    program.
+    """Cost per device: by formula and, if the name ends in "compiled", from the compiled program.
 
-    FLOPs are those of the blocks' matrix products. Bytes are those of the exchanges, the cut and the join. With
-    several buckets, figures are means over the sequences; collectives and memory are those of a whole batch of the
-    longest bucket. Compiled programs are read on CPU devices, with a device for each part; otherwise these figures are
-    None.
+    FLOPs are those of the blocks' matrix products for one sequence of a task; those outside products are read from the
+    compiled program. Bytes are those of the exchanges, the cut and the join for one sequence. With several buckets,
+    these are means over the sequences. Collectives and memory (bytes) are those of a whole batch of the longest bucket.
+
+    Compiled programs are read where each part has a device, and their FLOPs, bytes and collectives on CPU devices only;
+    otherwise these figures are None.
     """
 
     flops_per_device: float

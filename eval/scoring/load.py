@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from eval.scoring.variants import BASE, impossible_reason
+from eval.scoring.variants import BASE, impossible_reason, is_same_source
 from prism_jax import cost, data
 from prism_jax.assets import hub
 from prism_jax.data.datasets import Corpus, Dataset, even_indices, subset
@@ -212,17 +212,8 @@ def _with_same_arrays(kind: str, pretrained: Pretrained, settings: Sequence[Sett
 
 def _note_other_source(path: str | None, base: str) -> None:
     """Prints a note if the arrays of exchanges were made for other weights than the base weights."""
-    if path is not None and is_terminal() and not _is_same(source := exchange_arrays.source_of(path), base):
+    if path is not None and is_terminal() and not is_same_source(source := exchange_arrays.source_of(path), base):
         print(f"note: the arrays in {path} were made for {source}, but the base weights are {base}")
-
-
-def _is_same(source: str, other: str) -> bool:
-    """Returns whether two sources of weights are the same, however their folder and their best step are spelled."""
-    (folder, step), (other_folder, other_step) = map(checkpoint.run_and_step, (source, other))
-    if folder.resolve() != other_folder.resolve():
-        return False
-    steps = step, other_step
-    return step == other_step or (None in steps and checkpoint.best_step(folder) in steps)
 
 
 def load_variant(

@@ -59,8 +59,8 @@ MAY_DIFFER = (
 
 
 def remarks(base: str | None, tuned: str | None, control: str | None) -> list[str]:
-    """Returns the violations of these assumptions, as texts. Adapters, and the history of a config's weights, can't be
-    checked.
+    """Returns, as texts, where tuned and control did not start from base, where control went through an exchange, and
+    where the two were trained differently. Adapters, and the history of a config's weights, can't be checked.
 
     Args:
       base: `RUN` or `RUN@STEP` of train.finetune, an adapter, or None for the config's weights.
@@ -97,3 +97,12 @@ def _run(source: str | None) -> RunConfig | None:
     """Returns the config.json of a run; None if the source is no run."""
     run = checkpoint.run_and_step(source)[0] if source else None
     return read_config(run) if run and (run / "config.json").is_file() else None
+
+
+def is_same_source(source: str, other: str) -> bool:
+    """Returns whether two sources of weights are the same, however their folder and their best step are spelled."""
+    (folder, step), (other_folder, other_step) = map(checkpoint.run_and_step, (source, other))
+    if folder.resolve() != other_folder.resolve():
+        return False
+    steps = step, other_step
+    return step == other_step or (None in steps and checkpoint.best_step(folder) in steps)

@@ -34,7 +34,7 @@ class Context:
       place_BK: float32, place of a row in its text. A token's is the number of real tokens before it; a row between two
         tokens may stand between theirs. Models with rotary positions turn the row's key by it. None for the places of
         `last_K`.
-      memory: what the same exchange is given as `layout.memory` in the next block. None for most.
+      memory: value of `layout.memory` for the same exchange in the next block. None for most.
     """
 
     x_BKD: jax.Array

@@ -19,8 +19,8 @@ class FirstTokens(Wrapped):
     """Gives every part the first real tokens of the sequence in float32, beside the rows of another exchange.
 
     Causal language models put much of their attention on the first token, and fail without it (attention sinks,
-    StreamingLLM, arXiv 2309.17453). The rows of the other exchange stand for the other tokens only. Takes one
-    collective more.
+    StreamingLLM, arXiv 2309.17453). The rows of the other exchange stand for the other tokens only. It adds one
+    collective to each block.
 
     Attributes:
       num_first: S, tokens that are kept whole.

@@ -32,5 +32,4 @@ class GatedMeans(Segments):
         return jnp.einsum("BLSD,BLS->BLD", jnp.where(real_BLS[..., None], x_BLSD, 0), share_BLS)
 
     def flops(self, part_len: int, num_parts: int, features: int) -> float:
-        places = self.num_segments * self.segments(part_len)[0].shape[1] if num_parts > 1 else 0
-        return 4 * places * features
+        return 4 * self.padded_tokens(part_len) * features if num_parts > 1 else 0

@@ -76,5 +76,5 @@ class HeadMeans(Segments):
     def flops(self, part_len: int, num_parts: int, features: int) -> float:
         if num_parts == 1:
             return 0
-        places = self.num_segments * self.segments(part_len)[0].shape[1]
-        return 2 * places * features + 2 * self.num_segments * features * self._head_width(features)
+        mapped = self.num_segments * self._head_width(features)
+        return 2 * (self.padded_tokens(part_len) + mapped) * features

@@ -15,7 +15,8 @@ from prism_jax.parallel.partition import Layout
 class KeysValues(Wrapped):
     """Shares keys and values by way of another exchange, which is called on them in place of rows.
 
-    A part computes keys and values of its own rows only. Voltage and PRISM compute those of received rows once more.
+    A part computes keys and values of its own rows only. Voltage and PRISM also compute them for the rows that
+    they receive.
     Each row sent has 2 G F numbers: its key, then its value. Serving engines call the all-gather of keys and values
     KV-gather.
     """

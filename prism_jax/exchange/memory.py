@@ -74,7 +74,7 @@ class Remembering(Wrapped):
 
     @abc.abstractmethod
     def choose(self, arrived: Kept, before: Kept, block: int) -> tuple[jax.Array, Kept]:
-        """Returns the rows of others that a block reads, and what is handed on.
+        """Returns the rows of others that a block reads, and the memory for the next block.
 
         Args:
           arrived: from the other exchange.

@@ -67,7 +67,7 @@ class Principal(Wrapped):
     Each block has its basis, of the rows that the block reads on one device; `train.calibrate` makes it. It is made for
     codebooks in front, `codebooks:48:8:principal:192:all_gather`, after the parametric form of optimized product
     quantization (Ge et al. 2013): a large component stands beside a small one. KVTC (arXiv 2511.01815) codes keys and
-    values in such a basis.
+    values in a basis of principal components.
 
     Attributes:
       rank: W, components that are kept.

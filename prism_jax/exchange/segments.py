@@ -72,6 +72,10 @@ class Segments(Sending):
     def rows_sent(self, part_len: int) -> int:
         return self.num_segments
 
+    def padded_tokens(self, part_len: int) -> int:
+        """Returns the tokens that `pool` reads, L times S: those of the segments, all as long as the longest one."""
+        return self.segments(part_len)[0].size
+
     def check(self, num_tokens: int, num_parts: int) -> None:
         part_len = part_length(num_tokens, num_parts)
         if self.num_segments > part_len:

@@ -133,7 +133,7 @@ def cut(closed: core.ClosedJaxpr) -> tuple[list[Stretch], list[int]]:
     """Returns the stretches and collectives of a function in the order of their launch, and the numbers of its outputs.
 
     In front of each collective stand the steps that its input needs, and no others. Those among them that need not wait
-    for a collective come before those that need it. They are a stretch of their own if they hold a matrix product. What
+    for a collective come before those that need it. They are a separate stretch if they hold a matrix product. What
     no output needs is left out.
 
     Raises:

@@ -25,7 +25,7 @@ WAIT_SECONDS = 60.0
 """Seconds that the processes have to connect."""
 
 GREETING_SECONDS = 5.0
-"""Seconds after which a connection that has not said whose it is is closed."""
+"""Seconds in which a new connection must name its process. Then it is closed."""
 
 GREETING = struct.Struct("<32sQ")
 """First bytes of a connection: the secret of the run, and the process that connects."""

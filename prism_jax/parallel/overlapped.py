@@ -2,7 +2,7 @@
 
 Nothing computes on a CPU while a collective of the same program waits. So the function of a part is traced, and cut at
 its collectives. Each stretch of equations between them becomes a program, which the main thread launches. All-gathers
-go as `messages` on a mesh of all CPU processes of a run. Any other collective is a program of its own, which a second
+go as `messages` on a mesh of all CPU processes of a run. Any other collective is a separate program, which a second
 thread launches. They begin in the order of the function, which is the same on every process. A stretch waits for the
 collectives that it reads, and for no others.
 """

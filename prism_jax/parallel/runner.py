@@ -38,7 +38,8 @@ class Runner(Protocol):
         """Cuts a batch with `partition.split`, and puts every array where this runner needs it."""
 
     def __call__(self, function: PartFunction, params: Any, parts: Parts) -> jax.Array:
-        """Runs `function` on every part; returns the joined rows [B, P*R, ...], in the order of the parts."""
+        """Runs `function` on every part; returns the joined rows [B, P*R, ...], in the order of the parts. These
+        may be a tree of arrays, but not on a runner of `overlapped`."""
 
     def each(self, function: PartFunction, params: Any, parts: Parts) -> Any:
         """Runs `function` on every part; leaves the arrays [B, P*R, ...] cut along axis 1, each piece with its part."""
