@@ -54,7 +54,8 @@ class Calibrate:
     parts: tuple[Annotated[int, Meta(ge=2, description="2 or more, since one part exchanges nothing")], ...] = (2, 4)
     """Numbers of parts, P, through which learned arrays are fitted, in turn."""
     steps: Count = 60
-    """Steps by which learned arrays are fitted."""
+    """Steps by which learned arrays are fitted, of 16 examples each. --batch-size is that of reading rows for codebooks
+    and bases."""
     rate: Annotated[float, Meta(gt=0, description="more than 0")] = 5e-3
     """Learning rate of the first of these steps. It falls to 0 by a cosine."""
     seed: Seed = 0

@@ -33,7 +33,7 @@ from prism_jax.weights import Pretrained
 from train.distill import EXACT, relative_error
 
 BATCH_SIZE = 16
-"""Examples of a step. `--batch-size` is that of reading rows for codebooks and bases."""
+"""Examples of a step."""
 
 
 def check(kind: type[Model], exchange: Exchange) -> None:
