@@ -114,6 +114,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
       InputError: if `folder` is not empty, its parent can't be written, or another process writes there.
       RunError: if a file could not be written.
+      OSError: if a file elsewhere could not be read. It names that file.
     """
     check_empty(folder)
     folder = folder.expanduser().resolve()
