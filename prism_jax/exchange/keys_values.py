@@ -16,9 +16,8 @@ class KeysValues(Wrapped):
     """Shares keys and values by way of another exchange, which is called on them in place of rows.
 
     A part computes keys and values of its own rows only. Voltage and PRISM also compute them for the rows that
-    they receive.
-    Each row sent has 2 G F numbers: its key, then its value. Serving engines call the all-gather of keys and values
-    KV-gather.
+    they receive. Each row sent has 2 G F numbers: its key, then its value. Serving engines call the all-gather of keys
+    and values KV-gather.
     """
 
     keys_values = True

@@ -127,9 +127,8 @@ def attend_in_blocks(
 ) -> jax.Array:
     """Returns `attend`, with blocks of queries in turn if all scores at once would take more than `SCORES_BYTES`.
 
-    A block has all keys, so the answer is the same. Memory then grows with K, not with T K, unless
-    dropout's `keep_BHTK` is given. The gradient computes the
-    scores of a block again instead of keeping them.
+    A block has all keys, so the answer is the same. Memory then grows with K, not with T K, unless dropout's
+    `keep_BHTK` is given. The gradient computes the scores of a block again instead of keeping them.
 
     Args:
       q_BHTF: queries.

@@ -28,7 +28,7 @@ from prism_jax.testing import random_params
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
-DOCS = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "results" not in page.parts]
+DOCS = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "results" not in page.relative_to(ROOT).parts]
 PAGES = {page: page.read_text() for page in (ROOT / "README.md", *DOCS)}
 EVERYTHING = "\n".join(PAGES.values())
 NAMES = (
